@@ -1,1 +1,3 @@
-//! The agent.
+//! The agent and its command line.
+
+pub mod config;

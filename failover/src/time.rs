@@ -5,7 +5,19 @@ use std::time::Duration;
 
 /// A point in time: nanoseconds on `CLOCK_BOOTTIME` (`clock_gettime(2)`), which also counts while the
 /// machine is suspended. The machine never reads it; the driver passes it in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct Instant(u64);
 
 impl Instant {

@@ -1,0 +1,3 @@
+//! The configuration: one TOML file, the same on both nodes.
+
+pub mod types;
