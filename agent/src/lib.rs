@@ -1,3 +1,4 @@
 //! The agent and its command line.
 
+pub mod api;
 pub mod config;

@@ -1,0 +1,94 @@
+//! The trees in the status.
+
+use serde::{Deserialize, Serialize};
+
+/// One tree on this node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TreeStatus {
+    /// Name.
+    pub name: String,
+    /// Root.
+    pub path: String,
+    /// State of the copy here.
+    pub state: TreeState,
+    /// For `stopped`: why, and what resumes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
+    /// The root is the one that was registered (marker and file system).
+    pub proven: bool,
+    /// Head epoch, hexadecimal; `None` while unborn.
+    pub epoch: Option<String>,
+    /// Epochs in the lineage.
+    pub lineage_length: u64,
+    /// Highest position that is durable here.
+    pub seq: u64,
+    /// Highest position that the other side acknowledged as durable.
+    pub acked: u64,
+    /// Age of the oldest change that is not durable on the other side. `None`: not known (no session).
+    pub lag_ms: Option<u64>,
+    /// On a standby: age of the master's last "durable up to here". `None`: not known.
+    #[serde(default)]
+    pub stale_ms: Option<u64>,
+    /// Entries waiting to be sent or applied.
+    pub queue: u64,
+    /// Files in the index.
+    pub files: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Problems with single paths now.
+    pub errors: u64,
+    /// The most recent of them, with its path escaped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// How changes are noticed: `fanotify`, `inotify`, `poll`, `none`.
+    pub detector: String,
+    /// A scan or a copy that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Entries in the rescue of this tree here.
+    pub rescued: u64,
+    /// Mount points below the root that are not part of the tree.
+    #[serde(default)]
+    pub mounts_below: Vec<String>,
+    /// Sockets in the tree, which are not copied.
+    #[serde(default)]
+    pub sockets_skipped: u64,
+}
+
+/// State of the copy of a tree on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TreeState {
+    /// No first epoch: never source, never master.
+    Unborn,
+    /// The first copy is not complete.
+    Copying,
+    /// It was complete once and is behind.
+    CatchingUp,
+    /// Complete.
+    Consistent,
+    /// A guard stopped it, or its root is gone.
+    Stopped,
+    /// A state of a newer agent.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How far a scan or copy is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is done: `scanning`, `sending`, `receiving`, `reversing`.
+    pub what: String,
+    /// Files done.
+    pub files_done: u64,
+    /// Files in all, as far as known.
+    pub files_total: Option<u64>,
+    /// Bytes done.
+    pub bytes_done: u64,
+    /// Bytes in all, as far as known.
+    pub bytes_total: Option<u64>,
+    /// Bytes each second, over the last few seconds.
+    pub bytes_per_second: u64,
+    /// Expected time left.
+    pub eta_ms: Option<u64>,
+}
