@@ -1,1 +1,3 @@
 //! Making trees equal.
+
+pub mod engine;

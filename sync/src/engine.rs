@@ -1,0 +1,16 @@
+//! The engine: everything a node does about its trees, behind one handle.
+//!
+//! One worker thread is the only writer of the index and of the trees. Sessions (one stream to the peer each) read
+//! the index by snapshots and hand finished batches to the worker. The agent talks to the engine by the handle.
+
+pub mod error;
+pub mod relation;
+pub mod report;
+pub mod status;
+
+pub use error::{CommandError, OpenError, SessionError};
+pub use relation::Relation;
+pub use report::{
+    FlushReport, InitReport, NotCovered, PutReport, RescueSet, RevokeReport, SessionEnd, VerifyDifference, VerifyReport,
+};
+pub use status::{Alarm, EngineStatus, Mode, Progress, SessionStatus, TreeState, TreeStatus};

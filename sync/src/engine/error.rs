@@ -1,0 +1,119 @@
+//! Errors at the border of the engine.
+
+use thiserror::Error;
+
+/// The engine could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The configuration of the trees cannot be used.
+    #[error("trees: {0}")]
+    Config(String),
+    /// The index cannot be opened or read.
+    #[error("index {path}: {why}")]
+    Index {
+        /// File.
+        path: String,
+        /// What happened.
+        why: String,
+    },
+    /// The state directory cannot be used.
+    #[error("state directory {path}: {source}")]
+    StateDir {
+        /// Directory.
+        path: String,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// The worker thread cannot be started.
+    #[error("worker thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A command could not be carried out.
+#[derive(Debug, Error)]
+pub enum CommandError {
+    /// No such tree in the configuration.
+    #[error("no tree named {0:?}")]
+    NoSuchTree(String),
+    /// Only a source can do this.
+    #[error("this node is not the source")]
+    NotSource,
+    /// Only a node that is not source can do this.
+    #[error("this node is the source")]
+    IsSource,
+    /// A tree has no first epoch (R5).
+    #[error("tree {0:?} is unborn: it was never copied here and `tandem init --source` was not run")]
+    Unborn(String),
+    /// There is no session with the peer.
+    #[error("no session with the peer")]
+    NoSession,
+    /// It was not done within the bound.
+    #[error("not done within {0:?}: {1}")]
+    Timeout(std::time::Duration, String),
+    /// The root of a tree cannot be used or is not the expected one.
+    #[error("tree {tree:?}: {why}")]
+    Root {
+        /// Tree.
+        tree: String,
+        /// Why.
+        why: String,
+    },
+    /// A file cannot be written or read.
+    #[error("{path}: {source}")]
+    File {
+        /// Path, escaped for display.
+        path: String,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// The path is not one of a tree.
+    #[error("path: {0}")]
+    BadPath(String),
+    /// The durable index failed.
+    #[error("index: {0}")]
+    Index(String),
+    /// The rescue failed.
+    #[error("rescue: {0}")]
+    Rescue(String),
+    /// The spool failed.
+    #[error("spool: {0}")]
+    Spool(String),
+    /// The engine has ended.
+    #[error("the engine has ended")]
+    Ended,
+}
+
+/// A session ended with an error. The next session starts from what is durable.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// The stream failed.
+    #[error("stream: {0}")]
+    Stream(#[from] std::io::Error),
+    /// The peer sent something that the protocol does not allow.
+    #[error("protocol: {0}")]
+    Protocol(String),
+    /// No protocol version in common.
+    #[error("the peer speaks versions {theirs_min}..={theirs_max}, this node {ours_min}..={ours_max}")]
+    Version {
+        /// Lowest here.
+        ours_min: u16,
+        /// Highest here.
+        ours_max: u16,
+        /// Lowest there.
+        theirs_min: u16,
+        /// Highest there.
+        theirs_max: u16,
+    },
+    /// The peer's data and mine do not allow this direction.
+    #[error("direction: {0}")]
+    Direction(String),
+    /// The peer was silent for too long.
+    #[error("the peer was silent for {0:?} while {1}")]
+    Silent(std::time::Duration, &'static str),
+    /// Something on this node failed: a tree, the index, the spool.
+    #[error("local: {0}")]
+    Local(String),
+    /// The role does not allow this session.
+    #[error("this node may not {0} now")]
+    Role(&'static str),
+}

@@ -1,0 +1,118 @@
+//! Answers of the engine to the agent's commands.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Answer to `init --source`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitReport {
+    /// Trees that got their first epoch now. Empty: all had one already.
+    pub born: Vec<String>,
+}
+
+/// Answer to a revocation of the role token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeReport {
+    /// No apply was in flight, or the one in flight ended within the bound.
+    pub clean: bool,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Something that a flush could not cover.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotCovered {
+    /// Tree, or `None` when it holds for all trees.
+    pub tree: Option<String>,
+    /// Why, in words for the operator.
+    pub why: String,
+}
+
+/// Answer to `flush`, `drain` and the final flush of a planned move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlushReport {
+    /// Everything up to this number is durable on the peer.
+    pub seq: u64,
+    /// Head epoch per tree at that moment: (tree, 32 hex digits).
+    pub epochs: Vec<(String, String)>,
+    /// Trees for which everything written before the call is durable on the peer.
+    pub covered: Vec<String>,
+    /// What is not.
+    pub not_covered: Vec<NotCovered>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// One difference found by `verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyDifference {
+    /// Tree.
+    pub tree: String,
+    /// Path within the tree, escaped for display.
+    pub path: String,
+    /// What differs: `content`, `metadata`, `kind`, `missing on the standby`, `only on the standby`.
+    pub what: String,
+}
+
+/// Answer to `verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// Entries compared.
+    pub compared: u64,
+    /// Bytes of contents read on this side.
+    pub bytes: u64,
+    /// Differences, at most [`VerifyReport::MAX_LISTED`].
+    pub differences: Vec<VerifyDifference>,
+    /// Differences in all.
+    pub found: u64,
+    /// The differing paths are sent again.
+    pub repaired: bool,
+    /// What could not be compared.
+    pub not_covered: Vec<NotCovered>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl VerifyReport {
+    /// A list for people; more would only fill memory.
+    pub const MAX_LISTED: usize = 1000;
+}
+
+/// Answer to `put_file`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutReport {
+    /// Bytes written.
+    pub bytes: u64,
+}
+
+/// One set in the rescue: what one reversal, repair or first copy put aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RescueSet {
+    /// Tree.
+    pub tree: String,
+    /// Name of the set.
+    pub id: String,
+    /// Entries in it.
+    pub entries: u64,
+    /// Bytes of file contents in it.
+    pub bytes: u64,
+}
+
+/// How a session ended without an error of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "end")]
+pub enum SessionEnd {
+    /// The cancel token fired.
+    Cancelled,
+    /// The role changed: this node may no longer send or apply.
+    RoleChanged,
+    /// The peer closed the stream between two messages.
+    PeerClosed,
+    /// The peer refused the session.
+    Refused {
+        /// Why, as the peer said it.
+        why: String,
+        /// The reason goes away by itself (for example a writable descriptor beneath a tree): dial again after a second.
+        retry: bool,
+    },
+}

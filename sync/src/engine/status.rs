@@ -1,0 +1,162 @@
+//! What the engine shows of itself. Published by a watch channel, so that reading it never waits for the worker.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What the engine does with the trees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "mode")]
+pub enum Mode {
+    /// Neither sends nor applies.
+    Idle,
+    /// Master: records local changes and sends them.
+    Source {
+        /// Term in which this node became master.
+        term: u64,
+    },
+    /// Follows: applies what the master sends.
+    Replica,
+}
+
+/// State of one tree. The first four are durable in the index; `Stopped` is laid over them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum TreeState {
+    /// No epoch yet: never source, never promoted (R5).
+    Unborn,
+    /// The first copy is not complete.
+    Copying,
+    /// Was complete once; the changes received since then are not all applied.
+    CatchingUp,
+    /// Equal to the master's tree at one moment of the master's order.
+    Consistent,
+    /// A guard stopped it: nothing is recorded, sent or applied until `tandem tree accept`, or until the reason is gone.
+    Stopped {
+        /// Why, in words for the operator.
+        why: String,
+    },
+}
+
+/// Progress of a copy or a scan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is done: `scan`, `copy`, `catch-up`, `verify`.
+    pub what: String,
+    /// Entries done.
+    pub files_done: u64,
+    /// Entries in all, as far as known.
+    pub files_total: u64,
+    /// Bytes done.
+    pub bytes_done: u64,
+    /// Bytes in all, as far as known.
+    pub bytes_total: u64,
+    /// Bytes per second over the last seconds.
+    pub bytes_per_second: u64,
+    /// Time left at that rate; `None` when there is no rate yet.
+    pub eta: Option<Duration>,
+}
+
+/// One tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeStatus {
+    /// Configured name.
+    pub name: String,
+    /// Root directory.
+    pub root: String,
+    /// State.
+    pub state: TreeState,
+    /// The root is the one that the index was made for: marker and file system are as recorded.
+    pub proven: bool,
+    /// Head epoch, 32 hex digits; `None` when unborn.
+    pub epoch: Option<String>,
+    /// Term of the head epoch.
+    pub epoch_term: Option<u64>,
+    /// Highest sequence number of this tree that is durable here.
+    pub seq: u64,
+    /// Entries that exist (tombstones not counted).
+    pub files: u64,
+    /// Sum of the sizes of its files.
+    pub bytes: u64,
+    /// Paths that wait to be examined, sent or applied.
+    pub queue: u64,
+    /// Paths with local changes that are not settled with the master's version yet.
+    pub dirty: u64,
+    /// Paths that could not be read or applied and are tried again.
+    pub errors: u64,
+    /// The newest of these errors, with its path.
+    pub last_error: Option<String>,
+    /// Local changes on the standby that the policies `keep` and `report` leave alone.
+    pub local_changes: u64,
+    /// How changes are seen: `fanotify`, `inotify`, `poll`; empty while nothing is watched.
+    pub detector: String,
+    /// First copy, catching up, scan or verify, while one runs.
+    pub progress: Option<Progress>,
+    /// Files in the rescue.
+    pub rescued: u64,
+    /// Mount points below the root that are not crossed.
+    pub mounts_below: Vec<String>,
+    /// Sockets, which are not copied.
+    pub sockets_skipped: u64,
+    /// Files that change faster than they can be read; their copies are a mixture of versions.
+    pub fuzzy: Vec<String>,
+}
+
+/// The session with the peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// Protocol version in use.
+    pub version: u16,
+    /// Batches sent and not yet durable on the peer (source), or received and not yet applied (replica).
+    pub in_flight: u32,
+    /// Bytes of file contents sent or received by this session.
+    pub bytes: u64,
+    /// Everything is sent and durable (source), or the last commit was caught up (replica).
+    pub caught_up: bool,
+}
+
+/// Something that a person should hear of. Stays listed until the reason is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// Tree it is about, if it is about one.
+    pub tree: Option<String>,
+    /// Stable short name: `guard`, `identity`, `writers`, `rescue`, `apply-error`, `spool-full`, `diverged`, `index`.
+    pub kind: String,
+    /// One sentence.
+    pub text: String,
+}
+
+/// The whole engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// What it does.
+    pub mode: Mode,
+    /// Every tree has a first epoch.
+    pub born: bool,
+    /// Every tree is `consistent`, not stopped, and its root identity is proven (R3).
+    pub consistent: bool,
+    /// Every tree that is not consistent is `catching-up`: the one doubt that policy may accept.
+    pub catching_up_only: bool,
+    /// First reason why these data cannot be promoted, in words for the operator.
+    pub reason: Option<String>,
+    /// Highest sequence number that is durable here (the replica: applied; what is only spooled is not counted).
+    pub seq: u64,
+    /// Highest sequence number that the peer answered as durable (source), or that this node answered (replica).
+    pub acked: u64,
+    /// Digest over heads, positions and states of all trees.
+    pub heads_digest: u64,
+    /// Source: age of the oldest change that is not durable on the peer; zero when there is none. `None` otherwise.
+    pub lag: Option<Duration>,
+    /// Receiver: CLOCK_BOOTTIME nanoseconds of this node at which the master's last "durable up to here" was made,
+    /// never later than the truth. `None`: unknown since this agent started. Data are fresh until this plus `max_stale`.
+    pub fresh_at: Option<u64>,
+    /// Applying is paused by `hold`.
+    pub hold: bool,
+    /// Bytes in the spool.
+    pub spooled: u64,
+    /// The session, while there is one.
+    pub session: Option<SessionStatus>,
+    /// Trees in configured order.
+    pub trees: Vec<TreeStatus>,
+    /// Open alarms.
+    pub alarms: Vec<Alarm>,
+}
