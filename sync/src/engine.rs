@@ -11,6 +11,7 @@ pub mod status;
 pub use error::{CommandError, OpenError, SessionError};
 pub use relation::Relation;
 pub use report::{
-    FlushReport, InitReport, NotCovered, PutReport, RescueSet, RevokeReport, SessionEnd, VerifyDifference, VerifyReport,
+    FlushReport, InitReport, NotCovered, PutReport, RescueSet, RevokeReport, SessionEnd,
+    VerifyDifference, VerifyReport,
 };
 pub use status::{Alarm, EngineStatus, Mode, Progress, SessionStatus, TreeState, TreeStatus};

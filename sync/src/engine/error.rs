@@ -42,7 +42,9 @@ pub enum CommandError {
     #[error("this node is the source")]
     IsSource,
     /// A tree has no first epoch (R5).
-    #[error("tree {0:?} is unborn: it was never copied here and `tandem init --source` was not run")]
+    #[error(
+        "tree {0:?} is unborn: it was never copied here and `tandem init --source` was not run"
+    )]
     Unborn(String),
     /// There is no session with the peer.
     #[error("no session with the peer")]
@@ -93,7 +95,9 @@ pub enum SessionError {
     #[error("protocol: {0}")]
     Protocol(String),
     /// No protocol version in common.
-    #[error("the peer speaks versions {theirs_min}..={theirs_max}, this node {ours_min}..={ours_max}")]
+    #[error(
+        "the peer speaks versions {theirs_min}..={theirs_max}, this node {ours_min}..={ours_max}"
+    )]
     Version {
         /// Lowest here.
         ours_min: u16,
