@@ -5,4 +5,5 @@
 //! operation that takes time answers one [`types::Line`] of JSON per event.
 
 pub mod client;
+pub mod server;
 pub mod types;

@@ -1,0 +1,260 @@
+//! The server side of the local API: HTTP/1.1 with JSON on a Unix socket that only root may open.
+//!
+//! It knows nothing of the agent but [`Backend`], which the daemon implements.
+
+use super::types::{self, ApiError, ErrorCode, Line, path};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use futures_util::stream;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Longest request body: requests are names and numbers.
+const BODY_BOUND: usize = 64 * 1024;
+
+/// Events of one operation that wait for a slow reader. When it is full the operation waits.
+pub const STREAM_QUEUE: usize = 64;
+
+/// Events of an operation that takes time; the last line is a last event of its type, or an error.
+pub type Lines<E> = mpsc::Receiver<Line<E>>;
+
+/// What the daemon answers. Every method may be dropped at any time: the daemon finishes or gives up what was begun
+/// as its types say.
+pub trait Backend: Send + Sync + 'static {
+    /// `GET /v1/status`.
+    fn status(&self) -> Answer<'_, types::StatusReport>;
+    /// `GET /v1/role`.
+    fn role(&self) -> Answer<'_, types::RoleReport>;
+    /// `POST /v1/init`.
+    fn init(&self, request: types::InitRequest) -> Answer<'_, types::InitReport>;
+    /// `POST /v1/failback`.
+    fn failback(&self, request: types::MoveRequest) -> Answer<'_, Lines<types::MoveEvent>>;
+    /// `POST /v1/switchover`.
+    fn switchover(&self, request: types::MoveRequest) -> Answer<'_, Lines<types::MoveEvent>>;
+    /// `GET /v1/takeover`.
+    fn takeover_price(&self) -> Answer<'_, types::TakeoverPrice>;
+    /// `POST /v1/takeover`.
+    fn takeover(&self, request: types::TakeoverRequest) -> Answer<'_, Lines<types::MoveEvent>>;
+    /// `POST /v1/flush`.
+    fn flush(&self, request: types::FlushRequest) -> Answer<'_, types::FlushReport>;
+    /// `POST /v1/hold`. The hold ends when the lines are dropped.
+    fn hold(&self, request: types::HoldRequest) -> Answer<'_, Lines<types::HoldEvent>>;
+    /// `POST /v1/verify`.
+    fn verify(&self, request: types::VerifyRequest) -> Answer<'_, Lines<types::VerifyEvent>>;
+    /// `POST /v1/tree/accept`.
+    fn accept(&self, request: types::AcceptRequest) -> Answer<'_, types::Done>;
+    /// `POST /v1/adopt`.
+    fn adopt(&self, request: types::AdoptRequest) -> Answer<'_, types::Done>;
+    /// `GET /v1/rescue`.
+    fn rescue_list(&self) -> Answer<'_, types::RescueList>;
+    /// `POST /v1/rescue/show`.
+    fn rescue_show(
+        &self,
+        request: types::RescueShowRequest,
+    ) -> Answer<'_, Lines<types::RescueItem>>;
+    /// `POST /v1/rescue/file`: the bytes of one item.
+    fn rescue_file(&self, request: types::RescueFileRequest) -> Answer<'_, std::fs::File>;
+    /// `POST /v1/rescue/restore`.
+    fn rescue_restore(
+        &self,
+        request: types::RescueSelection,
+    ) -> Answer<'_, Lines<types::RestoreEvent>>;
+    /// `POST /v1/rescue/drop`.
+    fn rescue_drop(&self, request: types::RescueSelection) -> Answer<'_, types::Done>;
+    /// `POST /v1/maintenance`.
+    fn maintenance(&self, request: types::MaintenanceRequest) -> Answer<'_, types::Done>;
+    /// `POST /v1/restart`.
+    fn restart(&self) -> Answer<'_, types::Done>;
+    /// `POST /v1/reload`.
+    fn reload(&self) -> Answer<'_, types::ReloadReport>;
+}
+
+/// The future of an answer.
+pub type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send + 'a>>;
+
+/// The socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The directory or the socket cannot be made.
+    #[error("cannot listen on {}: {source}", .socket.display())]
+    Listen {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another agent listens there.
+    #[error("another agent is listening on {}: stop it first", .socket.display())]
+    InUse {
+        /// The socket.
+        socket: PathBuf,
+    },
+}
+
+/// Opens the socket with mode 0600 in a directory with mode 0700 when it has to be made. A socket that nobody
+/// listens on is left over from an agent that was killed, and is replaced.
+pub fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
+    let fail = |source| ServeError::Listen {
+        socket: socket.to_owned(),
+        source,
+    };
+    if let Some(dir) = socket.parent()
+        && !dir.exists()
+    {
+        std::fs::create_dir_all(dir).map_err(fail)?;
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(fail)?;
+    }
+    if socket.exists() {
+        if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+            return Err(ServeError::InUse {
+                socket: socket.to_owned(),
+            });
+        }
+        std::fs::remove_file(socket).map_err(fail)?;
+    }
+    // The socket is made under a name that nobody knows, and gets its name with its permissions.
+    let private = socket.with_extension(format!("{}", std::process::id()));
+    let _ = std::fs::remove_file(&private);
+    let listener = UnixListener::bind(&private).map_err(fail)?;
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
+    std::fs::rename(&private, socket).map_err(fail)?;
+    Ok(listener)
+}
+
+/// Serves until `cancel` fires. Operations under way are dropped then.
+pub async fn serve<B: Backend>(
+    listener: UnixListener,
+    backend: Arc<B>,
+    cancel: CancellationToken,
+) -> io::Result<()> {
+    let app = router(backend);
+    tokio::select! {
+        result = axum::serve(listener, app) => result,
+        () = cancel.cancelled() => Ok(()),
+    }
+}
+
+macro_rules! getter {
+    ($method:ident) => {
+        get(|State(b): State<Arc<B>>| async move { answer(b.$method().await) })
+    };
+}
+
+macro_rules! poster {
+    ($method:ident, $shape:ident) => {
+        post(|State(b): State<Arc<B>>, body: Bytes| async move {
+            match parse(&body) {
+                Ok(request) => $shape(b.$method(request).await),
+                Err(error) => refuse(&error),
+            }
+        })
+    };
+}
+
+fn router<B: Backend>(backend: Arc<B>) -> Router {
+    Router::new()
+        .route(path::STATUS, getter!(status))
+        .route(path::ROLE, getter!(role))
+        .route(path::INIT, poster!(init, answer))
+        .route(path::FAILBACK, poster!(failback, lines))
+        .route(path::SWITCHOVER, poster!(switchover, lines))
+        .route(
+            path::TAKEOVER,
+            getter!(takeover_price).merge(poster!(takeover, lines)),
+        )
+        .route(path::FLUSH, poster!(flush, answer))
+        .route(path::HOLD, poster!(hold, lines))
+        .route(path::VERIFY, poster!(verify, lines))
+        .route(path::ACCEPT, poster!(accept, answer))
+        .route(path::ADOPT, poster!(adopt, answer))
+        .route(path::RESCUE, getter!(rescue_list))
+        .route(path::RESCUE_SHOW, poster!(rescue_show, lines))
+        .route(path::RESCUE_FILE, poster!(rescue_file, file))
+        .route(path::RESCUE_RESTORE, poster!(rescue_restore, lines))
+        .route(path::RESCUE_DROP, poster!(rescue_drop, answer))
+        .route(path::MAINTENANCE, poster!(maintenance, answer))
+        .route(
+            path::RESTART,
+            post(|State(b): State<Arc<B>>| async move { answer(b.restart().await) }),
+        )
+        .route(
+            path::RELOAD,
+            post(|State(b): State<Arc<B>>| async move { answer(b.reload().await) }),
+        )
+        .layer(DefaultBodyLimit::max(BODY_BOUND))
+        .with_state(backend)
+}
+
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|e| {
+        ApiError::new(
+            ErrorCode::BadRequest,
+            format!("the request cannot be read: {e}"),
+        )
+    })
+}
+
+fn answer<T: Serialize>(result: Result<T, ApiError>) -> Response {
+    match result.map(|value| serde_json::to_vec(&value)) {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Ok(Err(e)) => refuse(&ApiError::new(ErrorCode::Internal, e.to_string())),
+        Err(error) => refuse(&error),
+    }
+}
+
+fn refuse(error: &ApiError) -> Response {
+    let status =
+        StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let text = serde_json::to_vec(error).unwrap_or_default();
+    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+fn lines<E: Serialize + Send + 'static>(result: Result<Lines<E>, ApiError>) -> Response {
+    let receiver = match result {
+        Ok(receiver) => receiver,
+        Err(error) => return refuse(&error),
+    };
+    let body = stream::unfold(receiver, |mut receiver| async move {
+        let line = receiver.recv().await?;
+        let text = serde_json::to_vec(&line).map(|mut text| {
+            text.push(b'\n');
+            text
+        });
+        Some((text, receiver))
+    });
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    (kind, Body::from_stream(body)).into_response()
+}
+
+fn file(result: Result<std::fs::File, ApiError>) -> Response {
+    let file = match result {
+        Ok(file) => tokio::fs::File::from_std(file),
+        Err(error) => return refuse(&error),
+    };
+    let body = stream::unfold(file, |mut file| async move {
+        use tokio::io::AsyncReadExt;
+        let mut chunk = vec![0; 256 * 1024];
+        match file.read(&mut chunk).await {
+            Ok(0) => None,
+            Ok(n) => {
+                chunk.truncate(n);
+                Some((Ok(chunk), file))
+            }
+            Err(e) => Some((Err(e), file)),
+        }
+    });
+    let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
+    (kind, Body::from_stream(body)).into_response()
+}
