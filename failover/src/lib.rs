@@ -4,7 +4,14 @@
 //! The modules with I/O carry out what the machine decides. This crate knows nothing of files and trees;
 //! what it needs to know about the data reaches it as [`input::DataFacts`].
 
+pub mod address;
+pub mod announce;
+pub mod clock;
 pub mod effect;
+pub mod iface;
 pub mod input;
 pub mod role;
+mod sock;
+#[cfg(test)]
+mod testnet;
 pub mod time;
