@@ -53,7 +53,11 @@ pub struct AddressError {
 
 impl AddressError {
     fn of(failures: Vec<(FloatingAddress, NetlinkError)>) -> Result<(), Self> {
-        if failures.is_empty() { Ok(()) } else { Err(Self { failures }) }
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(Self { failures })
+        }
     }
 }
 
@@ -127,7 +131,9 @@ async fn hold_one(
     lifetime: Duration,
 ) -> Result<(), NetlinkError> {
     let index = index_of(&floating.device)?;
-    let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX - 1).max(1);
+    let seconds = u32::try_from(lifetime.as_secs())
+        .unwrap_or(u32::MAX - 1)
+        .max(1);
     let mut request = netlink
         .handle()
         .address()
@@ -135,7 +141,11 @@ async fn hold_one(
         .replace();
     let mut cache = CacheInfo::default();
     cache.ifa_valid = seconds;
-    cache.ifa_preferred = if floating.address.is_ipv6() { 0 } else { seconds };
+    cache.ifa_preferred = if floating.address.is_ipv6() {
+        0
+    } else {
+        seconds
+    };
     let attributes = &mut request.message_mut().attributes;
     attributes.push(AddressAttribute::CacheInfo(cache));
     attributes.push(AddressAttribute::Protocol(OURS));
@@ -160,7 +170,9 @@ pub async fn release(netlink: &Netlink, addresses: &[FloatingAddress]) -> Result
         }
     };
     for floating in addresses {
-        let Ok(index) = index_of(&floating.device) else { continue };
+        let Ok(index) = index_of(&floating.device) else {
+            continue;
+        };
         for message in &messages {
             let same = Present::from_message(message)
                 .is_some_and(|p| p.index == index && p.address == floating.address);
@@ -186,7 +198,11 @@ async fn delete(netlink: &Netlink, message: AddressMessage) -> Result<(), Netlin
 
 /// Every address of this node.
 pub async fn present(netlink: &Netlink) -> Result<Vec<Present>, NetlinkError> {
-    Ok(dump(netlink).await?.iter().filter_map(Present::from_message).collect())
+    Ok(dump(netlink)
+        .await?
+        .iter()
+        .filter_map(Present::from_message)
+        .collect())
 }
 
 /// Those of `addresses` that this node has on the device they are meant for.
@@ -198,8 +214,11 @@ pub async fn held(
     Ok(addresses
         .iter()
         .filter(|a| {
-            index_of(&a.device)
-                .is_ok_and(|i| present.iter().any(|p| p.index == i && p.address == a.address))
+            index_of(&a.device).is_ok_and(|i| {
+                present
+                    .iter()
+                    .any(|p| p.index == i && p.address == a.address)
+            })
         })
         .cloned()
         .collect())
@@ -213,7 +232,9 @@ pub async fn release_strangers(
 ) -> Result<Vec<IpAddr>, NetlinkError> {
     let mut gone = Vec::new();
     for message in dump(netlink).await? {
-        let Some(present) = Present::from_message(&message) else { continue };
+        let Some(present) = Present::from_message(&message) else {
+            continue;
+        };
         if present.ours && !configured.iter().any(|c| c.address == present.address) {
             delete(netlink, message).await?;
             gone.push(present.address);
@@ -223,7 +244,16 @@ pub async fn release_strangers(
 }
 
 async fn dump(netlink: &Netlink) -> Result<Vec<AddressMessage>, NetlinkError> {
-    bounded(async { Ok(netlink.handle().address().get().execute().try_collect().await?) }).await
+    bounded(async {
+        Ok(netlink
+            .handle()
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await?)
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -62,7 +62,10 @@ impl Listener {
             let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
             socket.attach_filter(&filter::claims_of(address))?;
             socket.set_recv_buffer_size(QUEUE_BYTES)?;
-            socket.bind(&link_layer_address(frame::ether_type(address), interface.index)?)?;
+            socket.bind(&link_layer_address(
+                frame::ether_type(address),
+                interface.index,
+            )?)?;
             AsyncSocket::new(socket)
         };
         Ok(Self {
@@ -145,8 +148,15 @@ fn announcements(interface: &Interface, address: IpAddr) -> Result<Vec<Vec<u8>>,
         .mac
         .ok_or_else(|| AnnounceError::NoMac(interface.name.clone()))?;
     Ok(match address {
-        IpAddr::V4(a) => vec![frame::gratuitous_request(mac, a), frame::gratuitous_reply(mac, a)],
-        IpAddr::V6(a) => vec![frame::unsolicited_advert(mac, a, is_router(&interface.name))],
+        IpAddr::V4(a) => vec![
+            frame::gratuitous_request(mac, a),
+            frame::gratuitous_reply(mac, a),
+        ],
+        IpAddr::V6(a) => vec![frame::unsolicited_advert(
+            mac,
+            a,
+            is_router(&interface.name),
+        )],
     })
 }
 
@@ -175,7 +185,11 @@ pub async fn who_has(
     for round in 1..=ASKED {
         socket.send(&question)?;
         let pause = within / ASKED * round;
-        let until = if round == ASKED { deadline } else { (deadline - within) + pause };
+        let until = if round == ASKED {
+            deadline
+        } else {
+            (deadline - within) + pause
+        };
         match timeout_at(until, socket.next()).await {
             Ok(answer) => return answer.map(Some),
             Err(_silence) => {}

@@ -126,7 +126,12 @@ impl Netlink {
 
     /// One device by name. Cancel safe.
     pub async fn interface(&self, name: &str) -> Result<Interface, NetlinkError> {
-        let request = self.handle.link().get().match_name(name.to_owned()).execute();
+        let request = self
+            .handle
+            .link()
+            .get()
+            .match_name(name.to_owned())
+            .execute();
         let answer = bounded(async {
             let mut request = std::pin::pin!(request);
             Ok(request.try_next().await?)
@@ -148,7 +153,10 @@ impl Netlink {
     pub async fn interfaces(&self) -> Result<Vec<Interface>, NetlinkError> {
         let messages: Vec<LinkMessage> =
             bounded(async { Ok(self.handle.link().get().execute().try_collect().await?) }).await?;
-        Ok(messages.iter().filter_map(Interface::from_message).collect())
+        Ok(messages
+            .iter()
+            .filter_map(Interface::from_message)
+            .collect())
     }
 }
 
@@ -190,7 +198,11 @@ mod tests {
         pair.b.set_link("eth0", false);
         pair.a.wait_until("carrier lost", || async {
             let netlink = Netlink::open().expect("netlink opens");
-            !netlink.interface("eth0").await.expect("eth0 exists").running
+            !netlink
+                .interface("eth0")
+                .await
+                .expect("eth0 exists")
+                .running
         });
     }
 
@@ -199,8 +211,14 @@ mod tests {
         let pair = Pair::new();
         let error = pair.a.block_on(|| async {
             let netlink = Netlink::open().expect("netlink opens");
-            netlink.interface("nosuch9").await.expect_err("does not exist")
+            netlink
+                .interface("nosuch9")
+                .await
+                .expect_err("does not exist")
         });
-        assert!(matches!(&error, NetlinkError::NoDevice(name) if name == "nosuch9"), "{error}");
+        assert!(
+            matches!(&error, NetlinkError::NoDevice(name) if name == "nosuch9"),
+            "{error}"
+        );
     }
 }

@@ -33,7 +33,8 @@ impl AsyncSocket {
             let read = guard.try_io(|fd| {
                 // SAFETY: u8 and MaybeUninit<u8> have the same layout, and `recv` writes only bytes that are
                 // initialised, so the buffer holds no uninitialised byte afterwards.
-                let uninit = unsafe { &mut *(std::ptr::from_mut(buffer) as *mut [MaybeUninit<u8>]) };
+                let uninit =
+                    unsafe { &mut *(std::ptr::from_mut(buffer) as *mut [MaybeUninit<u8>]) };
                 fd.get_ref().recv_with_flags(uninit, flags)
             });
             match read {
@@ -50,7 +51,8 @@ impl AsyncSocket {
             let mut guard = self.fd.readable().await?;
             let read = guard.try_io(|fd| {
                 // SAFETY: as in `recv`.
-                let uninit = unsafe { &mut *(std::ptr::from_mut(buffer) as *mut [MaybeUninit<u8>]) };
+                let uninit =
+                    unsafe { &mut *(std::ptr::from_mut(buffer) as *mut [MaybeUninit<u8>]) };
                 fd.get_ref().recv_from(uninit)
             });
             match read {

@@ -39,22 +39,47 @@ impl Pair {
         a.block_on(move || async move {
             let netlink = Netlink::open().expect("netlink opens");
             let mut veth = LinkVeth::new("eth0", "peer0").build();
-            veth.attributes.push(mac_attribute(Mac([2, 0, 0, 0, 0, 0xa])));
-            netlink.handle().link().add(veth).execute().await.expect("veth is made");
+            veth.attributes
+                .push(mac_attribute(Mac([2, 0, 0, 0, 0, 0xa])));
+            netlink
+                .handle()
+                .link()
+                .add(veth)
+                .execute()
+                .await
+                .expect("veth is made");
             let moved = LinkUnspec::new_with_name("peer0")
                 .setns_by_fd(b_namespace.as_raw_fd())
                 .build();
-            netlink.handle().link().set(moved).execute().await.expect("peer is moved");
+            netlink
+                .handle()
+                .link()
+                .set(moved)
+                .execute()
+                .await
+                .expect("peer is moved");
         });
         b.block_on(|| async {
             let netlink = Netlink::open().expect("netlink opens");
             let mut named = LinkUnspec::new_with_index(
-                netlink.interface("peer0").await.expect("peer0 has arrived").index,
+                netlink
+                    .interface("peer0")
+                    .await
+                    .expect("peer0 has arrived")
+                    .index,
             )
             .name("eth0")
             .build();
-            named.attributes.push(mac_attribute(Mac([2, 0, 0, 0, 0, 0xb])));
-            netlink.handle().link().set(named).execute().await.expect("peer is named");
+            named
+                .attributes
+                .push(mac_attribute(Mac([2, 0, 0, 0, 0, 0xb])));
+            netlink
+                .handle()
+                .link()
+                .set(named)
+                .execute()
+                .await
+                .expect("peer is named");
         });
         for (host, v4, v6) in [(&a, A4, A6), (&b, B4, B6)] {
             host.set_link("lo", true);
@@ -77,8 +102,11 @@ impl Host {
         std::thread::spawn(move || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
                 .expect("a network namespace can be made: run this test as root");
-            let namespace = std::fs::File::open("/proc/thread-self/ns/net").expect("/proc is mounted");
-            ready.send(OwnedFd::from(namespace)).expect("the test waits");
+            let namespace =
+                std::fs::File::open("/proc/thread-self/ns/net").expect("/proc is mounted");
+            ready
+                .send(OwnedFd::from(namespace))
+                .expect("the test waits");
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -90,7 +118,9 @@ impl Host {
                 }
             });
         });
-        let namespace = started.recv().expect("the host starts: run this test as root");
+        let namespace = started
+            .recv()
+            .expect("the host starts: run this test as root");
         (Self { tasks, mac }, namespace)
     }
 
@@ -145,10 +175,20 @@ impl Host {
     pub(crate) fn set_link(&self, device: &'static str, up: bool) {
         self.block_on(move || async move {
             let netlink = Netlink::open().expect("netlink opens");
-            let index = netlink.interface(device).await.expect("the device exists").index;
+            let index = netlink
+                .interface(device)
+                .await
+                .expect("the device exists")
+                .index;
             let builder = LinkMessageBuilder::<LinkUnspec>::default().index(index);
             let message = if up { builder.up() } else { builder.down() }.build();
-            netlink.handle().link().set(message).execute().await.expect("link state is set");
+            netlink
+                .handle()
+                .link()
+                .set(message)
+                .execute()
+                .await
+                .expect("link state is set");
         });
     }
 
@@ -156,7 +196,11 @@ impl Host {
     pub(crate) fn add_address(&self, device: &'static str, address: IpAddr, prefix: u8) {
         self.block_on(move || async move {
             let netlink = Netlink::open().expect("netlink opens");
-            let index = netlink.interface(device).await.expect("the device exists").index;
+            let index = netlink
+                .interface(device)
+                .await
+                .expect("the device exists")
+                .index;
             let mut request = netlink.handle().address().add(index, address, prefix);
             request
                 .message_mut()
@@ -171,10 +215,25 @@ impl Host {
         self.block_on(move || async move {
             let netlink = Netlink::open().expect("netlink opens");
             let mut all = std::pin::pin!(
-                netlink.handle().address().get().set_address_filter(address).execute()
+                netlink
+                    .handle()
+                    .address()
+                    .get()
+                    .set_address_filter(address)
+                    .execute()
             );
-            let message = all.try_next().await.expect("dump works").expect("the address is there");
-            netlink.handle().address().del(message).execute().await.expect("it is deleted");
+            let message = all
+                .try_next()
+                .await
+                .expect("dump works")
+                .expect("the address is there");
+            netlink
+                .handle()
+                .address()
+                .del(message)
+                .execute()
+                .await
+                .expect("it is deleted");
         });
     }
 }

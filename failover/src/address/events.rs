@@ -94,9 +94,13 @@ fn parse(mut rest: &[u8], out: &mut VecDeque<Event>) {
             return;
         }
         rest = rest.get(length..).unwrap_or_default();
-        let NetlinkPayload::InnerMessage(inner) = message.payload else { continue };
+        let NetlinkPayload::InnerMessage(inner) = message.payload else {
+            continue;
+        };
         out.extend(match &inner {
-            RouteNetlinkMessage::NewAddress(m) => Present::from_message(m).map(Event::AddressPresent),
+            RouteNetlinkMessage::NewAddress(m) => {
+                Present::from_message(m).map(Event::AddressPresent)
+            }
             RouteNetlinkMessage::DelAddress(m) => Present::from_message(m).map(Event::AddressGone),
             RouteNetlinkMessage::NewLink(m) => Interface::from_message(m).map(Event::Link),
             RouteNetlinkMessage::DelLink(m) => Interface::from_message(m).map(Event::LinkGone),

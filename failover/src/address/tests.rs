@@ -26,7 +26,9 @@ fn holds_several_twice_and_releases_them_twice() {
     Pair::new().a.block_on(|| async {
         let netlink = Netlink::open().expect("netlink opens");
         for _ in 0..2 {
-            hold(&netlink, &several(), LIFETIME).await.expect("added or renewed");
+            hold(&netlink, &several(), LIFETIME)
+                .await
+                .expect("added or renewed");
             assert_eq!(held(&netlink, &several()).await.expect("listed"), several());
         }
         let present = present(&netlink).await.expect("listed");
@@ -43,7 +45,9 @@ fn holds_several_twice_and_releases_them_twice() {
             }
         }
         for _ in 0..2 {
-            release(&netlink, &several()).await.expect("removed or absent");
+            release(&netlink, &several())
+                .await
+                .expect("removed or absent");
             assert!(held(&netlink, &several()).await.expect("listed").is_empty());
         }
     });
@@ -54,15 +58,26 @@ fn a_renewal_lengthens_the_lifetime_and_the_kernel_ends_it() {
     let pair = Pair::new();
     pair.a.block_on(|| async {
         let netlink = Netlink::open().expect("netlink opens");
-        let one = [floating("192.0.2.80", 24, None), floating("2001:db8::80", 64, None)];
-        hold(&netlink, &one, Duration::from_secs(100)).await.expect("added");
-        hold(&netlink, &one, Duration::from_secs(1)).await.expect("shortened");
+        let one = [
+            floating("192.0.2.80", 24, None),
+            floating("2001:db8::80", 64, None),
+        ];
+        hold(&netlink, &one, Duration::from_secs(100))
+            .await
+            .expect("added");
+        hold(&netlink, &one, Duration::from_secs(1))
+            .await
+            .expect("shortened");
     });
-    pair.a.wait_until("the kernel removes them by itself", || async {
-        let netlink = Netlink::open().expect("netlink opens");
-        let one = [floating("192.0.2.80", 24, None), floating("2001:db8::80", 64, None)];
-        held(&netlink, &one).await.expect("listed").is_empty()
-    });
+    pair.a
+        .wait_until("the kernel removes them by itself", || async {
+            let netlink = Netlink::open().expect("netlink opens");
+            let one = [
+                floating("192.0.2.80", 24, None),
+                floating("2001:db8::80", 64, None),
+            ];
+            held(&netlink, &one).await.expect("listed").is_empty()
+        });
 }
 
 #[test]
@@ -70,12 +85,22 @@ fn one_bad_address_does_not_keep_the_others_out() {
     Pair::new().a.block_on(|| async {
         let netlink = Netlink::open().expect("netlink opens");
         let mut list = several();
-        list.insert(0, FloatingAddress { device: "nosuch0".into(), ..list[0].clone() });
-        let error = hold(&netlink, &list, LIFETIME).await.expect_err("one has no device");
+        list.insert(
+            0,
+            FloatingAddress {
+                device: "nosuch0".into(),
+                ..list[0].clone()
+            },
+        );
+        let error = hold(&netlink, &list, LIFETIME)
+            .await
+            .expect_err("one has no device");
         assert_eq!(error.failures.len(), 1);
         assert!(matches!(error.failures[0].1, NetlinkError::NoDevice(_)));
         assert_eq!(held(&netlink, &list).await.expect("listed"), several());
-        release(&netlink, &list).await.expect("an absent device holds nothing");
+        release(&netlink, &list)
+            .await
+            .expect("an absent device holds nothing");
     });
 }
 
@@ -85,20 +110,28 @@ fn the_kernel_refuses_a_label_of_another_device_and_says_so() {
         let netlink = Netlink::open().expect("netlink opens");
         let long = "x".repeat(32);
         let bad = [floating("192.0.2.80", 24, Some(&long))];
-        let error = hold(&netlink, &bad, LIFETIME).await.expect_err("label too long");
-        assert!(matches!(error.failures[0].1, NetlinkError::Refused(_)), "{error}");
+        let error = hold(&netlink, &bad, LIFETIME)
+            .await
+            .expect_err("label too long");
+        assert!(
+            matches!(error.failures[0].1, NetlinkError::Refused(_)),
+            "{error}"
+        );
     });
 }
 
 #[test]
 fn only_marked_strangers_are_removed() {
     let pair = Pair::new();
-    pair.a.add_address("eth0", "192.0.2.99".parse().expect("literal"), 24);
+    pair.a
+        .add_address("eth0", "192.0.2.99".parse().expect("literal"), 24);
     pair.a.block_on(|| async {
         let netlink = Netlink::open().expect("netlink opens");
         hold(&netlink, &several(), LIFETIME).await.expect("added");
         let configured = &several()[..1];
-        let mut gone = release_strangers(&netlink, configured).await.expect("removed");
+        let mut gone = release_strangers(&netlink, configured)
+            .await
+            .expect("removed");
         gone.sort();
         assert_eq!(gone, [several()[1].address, several()[2].address]);
         let left = present(&netlink).await.expect("listed");
@@ -128,9 +161,12 @@ fn a_removal_by_somebody_else_and_a_lost_carrier_are_told() {
         gone
     });
     listening.recv().expect("the listener starts");
-    pair.a.delete_address("192.0.2.80".parse().expect("literal"));
+    pair.a
+        .delete_address("192.0.2.80".parse().expect("literal"));
     pair.b.set_link("eth0", false);
-    let gone = told.recv_timeout(Duration::from_secs(10)).expect("both events come");
+    let gone = told
+        .recv_timeout(Duration::from_secs(10))
+        .expect("both events come");
     assert_eq!(gone, Some("192.0.2.80".parse().expect("literal")));
 }
 

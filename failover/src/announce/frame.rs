@@ -45,13 +45,30 @@ pub(crate) fn gratuitous_reply(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
 
 /// ARP probe (RFC 5227 2.1.1): asks for the address without claiming it.
 pub(crate) fn arp_probe(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
-    arp(mac, ArpOperations::Request, Ipv4Addr::UNSPECIFIED, Mac([0; 6]), address)
+    arp(
+        mac,
+        ArpOperations::Request,
+        Ipv4Addr::UNSPECIFIED,
+        Mac([0; 6]),
+        address,
+    )
 }
 
-fn arp(mac: Mac, operation: ArpOperation, sender: Ipv4Addr, target_mac: Mac, target: Ipv4Addr) -> Vec<u8> {
-    let mut frame = ethernet(mac, MacAddr::broadcast(), ether_type(IpAddr::V4(target)), ARP);
-    let mut packet =
-        MutableArpPacket::new(&mut frame[ETHERNET..]).expect("the frame has room for an ARP packet");
+fn arp(
+    mac: Mac,
+    operation: ArpOperation,
+    sender: Ipv4Addr,
+    target_mac: Mac,
+    target: Ipv4Addr,
+) -> Vec<u8> {
+    let mut frame = ethernet(
+        mac,
+        MacAddr::broadcast(),
+        ether_type(IpAddr::V4(target)),
+        ARP,
+    );
+    let mut packet = MutableArpPacket::new(&mut frame[ETHERNET..])
+        .expect("the frame has room for an ARP packet");
     packet.set_hardware_type(ArpHardwareTypes::Ethernet);
     packet.set_protocol_type(EtherTypes::Ipv4);
     packet.set_hw_addr_len(6);
@@ -72,7 +89,11 @@ pub(crate) fn unsolicited_advert(mac: Mac, address: Ipv6Addr, router: bool) -> V
     let mut advert =
         MutableNeighborAdvertPacket::new(body).expect("the frame has room for an advertisement");
     advert.set_icmpv6_type(Icmpv6Types::NeighborAdvert);
-    let router = if router { NeighborAdvertFlags::Router } else { 0 };
+    let router = if router {
+        NeighborAdvertFlags::Router
+    } else {
+        0
+    };
     advert.set_flags(NeighborAdvertFlags::Override | router);
     advert.set_target_addr(address);
     body[ND..].copy_from_slice(&[TARGET_LINK_ADDRESS, 1, 0, 0, 0, 0, 0, 0]);
@@ -124,7 +145,8 @@ fn ipv6(mac: Mac, source: Ipv6Addr, group: Ipv6Addr, body: usize) -> Vec<u8> {
 
 fn ethernet(mac: Mac, to: MacAddr, ether_type: u16, body: usize) -> Vec<u8> {
     let mut frame = vec![0; ETHERNET + body];
-    let mut packet = MutableEthernetPacket::new(&mut frame).expect("longer than an Ethernet header");
+    let mut packet =
+        MutableEthernetPacket::new(&mut frame).expect("longer than an Ethernet header");
     packet.set_source(pnet(mac));
     packet.set_destination(to);
     packet.set_ethertype(pnet_packet::ethernet::EtherType(ether_type));
@@ -166,13 +188,18 @@ fn advert_claimant(payload: &[u8], address: Ipv6Addr, source: Mac) -> Option<Mac
     if ip.get_next_header() != IpNextHeaderProtocols::Icmpv6 || ip.get_hop_limit() != 255 {
         return None;
     }
-    let body = payload.get(IPV6..)?.get(..usize::from(ip.get_payload_length()))?;
+    let body = payload
+        .get(IPV6..)?
+        .get(..usize::from(ip.get_payload_length()))?;
     let checked = Icmpv6Packet::new(body)?;
-    if icmpv6::checksum(&checked, &ip.get_source(), &ip.get_destination()) != checked.get_checksum() {
+    if icmpv6::checksum(&checked, &ip.get_source(), &ip.get_destination()) != checked.get_checksum()
+    {
         return None;
     }
     let advert = NeighborAdvertPacket::new(body)?;
-    if advert.get_icmpv6_type() != Icmpv6Types::NeighborAdvert || advert.get_target_addr() != address {
+    if advert.get_icmpv6_type() != Icmpv6Types::NeighborAdvert
+        || advert.get_target_addr() != address
+    {
         return None;
     }
     Some(target_link_address(body.get(ND..)?).unwrap_or(source))
@@ -228,14 +255,24 @@ mod tests {
         let advert = unsolicited_advert(MAC, V6, false);
         assert_eq!(claimant(&advert, V6.into()), Some(MAC));
         assert_eq!(claimant(&advert, Ipv6Addr::LOCALHOST.into()), None);
-        assert_eq!(advert[ETHERNET + IPV6 + 4], 0b0010_0000, "override, not solicited, no router");
-        assert_eq!(unsolicited_advert(MAC, V6, true)[ETHERNET + IPV6 + 4], 0b1010_0000);
+        assert_eq!(
+            advert[ETHERNET + IPV6 + 4],
+            0b0010_0000,
+            "override, not solicited, no router"
+        );
+        assert_eq!(
+            unsolicited_advert(MAC, V6, true)[ETHERNET + IPV6 + 4],
+            0b1010_0000
+        );
     }
 
     #[test]
     fn a_damaged_or_routed_advertisement_is_nothing() {
         let good = unsolicited_advert(MAC, V6, false);
-        for (at, what) in [(ETHERNET + 7, "hop limit"), (ETHERNET + IPV6 + 2, "checksum")] {
+        for (at, what) in [
+            (ETHERNET + 7, "hop limit"),
+            (ETHERNET + IPV6 + 2, "checksum"),
+        ] {
             let mut bad = good.clone();
             bad[at] ^= 1;
             assert_eq!(claimant(&bad, V6.into()), None, "{what}");

@@ -29,7 +29,9 @@ fn nobody_answers_for_an_absent_or_an_own_address() {
         for target in ["192.0.2.80", "2001:db8::80", A4] {
             let target = target.parse().expect("literal");
             let begun = Instant::now();
-            let answer = who_has(&eth0().await, target, Duration::from_millis(150)).await.expect("asked");
+            let answer = who_has(&eth0().await, target, Duration::from_millis(150))
+                .await
+                .expect("asked");
             assert_eq!(answer, None, "{target}");
             assert!(begun.elapsed() >= Duration::from_millis(150));
         }
@@ -42,11 +44,22 @@ fn a_device_without_carrier_is_a_typed_error() {
     pair.a.set_link("eth0", false);
     pair.a.block_on(|| async {
         let target = B4.parse().expect("literal");
-        let error = who_has(&eth0().await, target, WITHIN).await.expect_err("down");
-        assert!(matches!(&error, AnnounceError::Socket { device, .. } if device == "eth0"), "{error}");
-        let lo = Netlink::open().expect("netlink opens").interface("lo").await.expect("lo exists");
+        let error = who_has(&eth0().await, target, WITHIN)
+            .await
+            .expect_err("down");
+        assert!(
+            matches!(&error, AnnounceError::Socket { device, .. } if device == "eth0"),
+            "{error}"
+        );
+        let lo = Netlink::open()
+            .expect("netlink opens")
+            .interface("lo")
+            .await
+            .expect("lo exists");
         let mac = Interface { mac: None, ..lo };
-        let error = announce(&mac, &[target], 1, Duration::ZERO).await.expect_err("no MAC");
+        let error = announce(&mac, &[target], 1, Duration::ZERO)
+            .await
+            .expect_err("no MAC");
         assert!(matches!(error, AnnounceError::NoMac(_)), "{error}");
     });
 }
@@ -89,28 +102,44 @@ fn an_announcement_is_heard_by_a_listener_and_by_the_neighbours_kernel() {
     });
     listening.recv().expect("the listeners start");
     pair.a.block_on(move || async move {
-        announce(&eth0().await, &addresses, 3, Duration::from_millis(20)).await.expect("announced");
+        announce(&eth0().await, &addresses, 3, Duration::from_millis(20))
+            .await
+            .expect("announced");
     });
-    let macs = heard.recv_timeout(Duration::from_secs(10)).expect("both are heard");
+    let macs = heard
+        .recv_timeout(Duration::from_secs(10))
+        .expect("both are heard");
     assert_eq!(macs, [mac, mac]);
-    pair.b.wait_until("the kernel's table shows the new MAC twice", move || async move {
-        use futures_util::TryStreamExt;
-        let netlink = Netlink::open().expect("netlink opens");
-        let all: Vec<_> = netlink.handle().neighbours().get().execute().try_collect().await.expect("listed");
-        all.iter()
-            .filter(|n| {
-                let floating = n.attributes.iter().any(|x| match x {
-                    NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => {
-                        a.octets() == [192, 0, 2, 80]
-                    }
-                    NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => {
-                        a.segments()[7] == 0x80
-                    }
-                    _ => false,
-                });
-                floating && n.attributes.contains(&NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()))
-            })
-            .count()
-            == 2
-    });
+    pair.b.wait_until(
+        "the kernel's table shows the new MAC twice",
+        move || async move {
+            use futures_util::TryStreamExt;
+            let netlink = Netlink::open().expect("netlink opens");
+            let all: Vec<_> = netlink
+                .handle()
+                .neighbours()
+                .get()
+                .execute()
+                .try_collect()
+                .await
+                .expect("listed");
+            all.iter()
+                .filter(|n| {
+                    let floating = n.attributes.iter().any(|x| match x {
+                        NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => {
+                            a.octets() == [192, 0, 2, 80]
+                        }
+                        NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => {
+                            a.segments()[7] == 0x80
+                        }
+                        _ => false,
+                    });
+                    floating
+                        && n.attributes
+                            .contains(&NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()))
+                })
+                .count()
+                == 2
+        },
+    );
 }
