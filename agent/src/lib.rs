@@ -2,4 +2,6 @@
 
 pub mod api;
 pub mod config;
+pub mod hooks;
 pub mod keys;
+pub mod services;

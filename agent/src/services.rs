@@ -1,0 +1,189 @@
+//! Services that follow the role.
+//!
+//! Becoming master starts the services in the order of the configuration, then runs the `master` hooks. Losing
+//! the role stops them in reverse order, then runs the `standby` hooks. A service that fails does not keep the
+//! others from being started or stopped. The next role change ends what is still running of the one before.
+
+use crate::config::types::{Hook, HookEvent, Service, ServiceControl};
+use crate::hooks::{Context, HookResult, Report, RunError, run, run_hooks};
+use std::sync::{Mutex as SyncMutex, PoisonError};
+use tandem_failover::effect::ServiceCommand;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+/// Start or stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Start.
+    Start,
+    /// Stop.
+    Stop,
+}
+
+/// What became of one service.
+#[derive(Debug)]
+pub struct ServiceResult {
+    /// Its name.
+    pub name: String,
+    /// What was asked.
+    pub action: Action,
+    /// What happened.
+    pub outcome: Result<Report, RunError>,
+}
+
+/// What became of one command of the role machine.
+#[derive(Debug, Default)]
+pub struct RoleReport {
+    /// Services in the order in which they were driven.
+    pub services: Vec<ServiceResult>,
+    /// Hooks in the order in which they ran.
+    pub hooks: Vec<HookResult>,
+    /// A later role change ended it early; the rest was not done.
+    pub obsolete: bool,
+}
+
+impl RoleReport {
+    /// `Ok` if everything was done and succeeded, else one line with every failure.
+    pub fn result(&self) -> Result<(), String> {
+        let mut failures: Vec<String> = Vec::new();
+        for service in &self.services {
+            if let Err(error) = &service.outcome {
+                failures.push(format!("service {}: {error}", service.name));
+            }
+        }
+        for hook in &self.hooks {
+            if let Err(error) = &hook.outcome {
+                failures.push(format!("hook {error}"));
+            }
+        }
+        if self.obsolete {
+            failures.push("ended early by the next role change".to_owned());
+        }
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(failures.join("; "))
+        }
+    }
+}
+
+/// Drives the services and hooks of this node, one role change at a time.
+#[derive(Debug)]
+pub struct Services {
+    config: SyncMutex<(Vec<Service>, Vec<Hook>)>,
+    /// Ends the command that runs now.
+    current: SyncMutex<CancellationToken>,
+    /// Held while a command is carried out.
+    turn: Mutex<()>,
+}
+
+impl Services {
+    /// Nothing is started or stopped by this.
+    pub fn new(services: Vec<Service>, hooks: Vec<Hook>) -> Self {
+        Self {
+            config: SyncMutex::new((services, hooks)),
+            current: SyncMutex::new(CancellationToken::new()),
+            turn: Mutex::new(()),
+        }
+    }
+
+    /// Takes a new configuration; counts from the next command on.
+    pub fn configure(&self, services: Vec<Service>, hooks: Vec<Hook>) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = (services, hooks);
+    }
+
+    /// Carries out a command of the role machine.
+    ///
+    /// Ends what is obsolete first: a start or stop ends everything that runs, a thaw ends a freeze, a freeze
+    /// waits. Bounded by the sum of the timeouts of the services and hooks concerned. Dropping the future kills
+    /// the process group that runs at that moment.
+    pub async fn carry_out(&self, command: ServiceCommand, context: &Context) -> RoleReport {
+        let cancel = self.next(command != ServiceCommand::Freeze);
+        let _turn = self.turn.lock().await;
+        let (services, hooks) = self
+            .config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let mut report = RoleReport::default();
+        let event = match command {
+            ServiceCommand::Start => {
+                drive(
+                    services.iter(),
+                    Action::Start,
+                    context,
+                    &cancel,
+                    &mut report,
+                )
+                .await;
+                HookEvent::Master
+            }
+            ServiceCommand::Stop => {
+                let reverse = services.iter().rev();
+                drive(reverse, Action::Stop, context, &cancel, &mut report).await;
+                HookEvent::Standby
+            }
+            ServiceCommand::Freeze => HookEvent::Freeze,
+            ServiceCommand::Thaw => HookEvent::Thaw,
+        };
+        report.hooks = run_hooks(&hooks, event, context, &cancel).await;
+        report.obsolete = cancel.is_cancelled();
+        report
+    }
+
+    fn next(&self, ends_current: bool) -> CancellationToken {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if ends_current {
+            current.cancel();
+            *current = CancellationToken::new();
+        }
+        current.clone()
+    }
+}
+
+async fn drive<'a>(
+    services: impl Iterator<Item = &'a Service>,
+    action: Action,
+    context: &Context,
+    cancel: &CancellationToken,
+    report: &mut RoleReport,
+) {
+    for service in services {
+        if cancel.is_cancelled() {
+            return;
+        }
+        let argv = argv_of(&service.control, action);
+        let outcome = run(&argv, context, service.timeout, cancel).await;
+        match &outcome {
+            Ok(done) => tracing::info!(
+                service = service.name, action = ?action, took_ms = done.took.as_millis() as u64,
+                "service done"
+            ),
+            Err(error) => tracing::warn!(
+                service = service.name, action = ?action, error = %error, "service failed"
+            ),
+        }
+        report.services.push(ServiceResult {
+            name: service.name.clone(),
+            action,
+            outcome,
+        });
+    }
+}
+
+fn argv_of(control: &ServiceControl, action: Action) -> Vec<String> {
+    match (control, action) {
+        (ServiceControl::Unit(unit), action) => {
+            let verb = match action {
+                Action::Start => "start",
+                Action::Stop => "stop",
+            };
+            ["systemctl", verb, "--", unit].map(str::to_owned).to_vec()
+        }
+        (ServiceControl::Argv { start, .. }, Action::Start) => start.clone(),
+        (ServiceControl::Argv { stop, .. }, Action::Stop) => stop.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
