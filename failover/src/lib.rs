@@ -4,14 +4,26 @@
 //! The modules with I/O carry out what the machine decides. This crate knows nothing of files and trees;
 //! what it needs to know about the data reaches it as [`input::DataFacts`].
 
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod address;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod announce;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod clock;
 pub mod effect;
+pub mod health;
+pub mod heartbeat;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod iface;
 pub mod input;
+pub mod policy;
 pub mod role;
+pub mod slots;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 mod sock;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 #[cfg(test)]
 mod testnet;
 pub mod time;
+pub mod timer;
+pub mod view;

@@ -1,22 +1,13 @@
 //! Points in time as the machine sees them.
 
+use serde::{Deserialize, Serialize};
 use std::ops::Add;
 use std::time::Duration;
 
 /// A point in time: nanoseconds on `CLOCK_BOOTTIME` (`clock_gettime(2)`), which also counts while the
 /// machine is suspended. The machine never reads it; the driver passes it in.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Default,
-    serde::Serialize,
-    serde::Deserialize,
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
 pub struct Instant(u64);
 
@@ -44,4 +35,9 @@ impl Add<Duration> for Instant {
         let nanos = u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(nanos))
     }
+}
+
+/// Whole milliseconds of `d`, at most `u32::MAX`: how ages travel in heartbeats.
+pub fn millis(d: Duration) -> u32 {
+    u32::try_from(d.as_millis()).unwrap_or(u32::MAX)
 }
