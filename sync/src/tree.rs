@@ -1,0 +1,165 @@
+//! What is replicated: trees and the pair, as the configuration gives them.
+
+use crate::filter::Filter;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Longest name of a tree, a node or a pair in bytes.
+pub const MAX_NAME: usize = 64;
+/// Most trees of one pair. Bounds what a peer's Hello can hold.
+pub const MAX_TREES: usize = 256;
+
+/// A tree's identity on the wire and in the index: the first 16 bytes of the BLAKE3 hash of its name.
+/// Both nodes have the same names, so both compute the same ids.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TreeId(pub [u8; 16]);
+
+impl TreeId {
+    /// The id of the tree called `name`.
+    pub fn of(name: &str) -> Self {
+        let mut id = [0; 16];
+        id.copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..16]);
+        TreeId(id)
+    }
+}
+
+impl fmt::Display for TreeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for TreeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a delete on the master does on the standby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Deletes {
+    /// It is deleted there too.
+    #[default]
+    Mirror,
+    /// It is kept there (rsync without `--delete`).
+    Keep,
+}
+
+/// What becomes of local changes on the standby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LocalChanges {
+    /// The local version goes to the rescue, the master's version is put back.
+    #[default]
+    Repair,
+    /// Left alone until the master changes that path.
+    Keep,
+    /// Left alone, and shown.
+    Report,
+}
+
+/// How much of a tree may vanish at once before the tree is stopped (invariant 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MaxDelete {
+    /// Per cent of the tree's entries; never fires at or below 100 entries.
+    Percent(u8),
+    /// Entries.
+    Count(u64),
+}
+
+impl Default for MaxDelete {
+    fn default() -> Self {
+        MaxDelete::Percent(50)
+    }
+}
+
+/// One replicated directory hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeConfig {
+    /// Name, unique in the pair, 1 to [`MAX_NAME`] bytes.
+    pub name: String,
+    /// Absolute path of its root.
+    pub root: PathBuf,
+    /// What is not replicated, and on the receiver neither changed nor removed.
+    pub exclude: Filter,
+    /// What is never changed or removed on the receiver (invariant 6). The source still sends it.
+    pub protect: Filter,
+    /// What a delete on the master does here.
+    pub deletes: Deletes,
+    /// What becomes of local changes while this node is standby.
+    pub local_changes: LocalChanges,
+    /// Guard of invariant 4.
+    pub max_delete: MaxDelete,
+    /// Whether mounts below the root belong to the tree.
+    pub cross_mounts: bool,
+    /// Period of a full pass by `statx`, for writers that cause no events. `None`: only the slow rolling pass.
+    pub poll: Option<Duration>,
+}
+
+impl TreeConfig {
+    /// A tree with the default of every setting.
+    pub fn new(name: impl Into<String>, root: impl Into<PathBuf>) -> Self {
+        TreeConfig {
+            name: name.into(),
+            root: root.into(),
+            exclude: Filter::default(),
+            protect: Filter::default(),
+            deletes: Deletes::default(),
+            local_changes: LocalChanges::default(),
+            max_delete: MaxDelete::default(),
+            cross_mounts: false,
+            poll: None,
+        }
+    }
+
+    /// The tree's id.
+    pub fn id(&self) -> TreeId {
+        TreeId::of(&self.name)
+    }
+}
+
+/// All that the sync half needs to know about the pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairConfig {
+    /// Name of the pair; an index made for another pair is refused.
+    pub pair: String,
+    /// This node's name.
+    pub node: String,
+    /// The other node's name.
+    pub peer: String,
+    /// The trees, at most [`MAX_TREES`].
+    pub trees: Vec<TreeConfig>,
+    /// Directory of the durable state (index, spool).
+    pub state_dir: PathBuf,
+    /// R3: how old the master's last "durable up to here" may be at an automatic takeover.
+    pub max_stale: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_follow_from_names_alone() {
+        assert_eq!(TreeId::of("www"), TreeConfig::new("www", "/srv/www").id());
+        assert_eq!(TreeId::of("www"), TreeConfig::new("www", "/other").id());
+        assert_ne!(TreeId::of("www"), TreeId::of("wwv"));
+        // Fixed for ever: the id is on disk and on the wire.
+        assert_eq!(
+            TreeId::of("www").to_string(),
+            &blake3::hash(b"www").to_hex()[..32]
+        );
+    }
+
+    #[test]
+    fn configuration_survives_its_encodings() {
+        let mut tree = TreeConfig::new("etc", "/etc");
+        tree.exclude = Filter::parse(["/mtab", "*.lock"]).unwrap();
+        tree.poll = Some(Duration::from_secs(2));
+        let bytes = postcard::to_stdvec(&tree).unwrap();
+        assert_eq!(postcard::from_bytes::<TreeConfig>(&bytes).unwrap(), tree);
+    }
+}
