@@ -1,0 +1,372 @@
+//! Every operation on a tree goes through a held descriptor of its root, and no symbolic link is followed.
+//!
+//! Rule 1 of the security rules: the `O_NOFOLLOW` of the last component is not enough, every call that takes a path had
+//! the same race (CVE-2026-29518, -43619, -53799). So a path is resolved once, by `openat2` with `RESOLVE_BENEATH |
+//! RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS`, to a descriptor of the directory that holds the entry; after that only
+//! `*at` calls with one name are made ([`Place`]). Where `openat2` is missing (kernels before 5.6, some seccomp
+//! filters) each component is opened with `O_NOFOLLOW`. Paths longer than `PATH_MAX` are resolved in pieces.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::fault::Fault;
+use crate::path::RelPath;
+use crate::stat::Stat;
+
+/// Longest piece handed to one system call; the kernel's `PATH_MAX` is 4096 with the terminating zero.
+const PIECE: usize = 4000;
+/// `openat2` answers `EAGAIN` when a rename raced with it; more than this many in a row is reported.
+const RACES: usize = 64;
+
+/// The root directory of a tree, held open. While it is held the file system cannot be unmounted normally.
+#[derive(Debug)]
+pub struct Root {
+    fd: OwnedFd,
+    path: PathBuf,
+    stat: Stat,
+    cross_mounts: bool,
+    /// False once the kernel has refused `openat2` itself.
+    openat2: AtomicBool,
+}
+
+impl Root {
+    /// Opens the root directory. Links in `path` itself are followed: the administrator wrote it.
+    ///
+    /// With `cross_mounts` false, resolving refuses to enter a mount below the root.
+    pub fn open(path: &Path, cross_mounts: bool) -> Result<Root, Fault> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Fault::os("open", e))?;
+        let stat = Stat::of_fd(fd.as_fd())?;
+        Ok(Root {
+            fd,
+            path: path.to_path_buf(),
+            stat,
+            cross_mounts,
+            openat2: AtomicBool::new(true),
+        })
+    }
+
+    /// The held descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The path it was opened by. For messages, and to see whether it still leads to the same directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether mounts below belong to the tree.
+    pub fn cross_mounts(&self) -> bool {
+        self.cross_mounts
+    }
+
+    /// What the root directory was when it was opened; device, inode and mount identify it.
+    pub fn opened_as(&self) -> &Stat {
+        &self.stat
+    }
+
+    /// Whether the configured path still leads to the directory that is held open.
+    pub fn still_there(&self) -> bool {
+        Stat::of_path_followed(&self.path).is_ok_and(|now| {
+            (now.dev, now.ino, now.mount_id)
+                == (self.stat.dev, self.stat.ino, self.stat.mount_id)
+        })
+    }
+
+    /// Uses the per-component walk from now on, as on a kernel without `openat2`.
+    #[cfg(test)]
+    pub(crate) fn without_openat2(self) -> Root {
+        self.openat2.store(false, Ordering::Relaxed);
+        self
+    }
+
+    /// Opens a directory beneath for reading and for `*at` calls.
+    pub fn open_dir(&self, path: &RelPath) -> Result<OwnedFd, Fault> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        self.resolve(path.as_bytes(), flags)
+            .map_err(|e| Fault::os("open directory", e))
+    }
+
+    /// Opens a regular file beneath for reading. Never blocks on a fifo, never opens a device's driver for anything else
+    /// than this check: whatever is not a regular file is [`Fault::Changed`].
+    pub fn open_file(&self, path: &RelPath) -> Result<std::fs::File, Fault> {
+        let held = self.open_path(path)?;
+        if !Stat::of_fd(held.as_fd())?.is_file() {
+            return Err(Fault::Changed("not a regular file"));
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = self
+            .resolve(path.as_bytes(), flags)
+            .map_err(|e| Fault::os("open file", e))?;
+        // The name may lead elsewhere by now: what counts is the opened descriptor.
+        if !Stat::of_fd(fd.as_fd())?.is_file() {
+            return Err(Fault::Changed("not a regular file"));
+        }
+        Ok(std::fs::File::from(fd))
+    }
+
+    /// Opens an entry of any kind as a bare reference (`O_PATH`), a symbolic link as itself.
+    pub fn open_path(&self, path: &RelPath) -> Result<OwnedFd, Fault> {
+        self.resolve(path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW)
+            .map_err(|e| Fault::os("open", e))
+    }
+
+    /// The directory that holds the entry, and the entry's name in it. The root itself has no place:
+    /// [`Fault::NotBeneath`].
+    pub fn place(&self, path: &RelPath) -> Result<Place, Fault> {
+        let bytes = path.as_bytes();
+        if bytes.is_empty() {
+            return Err(Fault::NotBeneath);
+        }
+        let (parent, name) = match bytes.iter().rposition(|b| *b == b'/') {
+            Some(at) => (&bytes[..at], &bytes[at + 1..]),
+            None => (&bytes[..0], bytes),
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let dir = self
+            .resolve(parent, flags)
+            .map_err(|e| Fault::os("open directory", e))?;
+        Place::new(dir, name)
+    }
+
+    /// The entry's stat without following it; `None` when it does not exist.
+    pub fn stat(&self, path: &RelPath) -> Result<Option<Stat>, Fault> {
+        if path.is_root() {
+            return Stat::of_fd(self.fd()).map(Some);
+        }
+        match self.place(path) {
+            Ok(place) => place.stat(),
+            Err(Fault::Missing) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn resolve(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::CLOEXEC;
+        if path.is_empty() {
+            return rustix::fs::openat(&self.fd, ".", flags, Mode::empty());
+        }
+        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut rest = path;
+        let mut held: Option<OwnedFd> = None;
+        while rest.len() > PIECE {
+            // A validated component is at most 255 bytes, so there is a separator within every piece.
+            let cut = rest[..PIECE]
+                .iter()
+                .rposition(|b| *b == b'/')
+                .ok_or(Errno::NAMETOOLONG)?;
+            let from = held.as_ref().map_or(self.fd(), AsFd::as_fd);
+            let next = self.resolve_piece(from, &rest[..cut], step)?;
+            held = Some(next);
+            rest = &rest[cut + 1..];
+        }
+        let from = held.as_ref().map_or(self.fd(), AsFd::as_fd);
+        self.resolve_piece(from, rest, flags)
+    }
+
+    fn resolve_piece(
+        &self,
+        from: BorrowedFd<'_>,
+        piece: &[u8],
+        flags: OFlags,
+    ) -> Result<OwnedFd, Errno> {
+        if !self.openat2.load(Ordering::Relaxed) {
+            return self.walk(from, piece, flags);
+        }
+        let mut how =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        if !self.cross_mounts {
+            how |= ResolveFlags::NO_XDEV;
+        }
+        let name = OsStr::from_bytes(piece);
+        for _ in 0..RACES {
+            match rustix::fs::openat2(from, name, flags, Mode::empty(), how) {
+                Err(Errno::AGAIN) => {}
+                Err(Errno::NOSYS | Errno::PERM) => {
+                    // EPERM can also be the file's own answer; the walk then says it again.
+                    let walked = self.walk(from, piece, flags);
+                    if walked.is_ok() {
+                        self.openat2.store(false, Ordering::Relaxed);
+                    }
+                    return walked;
+                }
+                other => return other,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
+    /// Component by component, each with `O_NOFOLLOW`, each checked to be on the root's mount.
+    fn walk(&self, from: BorrowedFd<'_>, piece: &[u8], last: OFlags) -> Result<OwnedFd, Errno> {
+        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut held: Option<OwnedFd> = None;
+        let mut names = piece.split(|b| *b == b'/').peekable();
+        while let Some(name) = names.next() {
+            if name.is_empty() || name == b"." || name == b".." {
+                return Err(Errno::INVAL);
+            }
+            let flags = if names.peek().is_some() { step } else { last };
+            let dir = held.as_ref().map_or(from, AsFd::as_fd);
+            let next = rustix::fs::openat(dir, OsStr::from_bytes(name), flags, Mode::empty())?;
+            if !self.cross_mounts && !self.same_mount(next.as_fd())? {
+                return Err(Errno::XDEV);
+            }
+            held = Some(next);
+        }
+        held.ok_or(Errno::INVAL)
+    }
+
+    fn same_mount(&self, fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+        let stat = Stat::read(fd, "", AtFlags::EMPTY_PATH)?;
+        Ok(self.stat.same_mount(&stat))
+    }
+}
+
+/// One name in an opened directory. All changes of the tree are `*at` calls on a place.
+#[derive(Debug)]
+pub struct Place {
+    dir: OwnedFd,
+    name: Vec<u8>,
+}
+
+impl Place {
+    /// A name in a directory that the caller holds (staging and rescue). The name is one component.
+    pub fn new(dir: OwnedFd, name: &[u8]) -> Result<Place, Fault> {
+        let bad = name.is_empty()
+            || name == b"."
+            || name == b".."
+            || name.iter().any(|b| matches!(b, b'/' | 0));
+        if bad {
+            return Err(Fault::NotBeneath);
+        }
+        Ok(Place {
+            dir,
+            name: name.to_vec(),
+        })
+    }
+
+    /// The opened directory.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// The name in it.
+    pub fn name(&self) -> &OsStr {
+        OsStr::from_bytes(&self.name)
+    }
+
+    /// The entry's stat, not followed; `None` when there is none.
+    pub fn stat(&self) -> Result<Option<Stat>, Fault> {
+        match Stat::read(self.dir(), self.name(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Fault::os("stat", errno)),
+        }
+    }
+
+    /// A bare reference to the entry (`O_PATH`), a symbolic link as itself.
+    pub fn open_path(&self) -> Result<OwnedFd, Fault> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, self.name(), flags, Mode::empty())
+            .map_err(|e| Fault::os("open", e))
+    }
+
+    /// Opens it as a directory.
+    pub fn open_dir(&self) -> Result<OwnedFd, Fault> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, self.name(), flags, Mode::empty())
+            .map_err(|e| Fault::os("open directory", e))
+    }
+
+    /// Makes a new file and opens it for reading and writing.
+    pub fn create_new(&self) -> Result<std::fs::File, Fault> {
+        let flags = OFlags::RDWR
+            | OFlags::CREATE
+            | OFlags::EXCL
+            | OFlags::NOFOLLOW
+            | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, self.name(), flags, Mode::RUSR | Mode::WUSR)
+            .map(std::fs::File::from)
+            .map_err(|e| Fault::os("create", e))
+    }
+
+    /// Makes a directory, closed to others until its metadata is applied.
+    pub fn mkdir(&self) -> Result<(), Fault> {
+        rustix::fs::mkdirat(&self.dir, self.name(), Mode::RWXU).map_err(|e| Fault::os("mkdir", e))
+    }
+
+    /// Makes a symbolic link.
+    pub fn symlink(&self, target: &[u8]) -> Result<(), Fault> {
+        rustix::fs::symlinkat(OsStr::from_bytes(target), &self.dir, self.name())
+            .map_err(|e| Fault::os("symlink", e))
+    }
+
+    /// Makes a fifo or a device, closed to others until its metadata is applied.
+    pub fn mknod(&self, kind: rustix::fs::FileType, rdev: u64) -> Result<(), Fault> {
+        rustix::fs::mknodat(&self.dir, self.name(), kind, Mode::RUSR | Mode::WUSR, rdev)
+            .map_err(|e| Fault::os("mknod", e))
+    }
+
+    /// Makes this place another name of the file at `of`; a symbolic link there is linked itself.
+    pub fn link(&self, of: &Place) -> Result<(), Fault> {
+        rustix::fs::linkat(&of.dir, of.name(), &self.dir, self.name(), AtFlags::empty())
+            .map_err(|e| Fault::os("link", e))
+    }
+
+    /// Renames the entry at this place to `to`, which is replaced in one step.
+    pub fn rename_over(&self, to: &Place) -> Result<(), Fault> {
+        rustix::fs::renameat(&self.dir, self.name(), &to.dir, to.name())
+            .map_err(|e| Fault::os("rename", e))
+    }
+
+    /// Renames to `to` and fails with `EEXIST` if there is anything.
+    pub fn rename_new(&self, to: &Place) -> Result<(), Fault> {
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(&self.dir, self.name(), &to.dir, to.name(), flags) {
+            Ok(()) => Ok(()),
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                // Old NFS and FUSE file systems know no flags. The window between the two calls remains there.
+                if to.stat()?.is_some() {
+                    return Err(Fault::os("rename", Errno::EXIST));
+                }
+                self.rename_over(to)
+            }
+            Err(errno) => Err(Fault::os("rename", errno)),
+        }
+    }
+
+    /// Exchanges two entries in one step.
+    pub fn exchange(&self, with: &Place) -> Result<(), Fault> {
+        let flags = RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(&self.dir, self.name(), &with.dir, with.name(), flags)
+            .map_err(|e| Fault::os("rename exchange", e))
+    }
+
+    /// Removes a name that is not a directory.
+    pub fn unlink(&self) -> Result<(), Fault> {
+        rustix::fs::unlinkat(&self.dir, self.name(), AtFlags::empty())
+            .map_err(|e| Fault::os("unlink", e))
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self) -> Result<(), Fault> {
+        rustix::fs::unlinkat(&self.dir, self.name(), AtFlags::REMOVEDIR)
+            .map_err(|e| Fault::os("rmdir", e))
+    }
+
+    /// Makes the directory's entries durable.
+    pub fn sync_dir(&self) -> Result<(), Fault> {
+        rustix::fs::fsync(&self.dir).map_err(|e| Fault::os("fsync directory", e))
+    }
+}
+
+#[cfg(test)]
+#[path = "beneath_tests.rs"]
+pub(crate) mod tests;

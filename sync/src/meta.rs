@@ -1,0 +1,326 @@
+//! Reading and applying metadata of an entry through a descriptor.
+//!
+//! All of it goes through `/proc/self/fd/N` of an `O_PATH` descriptor or through `AT_EMPTY_PATH`: the entry that was
+//! resolved is the one that is read or changed, whatever its name leads to meanwhile. It works for symbolic links,
+//! fifos and devices too, none of which is opened or followed.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use crate::beneath::Root;
+use crate::entry::{ContentHash, Kind, LinkTarget, LocalKey, MAX_XATTRS, Meta, State, Xattrs};
+use crate::fault::Fault;
+use crate::path::RelPath;
+use crate::stat::Stat;
+
+/// The kernel's bound for the list of names (`XATTR_LIST_MAX`) and for one value (`XATTR_SIZE_MAX`).
+const KERNEL_XATTR_MAX: usize = 64 * 1024;
+
+/// What lies at a path, without the hash of a file's content and without knowledge of hard links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// A regular file with its size.
+    File(u64),
+    /// A directory.
+    Dir,
+    /// A symbolic link with its target.
+    Symlink(LinkTarget),
+    /// A named pipe.
+    Fifo,
+    /// A character device.
+    CharDevice(u64),
+    /// A block device.
+    BlockDevice(u64),
+    /// A socket: never replicated, only listed.
+    Socket,
+}
+
+/// One entry as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The stat taken before everything else was read.
+    pub stat: Stat,
+    /// Its kind.
+    pub what: What,
+    /// Its replicated metadata.
+    pub meta: Meta,
+}
+
+impl Seen {
+    /// How to recognise this version later.
+    pub fn key(&self) -> LocalKey {
+        self.stat.key()
+    }
+
+    /// Whether the file has further names. They may lie in the same tree or elsewhere.
+    pub fn has_other_names(&self) -> bool {
+        matches!(self.what, What::File(_)) && self.stat.nlink > 1
+    }
+
+    /// The replicated state. `hash` is needed for a regular file; `None` without it, and for a socket.
+    pub fn state(&self, hash: Option<ContentHash>) -> Option<State> {
+        let kind = match &self.what {
+            What::File(size) => Kind::File {
+                size: *size,
+                hash: hash?,
+            },
+            What::Dir => Kind::Dir,
+            What::Symlink(target) => Kind::Symlink {
+                target: target.clone(),
+            },
+            What::Fifo => Kind::Fifo,
+            What::CharDevice(rdev) => Kind::CharDevice { rdev: *rdev },
+            What::BlockDevice(rdev) => Kind::BlockDevice { rdev: *rdev },
+            What::Socket => return None,
+        };
+        Some(State {
+            kind,
+            meta: self.meta.clone(),
+        })
+    }
+}
+
+/// Reads an entry beneath the root; `None` when it does not exist. The root itself is read as a directory.
+pub fn read(root: &Root, path: &RelPath) -> Result<Option<Seen>, Fault> {
+    let held = match root.open_path(path) {
+        Ok(held) => held,
+        Err(Fault::Missing) => return Ok(None),
+        Err(fault) => return Err(fault),
+    };
+    read_fd(held.as_fd()).map(Some)
+}
+
+/// Reads the entry of an open descriptor, best an `O_PATH` one.
+///
+/// Between two changes of the entry the result can mix the old and the new version; its [`LocalKey`] is then the old
+/// one, so that a later look sees the change.
+pub fn read_fd(fd: BorrowedFd<'_>) -> Result<Seen, Fault> {
+    let stat = Stat::of_fd(fd)?;
+    let what = match stat.file_type() {
+        FileType::RegularFile => What::File(stat.size),
+        FileType::Directory => What::Dir,
+        FileType::Symlink => What::Symlink(read_link(fd)?),
+        FileType::Fifo => What::Fifo,
+        FileType::CharacterDevice => What::CharDevice(stat.rdev),
+        FileType::BlockDevice => What::BlockDevice(stat.rdev),
+        FileType::Socket => What::Socket,
+        _ => return Err(Fault::Changed("of a kind that is not known")),
+    };
+    let mode = if stat.file_type() == FileType::Symlink {
+        0
+    } else {
+        stat.mode & 0o7777
+    };
+    let meta = Meta {
+        mode,
+        uid: stat.uid,
+        gid: stat.gid,
+        mtime_ns: stat.mtime_ns,
+        xattrs: read_xattrs(fd)?,
+    };
+    Ok(Seen { stat, what, meta })
+}
+
+fn read_link(fd: BorrowedFd<'_>) -> Result<LinkTarget, Fault> {
+    let target = rustix::fs::readlinkat(fd, "", Vec::new()).map_err(|e| Fault::os("readlink", e))?;
+    LinkTarget::try_from(target.into_bytes()).map_err(|_| Fault::Os {
+        call: "readlink",
+        errno: libc::ENAMETOOLONG,
+    })
+}
+
+fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// Whether an extended attribute belongs to the replicated state.
+///
+/// `user.`, `trusted.`, `security.` and the two POSIX ACLs. Other `system.` names are the file system's own view of
+/// something else.
+pub fn is_replicated_xattr(name: &[u8]) -> bool {
+    name.starts_with(b"user.")
+        || name.starts_with(b"trusted.")
+        || name.starts_with(b"security.")
+        || name == b"system.posix_acl_access"
+        || name == b"system.posix_acl_default"
+}
+
+fn read_xattrs(fd: BorrowedFd<'_>) -> Result<Xattrs, Fault> {
+    let path = proc_path(fd);
+    let mut found = BTreeMap::new();
+    for name in xattr_names(&path)? {
+        if let Some(value) = xattr_value(&path, &name)? {
+            found.insert(name, value);
+        }
+    }
+    Xattrs::try_from(found).map_err(|_| Fault::Attribute {
+        what: format!("extended attributes of more than {MAX_XATTRS} bytes"),
+        errno: libc::E2BIG,
+    })
+}
+
+fn xattr_names(path: &std::path::Path) -> Result<Vec<Vec<u8>>, Fault> {
+    // Most entries have none: ask for the length first, which needs no buffer.
+    let length = match rustix::fs::listxattr_query(path) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Ok(length) => length,
+        Err(errno) => return Err(Fault::os("listxattr", errno)),
+    };
+    let mut list = vec![0u8; length];
+    let used = match rustix::fs::listxattr(path, &mut list[..]) {
+        Ok(used) => used,
+        Err(Errno::RANGE) => {
+            list = vec![0u8; KERNEL_XATTR_MAX];
+            rustix::fs::listxattr(path, &mut list[..]).map_err(|e| Fault::os("listxattr", e))?
+        }
+        Err(errno) => return Err(Fault::os("listxattr", errno)),
+    };
+    let names = list[..used].split(|b| *b == 0);
+    Ok(names
+        .filter(|name| is_replicated_xattr(name))
+        .map(<[u8]>::to_vec)
+        .collect())
+}
+
+fn xattr_value(path: &std::path::Path, name: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+    let name = OsStr::from_bytes(name);
+    let mut small = [0u8; 512];
+    match rustix::fs::getxattr(path, name, &mut small[..]) {
+        Ok(used) => return Ok(Some(small[..used].to_vec())),
+        Err(Errno::NODATA) => return Ok(None),
+        Err(Errno::RANGE) => {}
+        Err(errno) => return Err(Fault::os("getxattr", errno)),
+    }
+    let mut large = vec![0u8; KERNEL_XATTR_MAX];
+    match rustix::fs::getxattr(path, name, &mut large[..]) {
+        Ok(used) => {
+            large.truncate(used);
+            Ok(Some(large))
+        }
+        Err(Errno::NODATA) => Ok(None),
+        Err(errno) => Err(Fault::os("getxattr", errno)),
+    }
+}
+
+/// Applies metadata to the entry of `fd` (an `O_PATH` descriptor or an open file) in the order that keeps each: owner
+/// (clears set-id bits and capabilities), mode, extended attributes, time.
+///
+/// What cannot be applied (no right, a user namespace without the owner, a file system without the attribute) is
+/// returned by name and the rest is applied; if it is the owner, the set-id bits are left off. Only
+/// [`Fault::NoSpace`] ends it.
+pub fn apply(fd: BorrowedFd<'_>, want: &Meta) -> Result<Vec<Fault>, Fault> {
+    let now = Stat::of_fd(fd)?;
+    let mut missed = Vec::new();
+    let mut mode = want.mode & 0o7777;
+    if (now.uid, now.gid) != (want.uid, want.gid)
+        && let Err(errno) = set_owner(fd, want)
+    {
+        let what = format!("owner {}:{}", want.uid, want.gid);
+        note(&mut missed, what, errno)?;
+        mode &= 0o1777;
+    }
+    if now.file_type() != FileType::Symlink
+        && let Err(errno) = set_mode(fd, mode)
+    {
+        note(&mut missed, format!("mode {mode:o}"), errno)?;
+    }
+    apply_xattrs(fd, &want.xattrs, &mut missed)?;
+    if let Err(errno) = set_mtime(fd, want) {
+        note(&mut missed, "modification time".to_owned(), errno)?;
+    }
+    Ok(missed)
+}
+
+fn note(missed: &mut Vec<Fault>, what: String, errno: Errno) -> Result<(), Fault> {
+    let raw = errno.raw_os_error();
+    match errno {
+        Errno::NOSPC | Errno::DQUOT => Err(Fault::NoSpace { errno: raw }),
+        _ => {
+            missed.push(Fault::Attribute { what, errno: raw });
+            Ok(())
+        }
+    }
+}
+
+fn set_owner(fd: BorrowedFd<'_>, want: &Meta) -> Result<(), Errno> {
+    // `u32::MAX` would mean "leave as it is" to the kernel.
+    if want.uid == u32::MAX || want.gid == u32::MAX {
+        return Err(Errno::INVAL);
+    }
+    let (uid, gid) = (Uid::from_raw(want.uid), Gid::from_raw(want.gid));
+    rustix::fs::chownat(fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+}
+
+fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
+    rustix::fs::chmodat(
+        rustix::fs::CWD,
+        proc_path(fd),
+        Mode::from_raw_mode(mode),
+        AtFlags::empty(),
+    )
+}
+
+/// Sets the modification time of the entry of `fd`; the access time is left.
+pub fn set_mtime(fd: BorrowedFd<'_>, want: &Meta) -> Result<(), Errno> {
+    let (seconds, nanos) = want.mtime();
+    let times = Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: seconds,
+            tv_nsec: i64::from(nanos),
+        },
+    };
+    rustix::fs::utimensat(fd, "", &times, AtFlags::EMPTY_PATH)
+}
+
+fn apply_xattrs(
+    fd: BorrowedFd<'_>,
+    want: &Xattrs,
+    missed: &mut Vec<Fault>,
+) -> Result<(), Fault> {
+    let path = proc_path(fd);
+    let have = xattr_names(&path)?;
+    let label = |name: &[u8]| {
+        let mut text = String::from("xattr ");
+        // Writing to a String cannot fail.
+        let _ = crate::path::escape(name, &mut text);
+        text
+    };
+    for name in have.iter().filter(|name| !want.contains_key(*name)) {
+        // A security module puts its own label on every new file; it is not the peer's to take away.
+        if name == b"security.selinux" {
+            continue;
+        }
+        match rustix::fs::removexattr(&path, OsStr::from_bytes(name)) {
+            Ok(()) | Err(Errno::NODATA) => {}
+            Err(errno) => note(missed, label(name), errno)?,
+        }
+    }
+    for (name, value) in want.iter() {
+        if !is_replicated_xattr(name) {
+            note(missed, label(name), Errno::PERM)?;
+            continue;
+        }
+        if have.contains(name) && xattr_value(&path, name)?.as_ref() == Some(value) {
+            continue;
+        }
+        let name_os = OsStr::from_bytes(name);
+        if let Err(errno) = rustix::fs::setxattr(&path, name_os, value, XattrFlags::empty()) {
+            note(missed, label(name), errno)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "meta_tests.rs"]
+mod tests;

@@ -1,0 +1,196 @@
+//! The private directory at the root of a tree: `.tandem/{marker,staging/,rescue/}`.
+//!
+//! It is on the same file system as the tree, so that staged files and rescued files move by rename. It belongs to no
+//! tree, is never replicated, and is closed to everybody but root (0700).
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
+use rustix::io::Errno;
+
+use crate::beneath::{Place, Root};
+use crate::fault::Fault;
+use crate::path::PRIVATE_DIR;
+use crate::stat::Stat;
+
+const STAGING: &[u8] = b"staging";
+const RESCUE: &[u8] = b"rescue";
+/// Deepest directory that [`remove_below`] descends to. Staged directories are empty or were one directory of a plan.
+const MAX_REMOVE_DEPTH: usize = 4096;
+
+/// The opened private directory of one tree.
+#[derive(Debug)]
+pub struct Private {
+    dir: OwnedFd,
+    staging: OwnedFd,
+    rescue: OwnedFd,
+    next: AtomicU64,
+}
+
+impl Private {
+    /// Opens it, and makes what is missing. The new directories are durable when this returns.
+    ///
+    /// Refused: a symbolic link, a directory of somebody else, or one that is on another mount than the root (nothing
+    /// could be renamed out of it).
+    pub fn open(root: &Root) -> Result<Private, Fault> {
+        let dir = open_or_make(root.fd(), PRIVATE_DIR, root.opened_as())?;
+        let staging = open_or_make(dir.as_fd(), STAGING, root.opened_as())?;
+        let rescue = open_or_make(dir.as_fd(), RESCUE, root.opened_as())?;
+        Ok(Private {
+            dir,
+            staging,
+            rescue,
+            next: AtomicU64::new(0),
+        })
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Where files are prepared.
+    pub fn staging(&self) -> BorrowedFd<'_> {
+        self.staging.as_fd()
+    }
+
+    /// Where local versions are kept.
+    pub fn rescue(&self) -> BorrowedFd<'_> {
+        self.rescue.as_fd()
+    }
+
+    /// A place in staging with a name that was not given out since [`Private::open`].
+    pub fn staging_place(&self) -> Result<Place, Fault> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let dir = duplicate(self.staging())?;
+        Place::new(dir, format!("{number:016x}").as_bytes())
+    }
+
+    /// Removes everything in staging: left-overs of an apply that was cut. Call it before the first apply only.
+    /// Returns how many entries went.
+    pub fn clean_staging(&self) -> Result<usize, Fault> {
+        remove_below(self.staging(), 0)
+    }
+}
+
+/// A second descriptor of the same directory.
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Fault> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(|e| Fault::os("dup", e))
+}
+
+fn open_or_make(parent: BorrowedFd<'_>, name: &[u8], root: &Stat) -> Result<OwnedFd, Fault> {
+    let name = OsStr::from_bytes(name);
+    match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) => rustix::fs::fsync(parent).map_err(|e| Fault::os("fsync directory", e))?,
+        Err(Errno::EXIST) => {}
+        Err(errno) => return Err(Fault::os("mkdir", errno)),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(parent, name, flags, Mode::empty())
+        .map_err(|e| Fault::os("open directory", e))?;
+    let stat = Stat::of_fd(dir.as_fd())?;
+    if !stat.same_mount(root) {
+        return Err(Fault::MountBelow);
+    }
+    if stat.uid != rustix::process::geteuid().as_raw() {
+        return Err(Fault::Changed("the private directory belongs to somebody else"));
+    }
+    if stat.mode & 0o7777 != 0o700 {
+        rustix::fs::fchmod(&dir, Mode::RWXU).map_err(|e| Fault::os("chmod", e))?;
+    }
+    Ok(dir)
+}
+
+/// Removes all entries of a directory, not the directory. Follows nothing.
+pub(crate) fn remove_below(dir: BorrowedFd<'_>, depth: usize) -> Result<usize, Fault> {
+    if depth > MAX_REMOVE_DEPTH {
+        return Err(Fault::os("remove", Errno::NAMETOOLONG));
+    }
+    let mut removed = 0;
+    for name in names(dir)? {
+        let name = OsStr::from_bytes(&name);
+        match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+            Ok(()) => removed += 1,
+            Err(Errno::NOENT) => {}
+            Err(Errno::ISDIR | Errno::PERM) => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let below = rustix::fs::openat(dir, name, flags, Mode::empty())
+                    .map_err(|e| Fault::os("open directory", e))?;
+                removed += remove_below(below.as_fd(), depth + 1)?;
+                rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+                    .map_err(|e| Fault::os("rmdir", e))?;
+                removed += 1;
+            }
+            Err(errno) => return Err(Fault::os("unlink", errno)),
+        }
+    }
+    Ok(removed)
+}
+
+/// The names in an opened directory, unsorted. Reads through a descriptor of its own, from the start.
+pub(crate) fn names(dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Fault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let own = rustix::fs::openat(dir, ".", flags, Mode::empty())
+        .map_err(|e| Fault::os("open directory", e))?;
+    let mut buffer = Vec::with_capacity(32 * 1024);
+    let mut reader = RawDir::new(&own, buffer.spare_capacity_mut());
+    let mut found = Vec::new();
+    while let Some(entry) = reader.next() {
+        let entry = entry.map_err(|e| Fault::os("getdents", e))?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            found.push(name.to_vec());
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    #[test]
+    fn it_is_made_closed_and_found_again() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let root = Root::open(temp.path(), false).expect("root");
+        Private::open(&root).expect("made");
+        let path = temp.path().join(".tandem");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        let private = Private::open(&root).expect("opened again");
+        let mode = std::fs::metadata(&path).expect("stat").mode();
+        assert_eq!(mode & 0o7777, 0o700);
+        let first = private.staging_place().expect("place");
+        let second = private.staging_place().expect("place");
+        assert_ne!(first.name(), second.name());
+    }
+
+    #[test]
+    fn a_link_in_its_place_is_refused() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let elsewhere = tempfile::tempdir().expect("temp dir");
+        symlink(elsewhere.path(), temp.path().join(".tandem")).expect("symlink");
+        let root = Root::open(temp.path(), false).expect("root");
+        assert_eq!(Private::open(&root).err(), Some(Fault::NotBeneath));
+        assert_eq!(std::fs::read_dir(elsewhere.path()).expect("dir").count(), 0);
+    }
+
+    #[test]
+    fn cleaning_removes_all_and_follows_nothing() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let elsewhere = tempfile::tempdir().expect("temp dir");
+        std::fs::write(elsewhere.path().join("kept"), b"x").expect("write");
+        let root = Root::open(temp.path(), false).expect("root");
+        let private = Private::open(&root).expect("made");
+        let staging = temp.path().join(".tandem/staging");
+        std::fs::create_dir_all(staging.join("a/b")).expect("mkdir");
+        std::fs::write(staging.join("a/b/f"), b"x").expect("write");
+        symlink(elsewhere.path(), staging.join("a/link")).expect("symlink");
+        assert_eq!(private.clean_staging().expect("cleaned"), 4);
+        assert_eq!(std::fs::read_dir(&staging).expect("dir").count(), 0);
+        assert!(elsewhere.path().join("kept").exists());
+    }
+}
