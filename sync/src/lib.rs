@@ -1,8 +1,17 @@
 //! Making trees equal.
 
+pub mod beneath;
 pub mod engine;
 pub mod entry;
+pub mod fault;
 pub mod filter;
+pub mod hash;
+pub mod identity;
 pub mod lineage;
+pub mod meta;
 pub mod path;
+pub mod private;
+pub mod scan;
+pub mod stat;
+pub mod token;
 pub mod tree;
