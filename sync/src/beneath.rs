@@ -75,8 +75,7 @@ impl Root {
     /// Whether the configured path still leads to the directory that is held open.
     pub fn still_there(&self) -> bool {
         Stat::of_path_followed(&self.path).is_ok_and(|now| {
-            (now.dev, now.ino, now.mount_id)
-                == (self.stat.dev, self.stat.ino, self.stat.mount_id)
+            (now.dev, now.ino, now.mount_id) == (self.stat.dev, self.stat.ino, self.stat.mount_id)
         })
     }
 
@@ -287,11 +286,8 @@ impl Place {
 
     /// Makes a new file and opens it for reading and writing.
     pub fn create_new(&self) -> Result<std::fs::File, Fault> {
-        let flags = OFlags::RDWR
-            | OFlags::CREATE
-            | OFlags::EXCL
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(&self.dir, self.name(), flags, Mode::RUSR | Mode::WUSR)
             .map(std::fs::File::from)
             .map_err(|e| Fault::os("create", e))

@@ -13,7 +13,10 @@ pub(crate) fn make_deep(root: &Root, levels: usize) -> usize {
         root.place(&path).expect("parent").mkdir().expect("mkdir");
     }
     let file = path.join(b"file").expect("valid");
-    root.place(&file).expect("parent").create_new().expect("create");
+    root.place(&file)
+        .expect("parent")
+        .create_new()
+        .expect("create");
     levels
 }
 
@@ -76,13 +79,19 @@ fn deep_paths_and_long_names_work() {
         let mut name = long.clone();
         name.resize(255, b'z');
         let odd = RelPath::new(&name).expect("valid");
-        root.place(&odd).expect("place").create_new().expect("create");
+        root.place(&odd)
+            .expect("place")
+            .create_new()
+            .expect("create");
         assert!(root.stat(&odd).expect("stat").expect("there").is_file());
         let mut deep = RelPath::root();
         for level in 0..40 {
-            deep = deep.join(format!("{level:-<250}").as_bytes()).expect("valid");
+            deep = deep
+                .join(format!("{level:-<250}").as_bytes())
+                .expect("valid");
         }
-        root.open_file(&deep.join(b"file").expect("valid")).expect("opened");
+        root.open_file(&deep.join(b"file").expect("valid"))
+            .expect("opened");
         crate::private::remove_below(root.fd(), 0).expect("removed");
     }
 }

@@ -100,7 +100,10 @@ pub fn hash_many(
                     let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) else {
                         return;
                     };
-                    if sender.send((path, hash_path(root, path, flush_first))).is_err() {
+                    if sender
+                        .send((path, hash_path(root, path, flush_first)))
+                        .is_err()
+                    {
                         return;
                     }
                 }

@@ -129,19 +129,14 @@ pub fn read_marker(root: &Root) -> Result<Option<Marker>, IdentityError> {
 }
 
 /// Writes a marker with a new random identity, durable when this returns. Replaces one that is there.
-pub fn create_marker(
-    private: &Private,
-    pair: &str,
-    tree: &str,
-) -> Result<Marker, IdentityError> {
+pub fn create_marker(private: &Private, pair: &str, tree: &str) -> Result<Marker, IdentityError> {
     let marker = Marker {
         version: MARKER_VERSION,
         id: random_id()?,
         pair: pair.to_owned(),
         tree: tree.to_owned(),
     };
-    let text =
-        serde_json::to_vec(&marker).map_err(|e| IdentityError::Damaged(e.to_string()))?;
+    let text = serde_json::to_vec(&marker).map_err(|e| IdentityError::Damaged(e.to_string()))?;
     let staged = private.staging_place()?;
     let mut file = staged.create_new()?;
     file.write_all(&text)

@@ -128,7 +128,8 @@ pub fn read_fd(fd: BorrowedFd<'_>) -> Result<Seen, Fault> {
 }
 
 fn read_link(fd: BorrowedFd<'_>) -> Result<LinkTarget, Fault> {
-    let target = rustix::fs::readlinkat(fd, "", Vec::new()).map_err(|e| Fault::os("readlink", e))?;
+    let target =
+        rustix::fs::readlinkat(fd, "", Vec::new()).map_err(|e| Fault::os("readlink", e))?;
     LinkTarget::try_from(target.into_bytes()).map_err(|_| Fault::Os {
         call: "readlink",
         errno: libc::ENAMETOOLONG,
@@ -282,11 +283,7 @@ pub fn set_mtime(fd: BorrowedFd<'_>, want: &Meta) -> Result<(), Errno> {
     rustix::fs::utimensat(fd, "", &times, AtFlags::EMPTY_PATH)
 }
 
-fn apply_xattrs(
-    fd: BorrowedFd<'_>,
-    want: &Xattrs,
-    missed: &mut Vec<Fault>,
-) -> Result<(), Fault> {
+fn apply_xattrs(fd: BorrowedFd<'_>, want: &Xattrs, missed: &mut Vec<Fault>) -> Result<(), Fault> {
     let path = proc_path(fd);
     let have = xattr_names(&path)?;
     let label = |name: &[u8]| {

@@ -65,7 +65,10 @@ fn a_files_metadata_comes_back_as_applied() {
         return;
     }
     let (_temp, root) = setup();
-    root.place(&path("f")).expect("place").create_new().expect("create");
+    root.place(&path("f"))
+        .expect("place")
+        .create_new()
+        .expect("create");
     // VFS_CAP_REVISION_2 with cap_net_raw permitted and effective.
     let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let acl = acl();
@@ -101,7 +104,9 @@ fn links_and_special_files_are_changed_themselves() {
     place("dangling").symlink(b"/nowhere").expect("symlink");
     place("p").mknod(FileType::Fifo, 0).expect("mkfifo");
     let null = rustix::fs::makedev(1, 3);
-    place("c").mknod(FileType::CharacterDevice, null).expect("mknod");
+    place("c")
+        .mknod(FileType::CharacterDevice, null)
+        .expect("mknod");
     let trusted = wanted(&[(b"trusted.x", b"1")]);
     for name in ["l", "dangling"] {
         assert_eq!(apply_at(&root, name, &trusted), [], "{name}");
@@ -123,7 +128,10 @@ fn links_and_special_files_are_changed_themselves() {
 #[test]
 fn what_cannot_be_applied_is_named() {
     let (_temp, root) = setup();
-    root.place(&path("f")).expect("place").create_new().expect("create");
+    root.place(&path("f"))
+        .expect("place")
+        .create_new()
+        .expect("create");
     let mut want = read_at(&root, "f").meta;
     let map = BTreeMap::from([
         (b"system.nfs4_acl".to_vec(), b"x".to_vec()),
@@ -145,7 +153,10 @@ fn what_cannot_be_applied_is_named() {
 #[test]
 fn negative_and_fractional_times_are_exact() {
     let (_temp, root) = setup();
-    root.place(&path("d")).expect("place").mkdir().expect("mkdir");
+    root.place(&path("d"))
+        .expect("place")
+        .mkdir()
+        .expect("mkdir");
     for mtime_ns in [-1_i128, -1_000_000_001, 0, 1, 4_102_444_800_999_999_999] {
         let mut want = read_at(&root, "d").meta;
         want.mtime_ns = mtime_ns;
@@ -165,6 +176,8 @@ fn the_state_of_a_file_needs_a_hash() {
     let state = seen.state(Some(ContentHash::of(b"abc"))).expect("a state");
     assert_eq!(state.kind.size(), 3);
     assert_eq!(read(&root, &path("none")), Ok(None));
-    let whole = read(&root, &RelPath::root()).expect("readable").expect("there");
+    let whole = read(&root, &RelPath::root())
+        .expect("readable")
+        .expect("there");
     assert_eq!(whole.what, What::Dir);
 }

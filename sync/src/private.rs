@@ -96,7 +96,9 @@ fn open_or_make(parent: BorrowedFd<'_>, name: &[u8], root: &Stat) -> Result<Owne
         return Err(Fault::MountBelow);
     }
     if stat.uid != rustix::process::geteuid().as_raw() {
-        return Err(Fault::Changed("the private directory belongs to somebody else"));
+        return Err(Fault::Changed(
+            "the private directory belongs to somebody else",
+        ));
     }
     if stat.mode & 0o7777 != 0o700 {
         rustix::fs::fchmod(&dir, Mode::RWXU).map_err(|e| Fault::os("chmod", e))?;

@@ -75,8 +75,7 @@ fn the_private_directory_and_skipped_ones_are_not_entered() {
 #[test]
 fn sockets_and_mounts_are_listed() {
     let temp = tempfile::tempdir().expect("temp dir");
-    let _socket =
-        std::os::unix::net::UnixListener::bind(temp.path().join("socket")).expect("bind");
+    let _socket = std::os::unix::net::UnixListener::bind(temp.path().join("socket")).expect("bind");
     let mount = temp.path().join("m");
     std::fs::create_dir(&mount).expect("mkdir");
     let none: Option<&std::ffi::CStr> = None;
@@ -136,9 +135,12 @@ fn the_consumer_can_stop_and_can_start_below() {
     .expect("walk");
     assert_eq!(below.len(), 12);
     assert!(below.iter().all(|path| path.is_below(&start)));
-    let gone = walk(&root, &RelPath::new("no").expect("path"), &no_skip, &mut |_, _| {
-        ControlFlow::Continue(())
-    });
+    let gone = walk(
+        &root,
+        &RelPath::new("no").expect("path"),
+        &no_skip,
+        &mut |_, _| ControlFlow::Continue(()),
+    );
     assert_eq!(gone, Err(Fault::Missing));
 }
 
