@@ -11,6 +11,8 @@ pub mod announce;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod clock;
 pub mod effect;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod fence;
 pub mod health;
 pub mod heartbeat;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
