@@ -50,7 +50,10 @@ impl FenceError {
     fn from_kernel(e: io::Error) -> Self {
         match e.raw_os_error() {
             Some(
-                libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::ENOENT
+                libc::EOPNOTSUPP
+                | libc::EPROTONOSUPPORT
+                | libc::EAFNOSUPPORT
+                | libc::ENOENT
                 | libc::EINVAL,
             ) => Self::Unavailable(e),
             Some(libc::EPERM | libc::EBUSY | libc::EEXIST) => Self::Busy,
@@ -74,7 +77,10 @@ impl Fence {
         for floating in addresses {
             nix::net::if_::if_nametoindex(floating.device.as_str())
                 .map_err(|_| FenceError::NoDevice(floating.device.clone()))?;
-            devices.entry(&floating.device).or_default().push(floating.address);
+            devices
+                .entry(&floating.device)
+                .or_default()
+                .push(floating.address);
         }
         let mut fence = Self {
             socket: open()?,
@@ -108,7 +114,10 @@ impl Fence {
         self.socket.send(&bytes).map_err(FenceError::from_kernel)?;
         let mut buffer = vec![0; ANSWER_BYTES];
         loop {
-            let length = self.socket.read(&mut buffer).map_err(FenceError::from_kernel)?;
+            let length = self
+                .socket
+                .read(&mut buffer)
+                .map_err(FenceError::from_kernel)?;
             for (sequence, code) in message::answers(&buffer[..length]) {
                 if code != 0 {
                     self.drain(&mut buffer);
@@ -210,7 +219,10 @@ fn network(protocol: u16, offset: u32, value: &[u8]) -> Vec<Expression> {
     vec![
         Expression::LoadProtocol,
         Expression::Equal(protocol.to_be_bytes().to_vec()),
-        Expression::LoadNetwork { offset, length: value.len() as u32 },
+        Expression::LoadNetwork {
+            offset,
+            length: value.len() as u32,
+        },
         Expression::Equal(value.to_vec()),
         Expression::Drop,
     ]
@@ -222,9 +234,15 @@ fn neighbour(kind: u8, target: &[u8]) -> Vec<Expression> {
         Expression::Equal(IPV6.to_be_bytes().to_vec()),
         Expression::LoadTransportProtocol,
         Expression::Equal(vec![ICMPV6]),
-        Expression::LoadTransport { offset: 0, length: 1 },
+        Expression::LoadTransport {
+            offset: 0,
+            length: 1,
+        },
         Expression::Equal(vec![kind]),
-        Expression::LoadTransport { offset: 8, length: target.len() as u32 },
+        Expression::LoadTransport {
+            offset: 8,
+            length: target.len() as u32,
+        },
         Expression::Equal(target.to_vec()),
         Expression::Drop,
     ]

@@ -95,7 +95,11 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn new() -> Self {
-        let mut batch = Self { bytes: Vec::new(), sequence: 0, last_at: 0 };
+        let mut batch = Self {
+            bytes: Vec::new(),
+            sequence: 0,
+            last_at: 0,
+        };
         batch.message(BATCH_BEGIN, 0, 0, SUBSYSTEM, |_| {});
         batch
     }
@@ -186,12 +190,16 @@ impl Expression {
             Self::Equal(value) => a.expression("cmp", |a| {
                 a.number(attribute::CMP_SREG, REGISTER);
                 a.number(attribute::CMP_OP, CMP_EQUAL);
-                a.nested(attribute::CMP_DATA, |a| a.bytes(attribute::DATA_VALUE, value));
+                a.nested(attribute::CMP_DATA, |a| {
+                    a.bytes(attribute::DATA_VALUE, value)
+                });
             }),
             Self::Drop => a.expression("immediate", |a| {
                 a.number(attribute::IMMEDIATE_DREG, VERDICT_REGISTER);
                 a.nested(attribute::IMMEDIATE_DATA, |a| {
-                    a.nested(attribute::DATA_VERDICT, |a| a.number(attribute::VERDICT_CODE, DROP));
+                    a.nested(attribute::DATA_VERDICT, |a| {
+                        a.number(attribute::VERDICT_CODE, DROP)
+                    });
                 });
             }),
         }
@@ -258,7 +266,9 @@ pub(super) fn answers(mut rest: &[u8]) -> Vec<(u32, i32)> {
         (word(rest, 0), rest.get(4..6), word(rest, 8))
     {
         let length = length as usize;
-        let Some(message) = rest.get(..length).filter(|m| m.len() >= 16) else { break };
+        let Some(message) = rest.get(..length).filter(|m| m.len() >= 16) else {
+            break;
+        };
         if kind == (libc::NLMSG_ERROR as u16).to_ne_bytes()
             && let Some(code) = word(message, 16)
         {
@@ -280,7 +290,12 @@ mod tests {
         batch.rule("t", "c", &[Expression::Drop]);
         let (bytes, last) = batch.finish();
         assert_eq!(last, 2);
-        assert_eq!(bytes[..20], [20, 0, 0, 0, 16, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10]);
+        assert_eq!(
+            bytes[..20],
+            [
+                20, 0, 0, 0, 16, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10
+            ]
+        );
         let rule = &bytes[20..bytes.len() - 20];
         #[rustfmt::skip]
         let expected = [

@@ -26,7 +26,9 @@ fn served() -> (Pair, Receiver<()>) {
     let (ready, listening) = std::sync::mpsc::channel();
     let serving = pair.a.spawn(move || async move {
         let netlink = Netlink::open().expect("netlink opens");
-        address::hold(&netlink, &floating(), Duration::from_secs(60)).await.expect("held");
+        address::hold(&netlink, &floating(), Duration::from_secs(60))
+            .await
+            .expect("held");
         let socket = TcpListener::bind("[::]:80").await.expect("port 80 is free");
         ready.send(()).expect("the test waits");
         while socket.accept().await.is_ok() {}
@@ -42,14 +44,19 @@ fn seen_from(host: &Host, target: &'static str) -> (bool, bool) {
         let netlink = Netlink::open().expect("netlink opens");
         let eth0 = netlink.interface("eth0").await.expect("eth0 exists");
         let within = Duration::from_millis(150);
-        let resolved = who_has(&eth0, address, within).await.expect("asked").is_some();
+        let resolved = who_has(&eth0, address, within)
+            .await
+            .expect("asked")
+            .is_some();
         let socket = match address {
             IpAddr::V4(_) => TcpSocket::new_v4(),
             IpAddr::V6(_) => TcpSocket::new_v6(),
         }
         .expect("a socket");
         let connect = socket.connect((address, 80).into());
-        let connected = tokio::time::timeout(within, connect).await.is_ok_and(|r| r.is_ok());
+        let connected = tokio::time::timeout(within, connect)
+            .await
+            .is_ok_and(|r| r.is_ok());
         (connected, resolved)
     })
 }
@@ -60,12 +67,22 @@ fn a_fenced_address_is_silent_and_the_real_one_is_not() {
     for target in [FLOATING4, FLOATING6, A4] {
         assert_eq!(seen_from(&pair.b, target), (true, true), "before: {target}");
     }
-    let fence = pair.a.block_on(|| async { Fence::raise(&floating()).expect("fenced") });
+    let fence = pair
+        .a
+        .block_on(|| async { Fence::raise(&floating()).expect("fenced") });
     assert!(fence.stops_outgoing(), "this kernel has the egress hook");
     for target in [FLOATING4, FLOATING6] {
-        assert_eq!(seen_from(&pair.b, target), (false, false), "fenced: {target}");
+        assert_eq!(
+            seen_from(&pair.b, target),
+            (false, false),
+            "fenced: {target}"
+        );
     }
-    assert_eq!(seen_from(&pair.b, A4), (true, true), "the real address is not fenced");
+    assert_eq!(
+        seen_from(&pair.b, A4),
+        (true, true),
+        "the real address is not fenced"
+    );
     fence.lower().expect("taken down");
     for target in [FLOATING4, FLOATING6] {
         assert_eq!(seen_from(&pair.b, target), (true, true), "after: {target}");
@@ -75,14 +92,19 @@ fn a_fenced_address_is_silent_and_the_real_one_is_not() {
 #[test]
 fn a_fence_dies_with_its_socket() {
     let (pair, _serving) = served();
-    let fence = pair.a.block_on(|| async { Fence::raise(&floating()).expect("fenced") });
+    let fence = pair
+        .a
+        .block_on(|| async { Fence::raise(&floating()).expect("fenced") });
     assert_eq!(seen_from(&pair.b, FLOATING4), (false, false));
     drop(fence);
     assert_eq!(seen_from(&pair.b, FLOATING4), (true, true));
     // And can be raised and lowered again and again.
     pair.a.block_on(|| async {
         for _ in 0..3 {
-            Fence::raise(&floating()).expect("fenced").lower().expect("taken down");
+            Fence::raise(&floating())
+                .expect("fenced")
+                .lower()
+                .expect("taken down");
         }
     });
 }
@@ -93,7 +115,9 @@ fn nothing_leaves_from_a_fenced_address() {
     let (port_out, port_in) = std::sync::mpsc::channel();
     let received = pair.b.spawn(move || async move {
         let socket = UdpSocket::bind("0.0.0.0:0").await.expect("a port");
-        port_out.send(socket.local_addr().expect("bound").port()).expect("the test waits");
+        port_out
+            .send(socket.local_addr().expect("bound").port())
+            .expect("the test waits");
         let mut from = Vec::new();
         let mut byte = [0];
         loop {
@@ -107,7 +131,9 @@ fn nothing_leaves_from_a_fenced_address() {
     let port = port_in.recv().expect("the receiver starts");
     pair.a.block_on(move || async move {
         let send = async |byte: u8| {
-            let socket = UdpSocket::bind((FLOATING4, 0)).await.expect("the address is held");
+            let socket = UdpSocket::bind((FLOATING4, 0))
+                .await
+                .expect("the address is held");
             // The fence may tell the sender (ENOBUFS, EPERM) or not: what counts is what arrives.
             let _ = socket.send_to(&[byte], ("192.0.2.2", port)).await;
         };
@@ -117,7 +143,9 @@ fn nothing_leaves_from_a_fenced_address() {
         fence.lower().expect("taken down");
         send(9).await;
     });
-    let from = received.recv_timeout(Duration::from_secs(10)).expect("the last one arrives");
+    let from = received
+        .recv_timeout(Duration::from_secs(10))
+        .expect("the last one arrives");
     assert_eq!(from, [(FLOATING4.to_owned(), 1), (FLOATING4.to_owned(), 9)]);
 }
 
@@ -131,7 +159,13 @@ fn a_second_fence_and_an_absent_device_are_typed_errors() {
         let mut absent = floating();
         absent[1].device = "nosuch0".into();
         let error = Fence::raise(&absent).expect_err("no such device");
-        assert!(matches!(&error, FenceError::NoDevice(d) if d == "nosuch0"), "{error}");
-        Fence::raise(&floating()).expect("nothing was left behind").lower().expect("taken down");
+        assert!(
+            matches!(&error, FenceError::NoDevice(d) if d == "nosuch0"),
+            "{error}"
+        );
+        Fence::raise(&floating())
+            .expect("nothing was left behind")
+            .lower()
+            .expect("taken down");
     });
 }
