@@ -18,6 +18,7 @@ mod init;
 mod janitor;
 mod netlink;
 mod network;
+pub mod pair;
 mod privilege;
 mod rootfs;
 mod start;

@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use tandem_lab::{Disk, Host, HostSpec, HttpClient, Lab, Nic, PROGRAM_DIR, Probe, compare_trees};
+use tandem_lab::{
+    Disk, Host, HostSpec, HttpClient, Lab, Nic, PROGRAM_DIR, Privilege, Probe, compare_trees,
+};
 
 tandem_lab::before_main!();
 
@@ -313,6 +315,31 @@ fn a_killed_lab_leaves_nothing() {
         );
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Without root: in a user namespace, or a sentence where the system forbids that.
+#[test]
+fn an_ordinary_user_has_a_lab_too() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    // Where the build directory is may be closed to others.
+    let program = dir.path().join("lab");
+    fs::copy("/proc/self/exe", &program).expect("copied");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("set");
+    let mut command = Command::new(&program);
+    command.args(["--exact", "hosts_reach_each_other_by_both_protocols"]);
+    command.current_dir("/").env("TMPDIR", "/tmp");
+    if tandem_lab::privilege().expect("a lab is possible") == Privilege::Root {
+        command.uid(65534).gid(65534);
+    }
+    let output = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() || said.contains("Run it as root, or allow user namespaces"),
+        "{said}"
+    );
 }
 
 /// Not a test: the other half of `a_killed_lab_leaves_nothing`.
