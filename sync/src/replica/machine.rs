@@ -1,0 +1,295 @@
+//! What the replica does with what it hears. Pure: messages and results in, effects out.
+//!
+//! ```text
+//!   Batch ──> Lookup ──> looked_up ──> Need ──> Data, Copy ... every item ended ──> Commit ──> Apply ──> applied ──> Durable
+//! ```
+//! Batches are applied in the order in which they came. Every number is checked before it is used: what a source may
+//! not say at a point ends the session.
+
+use crate::source::machine::Violation;
+use crate::wire::{Batch, Bytes, Commit, Durable, Idle, Item, Message, Need, Record, VerifyPart, WINDOW, Want};
+use std::collections::VecDeque;
+
+/// What the session has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Find out which offered files of the batch are here, and call [`ReplicaMachine::looked_up`].
+    Lookup {
+        /// Batch.
+        batch: u64,
+    },
+    /// Send this.
+    Send(Message),
+    /// Append these bytes to the item's staged file; with `last` check and close it. A failure is told by
+    /// [`ReplicaMachine::failed`].
+    Write {
+        /// Item.
+        item: Item,
+        /// Bytes.
+        bytes: Bytes,
+        /// Nothing follows.
+        last: bool,
+    },
+    /// Append these bytes of the basis.
+    Copy {
+        /// Item.
+        item: Item,
+        /// Offset in the basis.
+        from: u64,
+        /// Bytes.
+        len: u64,
+        /// Nothing follows.
+        last: bool,
+    },
+    /// Answer with the signature of this part of the item's basis.
+    Signature {
+        /// Item.
+        item: Item,
+        /// Offset in the basis.
+        from: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// The source gave the item up: forget what is staged of it.
+    Discard {
+        /// Item.
+        item: Item,
+    },
+    /// Hand the batch to the worker and call [`ReplicaMachine::applied`] when it is durable.
+    Apply(Ready),
+    /// "Durable up to here": note how fresh the data are.
+    Fresh(Idle),
+    /// Compare this part with what lies here.
+    Verify(VerifyPart),
+}
+
+/// A batch whose items have all ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// What the source said.
+    pub commit: Commit,
+    /// The records in the order of the batch.
+    pub records: Vec<Record>,
+    /// Items that the source gave up: not to be applied, a newer version follows.
+    pub given_up: Vec<u32>,
+    /// Items whose content did not arrive as announced: not to be applied, to be asked for again.
+    pub failed: Vec<u32>,
+}
+
+/// An item's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// No file, or the content is here already.
+    None,
+    /// Offered, not looked up yet.
+    Offered,
+    /// Comes; this many bytes have come.
+    Coming { received: u64, size: u64 },
+    /// Complete.
+    Complete,
+    /// Given up by the source.
+    GivenUp,
+    /// Not usable.
+    Failed,
+}
+
+#[derive(Debug)]
+struct Open {
+    id: u64,
+    records: Vec<Record>,
+    contents: Vec<Content>,
+    looked_up: bool,
+    commit: Option<Commit>,
+}
+
+/// The replica's side of a session, after its `Accept`.
+#[derive(Debug, Default)]
+pub struct ReplicaMachine {
+    open: VecDeque<Open>,
+    /// Batches handed to the worker: their commits, oldest first.
+    applying: VecDeque<Commit>,
+    last_id: u64,
+    effects: VecDeque<Effect>,
+}
+
+impl ReplicaMachine {
+    /// A machine that has heard nothing.
+    pub fn new() -> Self {
+        ReplicaMachine::default()
+    }
+
+    /// The next thing to do.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Batches that are not durable yet.
+    pub fn in_flight(&self) -> usize {
+        self.open.len() + self.applying.len()
+    }
+
+    /// The records of an open batch.
+    pub fn records(&self, batch: u64) -> Option<&[Record]> {
+        self.open.iter().find(|o| o.id == batch).map(|o| &o.records[..])
+    }
+
+    /// A message from the source.
+    ///
+    /// # Errors
+    /// Whatever a source never says at this point; the session ends.
+    pub fn received(&mut self, message: Message) -> Result<(), Violation> {
+        match message {
+            Message::Batch(batch) => self.batch(batch),
+            Message::Data { item, bytes, last } => {
+                self.content(item, bytes.len() as u64, last)?;
+                self.effects.push_back(Effect::Write { item, bytes, last });
+                Ok(())
+            }
+            Message::Copy { item, from, len, last } => {
+                self.content(item, len, last)?;
+                self.effects.push_back(Effect::Copy { item, from, len, last });
+                Ok(())
+            }
+            Message::SumsOf { item, from, len } => {
+                self.coming(item)?;
+                self.effects.push_back(Effect::Signature { item, from, len });
+                Ok(())
+            }
+            Message::GivenUp(item) => {
+                *self.coming(item)? = Content::GivenUp;
+                self.effects.push_back(Effect::Discard { item });
+                Ok(())
+            }
+            Message::Commit(commit) => self.commit(commit),
+            Message::Idle(idle) => {
+                if self.in_flight() > 0 {
+                    return Err(Violation("an Idle while batches are open"));
+                }
+                self.effects.push_back(Effect::Fresh(idle));
+                Ok(())
+            }
+            Message::Verify(part) => {
+                self.effects.push_back(Effect::Verify(part));
+                Ok(())
+            }
+            _ => Err(Violation("a message that a source does not send here")),
+        }
+    }
+
+    /// The answer to `Lookup`: per offered file that is not here, how it is wanted.
+    pub fn looked_up(&mut self, batch: u64, wanted: Vec<(u32, Want)>) {
+        let Some(open) = self.open.iter_mut().find(|o| o.id == batch && !o.looked_up) else { return };
+        open.looked_up = true;
+        let offers = open.contents.contains(&Content::Offered);
+        for (index, want) in &wanted {
+            let at = *index as usize;
+            let size = size_of(&open.records[at]);
+            // What is here from an earlier session counts as received.
+            let received = if let Want::From(offset) = want { (*offset).min(size) } else { 0 };
+            open.contents[at] = Content::Coming { received, size };
+        }
+        for content in &mut open.contents {
+            if *content == Content::Offered {
+                *content = Content::None;
+            }
+        }
+        if offers {
+            self.effects.push_back(Effect::Send(Message::Need(Need { batch, items: wanted, last: true })));
+        }
+    }
+
+    /// An item's content cannot be used: it is not what was announced, or could not be written.
+    pub fn failed(&mut self, item: Item) {
+        if let Some(content) = self.slot(item)
+            && *content != Content::GivenUp
+        {
+            // Further bytes of it are counted and thrown away.
+            if *content == Content::Complete {
+                *content = Content::Failed;
+            }
+        }
+    }
+
+    /// The oldest batch at the worker is durable. `acked` and `applied` as in [`Durable`].
+    pub fn applied(&mut self, acked: u64, applied: u64, stamp: u64) {
+        let Some(commit) = self.applying.pop_front() else { return };
+        let durable = Durable { upto: commit.upto, batch: Some(commit.batch), acked, applied, stamp };
+        self.effects.push_back(Effect::Send(Message::Durable(durable)));
+    }
+
+    fn batch(&mut self, batch: Batch) -> Result<(), Violation> {
+        if batch.id <= self.last_id {
+            return Err(Violation("a batch number that does not grow"));
+        }
+        if self.in_flight() >= WINDOW {
+            return Err(Violation("more open batches than the window allows"));
+        }
+        self.last_id = batch.id;
+        let content = |record: &Record| match &record.state {
+            Some(state) if state.kind.hash().is_some() && record.inline => {
+                Content::Coming { received: 0, size: state.kind.size() }
+            }
+            Some(state) if state.kind.hash().is_some() => Content::Offered,
+            _ => Content::None,
+        };
+        let contents = batch.records.iter().map(content).collect();
+        self.open.push_back(Open { id: batch.id, records: batch.records, contents, looked_up: false, commit: None });
+        self.effects.push_back(Effect::Lookup { batch: batch.id });
+        Ok(())
+    }
+
+    fn slot(&mut self, item: Item) -> Option<&mut Content> {
+        let open = self.open.iter_mut().find(|o| o.id == item.batch)?;
+        open.contents.get_mut(item.index as usize)
+    }
+
+    fn coming(&mut self, item: Item) -> Result<&mut Content, Violation> {
+        match self.slot(item) {
+            Some(content @ Content::Coming { .. }) => Ok(content),
+            _ => Err(Violation("content that was not asked for")),
+        }
+    }
+
+    fn content(&mut self, item: Item, len: u64, last: bool) -> Result<(), Violation> {
+        let content = self.coming(item)?;
+        if let Content::Coming { received, size } = content {
+            let after = received.checked_add(len).filter(|n| *n <= *size);
+            *received = after.ok_or(Violation("more content than was announced"))?;
+            if last && *received != *size {
+                return Err(Violation("less content than was announced"));
+            }
+        }
+        if last {
+            *content = Content::Complete;
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, commit: Commit) -> Result<(), Violation> {
+        let front = self.open.front_mut().filter(|o| o.id == commit.batch && o.looked_up && o.commit.is_none());
+        let Some(open) = front else {
+            return Err(Violation("a Commit out of order"));
+        };
+        if open.contents.iter().any(|c| matches!(c, Content::Coming { .. })) {
+            return Err(Violation("a Commit before all content has come"));
+        }
+        open.commit = Some(commit);
+        let Some(open) = self.open.pop_front() else { return Ok(()) };
+        let which = |wanted: Content| {
+            let numbered = open.contents.iter().enumerate().filter(move |(_, c)| **c == wanted);
+            // A batch has at most MAX_RECORDS records.
+            numbered.map(|(i, _)| i as u32).collect::<Vec<u32>>()
+        };
+        let (given_up, failed) = (which(Content::GivenUp), which(Content::Failed));
+        self.applying.push_back(commit);
+        self.effects.push_back(Effect::Apply(Ready { commit, records: open.records, given_up, failed }));
+        Ok(())
+    }
+}
+
+fn size_of(record: &Record) -> u64 {
+    record.state.as_ref().map_or(0, |s| s.kind.size())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,434 @@
+//! What the two ends of a session say to each other, version 1.
+//!
+//! ```text
+//!   source                                   replica
+//!     Greeting            <->                Greeting          versions; the highest common one is used
+//!     Hello               <->                Hello             who, which trees, their lineages and positions
+//!                         <-                 Wait*, then Accept or Refuse
+//!     Batch{records}      ->                                   at most WINDOW batches are open
+//!     Data (inline files) ->
+//!                         <-                 Need              what of the offered files it lacks, and its basis
+//!     Data, Copy, SumsOf  ->                 Sums              large files: by differences
+//!     Commit{upto}        ->                                   all items of the batch are sent or given up
+//!                         <-                 Durable{upto}     applied and durable (or durable in the spool)
+//!     Idle{upto}          ->                 Durable           once a second: "durable up to here"
+//!                         <-                 Want{paths}       versions that the replica must have to settle a path
+//! ```
+//! Every message is one frame: length (u32, little endian), then the message in postcard. A frame is bounded before memory is taken
+//! for it, a count inside a frame is bounded by the frame's bytes and then by [`Message::check`]. An unknown variant is
+//! an error of the session. The numbers of variants are the wire format: new ones go to the end, with a new version.
+
+use crate::entry::{Kind, State};
+use crate::lineage::NodeHeads;
+use crate::path::RelPath;
+use crate::tree::{MAX_TREES, TreeId};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+mod bytes;
+mod frame;
+pub use bytes::Bytes;
+pub use frame::{FrameError, decode, encode, encode_into, read_frame};
+
+/// Lowest protocol version that this code speaks.
+pub const MIN_VERSION: u16 = 1;
+/// Highest protocol version that this code speaks.
+pub const MAX_VERSION: u16 = 1;
+/// Largest frame. One record can hold 1 MiB of extended attributes and two paths of 64 KiB; twice that is enough.
+pub const MAX_FRAME: usize = 2 << 20;
+/// A batch is closed when its records reach this many bytes.
+pub const BATCH_BYTES: usize = 256 << 10;
+/// Most records of one batch. Bounds the memory and the time of one commit on the replica.
+pub const MAX_RECORDS: usize = 4096;
+/// Most content bytes of a batch that are sent without being asked for. Bounds what a cut can waste.
+pub const INLINE_BATCH_BYTES: u64 = 8 << 20;
+/// Files up to this size are sent with their batch when the replica cannot have them.
+pub const INLINE_FILE: u64 = 64 << 10;
+/// Most content bytes of one `Data`. russh is fastest with writes of this size.
+pub const MAX_DATA: usize = 256 << 10;
+/// Open batches: enough to keep disk and link busy together, few enough to bound what a cut can waste.
+pub const WINDOW: usize = 4;
+/// Most paths of one `Want`, and most entries of one verify message.
+pub const MAX_PATHS: usize = 1024;
+/// Most chunk sums of one file: 32768 chunks, 512 KiB in one frame. Larger files use larger chunks.
+pub const MAX_SUMS: usize = 32 << 10;
+/// Largest rsync signature of one window of a basis.
+pub const MAX_SIGNATURE: usize = 256 << 10;
+/// Longest text for a person.
+pub const MAX_TEXT: usize = 1024;
+
+/// First words of each end. Its format never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Greeting {
+    /// [`Greeting::MAGIC`].
+    pub magic: [u8; 8],
+    /// Lowest version spoken.
+    pub min: u16,
+    /// Highest version spoken.
+    pub max: u16,
+}
+
+impl Greeting {
+    /// Says what this is.
+    pub const MAGIC: [u8; 8] = *b"tandem-s";
+
+    /// This code's greeting.
+    pub fn ours() -> Self {
+        Greeting { magic: Self::MAGIC, min: MIN_VERSION, max: MAX_VERSION }
+    }
+
+    /// The highest version that both speak.
+    pub fn common(&self, theirs: &Greeting) -> Option<u16> {
+        let version = self.max.min(theirs.max);
+        (theirs.magic == Self::MAGIC && version >= self.min && version >= theirs.min).then_some(version)
+    }
+}
+
+/// The end of the stream that somebody stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// Sends its trees.
+    Source,
+    /// Receives.
+    Replica,
+}
+
+/// Who speaks, and what it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Which end the sender takes.
+    pub end: End,
+    /// Name of the pair.
+    pub pair: String,
+    /// The node and its trees: lineages, positions, completeness.
+    pub heads: NodeHeads,
+}
+
+/// The replica agrees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accept {
+    /// Per tree: what it has already, as a sequence number of the source's. A tree that is not named is not sent.
+    pub from: Vec<(TreeId, u64)>,
+    /// Small files may come with their batch: it is unlikely that the replica has them already.
+    pub inline: bool,
+    /// Clock stamp for [`Idle`]; see [`Durable::stamp`].
+    pub stamp: u64,
+}
+
+/// This end does not go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refuse {
+    /// Why, for a person.
+    pub why: String,
+    /// The reason goes away by itself.
+    pub retry: bool,
+}
+
+/// The newest state of one path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Tree.
+    pub tree: TreeId,
+    /// Path.
+    pub path: RelPath,
+    /// Number of its last change.
+    pub seq: u64,
+    /// What lies there; `None`: nothing.
+    pub state: Option<State>,
+    /// The content follows without being asked for.
+    pub inline: bool,
+}
+
+/// Records, in ascending order of `seq` but for those that had to come early (parents, first names of hard links).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// Counts up in a session.
+    pub id: u64,
+    /// At most [`MAX_RECORDS`].
+    pub records: Vec<Record>,
+}
+
+/// How the replica wants the content of an item.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Want {
+    /// All of it.
+    Whole,
+    /// From this offset on; what lies before is here from an earlier session. The hash at the end decides.
+    From(u64),
+    /// By differences to a basis with these sums.
+    Against(ChunkSums),
+}
+
+/// Short hashes of the aligned chunks of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkSums {
+    /// Bytes of the basis.
+    pub size: u64,
+    /// Bytes of a chunk: a power of two from 64 KiB to 1 GiB. The last chunk may be shorter.
+    pub chunk: u32,
+    /// First 16 bytes of each chunk's BLAKE3. At most [`MAX_SUMS`].
+    pub sums: Vec<[u8; 16]>,
+}
+
+/// What the replica lacks of a batch. One message per batch ends with `last`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Need {
+    /// Batch.
+    pub batch: u64,
+    /// (index of the record in the batch, how). At most [`MAX_RECORDS`].
+    pub items: Vec<(u32, Want)>,
+    /// No further `Need` for this batch.
+    pub last: bool,
+}
+
+/// An item of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Item {
+    /// Batch.
+    pub batch: u64,
+    /// Index of the record.
+    pub index: u32,
+}
+
+/// Why a batch may be committed, and up to where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Batch.
+    pub batch: u64,
+    /// With this batch everything up to here is sent. Never past an item that was given up.
+    pub upto: u64,
+    /// After this commit the replica's trees equal the source's at one moment of the source's order.
+    pub caught_up: bool,
+    /// The newest stamp that the source had heard when it read the records; see [`Durable::stamp`].
+    pub stamp: u64,
+}
+
+/// Everything up to here is sent and answered as durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idle {
+    /// Sequence number.
+    pub upto: u64,
+    /// The newest stamp that the source had heard when it looked at its head.
+    pub stamp: u64,
+}
+
+/// The answer to `Commit` and `Idle`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Durable {
+    /// The commit with this upper end is durable.
+    pub upto: u64,
+    /// Batch of that commit; `None` for the answer to an `Idle`.
+    pub batch: Option<u64>,
+    /// Everything up to here is durable, with no path left unsettled.
+    pub acked: u64,
+    /// Up to here it is also applied, not only spooled.
+    pub applied: u64,
+    /// The replica's own clock (CLOCK_BOOTTIME, nanoseconds) when it answered. The source repeats the newest one in
+    /// its next [`Idle`]: an `Idle` that repeats a stamp was made after it, whatever the two clocks say.
+    pub stamp: u64,
+}
+
+/// How `verify` sees one path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyEntry {
+    /// Path.
+    pub path: RelPath,
+    /// Freshly read.
+    pub state: State,
+}
+
+/// A part of a tree, in path order, as the source reads it now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyPart {
+    /// Number of the question.
+    pub id: u64,
+    /// Tree.
+    pub tree: TreeId,
+    /// The part reaches from after this path (`None`: from the beginning)...
+    pub after: Option<RelPath>,
+    /// ...to this one (`None`: to the end).
+    pub to: Option<RelPath>,
+    /// Everything that lies there. At most [`MAX_PATHS`].
+    pub entries: Vec<VerifyEntry>,
+}
+
+/// What differs in a part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyAnswer {
+    /// Number of the question.
+    pub id: u64,
+    /// Differing paths, at most twice [`MAX_PATHS`].
+    pub differences: Vec<(RelPath, Differs)>,
+}
+
+/// How a path differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Differs {
+    /// Content of a file, target of a link, device number.
+    Content,
+    /// Mode, owner, time or extended attributes.
+    Metadata,
+    /// One is a directory, the other is not, and so on.
+    Kind,
+    /// Only the source has it.
+    Missing,
+    /// Only the replica has it.
+    Extra,
+    /// The replica could not read it.
+    Unreadable,
+}
+
+/// A message of version 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Both ends, first.
+    Hello(Hello),
+    /// The replica works on its answer (it scans, or waits for the worker); the source keeps waiting.
+    Wait,
+    /// The replica agrees.
+    Accept(Accept),
+    /// Either end ends the session before it has begun.
+    Refuse(Refuse),
+    /// Source.
+    Batch(Batch),
+    /// Replica.
+    Need(Need),
+    /// Source: the next bytes of an item.
+    Data {
+        /// Item.
+        item: Item,
+        /// At most [`MAX_DATA`].
+        bytes: Bytes,
+        /// The item is complete.
+        last: bool,
+    },
+    /// Source: the next bytes of an item are these bytes of the basis.
+    Copy {
+        /// Item.
+        item: Item,
+        /// Offset in the basis.
+        from: u64,
+        /// Bytes.
+        len: u64,
+        /// The item is complete.
+        last: bool,
+    },
+    /// Source: the item changed while it was read, or cannot be read. A newer version follows in a later batch.
+    GivenUp(Item),
+    /// Source: asks for the rsync signature of a window of the basis.
+    SumsOf {
+        /// Item.
+        item: Item,
+        /// Offset in the basis.
+        from: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Replica: the answer.
+    Sums {
+        /// Item.
+        item: Item,
+        /// Offset in the basis.
+        from: u64,
+        /// At most [`MAX_SIGNATURE`]; empty: the basis cannot be read there.
+        signature: Bytes,
+    },
+    /// Source.
+    Commit(Commit),
+    /// Source.
+    Idle(Idle),
+    /// Replica.
+    Durable(Durable),
+    /// Replica: send the current version of these paths of a tree in one of the next batches, though they did not change.
+    Fetch {
+        /// Tree.
+        tree: TreeId,
+        /// At most [`MAX_PATHS`].
+        paths: Vec<RelPath>,
+    },
+    /// Source.
+    Verify(VerifyPart),
+    /// Replica.
+    Verified(VerifyAnswer),
+}
+
+/// Why a decoded message is not acceptable.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct BadMessage(pub &'static str);
+
+impl Message {
+    /// Checks what the types cannot say. Called on every message from the wire, before it is acted on.
+    pub fn check(&self) -> Result<(), BadMessage> {
+        let too_many = |n: usize, most: usize, what| if n > most { Err(BadMessage(what)) } else { Ok(()) };
+        match self {
+            Message::Hello(hello) => {
+                too_many(hello.pair.len(), MAX_TEXT, "a Hello with a name that is too long")
+            }
+            Message::Accept(accept) => too_many(accept.from.len(), MAX_TREES, "an Accept with too many trees"),
+            Message::Refuse(refuse) => too_many(refuse.why.len(), MAX_TEXT, "a Refuse with a text that is too long"),
+            Message::Batch(batch) => {
+                too_many(batch.records.len(), MAX_RECORDS, "a Batch with too many records")?;
+                batch.records.iter().try_for_each(check_record)
+            }
+            Message::Need(need) => {
+                too_many(need.items.len(), MAX_RECORDS, "a Need with too many items")?;
+                need.items.iter().try_for_each(|(_, want)| check_want(want))
+            }
+            Message::Data { bytes, .. } => too_many(bytes.len(), MAX_DATA, "a Data that is too long"),
+            Message::Sums { signature, .. } => too_many(signature.len(), MAX_SIGNATURE, "a signature that is too long"),
+            Message::Copy { from, len, .. } | Message::SumsOf { from, len, .. } => match from.checked_add(*len) {
+                Some(_) => Ok(()),
+                None => Err(BadMessage("a range beyond the end of numbers")),
+            },
+            Message::Fetch { paths, .. } => {
+                too_many(paths.len(), MAX_PATHS, "a Fetch with too many paths")?;
+                paths.iter().try_for_each(check_path)
+            }
+            Message::Verify(part) => {
+                too_many(part.entries.len(), MAX_PATHS, "a Verify with too many entries")?;
+                part.entries.iter().try_for_each(|e| check_path(&e.path))
+            }
+            Message::Verified(answer) => {
+                too_many(answer.differences.len(), 2 * MAX_PATHS, "a Verified with too many paths")?;
+                answer.differences.iter().try_for_each(|(path, _)| check_path(path))
+            }
+            Message::Wait | Message::GivenUp(_) | Message::Commit(_) | Message::Idle(_) | Message::Durable(_) => Ok(()),
+        }
+    }
+}
+
+fn check_path(path: &RelPath) -> Result<(), BadMessage> {
+    if path.is_private() { Err(BadMessage("a path inside Tandem's own directory")) } else { Ok(()) }
+}
+
+fn check_record(record: &Record) -> Result<(), BadMessage> {
+    check_path(&record.path)?;
+    let kind = record.state.as_ref().map(|s| &s.kind);
+    if record.path.is_root() && !matches!(kind, Some(Kind::Dir)) {
+        return Err(BadMessage("a record that makes the root anything but a directory"));
+    }
+    if let Some(Kind::HardLink { to }) = kind
+        && (to.is_private() || to.is_root() || *to == record.path)
+    {
+        return Err(BadMessage("a hard link to what cannot be linked"));
+    }
+    if record.inline && !matches!(kind, Some(Kind::File { size, .. }) if *size <= INLINE_FILE) {
+        return Err(BadMessage("inline content of what is not a small file"));
+    }
+    Ok(())
+}
+
+fn check_want(want: &Want) -> Result<(), BadMessage> {
+    let Want::Against(sums) = want else { return Ok(()) };
+    if !sums.chunk.is_power_of_two() || !(64 << 10..=1 << 30).contains(&sums.chunk) {
+        return Err(BadMessage("a chunk size that is not a power of two from 64 KiB to 1 GiB"));
+    }
+    if sums.sums.len() > MAX_SUMS || sums.sums.len() as u64 != sums.size.div_ceil(u64::from(sums.chunk)) {
+        return Err(BadMessage("a number of chunk sums that does not fit the size"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
