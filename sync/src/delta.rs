@@ -75,8 +75,16 @@ pub struct SumsBuilder {
 impl SumsBuilder {
     /// For chunks of `chunk` bytes.
     pub fn new(chunk: u32) -> Self {
-        let sums = ChunkSums { size: 0, chunk: chunk.max(1), sums: Vec::new() };
-        SumsBuilder { sums, hasher: blake3::Hasher::new(), in_chunk: 0 }
+        let sums = ChunkSums {
+            size: 0,
+            chunk: chunk.max(1),
+            sums: Vec::new(),
+        };
+        SumsBuilder {
+            sums,
+            hasher: blake3::Hasher::new(),
+            in_chunk: 0,
+        }
     }
 
     /// The next bytes. False when there would be more than [`MAX_SUMS`] chunks: the basis grew meanwhile.
@@ -115,13 +123,19 @@ impl SumsBuilder {
 impl ChunkSums {
     /// Whether the chunk of the new content that begins at `offset` is the same in the basis.
     pub fn same_at(&self, offset: u64, new: &[u8]) -> bool {
-        if !offset.is_multiple_of(u64::from(self.chunk)) || offset.saturating_add(new.len() as u64) > self.size {
+        if !offset.is_multiple_of(u64::from(self.chunk))
+            || offset.saturating_add(new.len() as u64) > self.size
+        {
             return false;
         }
         let here = new.len() as u64;
         let whole = here == u64::from(self.chunk) || offset + here == self.size;
         let index = usize::try_from(offset / u64::from(self.chunk)).unwrap_or(usize::MAX);
-        whole && self.sums.get(index).is_some_and(|sum| *sum == chunk_sum(new))
+        whole
+            && self
+                .sums
+                .get(index)
+                .is_some_and(|sum| *sum == chunk_sum(new))
     }
 }
 
@@ -137,7 +151,10 @@ pub const MAX_BASIS: u64 = WINDOW as u64 + 2 * SLACK;
 
 /// The rsync signature of a part of the basis.
 pub fn signature_of(basis: &[u8]) -> Vec<u8> {
-    let options = SignatureOptions { block_size: BLOCK, crypto_hash_size: STRONG };
+    let options = SignatureOptions {
+        block_size: BLOCK,
+        crypto_hash_size: STRONG,
+    };
     Signature::calculate(basis, options).into_serialized()
 }
 
@@ -146,28 +163,45 @@ pub fn signature_of(basis: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// A signature that does not have exactly the form that [`signature_of`] makes.
-pub fn diff(signature: &[u8], basis_from: u64, basis_len: u64, new: &[u8]) -> Result<Vec<Piece>, DeltaError> {
+pub fn diff(
+    signature: &[u8],
+    basis_from: u64,
+    basis_len: u64,
+    new: &[u8],
+) -> Result<Vec<Piece>, DeltaError> {
     check_signature(signature, basis_len)?;
-    let signature = Signature::deserialize(signature.to_vec()).map_err(|_| DeltaError("a signature of another form"))?;
+    let signature = Signature::deserialize(signature.to_vec())
+        .map_err(|_| DeltaError("a signature of another form"))?;
     let mut delta = Vec::new();
-    fast_rsync::diff(&signature.index(), new, &mut delta).map_err(|_| DeltaError("a signature of another form"))?;
+    fast_rsync::diff(&signature.index(), new, &mut delta)
+        .map_err(|_| DeltaError("a signature of another form"))?;
     parse(&delta, basis_from, basis_len, new)
 }
 
 fn check_signature(signature: &[u8], basis_len: u64) -> Result<(), DeltaError> {
-    let word = |i: usize| signature.get(i..i + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+    let word = |i: usize| {
+        signature
+            .get(i..i + 4)
+            .map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+    };
     if word(0) != Some(MD4_MAGIC) || word(4) != Some(BLOCK) || word(8) != Some(STRONG) {
         return Err(DeltaError("a signature with other parameters"));
     }
     let blocks = basis_len.div_ceil(u64::from(BLOCK));
-    if basis_len > MAX_BASIS || (signature.len() - HEADER) as u64 != blocks * u64::from(4 + STRONG) {
+    if basis_len > MAX_BASIS || (signature.len() - HEADER) as u64 != blocks * u64::from(4 + STRONG)
+    {
         return Err(DeltaError("a signature of another length"));
     }
     Ok(())
 }
 
 /// Reads librsync's delta format, with every number checked against the window and the basis.
-fn parse(delta: &[u8], basis_from: u64, basis_len: u64, new: &[u8]) -> Result<Vec<Piece>, DeltaError> {
+fn parse(
+    delta: &[u8],
+    basis_from: u64,
+    basis_len: u64,
+    new: &[u8],
+) -> Result<Vec<Piece>, DeltaError> {
     const CUT: DeltaError = DeltaError("a delta that ends too early");
     let mut rest = delta.strip_prefix(&DELTA_MAGIC.to_be_bytes()).ok_or(CUT)?;
     let mut at = 0usize;
@@ -189,7 +223,10 @@ fn parse(delta: &[u8], basis_from: u64, basis_len: u64, new: &[u8]) -> Result<Ve
         if let Some(len) = literal {
             let len = usize::try_from(len).map_err(|_| CUT)?;
             rest = rest.get(len..).ok_or(CUT)?;
-            let end = at.checked_add(len).filter(|end| *end <= new.len()).ok_or(CUT)?;
+            let end = at
+                .checked_add(len)
+                .filter(|end| *end <= new.len())
+                .ok_or(CUT)?;
             pieces.push(Piece::Literal(at..end));
             at = end;
             continue;
@@ -197,12 +234,18 @@ fn parse(delta: &[u8], basis_from: u64, basis_len: u64, new: &[u8]) -> Result<Ve
         let class = command - 0x45;
         let from = number(&mut rest, 1 << (class / 4))?;
         let len = number(&mut rest, 1 << (class % 4))?;
-        let end = usize::try_from(len).ok().and_then(|len| at.checked_add(len)).filter(|end| *end <= new.len());
+        let end = usize::try_from(len)
+            .ok()
+            .and_then(|len| at.checked_add(len))
+            .filter(|end| *end <= new.len());
         let inside = from.checked_add(len).is_some_and(|end| end <= basis_len);
         let (Some(end), true) = (end, inside) else {
             return Err(DeltaError("a delta that copies from beyond the basis"));
         };
-        pieces.push(Piece::Copy { from: basis_from + from, len });
+        pieces.push(Piece::Copy {
+            from: basis_from + from,
+            len,
+        });
         at = end;
     }
 }

@@ -4,12 +4,10 @@
 //! the index by snapshots and hand finished batches to the worker. The agent talks to the engine by the handle.
 
 pub mod error;
-pub mod relation;
 pub mod report;
 pub mod status;
 
 pub use error::{CommandError, OpenError, SessionError};
-pub use relation::Relation;
 pub use report::{
     FlushReport, InitReport, NotCovered, PutReport, RescueSet, RevokeReport, SessionEnd,
     VerifyDifference, VerifyReport,

@@ -1,6 +1,7 @@
 //! Making trees equal.
 
 pub mod beneath;
+pub mod delta;
 pub mod engine;
 pub mod entry;
 pub mod fault;
@@ -11,7 +12,10 @@ pub mod lineage;
 pub mod meta;
 pub mod path;
 pub mod private;
+pub mod replica;
 pub mod scan;
+pub mod source;
 pub mod stat;
 pub mod token;
 pub mod tree;
+pub mod wire;

@@ -74,13 +74,18 @@ impl Greeting {
 
     /// This code's greeting.
     pub fn ours() -> Self {
-        Greeting { magic: Self::MAGIC, min: MIN_VERSION, max: MAX_VERSION }
+        Greeting {
+            magic: Self::MAGIC,
+            min: MIN_VERSION,
+            max: MAX_VERSION,
+        }
     }
 
     /// The highest version that both speak.
     pub fn common(&self, theirs: &Greeting) -> Option<u16> {
         let version = self.max.min(theirs.max);
-        (theirs.magic == Self::MAGIC && version >= self.min && version >= theirs.min).then_some(version)
+        (theirs.magic == Self::MAGIC && version >= self.min && version >= theirs.min)
+            .then_some(version)
     }
 }
 
@@ -360,53 +365,102 @@ pub struct BadMessage(pub &'static str);
 impl Message {
     /// Checks what the types cannot say. Called on every message from the wire, before it is acted on.
     pub fn check(&self) -> Result<(), BadMessage> {
-        let too_many = |n: usize, most: usize, what| if n > most { Err(BadMessage(what)) } else { Ok(()) };
-        match self {
-            Message::Hello(hello) => {
-                too_many(hello.pair.len(), MAX_TEXT, "a Hello with a name that is too long")
+        let too_many = |n: usize, most: usize, what| {
+            if n > most {
+                Err(BadMessage(what))
+            } else {
+                Ok(())
             }
-            Message::Accept(accept) => too_many(accept.from.len(), MAX_TREES, "an Accept with too many trees"),
-            Message::Refuse(refuse) => too_many(refuse.why.len(), MAX_TEXT, "a Refuse with a text that is too long"),
+        };
+        match self {
+            Message::Hello(hello) => too_many(
+                hello.pair.len(),
+                MAX_TEXT,
+                "a Hello with a name that is too long",
+            ),
+            Message::Accept(accept) => too_many(
+                accept.from.len(),
+                MAX_TREES,
+                "an Accept with too many trees",
+            ),
+            Message::Refuse(refuse) => too_many(
+                refuse.why.len(),
+                MAX_TEXT,
+                "a Refuse with a text that is too long",
+            ),
             Message::Batch(batch) => {
-                too_many(batch.records.len(), MAX_RECORDS, "a Batch with too many records")?;
+                too_many(
+                    batch.records.len(),
+                    MAX_RECORDS,
+                    "a Batch with too many records",
+                )?;
                 batch.records.iter().try_for_each(check_record)
             }
             Message::Need(need) => {
                 too_many(need.items.len(), MAX_RECORDS, "a Need with too many items")?;
                 need.items.iter().try_for_each(|(_, want)| check_want(want))
             }
-            Message::Data { bytes, .. } => too_many(bytes.len(), MAX_DATA, "a Data that is too long"),
-            Message::Sums { signature, .. } => too_many(signature.len(), MAX_SIGNATURE, "a signature that is too long"),
-            Message::Copy { from, len, .. } | Message::SumsOf { from, len, .. } => match from.checked_add(*len) {
-                Some(_) => Ok(()),
-                None => Err(BadMessage("a range beyond the end of numbers")),
-            },
+            Message::Data { bytes, .. } => {
+                too_many(bytes.len(), MAX_DATA, "a Data that is too long")
+            }
+            Message::Sums { signature, .. } => too_many(
+                signature.len(),
+                MAX_SIGNATURE,
+                "a signature that is too long",
+            ),
+            Message::Copy { from, len, .. } | Message::SumsOf { from, len, .. } => {
+                match from.checked_add(*len) {
+                    Some(_) => Ok(()),
+                    None => Err(BadMessage("a range beyond the end of numbers")),
+                }
+            }
             Message::Fetch { paths, .. } => {
                 too_many(paths.len(), MAX_PATHS, "a Fetch with too many paths")?;
                 paths.iter().try_for_each(check_path)
             }
             Message::Verify(part) => {
-                too_many(part.entries.len(), MAX_PATHS, "a Verify with too many entries")?;
+                too_many(
+                    part.entries.len(),
+                    MAX_PATHS,
+                    "a Verify with too many entries",
+                )?;
                 part.entries.iter().try_for_each(|e| check_path(&e.path))
             }
             Message::Verified(answer) => {
-                too_many(answer.differences.len(), 2 * MAX_PATHS, "a Verified with too many paths")?;
-                answer.differences.iter().try_for_each(|(path, _)| check_path(path))
+                too_many(
+                    answer.differences.len(),
+                    2 * MAX_PATHS,
+                    "a Verified with too many paths",
+                )?;
+                answer
+                    .differences
+                    .iter()
+                    .try_for_each(|(path, _)| check_path(path))
             }
-            Message::Wait | Message::GivenUp(_) | Message::Commit(_) | Message::Idle(_) | Message::Durable(_) => Ok(()),
+            Message::Wait
+            | Message::GivenUp(_)
+            | Message::Commit(_)
+            | Message::Idle(_)
+            | Message::Durable(_) => Ok(()),
         }
     }
 }
 
 fn check_path(path: &RelPath) -> Result<(), BadMessage> {
-    if path.is_private() { Err(BadMessage("a path inside Tandem's own directory")) } else { Ok(()) }
+    if path.is_private() {
+        Err(BadMessage("a path inside Tandem's own directory"))
+    } else {
+        Ok(())
+    }
 }
 
 fn check_record(record: &Record) -> Result<(), BadMessage> {
     check_path(&record.path)?;
     let kind = record.state.as_ref().map(|s| &s.kind);
     if record.path.is_root() && !matches!(kind, Some(Kind::Dir)) {
-        return Err(BadMessage("a record that makes the root anything but a directory"));
+        return Err(BadMessage(
+            "a record that makes the root anything but a directory",
+        ));
     }
     if let Some(Kind::HardLink { to }) = kind
         && (to.is_private() || to.is_root() || *to == record.path)
@@ -420,12 +474,20 @@ fn check_record(record: &Record) -> Result<(), BadMessage> {
 }
 
 fn check_want(want: &Want) -> Result<(), BadMessage> {
-    let Want::Against(sums) = want else { return Ok(()) };
+    let Want::Against(sums) = want else {
+        return Ok(());
+    };
     if !sums.chunk.is_power_of_two() || !(64 << 10..=1 << 30).contains(&sums.chunk) {
-        return Err(BadMessage("a chunk size that is not a power of two from 64 KiB to 1 GiB"));
+        return Err(BadMessage(
+            "a chunk size that is not a power of two from 64 KiB to 1 GiB",
+        ));
     }
-    if sums.sums.len() > MAX_SUMS || sums.sums.len() as u64 != sums.size.div_ceil(u64::from(sums.chunk)) {
-        return Err(BadMessage("a number of chunk sums that does not fit the size"));
+    if sums.sums.len() > MAX_SUMS
+        || sums.sums.len() as u64 != sums.size.div_ceil(u64::from(sums.chunk))
+    {
+        return Err(BadMessage(
+            "a number of chunk sums that does not fit the size",
+        ));
     }
     Ok(())
 }

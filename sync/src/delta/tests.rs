@@ -3,7 +3,10 @@ use proptest::prelude::*;
 
 fn noise(n: usize, seed: u64) -> Vec<u8> {
     let mut out = vec![0; n];
-    blake3::Hasher::new_derive_key("tandem tests").update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    blake3::Hasher::new_derive_key("tandem tests")
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut out);
     out
 }
 
@@ -11,7 +14,9 @@ fn apply(pieces: &[Piece], basis: &[u8], new: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     for piece in pieces {
         match piece {
-            Piece::Copy { from, len } => out.extend_from_slice(&basis[*from as usize..(*from + *len) as usize]),
+            Piece::Copy { from, len } => {
+                out.extend_from_slice(&basis[*from as usize..(*from + *len) as usize])
+            }
             Piece::Literal(range) => out.extend_from_slice(&new[range.clone()]),
         }
     }
@@ -19,7 +24,16 @@ fn apply(pieces: &[Piece], basis: &[u8], new: &[u8]) -> Vec<u8> {
 }
 
 fn copied(pieces: &[Piece]) -> u64 {
-    pieces.iter().map(|p| if let Piece::Copy { len, .. } = p { *len } else { 0 }).sum()
+    pieces
+        .iter()
+        .map(|p| {
+            if let Piece::Copy { len, .. } = p {
+                *len
+            } else {
+                0
+            }
+        })
+        .sum()
 }
 
 #[test]
@@ -43,11 +57,20 @@ fn sums_see_exactly_the_changed_chunks() {
     assert_eq!((sums.size, sums.sums.len()), (old.len() as u64, 6));
     let mut new = old.clone();
     new[2 * chunk] ^= 1;
-    let same: Vec<bool> =
-        new.chunks(chunk).enumerate().map(|(i, part)| sums.same_at((i * chunk) as u64, part)).collect();
+    let same: Vec<bool> = new
+        .chunks(chunk)
+        .enumerate()
+        .map(|(i, part)| sums.same_at((i * chunk) as u64, part))
+        .collect();
     assert_eq!(same, [true, true, false, true, true, true]);
-    assert!(!sums.same_at(1, &old[1..=chunk]), "only aligned chunks are known");
-    assert!(!sums.same_at(5 * chunk as u64, &old[5 * chunk..5 * chunk + 50]), "half a last chunk is unknown");
+    assert!(
+        !sums.same_at(1, &old[1..=chunk]),
+        "only aligned chunks are known"
+    );
+    assert!(
+        !sums.same_at(5 * chunk as u64, &old[5 * chunk..5 * chunk + 50]),
+        "half a last chunk is unknown"
+    );
 }
 
 #[test]
@@ -59,7 +82,11 @@ fn an_insertion_costs_a_block_not_a_window() {
     let basis = &old[from as usize..(from + len) as usize];
     let pieces = diff(&signature_of(basis), from, len, &new).unwrap();
     assert_eq!(apply(&pieces, &old, &new), new);
-    assert!(copied(&pieces) > (WINDOW - 3 * 4096) as u64, "{} bytes copied", copied(&pieces));
+    assert!(
+        copied(&pieces) > (WINDOW - 3 * 4096) as u64,
+        "{} bytes copied",
+        copied(&pieces)
+    );
 }
 
 #[test]
@@ -75,7 +102,10 @@ fn nothing_in_common_is_all_literal_and_the_judge_stops() {
     assert!(!judge.pays());
     let mut slow = Judge::default();
     (0..4).for_each(|_| slow.note(1000, 1000, 1_000_000));
-    assert!(!slow.pays(), "all matched, but it took a second per megabyte");
+    assert!(
+        !slow.pays(),
+        "all matched, but it took a second per megabyte"
+    );
 }
 
 #[test]
@@ -100,14 +130,19 @@ fn hostile_signatures_are_refused() {
 fn hostile_deltas_are_refused() {
     let delta = |tail: &[u8]| [&DELTA_MAGIC.to_be_bytes()[..], tail].concat();
     let new = [0u8; 10];
-    assert_eq!(parse(&delta(&[0x45, 2, 10, 0]), 100, 12, &new).unwrap(), [Piece::Copy { from: 102, len: 10 }]);
+    assert_eq!(
+        parse(&delta(&[0x45, 2, 10, 0]), 100, 12, &new).unwrap(),
+        [Piece::Copy { from: 102, len: 10 }]
+    );
     for bad in [
         &[0x45, 3, 10, 0][..],
         &[0x45, 0, 11, 0],
         &[0x55],
         &[0],
         &[0x44, 255, 255, 255, 255, 255, 255, 255, 255],
-        &[0x54, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+        &[
+            0x54, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 1, 0,
+        ],
         &[],
     ] {
         assert!(parse(&delta(bad), 100, 12, &new).is_err(), "{bad:?}");

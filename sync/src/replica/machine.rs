@@ -7,7 +7,9 @@
 //! not say at a point ends the session.
 
 use crate::source::machine::Violation;
-use crate::wire::{Batch, Bytes, Commit, Durable, Idle, Item, Message, Need, Record, VerifyPart, WINDOW, Want};
+use crate::wire::{
+    Batch, Bytes, Commit, Durable, Idle, Item, Message, Need, Record, VerifyPart, WINDOW, Want,
+};
 use std::collections::VecDeque;
 
 /// What the session has to do.
@@ -130,7 +132,10 @@ impl ReplicaMachine {
 
     /// The records of an open batch.
     pub fn records(&self, batch: u64) -> Option<&[Record]> {
-        self.open.iter().find(|o| o.id == batch).map(|o| &o.records[..])
+        self.open
+            .iter()
+            .find(|o| o.id == batch)
+            .map(|o| &o.records[..])
     }
 
     /// A message from the source.
@@ -145,14 +150,25 @@ impl ReplicaMachine {
                 self.effects.push_back(Effect::Write { item, bytes, last });
                 Ok(())
             }
-            Message::Copy { item, from, len, last } => {
+            Message::Copy {
+                item,
+                from,
+                len,
+                last,
+            } => {
                 self.content(item, len, last)?;
-                self.effects.push_back(Effect::Copy { item, from, len, last });
+                self.effects.push_back(Effect::Copy {
+                    item,
+                    from,
+                    len,
+                    last,
+                });
                 Ok(())
             }
             Message::SumsOf { item, from, len } => {
                 self.coming(item)?;
-                self.effects.push_back(Effect::Signature { item, from, len });
+                self.effects
+                    .push_back(Effect::Signature { item, from, len });
                 Ok(())
             }
             Message::GivenUp(item) => {
@@ -178,14 +194,20 @@ impl ReplicaMachine {
 
     /// The answer to `Lookup`: per offered file that is not here, how it is wanted.
     pub fn looked_up(&mut self, batch: u64, wanted: Vec<(u32, Want)>) {
-        let Some(open) = self.open.iter_mut().find(|o| o.id == batch && !o.looked_up) else { return };
+        let Some(open) = self.open.iter_mut().find(|o| o.id == batch && !o.looked_up) else {
+            return;
+        };
         open.looked_up = true;
         let offers = open.contents.contains(&Content::Offered);
         for (index, want) in &wanted {
             let at = *index as usize;
             let size = size_of(&open.records[at]);
             // What is here from an earlier session counts as received.
-            let received = if let Want::From(offset) = want { (*offset).min(size) } else { 0 };
+            let received = if let Want::From(offset) = want {
+                (*offset).min(size)
+            } else {
+                0
+            };
             open.contents[at] = Content::Coming { received, size };
         }
         for content in &mut open.contents {
@@ -194,7 +216,11 @@ impl ReplicaMachine {
             }
         }
         if offers {
-            self.effects.push_back(Effect::Send(Message::Need(Need { batch, items: wanted, last: true })));
+            self.effects.push_back(Effect::Send(Message::Need(Need {
+                batch,
+                items: wanted,
+                last: true,
+            })));
         }
     }
 
@@ -212,9 +238,18 @@ impl ReplicaMachine {
 
     /// The oldest batch at the worker is durable. `acked` and `applied` as in [`Durable`].
     pub fn applied(&mut self, acked: u64, applied: u64, stamp: u64) {
-        let Some(commit) = self.applying.pop_front() else { return };
-        let durable = Durable { upto: commit.upto, batch: Some(commit.batch), acked, applied, stamp };
-        self.effects.push_back(Effect::Send(Message::Durable(durable)));
+        let Some(commit) = self.applying.pop_front() else {
+            return;
+        };
+        let durable = Durable {
+            upto: commit.upto,
+            batch: Some(commit.batch),
+            acked,
+            applied,
+            stamp,
+        };
+        self.effects
+            .push_back(Effect::Send(Message::Durable(durable)));
     }
 
     fn batch(&mut self, batch: Batch) -> Result<(), Violation> {
@@ -226,14 +261,21 @@ impl ReplicaMachine {
         }
         self.last_id = batch.id;
         let content = |record: &Record| match &record.state {
-            Some(state) if state.kind.hash().is_some() && record.inline => {
-                Content::Coming { received: 0, size: state.kind.size() }
-            }
+            Some(state) if state.kind.hash().is_some() && record.inline => Content::Coming {
+                received: 0,
+                size: state.kind.size(),
+            },
             Some(state) if state.kind.hash().is_some() => Content::Offered,
             _ => Content::None,
         };
         let contents = batch.records.iter().map(content).collect();
-        self.open.push_back(Open { id: batch.id, records: batch.records, contents, looked_up: false, commit: None });
+        self.open.push_back(Open {
+            id: batch.id,
+            records: batch.records,
+            contents,
+            looked_up: false,
+            commit: None,
+        });
         self.effects.push_back(Effect::Lookup { batch: batch.id });
         Ok(())
     }
@@ -266,23 +308,41 @@ impl ReplicaMachine {
     }
 
     fn commit(&mut self, commit: Commit) -> Result<(), Violation> {
-        let front = self.open.front_mut().filter(|o| o.id == commit.batch && o.looked_up && o.commit.is_none());
+        let front = self
+            .open
+            .front_mut()
+            .filter(|o| o.id == commit.batch && o.looked_up && o.commit.is_none());
         let Some(open) = front else {
             return Err(Violation("a Commit out of order"));
         };
-        if open.contents.iter().any(|c| matches!(c, Content::Coming { .. })) {
+        if open
+            .contents
+            .iter()
+            .any(|c| matches!(c, Content::Coming { .. }))
+        {
             return Err(Violation("a Commit before all content has come"));
         }
         open.commit = Some(commit);
-        let Some(open) = self.open.pop_front() else { return Ok(()) };
+        let Some(open) = self.open.pop_front() else {
+            return Ok(());
+        };
         let which = |wanted: Content| {
-            let numbered = open.contents.iter().enumerate().filter(move |(_, c)| **c == wanted);
+            let numbered = open
+                .contents
+                .iter()
+                .enumerate()
+                .filter(move |(_, c)| **c == wanted);
             // A batch has at most MAX_RECORDS records.
             numbered.map(|(i, _)| i as u32).collect::<Vec<u32>>()
         };
         let (given_up, failed) = (which(Content::GivenUp), which(Content::Failed));
         self.applying.push_back(commit);
-        self.effects.push_back(Effect::Apply(Ready { commit, records: open.records, given_up, failed }));
+        self.effects.push_back(Effect::Apply(Ready {
+            commit,
+            records: open.records,
+            given_up,
+            failed,
+        }));
         Ok(())
     }
 }

@@ -9,7 +9,9 @@
 
 use crate::path::RelPath;
 use crate::tree::TreeId;
-use crate::wire::{Batch, Commit, Durable, Idle, Item, MAX_PATHS, Message, Need, Record, WINDOW, Want};
+use crate::wire::{
+    Batch, Commit, Durable, Idle, Item, MAX_PATHS, Message, Need, Record, WINDOW, Want,
+};
 use std::collections::{BTreeSet, VecDeque};
 use thiserror::Error;
 
@@ -174,7 +176,10 @@ impl SourceMachine {
         let offers = fetched.records.iter().any(|r| !r.inline && is_file(r));
         let id = self.next_id;
         self.next_id += 1;
-        let open = numbered(&fetched.records).filter(|(_, r)| inline(r)).map(|(i, _)| i).collect();
+        let open = numbered(&fetched.records)
+            .filter(|(_, r)| inline(r))
+            .map(|(i, _)| i)
+            .collect();
         let flight = Flight {
             id,
             upto: if asked { self.cursor } else { fetched.upto },
@@ -187,9 +192,15 @@ impl SourceMachine {
             committed: None,
             records: fetched.records,
         };
-        self.effects.push_back(Effect::Send(Message::Batch(Batch { id, records: flight.records.clone() })));
+        self.effects.push_back(Effect::Send(Message::Batch(Batch {
+            id,
+            records: flight.records.clone(),
+        })));
         for &index in &flight.open {
-            self.effects.push_back(Effect::SendContent { item: Item { batch: id, index }, want: Want::Whole });
+            self.effects.push_back(Effect::SendContent {
+                item: Item { batch: id, index },
+                want: Want::Whole,
+            });
         }
         self.flights.push_back(flight);
         self.pump();
@@ -197,17 +208,26 @@ impl SourceMachine {
 
     /// An item's content is sent (`ok`), or could not be and was given up; the session has said so to the replica.
     pub fn sent(&mut self, item: Item, ok: bool) {
-        let Some(flight) = self.flights.iter_mut().find(|f| f.id == item.batch) else { return };
+        let Some(flight) = self.flights.iter_mut().find(|f| f.id == item.batch) else {
+            return;
+        };
         if !flight.open.remove(&item.index) {
             return;
         }
         if !ok && let Some(record) = flight.records.get(item.index as usize) {
             // What was asked for again stays unsettled on the replica, which asks again.
             if !flight.asked {
-                flight.given_up = Some(flight.given_up.map_or(record.seq, |seq| seq.min(record.seq)));
+                flight.given_up = Some(
+                    flight
+                        .given_up
+                        .map_or(record.seq, |seq| seq.min(record.seq)),
+                );
             }
             self.examining += 1;
-            self.effects.push_back(Effect::Examine { tree: record.tree, path: record.path.clone() });
+            self.effects.push_back(Effect::Examine {
+                tree: record.tree,
+                path: record.path.clone(),
+            });
         }
         self.pump();
     }
@@ -244,22 +264,38 @@ impl SourceMachine {
         if now >= self.next_idle {
             self.next_idle = now.saturating_add(IDLE_EVERY);
             if self.caught_up() {
-                self.effects.push_back(Effect::Send(Message::Idle(Idle { upto: self.cursor, stamp: self.stamp })));
+                self.effects.push_back(Effect::Send(Message::Idle(Idle {
+                    upto: self.cursor,
+                    stamp: self.stamp,
+                })));
             }
         }
         self.next_idle
     }
 
     fn need(&mut self, need: Need) -> Result<(), Violation> {
-        let Some(flight) = self.flights.iter_mut().find(|f| f.id == need.batch && f.awaits_need) else {
+        let Some(flight) = self
+            .flights
+            .iter_mut()
+            .find(|f| f.id == need.batch && f.awaits_need)
+        else {
             return Err(Violation("a Need for a batch that offers nothing"));
         };
         for (index, want) in need.items {
-            let offered = flight.records.get(index as usize).is_some_and(|r| !r.inline && is_file(r));
+            let offered = flight
+                .records
+                .get(index as usize)
+                .is_some_and(|r| !r.inline && is_file(r));
             if !offered || !flight.open.insert(index) {
                 return Err(Violation("a Need for what was not offered"));
             }
-            self.effects.push_back(Effect::SendContent { item: Item { batch: need.batch, index }, want });
+            self.effects.push_back(Effect::SendContent {
+                item: Item {
+                    batch: need.batch,
+                    index,
+                },
+                want,
+            });
         }
         if need.last {
             flight.awaits_need = false;
@@ -276,18 +312,27 @@ impl SourceMachine {
                 _ => return Err(Violation("a Durable for what was not committed")),
             }
         }
-        if durable.acked > self.cursor || durable.applied > self.cursor || durable.upto > self.cursor {
+        if durable.acked > self.cursor
+            || durable.applied > self.cursor
+            || durable.upto > self.cursor
+        {
             return Err(Violation("a Durable beyond what was sent"));
         }
         self.stamp = self.stamp.max(durable.stamp);
         let (acked, applied) = (durable.acked, durable.applied);
-        self.effects.push_back(Effect::Acked { acked, applied, durable: durable.upto });
+        self.effects.push_back(Effect::Acked {
+            acked,
+            applied,
+            durable: durable.upto,
+        });
         Ok(())
     }
 
     fn pump(&mut self) {
         self.commit_in_order();
-        if self.flights.is_empty() && self.examining == 0 && !self.fetching
+        if self.flights.is_empty()
+            && self.examining == 0
+            && !self.fetching
             && let Some(floor) = self.floor.take()
         {
             self.cursor = floor;
@@ -312,17 +357,28 @@ impl SourceMachine {
                 let below = seq.saturating_sub(1).min(flight.upto);
                 self.floor = Some(self.floor.map_or(below, |floor| floor.min(below)));
             }
-            let upto = self.floor.map_or(flight.upto, |floor| floor.min(flight.upto));
+            let upto = self
+                .floor
+                .map_or(flight.upto, |floor| floor.min(flight.upto));
             flight.committed = Some(upto);
             let caught_up = flight.at_head && self.floor.is_none();
-            let commit = Commit { batch: flight.id, upto, caught_up, stamp: flight.stamp };
-            self.effects.push_back(Effect::Send(Message::Commit(commit)));
+            let commit = Commit {
+                batch: flight.id,
+                upto,
+                caught_up,
+                stamp: flight.stamp,
+            };
+            self.effects
+                .push_back(Effect::Send(Message::Commit(commit)));
         }
     }
 }
 
 fn is_file(record: &Record) -> bool {
-    record.state.as_ref().is_some_and(|s| s.kind.hash().is_some())
+    record
+        .state
+        .as_ref()
+        .is_some_and(|s| s.kind.hash().is_some())
 }
 
 fn numbered(records: &[Record]) -> impl Iterator<Item = (u32, &Record)> {

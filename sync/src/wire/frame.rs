@@ -80,7 +80,11 @@ pub fn decode(body: &[u8]) -> Result<Message, FrameError> {
 /// Reads any type from the whole body of a frame.
 pub(crate) fn decode_any<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     let (value, rest) = postcard::take_from_bytes(body).map_err(FrameError::Decode)?;
-    if rest.is_empty() { Ok(value) } else { Err(FrameError::Trailing(rest.len())) }
+    if rest.is_empty() {
+        Ok(value)
+    } else {
+        Err(FrameError::Trailing(rest.len()))
+    }
 }
 
 /// Reads the body of the next frame; `None` when the stream ends between two frames.
@@ -89,7 +93,9 @@ pub(crate) fn decode_any<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameErr
 ///
 /// # Errors
 /// The stream's, and a length that is zero or above [`MAX_FRAME`]: no memory is taken for such a frame.
-pub async fn read_frame<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<Vec<u8>>, FrameError> {
+pub async fn read_frame<R: AsyncRead + Unpin>(
+    stream: &mut R,
+) -> Result<Option<Vec<u8>>, FrameError> {
     let mut head = [0u8; 4];
     let mut got = 0;
     while got < head.len() {

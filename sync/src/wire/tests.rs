@@ -3,7 +3,13 @@ use crate::entry::{ContentHash, Meta, Xattrs};
 use proptest::prelude::*;
 
 fn meta() -> Meta {
-    Meta { mode: 0o644, uid: 1, gid: 2, mtime_ns: 3, xattrs: Xattrs::default() }
+    Meta {
+        mode: 0o644,
+        uid: 1,
+        gid: 2,
+        mtime_ns: 3,
+        xattrs: Xattrs::default(),
+    }
 }
 
 fn path(text: &str) -> RelPath {
@@ -11,34 +17,102 @@ fn path(text: &str) -> RelPath {
 }
 
 fn record(at: RelPath, kind: Option<Kind>) -> Record {
-    Record { tree: TreeId::of("t"), path: at, seq: 7, state: kind.map(|kind| State { kind, meta: meta() }), inline: false }
+    Record {
+        tree: TreeId::of("t"),
+        path: at,
+        seq: 7,
+        state: kind.map(|kind| State { kind, meta: meta() }),
+        inline: false,
+    }
 }
 
 fn batch(record: Record) -> Message {
-    Message::Batch(Batch { id: 1, records: vec![record] })
+    Message::Batch(Batch {
+        id: 1,
+        records: vec![record],
+    })
 }
 
 fn samples() -> Vec<Message> {
     let item = Item { batch: 1, index: 2 };
-    let sums = ChunkSums { size: 70_000, chunk: 64 << 10, sums: vec![[1; 16], [2; 16]] };
+    let sums = ChunkSums {
+        size: 70_000,
+        chunk: 64 << 10,
+        sums: vec![[1; 16], [2; 16]],
+    };
     vec![
         Message::Wait,
-        Message::Accept(Accept { from: vec![(TreeId::of("t"), 9)], inline: true, stamp: 4 }),
-        Message::Refuse(Refuse { why: "busy".into(), retry: true }),
-        batch(record(path("a/b"), Some(Kind::File { size: 3, hash: ContentHash::of(b"abc") }))),
+        Message::Accept(Accept {
+            from: vec![(TreeId::of("t"), 9)],
+            inline: true,
+            stamp: 4,
+        }),
+        Message::Refuse(Refuse {
+            why: "busy".into(),
+            retry: true,
+        }),
+        batch(record(
+            path("a/b"),
+            Some(Kind::File {
+                size: 3,
+                hash: ContentHash::of(b"abc"),
+            }),
+        )),
         batch(record(path("gone"), None)),
         batch(record(RelPath::root(), Some(Kind::Dir))),
-        Message::Need(Need { batch: 1, items: vec![(0, Want::Whole), (1, Want::From(9)), (2, Want::Against(sums))], last: true }),
-        Message::Data { item, bytes: Bytes(vec![0; 1000]), last: false },
-        Message::Copy { item, from: 0, len: 5, last: true },
+        Message::Need(Need {
+            batch: 1,
+            items: vec![
+                (0, Want::Whole),
+                (1, Want::From(9)),
+                (2, Want::Against(sums)),
+            ],
+            last: true,
+        }),
+        Message::Data {
+            item,
+            bytes: Bytes(vec![0; 1000]),
+            last: false,
+        },
+        Message::Copy {
+            item,
+            from: 0,
+            len: 5,
+            last: true,
+        },
         Message::GivenUp(item),
-        Message::SumsOf { item, from: 5, len: 6 },
-        Message::Sums { item, from: 5, signature: Bytes(vec![1, 2]) },
-        Message::Commit(Commit { batch: 1, upto: 10, caught_up: true, stamp: 3 }),
+        Message::SumsOf {
+            item,
+            from: 5,
+            len: 6,
+        },
+        Message::Sums {
+            item,
+            from: 5,
+            signature: Bytes(vec![1, 2]),
+        },
+        Message::Commit(Commit {
+            batch: 1,
+            upto: 10,
+            caught_up: true,
+            stamp: 3,
+        }),
         Message::Idle(Idle { upto: 10, stamp: 4 }),
-        Message::Durable(Durable { upto: 10, batch: Some(1), acked: 10, applied: 10, stamp: 5 }),
-        Message::Fetch { tree: TreeId::of("t"), paths: vec![path("x")] },
-        Message::Verified(VerifyAnswer { id: 1, differences: vec![(path("x"), Differs::Content)] }),
+        Message::Durable(Durable {
+            upto: 10,
+            batch: Some(1),
+            acked: 10,
+            applied: 10,
+            stamp: 5,
+        }),
+        Message::Fetch {
+            tree: TreeId::of("t"),
+            paths: vec![path("x")],
+        },
+        Message::Verified(VerifyAnswer {
+            id: 1,
+            differences: vec![(path("x"), Differs::Content)],
+        }),
     ]
 }
 
@@ -48,10 +122,15 @@ fn messages_survive_the_wire() {
     for message in samples() {
         encode_into(&message, &mut stream).unwrap();
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     let mut rest = &stream[..];
     for message in samples() {
-        let body = runtime.block_on(read_frame(&mut rest)).unwrap().expect("one frame per message");
+        let body = runtime
+            .block_on(read_frame(&mut rest))
+            .unwrap()
+            .expect("one frame per message");
         assert_eq!(decode(&body).unwrap(), message);
     }
     assert!(runtime.block_on(read_frame(&mut rest)).unwrap().is_none());
@@ -59,53 +138,125 @@ fn messages_survive_the_wire() {
 
 #[test]
 fn rules_are_checked() {
-    let file = |size| Some(Kind::File { size, hash: ContentHash([0; 32]) });
+    let file = |size| {
+        Some(Kind::File {
+            size,
+            hash: ContentHash([0; 32]),
+        })
+    };
     let mut inline = record(path("x"), file(INLINE_FILE + 1));
     inline.inline = true;
-    let sums = |chunk, n| Want::Against(ChunkSums { size: 70_000, chunk, sums: vec![[0; 16]; n] });
-    let need = |want| Message::Need(Need { batch: 0, items: vec![(0, want)], last: true });
+    let sums = |chunk, n| {
+        Want::Against(ChunkSums {
+            size: 70_000,
+            chunk,
+            sums: vec![[0; 16]; n],
+        })
+    };
+    let need = |want| {
+        Message::Need(Need {
+            batch: 0,
+            items: vec![(0, want)],
+            last: true,
+        })
+    };
     for bad in [
         batch(record(path(".tandem/marker"), file(1))),
         batch(record(RelPath::root(), None)),
         batch(record(RelPath::root(), file(1))),
         batch(record(path("x"), Some(Kind::HardLink { to: path("x") }))),
-        batch(record(path("x"), Some(Kind::HardLink { to: path(".tandem/rescue/1") }))),
+        batch(record(
+            path("x"),
+            Some(Kind::HardLink {
+                to: path(".tandem/rescue/1"),
+            }),
+        )),
         batch(inline),
         need(sums(1000, 70)),
         need(sums(64 << 10, 1)),
         need(sums(0, 1)),
-        Message::Data { item: Item { batch: 0, index: 0 }, bytes: Bytes(vec![0; MAX_DATA + 1]), last: false },
-        Message::Copy { item: Item { batch: 0, index: 0 }, from: u64::MAX, len: 1, last: false },
-        Message::Fetch { tree: TreeId::of("t"), paths: vec![path("x"); MAX_PATHS + 1] },
-        Message::Refuse(Refuse { why: "x".repeat(MAX_TEXT + 1), retry: false }),
+        Message::Data {
+            item: Item { batch: 0, index: 0 },
+            bytes: Bytes(vec![0; MAX_DATA + 1]),
+            last: false,
+        },
+        Message::Copy {
+            item: Item { batch: 0, index: 0 },
+            from: u64::MAX,
+            len: 1,
+            last: false,
+        },
+        Message::Fetch {
+            tree: TreeId::of("t"),
+            paths: vec![path("x"); MAX_PATHS + 1],
+        },
+        Message::Refuse(Refuse {
+            why: "x".repeat(MAX_TEXT + 1),
+            retry: false,
+        }),
     ] {
         let frame = encode(&bad).unwrap();
-        assert!(matches!(decode(&frame[4..]), Err(FrameError::Bad(_))), "{bad:?}");
+        assert!(
+            matches!(decode(&frame[4..]), Err(FrameError::Bad(_))),
+            "{bad:?}"
+        );
     }
 }
 
 #[test]
 fn frames_are_bounded_before_memory_is_taken() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let mut read = |bytes: &[u8]| runtime.block_on(read_frame(&mut &bytes[..]));
-    assert!(matches!(read(&u32::MAX.to_le_bytes()), Err(FrameError::Length(_))));
-    assert!(matches!(read(&0u32.to_le_bytes()), Err(FrameError::Length(0))));
-    assert!(matches!(read(&[9, 0]), Err(FrameError::Stream(_))), "cut inside the length");
-    assert!(matches!(read(&[9, 0, 0, 0, 1]), Err(FrameError::Stream(_))), "cut inside the body");
-    let long = Message::Data { item: Item { batch: 0, index: 0 }, bytes: Bytes(vec![0; MAX_FRAME]), last: false };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let read = |bytes: &[u8]| runtime.block_on(read_frame(&mut &bytes[..]));
+    assert!(matches!(
+        read(&u32::MAX.to_le_bytes()),
+        Err(FrameError::Length(_))
+    ));
+    assert!(matches!(
+        read(&0u32.to_le_bytes()),
+        Err(FrameError::Length(0))
+    ));
+    assert!(
+        matches!(read(&[9, 0]), Err(FrameError::Stream(_))),
+        "cut inside the length"
+    );
+    assert!(
+        matches!(read(&[9, 0, 0, 0, 1]), Err(FrameError::Stream(_))),
+        "cut inside the body"
+    );
+    let long = Message::Data {
+        item: Item { batch: 0, index: 0 },
+        bytes: Bytes(vec![0; MAX_FRAME]),
+        last: false,
+    };
     let mut out = vec![7];
-    assert!(matches!(encode_into(&long, &mut out), Err(FrameError::Length(_))));
+    assert!(matches!(
+        encode_into(&long, &mut out),
+        Err(FrameError::Length(_))
+    ));
     assert_eq!(out, [7]);
 }
 
 #[test]
 fn versions_choose_the_highest_common_one() {
-    let speaks = |min, max| Greeting { magic: Greeting::MAGIC, min, max };
+    let speaks = |min, max| Greeting {
+        magic: Greeting::MAGIC,
+        min,
+        max,
+    };
     assert_eq!(speaks(1, 3).common(&speaks(2, 5)), Some(3));
     assert_eq!(speaks(2, 5).common(&speaks(1, 3)), Some(3));
     assert_eq!(speaks(3, 5).common(&speaks(1, 2)), None);
     assert_eq!(speaks(1, 2).common(&speaks(3, 5)), None);
-    assert_eq!(speaks(1, 1).common(&Greeting { magic: *b"tandem-x", min: 1, max: 1 }), None);
+    assert_eq!(
+        speaks(1, 1).common(&Greeting {
+            magic: *b"tandem-x",
+            min: 1,
+            max: 1
+        }),
+        None
+    );
 }
 
 #[test]

@@ -1,0 +1,166 @@
+use super::*;
+use crate::entry::{ContentHash, Kind, Meta, State, Xattrs};
+use crate::path::RelPath;
+use crate::tree::TreeId;
+
+fn file(size: u64, inline: bool) -> Record {
+    let meta = Meta {
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime_ns: 0,
+        xattrs: Xattrs::default(),
+    };
+    let state = Some(State {
+        kind: Kind::File {
+            size,
+            hash: ContentHash([0; 32]),
+        },
+        meta,
+    });
+    Record {
+        tree: TreeId::of("t"),
+        path: RelPath::new("f").unwrap(),
+        seq: 1,
+        state,
+        inline,
+    }
+}
+
+fn gone() -> Record {
+    Record {
+        state: None,
+        ..file(0, false)
+    }
+}
+
+fn batch(id: u64, records: Vec<Record>) -> Message {
+    Message::Batch(Batch { id, records })
+}
+
+fn data(batch: u64, index: u32, n: usize, last: bool) -> Message {
+    Message::Data {
+        item: Item { batch, index },
+        bytes: Bytes(vec![0; n]),
+        last,
+    }
+}
+
+fn commit(batch: u64) -> Message {
+    Message::Commit(Commit {
+        batch,
+        upto: batch,
+        caught_up: true,
+        stamp: 0,
+    })
+}
+
+fn effects(machine: &mut ReplicaMachine) -> Vec<Effect> {
+    std::iter::from_fn(|| machine.next_effect()).collect()
+}
+
+#[test]
+fn a_batch_goes_from_offer_to_durable() {
+    let mut m = ReplicaMachine::new();
+    m.received(batch(
+        1,
+        vec![gone(), file(10, true), file(20, false), file(30, false)],
+    ))
+    .unwrap();
+    assert_eq!(effects(&mut m), [Effect::Lookup { batch: 1 }]);
+    m.looked_up(1, vec![(3, Want::Whole)]);
+    assert!(
+        matches!(&effects(&mut m)[..], [Effect::Send(Message::Need(n))] if n.items.len() == 1 && n.last)
+    );
+    m.received(data(1, 1, 10, true)).unwrap();
+    m.received(data(1, 3, 10, false)).unwrap();
+    assert!(m.received(commit(1)).is_err(), "an item is not complete");
+    m.received(data(1, 3, 20, true)).unwrap();
+    effects(&mut m);
+    m.received(commit(1)).unwrap();
+    let out = effects(&mut m);
+    assert!(
+        matches!(&out[..], [Effect::Apply(r)] if r.records.len() == 4 && r.failed.is_empty() && r.given_up.is_empty())
+    );
+    assert_eq!(m.in_flight(), 1);
+    m.applied(1, 1, 77);
+    let durable = Durable {
+        upto: 1,
+        batch: Some(1),
+        acked: 1,
+        applied: 1,
+        stamp: 77,
+    };
+    assert_eq!(effects(&mut m), [Effect::Send(Message::Durable(durable))]);
+    assert_eq!(m.in_flight(), 0);
+}
+
+#[test]
+fn given_up_and_failed_items_are_named() {
+    let mut m = ReplicaMachine::new();
+    m.received(batch(1, vec![file(1, true), file(1, true)]))
+        .unwrap();
+    m.looked_up(1, vec![]);
+    m.received(Message::GivenUp(Item { batch: 1, index: 0 }))
+        .unwrap();
+    m.received(data(1, 1, 1, true)).unwrap();
+    m.failed(Item { batch: 1, index: 1 });
+    m.received(commit(1)).unwrap();
+    let out = effects(&mut m);
+    assert!(matches!(out.last(), Some(Effect::Apply(r)) if r.given_up == [0] && r.failed == [1]));
+}
+
+#[test]
+fn what_is_here_from_an_earlier_session_is_not_counted_again() {
+    let mut m = ReplicaMachine::new();
+    m.received(batch(1, vec![file(100, false)])).unwrap();
+    m.looked_up(1, vec![(0, Want::From(60))]);
+    assert!(m.received(data(1, 0, 41, true)).is_err());
+    let mut m = ReplicaMachine::new();
+    m.received(batch(1, vec![file(100, false)])).unwrap();
+    m.looked_up(1, vec![(0, Want::From(60))]);
+    m.received(data(1, 0, 40, true)).unwrap();
+}
+
+#[test]
+fn violations_are_refused() {
+    let started = || {
+        let mut m = ReplicaMachine::new();
+        m.received(batch(5, vec![file(10, true), file(10, false), gone()]))
+            .unwrap();
+        m.looked_up(5, vec![]);
+        m
+    };
+    let item = Item { batch: 5, index: 0 };
+    for bad in [
+        batch(5, vec![]),
+        data(5, 0, 11, false),
+        data(5, 0, 9, true),
+        data(5, 1, 1, false),
+        data(5, 2, 0, true),
+        data(6, 0, 1, false),
+        Message::Copy {
+            item,
+            from: 0,
+            len: u64::MAX,
+            last: false,
+        },
+        Message::GivenUp(Item { batch: 5, index: 2 }),
+        Message::SumsOf {
+            item: Item { batch: 5, index: 1 },
+            from: 0,
+            len: 1,
+        },
+        commit(5),
+        commit(6),
+        Message::Idle(Idle { upto: 1, stamp: 0 }),
+        Message::Wait,
+    ] {
+        assert!(started().received(bad.clone()).is_err(), "{bad:?}");
+    }
+    let mut m = ReplicaMachine::new();
+    for id in 1..=WINDOW as u64 {
+        m.received(batch(id, vec![])).unwrap();
+    }
+    assert!(m.received(batch(9, vec![])).is_err(), "beyond the window");
+}

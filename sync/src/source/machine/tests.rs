@@ -1,0 +1,304 @@
+use super::*;
+use crate::entry::{ContentHash, Kind, Meta, State, Xattrs};
+
+fn record(seq: u64, size: Option<u64>, inline: bool) -> Record {
+    let meta = Meta {
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime_ns: 0,
+        xattrs: Xattrs::default(),
+    };
+    let state = size.map(|size| State {
+        kind: Kind::File {
+            size,
+            hash: ContentHash([0; 32]),
+        },
+        meta,
+    });
+    let path = RelPath::new(format!("f{seq}")).unwrap();
+    Record {
+        tree: TreeId::of("t"),
+        path,
+        seq,
+        state,
+        inline,
+    }
+}
+
+fn effects(machine: &mut SourceMachine) -> Vec<Effect> {
+    std::iter::from_fn(|| machine.next_effect()).collect()
+}
+
+fn commits(effects: &[Effect]) -> Vec<(u64, u64, bool)> {
+    let commit = |e: &Effect| match e {
+        Effect::Send(Message::Commit(c)) => Some((c.batch, c.upto, c.caught_up)),
+        _ => None,
+    };
+    effects.iter().filter_map(commit).collect()
+}
+
+fn durable(batch: u64, upto: u64) -> Message {
+    Message::Durable(Durable {
+        batch: Some(batch),
+        upto,
+        acked: upto,
+        applied: upto,
+        stamp: 50,
+    })
+}
+
+fn fetched(records: Vec<Record>, upto: u64, at_head: bool) -> Fetched {
+    Fetched {
+        records,
+        upto,
+        at_head,
+    }
+}
+
+#[test]
+fn a_batch_without_content_is_committed_at_once_and_ends_durable() {
+    let mut m = SourceMachine::new(0, 2, 7, 0);
+    assert_eq!(effects(&mut m), [Effect::Fetch { after: 0 }]);
+    m.fetched(
+        fetched(
+            vec![record(1, None, false), record(2, None, false)],
+            2,
+            true,
+        ),
+        None,
+    );
+    let out = effects(&mut m);
+    assert!(matches!(&out[0], Effect::Send(Message::Batch(b)) if b.records.len() == 2));
+    assert_eq!(commits(&out), [(1, 2, true)]);
+    assert!(!m.caught_up());
+    m.received(durable(1, 2)).unwrap();
+    assert!(m.caught_up());
+    assert_eq!(
+        effects(&mut m),
+        [Effect::Acked {
+            acked: 2,
+            applied: 2,
+            durable: 2
+        }]
+    );
+}
+
+#[test]
+fn a_commit_waits_for_inline_content_and_for_what_is_needed() {
+    let mut m = SourceMachine::new(0, 2, 7, 0);
+    effects(&mut m);
+    m.fetched(
+        fetched(
+            vec![record(1, Some(5), true), record(2, Some(1 << 20), false)],
+            2,
+            true,
+        ),
+        None,
+    );
+    let out = effects(&mut m);
+    let inline = Item { batch: 1, index: 0 };
+    assert!(out.contains(&Effect::SendContent {
+        item: inline,
+        want: Want::Whole
+    }));
+    assert!(commits(&out).is_empty());
+    m.sent(inline, true);
+    assert!(
+        commits(&effects(&mut m)).is_empty(),
+        "the replica has not said what it needs"
+    );
+    m.received(Message::Need(Need {
+        batch: 1,
+        items: vec![(1, Want::Whole)],
+        last: true,
+    }))
+    .unwrap();
+    assert!(commits(&effects(&mut m)).is_empty());
+    m.sent(Item { batch: 1, index: 1 }, true);
+    assert_eq!(commits(&effects(&mut m)), [(1, 2, true)]);
+}
+
+#[test]
+fn commits_keep_the_order_and_the_window_is_bounded() {
+    let mut m = SourceMachine::new(0, 100, 7, 0);
+    let mut fetches = 0;
+    for seq in 1.. {
+        match effects(&mut m).last() {
+            Some(Effect::Fetch { after }) => assert_eq!(*after, seq - 1),
+            _ => break,
+        }
+        fetches += 1;
+        m.fetched(
+            fetched(vec![record(seq, Some(1 << 20), false)], seq, false),
+            None,
+        );
+    }
+    assert_eq!(fetches, WINDOW);
+    for batch in [2, 1] {
+        m.received(Message::Need(Need {
+            batch,
+            items: vec![],
+            last: true,
+        }))
+        .unwrap();
+    }
+    assert_eq!(commits(&effects(&mut m)), [(1, 1, false), (2, 2, false)]);
+    m.received(durable(1, 1)).unwrap();
+    assert!(effects(&mut m).contains(&Effect::Fetch { after: 4 }));
+}
+
+#[test]
+fn nothing_is_claimed_past_what_was_given_up_until_it_came_by_again() {
+    let mut m = SourceMachine::new(10, 13, 7, 0);
+    effects(&mut m);
+    m.fetched(
+        fetched(
+            vec![
+                record(11, None, false),
+                record(12, Some(5), true),
+                record(13, None, false),
+            ],
+            13,
+            true,
+        ),
+        None,
+    );
+    effects(&mut m);
+    m.sent(Item { batch: 1, index: 1 }, false);
+    let out = effects(&mut m);
+    assert!(out.iter().any(|e| matches!(e, Effect::Examine { .. })));
+    assert_eq!(commits(&out), [(1, 11, false)]);
+    m.head_moved(20);
+    assert!(
+        effects(&mut m).is_empty(),
+        "no fetch before the batch is through"
+    );
+    m.received(durable(1, 11)).unwrap();
+    assert!(!m.caught_up());
+    assert!(
+        !effects(&mut m)
+            .iter()
+            .any(|e| matches!(e, Effect::Fetch { .. })),
+        "the path is not examined yet"
+    );
+    m.examined(21);
+    assert_eq!(effects(&mut m), [Effect::Fetch { after: 11 }]);
+    m.fetched(
+        fetched(
+            vec![record(13, None, false), record(21, None, false)],
+            21,
+            true,
+        ),
+        None,
+    );
+    assert_eq!(commits(&effects(&mut m)), [(2, 21, true)]);
+}
+
+#[test]
+fn asked_paths_come_without_moving_the_position() {
+    let mut m = SourceMachine::new(5, 5, 7, 0);
+    m.received(Message::Fetch {
+        tree: TreeId::of("t"),
+        paths: vec![RelPath::new("x").unwrap()],
+    })
+    .unwrap();
+    let out = effects(&mut m);
+    assert!(matches!(
+        out[..],
+        [Effect::Asked { .. }, Effect::FetchAsked]
+    ));
+    m.fetched(fetched(vec![record(3, Some(4), true)], 5, true), Some(1));
+    effects(&mut m);
+    m.sent(Item { batch: 1, index: 0 }, false);
+    assert_eq!(
+        commits(&effects(&mut m)),
+        [(1, 5, true)],
+        "giving it up again claims nothing new"
+    );
+}
+
+#[test]
+fn idle_is_said_only_when_all_is_durable_and_repeats_the_newest_stamp() {
+    let mut m = SourceMachine::new(5, 5, 7, 1000);
+    assert_eq!(m.tick(1000), 1000 + IDLE_EVERY);
+    assert_eq!(
+        effects(&mut m),
+        [Effect::Send(Message::Idle(Idle { upto: 5, stamp: 7 }))]
+    );
+    let answer = Durable {
+        batch: None,
+        upto: 5,
+        acked: 5,
+        applied: 5,
+        stamp: 99,
+    };
+    m.received(Message::Durable(answer)).unwrap();
+    m.head_moved(6);
+    effects(&mut m);
+    m.tick(1000 + IDLE_EVERY);
+    assert!(effects(&mut m).is_empty());
+    m.fetched(fetched(vec![record(6, None, false)], 6, true), None);
+    m.received(durable(1, 6)).unwrap();
+    effects(&mut m);
+    m.tick(1000 + 2 * IDLE_EVERY);
+    assert_eq!(
+        effects(&mut m),
+        [Effect::Send(Message::Idle(Idle { upto: 6, stamp: 99 }))]
+    );
+}
+
+#[test]
+fn violations_are_refused() {
+    let fresh = || {
+        let mut m = SourceMachine::new(0, 1, 7, 0);
+        m.fetched(
+            fetched(
+                vec![record(1, Some(1 << 20), false), record(1, None, false)],
+                1,
+                true,
+            ),
+            None,
+        );
+        m
+    };
+    let need = |batch, index| {
+        Message::Need(Need {
+            batch,
+            items: vec![(index, Want::Whole)],
+            last: true,
+        })
+    };
+    for bad in [
+        need(2, 0),
+        need(1, 1),
+        need(1, 9),
+        durable(1, 1),
+        durable(9, 1),
+        Message::Durable(Durable {
+            batch: None,
+            upto: 1,
+            acked: 2,
+            applied: 1,
+            stamp: 0,
+        }),
+        Message::Wait,
+        Message::Commit(Commit {
+            batch: 1,
+            upto: 1,
+            caught_up: true,
+            stamp: 0,
+        }),
+    ] {
+        assert!(fresh().received(bad.clone()).is_err(), "{bad:?}");
+    }
+    let mut m = fresh();
+    m.received(need(1, 0)).unwrap();
+    assert!(m.received(need(1, 0)).is_err(), "twice");
+    let mut m = fresh();
+    let ask = Message::Fetch {
+        tree: TreeId::of("t"),
+        paths: vec![RelPath::new("x").unwrap(); MAX_PATHS],
+    };
+    assert!((0..=MAX_ASKED / MAX_PATHS).any(|_| m.received(ask.clone()).is_err()));
+}
