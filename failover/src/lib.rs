@@ -19,6 +19,8 @@ pub mod heartbeat;
 pub mod iface;
 pub mod input;
 pub mod policy;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod probe;
 pub mod role;
 pub mod slots;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
