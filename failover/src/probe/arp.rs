@@ -15,9 +15,10 @@ pub async fn resolve(
     match who_has(interface, target, within).await {
         Ok(Some(mac)) => Ok(mac),
         Ok(None) => Err(ProbeError::Silent("ARP or neighbour discovery")),
-        Err(AnnounceError::Socket { source, .. }) => {
-            Err(ProbeError::Io { what: "packet socket", source })
-        }
+        Err(AnnounceError::Socket { source, .. }) => Err(ProbeError::Io {
+            what: "packet socket",
+            source,
+        }),
         Err(e @ AnnounceError::NoMac(_)) => Err(ProbeError::Wrong(e.to_string())),
     }
 }

@@ -94,7 +94,10 @@ async fn finish(group: &mut Group) -> Result<(ExitStatus, String), ProbeError> {
     }
     .map_err(ProbeError::io("waiting for the program"))?;
     let text = String::from_utf8_lossy(&kept);
-    Ok((status, text.lines().next().unwrap_or_default().trim().to_owned()))
+    Ok((
+        status,
+        text.lines().next().unwrap_or_default().trim().to_owned(),
+    ))
 }
 
 #[cfg(test)]
@@ -114,7 +117,9 @@ mod tests {
     async fn the_exit_code_decides_and_the_first_line_is_the_summary() {
         let good = run(&shell("echo all well; echo more"), WITHIN).await;
         assert_eq!(good.expect("exit code 0"), "all well");
-        let bad = run(&shell("echo web1 down; exit 1"), WITHIN).await.expect_err("exit code 1");
+        let bad = run(&shell("echo web1 down; exit 1"), WITHIN)
+            .await
+            .expect_err("exit code 1");
         assert!(bad.to_string().contains("web1 down"), "{bad}");
         let killed = run(&shell("kill -9 $$"), WITHIN).await.expect_err("killed");
         assert!(matches!(killed, ProbeError::Wrong(_)), "{killed}");
@@ -123,8 +128,19 @@ mod tests {
     #[tokio::test]
     async fn a_missing_program_and_an_empty_argv_are_typed() {
         for argv in [vec![], vec!["/no/such/program".to_owned()]] {
-            let error = run(&CommandCheck { argv }, WITHIN).await.expect_err("cannot start");
-            assert!(matches!(error, ProbeError::Io { what: "starting the program", .. }), "{error}");
+            let error = run(&CommandCheck { argv }, WITHIN)
+                .await
+                .expect_err("cannot start");
+            assert!(
+                matches!(
+                    error,
+                    ProbeError::Io {
+                        what: "starting the program",
+                        ..
+                    }
+                ),
+                "{error}"
+            );
         }
     }
 
@@ -134,7 +150,9 @@ mod tests {
         let pids = directory.path().join("pids");
         let script = format!("sleep 1000 & echo $! $$ > {}; wait", pids.display());
         let begun = Instant::now();
-        let error = run(&shell(&script), Duration::from_millis(500)).await.expect_err("hangs");
+        let error = run(&shell(&script), Duration::from_millis(500))
+            .await
+            .expect_err("hangs");
         assert!(matches!(error, ProbeError::Silent(_)), "{error}");
         assert!(begun.elapsed() < Duration::from_secs(4));
         let text = std::fs::read_to_string(&pids).expect("the script ran");

@@ -103,7 +103,9 @@ mod tests {
             while !seen.ends_with(b"\r\n\r\n") {
                 seen.push(stream.read_u8().await.expect("a request"));
             }
-            asked.send(String::from_utf8(seen).expect("ASCII")).expect("the test waits");
+            asked
+                .send(String::from_utf8(seen).expect("ASCII"))
+                .expect("the test waits");
             stream.write_all(answer).await.expect("the client listens");
             std::future::pending::<()>().await;
         });
@@ -123,18 +125,35 @@ mod tests {
     async fn a_good_answer_counts_and_the_request_is_as_configured() {
         let (result, question) = served(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
         assert_eq!(result.expect("good"), 200);
-        assert!(question.starts_with("GET /health?x=1 HTTP/1.1\r\n"), "{question}");
-        assert!(question.to_lowercase().contains("host: www.example.com\r\n"), "{question}");
+        assert!(
+            question.starts_with("GET /health?x=1 HTTP/1.1\r\n"),
+            "{question}"
+        );
+        assert!(
+            question
+                .to_lowercase()
+                .contains("host: www.example.com\r\n"),
+            "{question}"
+        );
     }
 
     #[tokio::test]
     async fn bad_status_silence_in_each_phase_and_rubbish_are_failures() {
         let (result, _) = served(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n").await;
-        assert!(matches!(&result, Err(ProbeError::Wrong(w)) if w.contains("503")), "{result:?}");
+        assert!(
+            matches!(&result, Err(ProbeError::Wrong(w)) if w.contains("503")),
+            "{result:?}"
+        );
         let (result, _) = served(b"").await;
-        assert!(matches!(result, Err(ProbeError::Silent("HTTP head"))), "{result:?}");
+        assert!(
+            matches!(result, Err(ProbeError::Silent("HTTP head"))),
+            "{result:?}"
+        );
         let (result, _) = served(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok").await;
-        assert!(matches!(result, Err(ProbeError::Silent("HTTP body"))), "{result:?}");
+        assert!(
+            matches!(result, Err(ProbeError::Silent("HTTP body"))),
+            "{result:?}"
+        );
         let (result, _) = served(b"SSH-2.0-OpenSSH_9.9\r\n").await;
         assert!(matches!(result, Err(ProbeError::Wrong(_))), "{result:?}");
     }
@@ -179,7 +198,18 @@ mod tests {
             host: "localhost".into(),
             status: 200..=299,
         };
-        let error = get(&check, &Outlet::default(), PHASE).await.expect_err("refused");
-        assert!(matches!(error, ProbeError::Io { what: "TCP connect", .. }), "{error}");
+        let error = get(&check, &Outlet::default(), PHASE)
+            .await
+            .expect_err("refused");
+        assert!(
+            matches!(
+                error,
+                ProbeError::Io {
+                    what: "TCP connect",
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 }

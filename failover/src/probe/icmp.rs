@@ -36,7 +36,8 @@ pub async fn echo(target: IpAddr, via: &Outlet, within: Duration) -> Result<Dura
         // An error here (host unreachable, for example) may be about an earlier request: the time decides.
         let sending = socket.get_ref().send(&request);
         let until = begun + within / ASKED * round;
-        if let Ok(received) = timeout_at(until, answer(&socket, target, round as u16, &mark)).await {
+        if let Ok(received) = timeout_at(until, answer(&socket, target, round as u16, &mark)).await
+        {
             received.map_err(ProbeError::io("ICMP echo"))?;
             return Ok(sent.elapsed());
         }
@@ -106,7 +107,11 @@ async fn answer(
 fn is_reported(errno: i32) -> bool {
     matches!(
         errno,
-        libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ECONNREFUSED | libc::EHOSTDOWN | libc::EPROTO
+        libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::ECONNREFUSED
+            | libc::EHOSTDOWN
+            | libc::EPROTO
     )
 }
 
@@ -114,14 +119,20 @@ fn is_reported(errno: i32) -> bool {
 fn is_answer(received: &[u8], target: IpAddr, newest: u16, mark: &[u8; MARK]) -> bool {
     let (echo, reply, code) = match target {
         IpAddr::V4(_) => {
-            let Some(ip) = Ipv4Packet::new(received) else { return false };
+            let Some(ip) = Ipv4Packet::new(received) else {
+                return false;
+            };
             let header = usize::from(ip.get_header_length()) * 4;
-            let Some(echo) = received.get(header..) else { return false };
+            let Some(echo) = received.get(header..) else {
+                return false;
+            };
             (echo, IcmpTypes::EchoReply.0, IcmpCode(0).0)
         }
         IpAddr::V6(_) => (received, Icmpv6Types::EchoReply.0, Icmpv6Code(0).0),
     };
-    let [kind, c, _, _, i0, i1, s0, s1, payload @ ..] = echo else { return false };
+    let [kind, c, _, _, i0, i1, s0, s1, payload @ ..] = echo else {
+        return false;
+    };
     let sequence = u16::from_be_bytes([*s0, *s1]);
     *kind == reply
         && *c == code
@@ -142,11 +153,15 @@ mod tests {
         Pair::new().a.block_on(|| async {
             for target in [B4, B6, A4] {
                 let target = target.parse().expect("literal");
-                let time = echo(target, &Outlet::default(), WITHIN).await.expect("answered");
+                let time = echo(target, &Outlet::default(), WITHIN)
+                    .await
+                    .expect("answered");
                 assert!(time > Duration::ZERO && time < WITHIN, "{target}: {time:?}");
             }
             let device = Outlet::device("eth0");
-            echo(B4.parse().expect("literal"), &device, WITHIN).await.expect("answered");
+            echo(B4.parse().expect("literal"), &device, WITHIN)
+                .await
+                .expect("answered");
         });
     }
 
@@ -158,7 +173,9 @@ mod tests {
             for target in [B4, B6, "192.0.2.77", "198.51.100.1"] {
                 let begun = Instant::now();
                 let target = target.parse().expect("literal");
-                echo(target, &Outlet::default(), WITHIN).await.expect_err("nobody there");
+                echo(target, &Outlet::default(), WITHIN)
+                    .await
+                    .expect_err("nobody there");
                 assert!(begun.elapsed() < WITHIN * 2, "{target}");
             }
         });
@@ -171,7 +188,10 @@ mod tests {
         let mut answer = request(target, 2, &mark);
         answer[0] = 129;
         assert!(is_answer(&answer, target, 2, &mark));
-        assert!(!is_answer(&answer, target, 1, &mark), "a request that was not sent yet");
+        assert!(
+            !is_answer(&answer, target, 1, &mark),
+            "a request that was not sent yet"
+        );
         assert!(!is_answer(&answer, target, 2, &[8; MARK]), "another mark");
         answer[0] = 128;
         assert!(!is_answer(&answer, target, 2, &mark), "a request");

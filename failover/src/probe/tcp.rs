@@ -18,7 +18,11 @@ pub enum Answer {
 }
 
 /// Connects to `target`, at most `within`. Cancel safe.
-pub async fn answer(target: SocketAddr, via: &Outlet, within: Duration) -> Result<Answer, ProbeError> {
+pub async fn answer(
+    target: SocketAddr,
+    via: &Outlet,
+    within: Duration,
+) -> Result<Answer, ProbeError> {
     match connect(target, via, within).await {
         Ok(stream) => {
             // Closed with a reset: a probe leaves no connection in TIME_WAIT. Failing to set it costs only that.
@@ -73,7 +77,9 @@ mod tests {
         let pair = Pair::new();
         let (ready, listening) = std::sync::mpsc::channel();
         let _server = pair.b.spawn(move || async move {
-            let listener = TcpListener::bind("[::]:80").await.expect("the port is free");
+            let listener = TcpListener::bind("[::]:80")
+                .await
+                .expect("the port is free");
             ready.send(()).expect("the test waits");
             while listener.accept().await.is_ok() {}
         });
