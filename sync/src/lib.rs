@@ -8,6 +8,8 @@ pub mod fault;
 pub mod filter;
 pub mod hash;
 pub mod identity;
+#[allow(clippy::disallowed_methods)]
+pub mod index;
 pub mod lineage;
 pub mod meta;
 pub mod path;
