@@ -21,3 +21,4 @@ pub mod stat;
 pub mod token;
 pub mod tree;
 pub mod wire;
+pub mod watch;
