@@ -20,5 +20,5 @@ pub mod source;
 pub mod stat;
 pub mod token;
 pub mod tree;
-pub mod wire;
 pub mod watch;
+pub mod wire;

@@ -167,7 +167,8 @@ impl Reader {
     fn lost(&self, trees: &[usize], why: &str) {
         tracing::error!(why, "fanotify failed");
         for tree in trees.iter().filter(|tree| self.reporter.is_armed(**tree)) {
-            self.reporter.poll_instead(*tree, Some((Detector::Fanotify, why)));
+            self.reporter
+                .poll_instead(*tree, Some((Detector::Fanotify, why)));
         }
     }
 

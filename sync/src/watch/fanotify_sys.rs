@@ -58,7 +58,11 @@ pub(super) fn mark_filesystem(
             std::ptr::null(),
         )
     };
-    if result < 0 { Err(last_errno()) } else { Ok(()) }
+    if result < 0 {
+        Err(last_errno())
+    } else {
+        Ok(())
+    }
 }
 
 /// Opens the directory of a handle as a bare reference. `mount` is any directory on its mount. `ESTALE` if it is gone.
@@ -78,9 +82,8 @@ pub(super) fn open_by_handle(mount: BorrowedFd<'_>, handle: &[u8]) -> Result<Own
     let flags = libc::O_PATH | libc::O_CLOEXEC;
     // SAFETY: `aligned` is as aligned as `struct file_handle` and holds its header and the `handle_bytes` (at most
     // HANDLE_MAX, checked above) that follow it; the kernel only reads them. The descriptor is open for the call.
-    let fd = unsafe {
-        libc::open_by_handle_at(mount.as_raw_fd(), aligned.as_mut_ptr().cast(), flags)
-    };
+    let fd =
+        unsafe { libc::open_by_handle_at(mount.as_raw_fd(), aligned.as_mut_ptr().cast(), flags) };
     if fd < 0 {
         return Err(last_errno());
     }

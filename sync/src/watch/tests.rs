@@ -161,32 +161,58 @@ fn every_change(best: Detector) {
         }
     };
     let open = |name: &str| std::fs::File::options().append(true).open(at(name));
-    check("create", &["f"], &|| std::fs::write(at("f"), b"1").expect("write"));
+    check("create", &["f"], &|| {
+        std::fs::write(at("f"), b"1").expect("write")
+    });
     check("append", &["f"], &|| {
         use std::io::Write;
         open("f").expect("open").write_all(b"2").expect("write");
     });
-    check("truncate", &["f"], &|| open("f").expect("open").set_len(0).expect("truncate"));
+    check("truncate", &["f"], &|| {
+        open("f").expect("open").set_len(0).expect("truncate")
+    });
     check("chmod", &["f"], &|| {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(at("f"), mode).expect("chmod");
     });
-    check("link", &["g"], &|| std::fs::hard_link(at("f"), at("g")).expect("link"));
-    check("symlink", &["l"], &|| std::os::unix::fs::symlink("x", at("l")).expect("symlink"));
-    check("rename", &["g", "h"], &|| std::fs::rename(at("g"), at("h")).expect("rename"));
-    check("mkdir", &["d", "d/e"], &|| std::fs::create_dir_all(at("d/e")).expect("mkdir"));
-    check("write below", &["d/e/f"], &|| std::fs::write(at("d/e/f"), b"1").expect("write"));
+    check("link", &["g"], &|| {
+        std::fs::hard_link(at("f"), at("g")).expect("link")
+    });
+    check("symlink", &["l"], &|| {
+        std::os::unix::fs::symlink("x", at("l")).expect("symlink")
+    });
+    check("rename", &["g", "h"], &|| {
+        std::fs::rename(at("g"), at("h")).expect("rename")
+    });
+    check("mkdir", &["d", "d/e"], &|| {
+        std::fs::create_dir_all(at("d/e")).expect("mkdir")
+    });
+    check("write below", &["d/e/f"], &|| {
+        std::fs::write(at("d/e/f"), b"1").expect("write")
+    });
     check("rename a directory", &["d", "d/e/f", "n", "n/e/f"], &|| {
         std::fs::rename(at("d"), at("n")).expect("rename");
     });
-    check("write in it", &["n/e/f"], &|| std::fs::write(at("n/e/f"), b"22").expect("write"));
+    check("write in it", &["n/e/f"], &|| {
+        std::fs::write(at("n/e/f"), b"22").expect("write")
+    });
     let outside = setup.temp.path().join("outside");
-    check("move out", &["n", "n/e"], &|| std::fs::rename(at("n"), &outside).expect("rename"));
-    check("move in", &["m", "m/e/f"], &|| std::fs::rename(&outside, at("m")).expect("rename"));
-    check("write after", &["m/e/f"], &|| std::fs::write(at("m/e/f"), b"3").expect("write"));
-    check("unlink", &["f"], &|| std::fs::remove_file(at("f")).expect("unlink"));
-    check("rm -r", &["m", "m/e/f"], &|| std::fs::remove_dir_all(at("m")).expect("rm"));
+    check("move out", &["n", "n/e"], &|| {
+        std::fs::rename(at("n"), &outside).expect("rename")
+    });
+    check("move in", &["m", "m/e/f"], &|| {
+        std::fs::rename(&outside, at("m")).expect("rename")
+    });
+    check("write after", &["m/e/f"], &|| {
+        std::fs::write(at("m/e/f"), b"3").expect("write")
+    });
+    check("unlink", &["f"], &|| {
+        std::fs::remove_file(at("f")).expect("unlink")
+    });
+    check("rm -r", &["m", "m/e/f"], &|| {
+        std::fs::remove_dir_all(at("m")).expect("rm")
+    });
     check("root's mode", &[], &|| {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::Permissions::from_mode(0o711);
@@ -197,7 +223,13 @@ fn every_change(best: Detector) {
 /// With room for a few events only: an overflow is told, then the barrier; later changes are told again.
 fn overflow(best: Detector) {
     let setup = start_with(best, 4, Duration::from_secs(600));
-    if setup.watcher.watching(setup.tree).expect("watched").detector != best {
+    if setup
+        .watcher
+        .watching(setup.tree)
+        .expect("watched")
+        .detector
+        != best
+    {
         return;
     }
     for i in 0..500 {
@@ -266,7 +298,10 @@ fn polling_reports_the_whole_tree_again_and_again() {
     for _ in 0..3 {
         assert_eq!(setup.next(), whole);
     }
-    assert!(setup.until_barrier(3).contains(&whole), "before the barrier");
+    assert!(
+        setup.until_barrier(3).contains(&whole),
+        "before the barrier"
+    );
     let watching = setup.watcher.watching(setup.tree).expect("watched");
     assert_eq!(watching.detector, Detector::Poll);
 }
@@ -281,7 +316,9 @@ fn a_path_beyond_path_max_is_told_by_a_directory_above() {
     let events = setup.until_barrier(1);
     let mut path = RelPath::root();
     for level in 0..40 {
-        path = path.join(format!("{level:-<250}").as_bytes()).expect("valid");
+        path = path
+            .join(format!("{level:-<250}").as_bytes())
+            .expect("valid");
     }
     assert!(covers(&events, &path.join(b"file").expect("valid")));
     drop(setup.watcher);
