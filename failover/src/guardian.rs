@@ -61,7 +61,9 @@ mod tests {
         pair.a.block_on(|| async {
             let netlink = Netlink::open().expect("netlink opens");
             let all = [floating("192.0.2.80"), floating("192.0.2.81")];
-            address::hold(&netlink, &all, Duration::from_secs(60)).await.expect("held");
+            address::hold(&netlink, &all, Duration::from_secs(60))
+                .await
+                .expect("held");
         });
         let gone = pair.a.block_on(|| async {
             // A thread of its own, as the guardian makes its own runtime; it inherits the namespace.
@@ -70,7 +72,8 @@ mod tests {
                 .expect("does not panic")
                 .expect("released")
         });
-        let expected: [IpAddr; 2] = ["192.0.2.80", "192.0.2.81"].map(|a| a.parse().expect("literal"));
+        let expected: [IpAddr; 2] =
+            ["192.0.2.80", "192.0.2.81"].map(|a| a.parse().expect("literal"));
         assert_eq!(gone, expected);
         let left = pair.a.block_on(|| async {
             let netlink = Netlink::open().expect("netlink opens");

@@ -61,7 +61,9 @@ fn digest(purpose: &[u8], parts: &[Vec<u8>]) -> u64 {
     hasher.update(purpose);
     for part in parts {
         // With its length, so that no two lists of parts look alike.
-        hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        hasher
+            .update(&(part.len() as u64).to_le_bytes())
+            .update(part);
     }
     let mut eight = [0; 8];
     eight.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
@@ -83,7 +85,10 @@ mod tests {
 
     #[test]
     fn every_life_is_another() {
-        let durable = Durable { incarnation: 7, ..Durable::default() };
+        let durable = Durable {
+            incarnation: 7,
+            ..Durable::default()
+        };
         let one = incarnation(&durable).expect("random numbers");
         let two = incarnation(&durable).expect("random numbers");
         assert_eq!((one.counter, two.counter), (7, 7));

@@ -80,7 +80,10 @@ impl Store {
             .create(directory)
             .map_err(at("making the state directory"))?;
         let mut options = OpenOptions::new();
-        options.read(true).write(true).custom_flags(libc::O_DSYNC | libc::O_NOFOLLOW);
+        options
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_DSYNC | libc::O_NOFOLLOW);
         let file = match options.open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 make(directory, &path).map_err(at("making the file"))?;
@@ -103,8 +106,10 @@ impl Store {
             Ok(decode(&bytes))
         };
         let slots = [read(0)?, read(1)?];
-        let (next, durable) =
-            choose(pair, slots).map_err(|source| StoreError::Content { path: path.clone(), source })?;
+        let (next, durable) = choose(pair, slots).map_err(|source| StoreError::Content {
+            path: path.clone(),
+            source,
+        })?;
         Ok((Self { file, path, next }, durable))
     }
 
@@ -127,11 +132,16 @@ impl Store {
     /// Moves the file to a helper thread that writes what it is given and reports to `results`.
     pub(crate) fn into_writer(self, results: mpsc::Sender<Input>) -> io::Result<Writer> {
         let desk = Arc::new(Desk::default());
-        let thread = std::thread::Builder::new().name("tandem-term".into()).spawn({
-            let desk = Arc::clone(&desk);
-            move || work(self, &desk, &results)
-        })?;
-        Ok(Writer { desk, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("tandem-term".into())
+            .spawn({
+                let desk = Arc::clone(&desk);
+                move || work(self, &desk, &results)
+            })?;
+        Ok(Writer {
+            desk,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -174,7 +184,11 @@ impl Writer {
     /// Leaves a state to be written; does not wait. An earlier one that is not yet begun is forgotten.
     pub(crate) fn put(&self, generation: u64, durable: Box<Durable>) {
         // Nothing panics while it holds the lock; should it ever, the order is still whole.
-        let mut order = self.desk.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut order = self
+            .desk
+            .order
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         order.next = Some((generation, durable));
         self.desk.changed.notify_one();
     }
@@ -182,7 +196,11 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.desk.order.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.desk
+            .order
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .closed = true;
         self.desk.changed.notify_one();
         if let Some(thread) = self.thread.take() {
             // A panic there was reported by the panic hook already.
@@ -201,7 +219,10 @@ fn work(mut store: Store, desk: &Desk, results: &mpsc::Sender<Input>) {
             if order.closed {
                 return;
             }
-            order = desk.changed.wait(order).unwrap_or_else(PoisonError::into_inner);
+            order = desk
+                .changed
+                .wait(order)
+                .unwrap_or_else(PoisonError::into_inner);
         };
         drop(order);
         let result = store.write(&durable).map_err(|e| e.to_string());
@@ -273,7 +294,13 @@ mod tests {
         drop(store);
         let foreign = Store::open(directory.path(), PairId([6; 16])).expect_err("another pair");
         assert!(
-            matches!(foreign, StoreError::Content { source: ChooseError::OtherPair, .. }),
+            matches!(
+                foreign,
+                StoreError::Content {
+                    source: ChooseError::OtherPair,
+                    ..
+                }
+            ),
             "{foreign}"
         );
         let path = directory.path().join(FILE);
@@ -283,12 +310,21 @@ mod tests {
         std::fs::write(&path, &bytes).expect("damaged");
         let damaged = Store::open(directory.path(), PAIR).expect_err("damaged");
         assert!(
-            matches!(damaged, StoreError::Content { source: ChooseError::BothDamaged, .. }),
+            matches!(
+                damaged,
+                StoreError::Content {
+                    source: ChooseError::BothDamaged,
+                    ..
+                }
+            ),
             "{damaged}"
         );
         std::fs::write(&path, &bytes[..SLOT_LEN]).expect("cut");
         let cut = Store::open(directory.path(), PAIR).expect_err("cut");
-        assert!(matches!(cut, StoreError::Length { length: 4096, .. }), "{cut}");
+        assert!(
+            matches!(cut, StoreError::Length { length: 4096, .. }),
+            "{cut}"
+        );
     }
 
     #[test]
@@ -301,12 +337,17 @@ mod tests {
             File::open(directory.path().join(FILE)).expect("opens read-only"),
         );
         let slot = store.next;
-        store.write(&with_term(2)).expect_err("read-only descriptor");
+        store
+            .write(&with_term(2))
+            .expect_err("read-only descriptor");
         assert_eq!(store.next, slot);
         store.file = good;
         store.write(&with_term(3)).expect("written");
         drop(store);
-        assert_eq!(Store::open(directory.path(), PAIR).expect("opens").1, with_term(3));
+        assert_eq!(
+            Store::open(directory.path(), PAIR).expect("opens").1,
+            with_term(3)
+        );
     }
 
     #[test]
@@ -316,7 +357,11 @@ mod tests {
         let (results, mut reported) = mpsc::channel(8);
         let writer = store.into_writer(results).expect("a thread starts");
         writer.put(1, Box::new(with_term(1)));
-        let Some(Input::Persisted { generation: 1, result: Ok(()) }) = reported.blocking_recv() else {
+        let Some(Input::Persisted {
+            generation: 1,
+            result: Ok(()),
+        }) = reported.blocking_recv()
+        else {
             panic!("the first write is reported");
         };
         for generation in 2..=50 {
@@ -332,6 +377,9 @@ mod tests {
                 break;
             }
         }
-        assert_eq!(Store::open(directory.path(), PAIR).expect("opens").1, with_term(50));
+        assert_eq!(
+            Store::open(directory.path(), PAIR).expect("opens").1,
+            with_term(50)
+        );
     }
 }
