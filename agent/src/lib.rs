@@ -3,9 +3,5 @@
 pub mod api;
 pub mod config;
 pub mod hooks;
-pub mod journal;
 pub mod keys;
-pub mod logging;
-pub mod notify;
 pub mod services;
-pub mod systemd;

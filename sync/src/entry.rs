@@ -342,4 +342,4 @@ pub struct IndexEntry {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -8,8 +8,6 @@ pub mod fault;
 pub mod filter;
 pub mod hash;
 pub mod identity;
-#[allow(clippy::disallowed_methods)]
-pub mod index;
 pub mod lineage;
 pub mod meta;
 pub mod path;
@@ -20,5 +18,4 @@ pub mod source;
 pub mod stat;
 pub mod token;
 pub mod tree;
-pub mod watch;
 pub mod wire;

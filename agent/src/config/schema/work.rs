@@ -1,0 +1,237 @@
+//! What the pair replicates, watches and runs.
+
+use super::Need::{DefaultsTo, Depends, Optional, Required};
+use super::{Section, key};
+
+pub(super) const TREE: Section = Section {
+    path: "tree",
+    repeated: true,
+    help: "A directory hierarchy that is replicated from the master to the standby.",
+    keys: &[
+        key("name", "name", Required(&["\"home\""]), "Name of the tree."),
+        key(
+            "path",
+            "absolute path",
+            Required(&["\"/home\""]),
+            "Its root, the same on both nodes. Trees are not nested in each other.",
+        ),
+        key(
+            "exclude",
+            "list of patterns",
+            DefaultsTo("[]"),
+            "What is not replicated. Patterns as rsync's: a leading / anchors at the root of the tree, a trailing / means directories, *, **, ? and [...] as usual.",
+        ),
+        key(
+            "protect",
+            "list of patterns",
+            DefaultsTo("[]"),
+            "What is never changed or removed on the receiver. Immutable and append-only files are protected without being named here.",
+        ),
+        key(
+            "deletes",
+            "\"mirror\" or \"keep\"",
+            DefaultsTo("\"mirror\""),
+            "Whether a delete on the master is a delete on the standby.",
+        ),
+        key(
+            "local_changes",
+            "\"repair\", \"keep\" or \"report\"",
+            DefaultsTo("\"repair\""),
+            "What becomes of a change that somebody makes on the standby: repair puts the master's version back and the local one into the rescue; keep leaves it until the master changes that path; report leaves it and shows it.",
+        ),
+        key(
+            "max_delete",
+            "\"N%\" or a number",
+            DefaultsTo("\"50%\""),
+            "More than this gone at once stops the tree until `tandem tree accept`. Per cent of its entries (never less than 100), or a number of entries.",
+        ),
+        key(
+            "cross_mounts",
+            "boolean",
+            DefaultsTo("false"),
+            "Whether file systems mounted below the root belong to the tree.",
+        ),
+    ],
+};
+
+pub(super) const MONITOR: Section = Section {
+    path: "monitor",
+    repeated: true,
+    help: "Something that is asked again and again. The peer's own host needs no monitor: heartbeat, ICMP, ARP or ND and TCP are always asked before it counts as dead.",
+    keys: &[
+        key(
+            "name",
+            "name",
+            Required(&["\"web\""]),
+            "Name of the monitor.",
+        ),
+        key(
+            "check",
+            "\"ping\", \"http\", \"tcp\" or \"command\"",
+            Required(&["\"http\""]),
+            "How it asks.",
+        ),
+        key(
+            "counts_for",
+            "\"service\" or \"network\"",
+            Required(&["\"service\""]),
+            "What its failure says: that the service at the floating IP is dead (asked by both nodes), or that the asking node's own network is (for example a ping of the gateway).",
+        ),
+        key(
+            "address",
+            "IP address",
+            Depends("\"192.0.2.74\""),
+            "Whom it asks; not for `command`. Usually a floating IP for a service, the gateway for the network.",
+        ),
+        key(
+            "port",
+            "port",
+            Depends("80"),
+            "`tcp`: must be given. `http`: 80 if absent.",
+        ),
+        key(
+            "path",
+            "text",
+            Depends("\"/\""),
+            "`http`: path with query. Default: /.",
+        ),
+        key(
+            "host",
+            "text",
+            Depends("\"www.example.com\""),
+            "`http`: the Host header. Default: the address.",
+        ),
+        key(
+            "status",
+            "number or \"N-M\"",
+            Depends("\"200-399\""),
+            "`http`: which status codes are a success. Default: 200-399.",
+        ),
+        key(
+            "command",
+            "argument list",
+            Optional("[\"/usr/lib/tandem/check-database\"]"),
+            "`command`: program and arguments, no shell. Success is exit code 0.",
+        ),
+        key(
+            "interval",
+            "duration, 100ms to 1h",
+            DefaultsTo("\"1s\""),
+            "From one question to the next.",
+        ),
+        key(
+            "timeout",
+            "duration, 10ms to 1m",
+            DefaultsTo("\"1s\""),
+            "Bound of one question.",
+        ),
+        key(
+            "fall",
+            "number, 1 to 100",
+            DefaultsTo("3"),
+            "Failures in a row until it counts as failed. A monitor that never succeeded is unknown, never failed.",
+        ),
+        key(
+            "rise",
+            "number, 1 to 100",
+            DefaultsTo("1"),
+            "Successes in a row until it counts as good.",
+        ),
+    ],
+};
+
+pub(super) const SERVICE: Section = Section {
+    path: "service",
+    repeated: true,
+    help: "A service that follows the role: stopped before a node applies data, started in this order after a takeover, stopped in reverse order. It must not start at boot by itself.",
+    keys: &[
+        key(
+            "name",
+            "name",
+            Required(&["\"web\""]),
+            "Name of the service.",
+        ),
+        key(
+            "unit",
+            "systemd unit",
+            Depends("\"apache2.service\""),
+            "The unit. Either this, or `start` and `stop`.",
+        ),
+        key(
+            "start",
+            "argument list",
+            Optional("[\"/usr/sbin/apachectl\", \"start\"]"),
+            "Starts it. Program and arguments, no shell.",
+        ),
+        key(
+            "stop",
+            "argument list",
+            Optional("[\"/usr/sbin/apachectl\", \"stop\"]"),
+            "Stops it.",
+        ),
+        key(
+            "timeout",
+            "duration, 100ms to 1h",
+            DefaultsTo("\"30s\""),
+            "Bound of each start or stop.",
+        ),
+    ],
+};
+
+pub(super) const HOOK: Section = Section {
+    path: "hook",
+    repeated: true,
+    help: "A command at a change of role.",
+    keys: &[
+        key(
+            "on",
+            "\"master\", \"standby\", \"freeze\" or \"thaw\"",
+            Required(&["\"master\""]),
+            "When: after this node became master and its services run; after it stopped being master and its services are stopped; before a planned move, to stop writers; when a planned move was given up.",
+        ),
+        key(
+            "command",
+            "argument list",
+            Required(&["[\"/usr/lib/tandem/on-master\"]"]),
+            "Program and arguments, no shell.",
+        ),
+        key(
+            "timeout",
+            "duration, 100ms to 1h",
+            DefaultsTo("\"30s\""),
+            "Bound of the run.",
+        ),
+    ],
+};
+
+pub(super) const MAIL: Section = Section {
+    path: "mail",
+    repeated: false,
+    help: "Where notices go. Without this section they go to the log only.",
+    keys: &[
+        key(
+            "to",
+            "list of addresses",
+            Required(&["[\"operator@example.com\"]"]),
+            "Recipients.",
+        ),
+        key(
+            "from",
+            "address",
+            Required(&["\"tandem@example.com\""]),
+            "Sender.",
+        ),
+        key(
+            "sendmail",
+            "absolute path",
+            Optional("\"/usr/sbin/sendmail\""),
+            "A sendmail program. Either this or `smtp`; without both: /usr/sbin/sendmail.",
+        ),
+        key(
+            "smtp",
+            "host:port",
+            Optional("\"localhost:25\""),
+            "An SMTP server on this machine or a trusted network (no encryption).",
+        ),
+    ],
+};

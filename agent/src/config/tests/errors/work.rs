@@ -1,0 +1,126 @@
+//! Trees, monitors, services, hooks, mail.
+
+use super::super::{SMALL, parse};
+use super::{one, problems};
+
+#[test]
+fn trees() {
+    let path = "path = \"/home\"";
+    let more =
+        |name: &str, path: &str| format!("{SMALL}[[tree]]\nname = \"{name}\"\npath = \"{path}\"\n");
+    assert!(problems(&more("x", "/home/x"))[0].contains("/home/x and /home are nested"));
+    assert!(problems(&more("x", "/home"))[0].contains("two trees with the root /home"));
+    assert!(problems(&more("home", "/srv"))[0].contains("two trees named `home`"));
+    parse(&more("x", "/home2")).unwrap();
+    parse(&more("x", "/var/lib")).unwrap();
+    one(path, "path = \"/\"", &["root directory"]);
+    one(path, "path = \"/proc/sys\"", &["not data"]);
+    one(
+        path,
+        "path = \"/var/lib/tandem/x\"",
+        &["the agent's own state directory"],
+    );
+    one(
+        path,
+        &format!("{path}\nexclude = [\"ok\", \"[a\"]"),
+        &["37:18", "entry 2 is no pattern", "found \"[a\""],
+    );
+    one(
+        path,
+        &format!("{path}\nexclude = \"x\""),
+        &["must be a list"],
+    );
+    one(
+        path,
+        &format!("{path}\nmax_delete = \"0%\""),
+        &["from 1 to 100"],
+    );
+    one(
+        path,
+        &format!("{path}\nmax_delete = 2.5"),
+        &["found the number 2.5"],
+    );
+    let many: String = (0..33)
+        .map(|n| format!("[[tree]]\nname = \"t{n}\"\npath = \"/t{n}\"\n"))
+        .collect();
+    assert!(
+        problems(&format!("{SMALL}{many}"))
+            .iter()
+            .any(|p| p.contains("more than 32 trees"))
+    );
+}
+
+fn with(more: &str) -> String {
+    format!("{SMALL}{more}\n")
+}
+
+fn first(more: &str) -> String {
+    problems(&with(more)).remove(0)
+}
+
+#[test]
+fn monitors() {
+    let http = "[[monitor]]\nname = \"w\"\ncheck = \"http\"\ncounts_for = \"service\"\n";
+    parse(&with(&format!("{http}address = \"192.0.2.74\""))).unwrap();
+    assert!(first(http).contains("check = \"http\" needs `address`"));
+    assert!(
+        first(&format!("{http}address = \"192.0.2.74\"\nhost = \"a b\"")).contains("host name")
+    );
+    assert!(
+        first(&format!("{http}address = \"192.0.2.74\"\npath = \"x\"")).contains("begin with /")
+    );
+    assert!(
+        first(&format!(
+            "{http}address = \"192.0.2.74\"\nstatus = \"400-200\""
+        ))
+        .contains("status code")
+    );
+    let useless = first(&format!(
+        "{http}address = \"192.0.2.74\"\ncommand = [\"/bin/true\"]"
+    ));
+    assert!(
+        useless.contains("`command` has no meaning for check = \"http\""),
+        "{useless}"
+    );
+    let tcp = http.replace("http", "tcp") + "address = \"192.0.2.74\"";
+    assert!(first(&tcp).contains("check = \"tcp\" needs `port`"));
+    let command = http.replace("http", "command");
+    assert!(first(&format!("{command}command = \"/bin/true\"")).contains("there is no shell"));
+    assert!(
+        first(&format!("{command}command = [\"true\"]")).contains("absolute path of a program")
+    );
+    let elsewhere = parse(&with(&format!("{http}address = \"192.0.2.72\""))).unwrap();
+    assert!(
+        elsewhere.warnings.to_string().contains("not a floating IP"),
+        "{}",
+        elsewhere.warnings
+    );
+}
+
+#[test]
+fn services_hooks_and_mail() {
+    let service = "[[service]]\nname = \"w\"\n";
+    assert!(first(service).contains("needs `unit`, or `start` and `stop`"));
+    assert!(first(&format!("{service}start = [\"/bin/x\"]")).contains("needs both"));
+    assert!(
+        first(&format!("{service}unit = \"x\"\nstop = [\"/bin/x\"]")).contains("either `unit`")
+    );
+    assert!(first(&format!("{service}unit = \"a b\"")).contains("systemd unit"));
+    let two = format!(
+        "{service}unit = \"x\"\n{}unit = \"x.service\"",
+        service.replace('w', "v")
+    );
+    assert!(first(&two).contains("are one unit"));
+    assert!(
+        first("[[hook]]\non = \"failover\"\ncommand = [\"/bin/x\"]").contains("must be one of")
+    );
+    let mail = "[mail]\nto = [\"operator@example.com\"]\nfrom = \"t@example.com\"\n";
+    parse(&with(mail)).unwrap();
+    parse(&with(&format!("{mail}smtp = \"[::1]:25\""))).unwrap();
+    assert!(first(&mail.replace("operator@", "")).contains("entry 1 must be a mail address"));
+    assert!(first(&format!("{mail}smtp = \"localhost\"")).contains("a host and a port"));
+    assert!(
+        first(&format!("{mail}smtp = \"localhost:25\"\nsendmail = \"/s\"")).contains("not by both")
+    );
+    assert!(first("[[mail]]\nto = []").contains("`mail` is one table, found a list"));
+}

@@ -1,0 +1,89 @@
+//! Digests and differences.
+
+use super::super::facts::{Applies, Facts};
+use super::{SMALL, changed, good};
+
+fn facts(text: &str) -> Facts {
+    Facts::of(&good(text))
+}
+
+#[test]
+fn formatting_comments_and_order_do_not_count() {
+    let first = SMALL.find("[[node]]").unwrap();
+    let second = SMALL.rfind("[[node]]").unwrap();
+    let rest = SMALL.find("[[floating_ip]]").unwrap();
+    let shuffled = format!(
+        "# a comment\n{}{}{}{}",
+        &SMALL[second..rest],
+        &SMALL[rest..],
+        &SMALL[first..second],
+        &SMALL[..first].replace(
+            "name = \"p\"\npreferred = \"a\"",
+            "preferred   = 'a' # x\nname = \"\\u0070\""
+        ),
+    );
+    assert_eq!(facts(SMALL).digest(), facts(&shuffled).digest());
+    assert_eq!(facts(SMALL), facts(&shuffled));
+}
+
+#[test]
+fn a_default_that_is_written_out_does_not_count() {
+    let text = changed(
+        "preferred = \"a\"",
+        "preferred = \"a\"\nheartbeat = \"200 ms\"\nport = 0x1d25",
+    );
+    assert_eq!(facts(SMALL).digest(), facts(&text).digest());
+}
+
+#[test]
+fn what_matters_is_the_addresses_and_the_trees() {
+    let base = facts(SMALL);
+    let policy = facts(&changed("preferred = \"a\"", "preferred = \"b\""));
+    assert_ne!(base.digest(), policy.digest());
+    assert_eq!(base.matters(), policy.matters());
+    for (old, new) in [
+        ("\"192.0.2.74/24\"", "\"192.0.2.75/24\""),
+        ("\"192.0.2.74/24\"", "\"192.0.2.74/25\""),
+        ("path = \"/home\"", "path = \"/srv\""),
+        ("path = \"/home\"", "path = \"/home\"\ndeletes = \"keep\""),
+    ] {
+        let other = facts(&changed(old, new));
+        assert_ne!(base.digest(), other.digest(), "{new}");
+        assert_ne!(base.matters(), other.matters(), "{new}");
+    }
+}
+
+#[test]
+fn differences_are_named_with_their_old_and_new_values() {
+    let hook = "[[hook]]\non = \"master\"\ncommand = [\"/bin/true\"]\n[[tree]]";
+    let text = changed("[[tree]]", hook).replace(
+        "preferred = \"a\"",
+        "preferred = \"b\"\nmax_stale = \"90s\"",
+    );
+    let text = text.replace("path = \"/home\"", "path = \"/srv\"");
+    let changes = facts(SMALL).changes_to(&facts(&text));
+    let shown: Vec<_> = changes
+        .iter()
+        .map(|c| (c.text.as_str(), c.applies))
+        .collect();
+    let expected = [
+        ("[[hook]] 1: added", Applies::InPlace),
+        (
+            "[pair]: max_stale was \"60s\", is \"90s\"",
+            Applies::InPlace,
+        ),
+        ("[pair]: preferred was \"a\", is \"b\"", Applies::InPlace),
+        (
+            "[[tree]] home: path was \"/home\", is \"/srv\"",
+            Applies::AfterRestart,
+        ),
+    ];
+    assert_eq!(shown, expected);
+    assert!(facts(SMALL).changes_to(&facts(SMALL)).is_empty());
+}
+
+/// The digest is compared between agents of different versions: a change of this value is a change of the protocol.
+#[test]
+fn the_digest_of_a_known_configuration_stays() {
+    assert_eq!(facts(SMALL).digest().to_string(), "8f716b9e8e7bcf2f");
+}

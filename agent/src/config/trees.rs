@@ -1,0 +1,133 @@
+//! `[[tree]]`.
+
+use super::decode::Notes;
+use super::problem::Problem;
+use super::section::{At, Reader, read_tables};
+use super::types::{Agent, Deletes, LocalChanges, Tree};
+use super::value::{Complaint, boolean, choice, list, max_delete, name, path, text, within};
+use std::path::{Path, PathBuf};
+use tandem_sync::filter::Pattern;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Most trees: all their heads fit into one heartbeat.
+const LIMIT: usize = 32;
+/// Most patterns of one list: each path is matched against each of them.
+const PATTERNS: usize = 1000;
+/// What the kernel makes is not data.
+const NOT_DATA: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
+
+/// Decodes all of them; those with errors are reported and left out.
+pub(super) fn decode(root: &DeTable<'_>, agent: Option<&Agent>, notes: &mut Notes) -> Vec<Tree> {
+    let readers = read_tables(root, "tree", "tree", &mut notes.errors);
+    if let Some(reader) = readers.get(LIMIT) {
+        notes.errors.push(Problem::new(
+            reader.span.clone(),
+            format!("more than {LIMIT} trees"),
+        ));
+    }
+    let mut names: Vec<At<String>> = Vec::new();
+    let mut paths: Vec<At<PathBuf>> = Vec::new();
+    let mut list = Vec::new();
+    for reader in &readers {
+        let name = reader.get("name", name, &mut notes.errors);
+        let path = reader.get("path", path, &mut notes.errors);
+        if let Some(name) = &name
+            && names.iter().any(|other| other.value == name.value)
+        {
+            notes.errors.push(Problem::new(
+                name.span.clone(),
+                format!("two trees named `{}`", name.value),
+            ));
+        }
+        if let Some(path) = &path {
+            check_path(path, &paths, agent, notes);
+        }
+        names.extend(name.clone());
+        paths.extend(path.clone());
+        list.extend(decode_one(reader, name, path, notes));
+    }
+    list
+}
+
+fn check_path(
+    path: &At<PathBuf>,
+    others: &[At<PathBuf>],
+    agent: Option<&Agent>,
+    notes: &mut Notes,
+) {
+    let shown = path.value.display();
+    let mut report = |message: String, hint: &str| {
+        notes
+            .errors
+            .push(Problem::new(path.span.clone(), message).hint(hint));
+    };
+    for other in others {
+        if path.value == other.value {
+            report(
+                format!("two trees with the root {shown}"),
+                "a path belongs to one tree",
+            );
+        } else if within(&path.value, &other.value) || within(&other.value, &path.value) {
+            let message = format!("{shown} and {} are nested", other.value.display());
+            report(
+                message,
+                "a path belongs to one tree: keep the outer one, with `exclude` if needed",
+            );
+        }
+    }
+    if let Some(kernel) = NOT_DATA.iter().find(|k| within(&path.value, Path::new(k))) {
+        report(
+            format!("{shown} lies in {kernel}, which is not data"),
+            "name a directory on a disk",
+        );
+    }
+    if let Some(agent) = agent
+        && within(&path.value, &agent.state_dir)
+    {
+        let message = format!("{shown} lies in the agent's own state directory");
+        report(message, "keys, configuration and state belong to no tree");
+    }
+}
+
+fn decode_one(
+    reader: &Reader<'_>,
+    name: Option<At<String>>,
+    path: Option<At<PathBuf>>,
+    notes: &mut Notes,
+) -> Option<Tree> {
+    const DELETES: &[(&str, Deletes)] = &[("mirror", Deletes::Mirror), ("keep", Deletes::Keep)];
+    const LOCAL: &[(&str, LocalChanges)] = &[
+        ("repair", LocalChanges::Repair),
+        ("keep", LocalChanges::Keep),
+        ("report", LocalChanges::Report),
+    ];
+    let errors = &mut notes.errors;
+    let exclude = reader.get("exclude", list(pattern, PATTERNS), errors);
+    let protect = reader.get("protect", list(pattern, PATTERNS), errors);
+    let deletes = reader.get("deletes", choice(DELETES), errors);
+    let local_changes = reader.get("local_changes", choice(LOCAL), errors);
+    let max_delete = reader.get("max_delete", max_delete, errors);
+    let cross_mounts = reader.get("cross_mounts", boolean, errors);
+    Some(Tree {
+        name: name?.value,
+        path: path?.value,
+        exclude: exclude?.value,
+        protect: protect?.value,
+        deletes: deletes?.value,
+        local_changes: local_changes?.value,
+        max_delete: max_delete?.value,
+        cross_mounts: cross_mounts?.value,
+    })
+}
+
+fn pattern(value: &Spanned<DeValue<'_>>) -> Result<String, Complaint> {
+    let text = text(value)?;
+    match text.parse::<Pattern>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(e) => {
+            let message = format!("is no pattern: {} at character {}", e.what, e.offset + 1);
+            Err(Complaint::new(message).hint(e.hint))
+        }
+    }
+}
