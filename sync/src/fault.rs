@@ -26,6 +26,9 @@ pub enum Fault {
     /// The entry, or the directory that holds it, has the immutable or the append-only flag.
     #[error("protected by the {0} flag")]
     Flagged(&'static str),
+    /// The configuration protects this path on the receiver.
+    #[error("protected by the configuration")]
+    Protected,
     /// A directory that should go still has entries that are not part of the change.
     #[error("the directory is not empty")]
     NotEmpty,

@@ -1,6 +1,7 @@
 //! Making trees equal.
 
 pub mod beneath;
+pub mod commit;
 pub mod delta;
 pub mod engine;
 pub mod entry;

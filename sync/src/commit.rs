@@ -1,0 +1,153 @@
+//! Carrying out changes on a tree, durable, so that a reader sees each entry whole: the old one or the new one.
+//!
+//! An apply has five phases:
+//! 1. prepare: everything new is made in the staging directory, complete with its metadata;
+//! 2. first durability: what was staged is on the disk before any name leads to it (few files: each by `fsync`; many:
+//!    one `syncfs`);
+//! 3. make visible, in the order of the steps, with the role token held: the expected state of each path is checked
+//!    again just before, then one rename (an exchange where a directory and something else change places);
+//! 4. the modification times of all directories whose entries changed;
+//! 5. second durability, then the new local keys are read.
+//!
+//! A fault stops its own path only, with two exceptions: no room, and the loss of the role token.
+//!
+//! Between the check and the rename another process of this machine can still change the entry; the kernel has no
+//! conditional rename. The window is two system calls long.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::beneath::Root;
+use crate::entry::LocalKey;
+use crate::fault::Fault;
+use crate::path::RelPath;
+use crate::private::Private;
+use crate::token::RoleToken;
+
+mod carry;
+mod prepare;
+mod settle;
+mod stage;
+mod step;
+
+pub use stage::{Staged, Staging};
+pub use step::{Action, Expect, Outcome, Report, Step};
+
+/// Up to this many paths are made durable one by one. An `fsync` costs about 0.3 ms, a `syncfs` writes whatever else is
+/// dirty on the file system.
+const FEW: usize = 16;
+
+/// Where and under which rules changes are carried out.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// The tree.
+    pub root: &'a Root,
+    /// Its private directory.
+    pub private: &'a Private,
+    /// What must never be changed or removed here (invariant 6). What is missing may be made.
+    pub protect: &'a dyn Fn(&RelPath, bool) -> bool,
+}
+
+impl std::fmt::Debug for Target<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+/// Carries out the steps in their order. Everything that the report calls done is durable when this returns.
+///
+/// The order is the caller's: a directory before what it holds, a hard link after the file, what a directory holds before its
+/// removal. Blocks for as long as the disk needs; holds the role token for phases 3 to 5 and gives up between two paths
+/// when it is revoked.
+pub fn apply(target: &Target<'_>, steps: Vec<Step>, token: &RoleToken) -> Report {
+    let by_one = steps.len() <= FEW && steps.iter().all(|step| prepare::syncs_by_itself(&step.action));
+    let mut prepared = prepare::all(target, steps);
+    let first = if prepared.stopped.is_some() {
+        Ok(())
+    } else {
+        settle::first(target, &prepared, by_one)
+    };
+    let guard = token.hold();
+    let refuse = match (&first, &guard) {
+        (Err(fault), _) => Some(fault.clone()),
+        (Ok(()), None) => Some(Fault::Revoked),
+        (Ok(()), Some(_)) => None,
+    };
+    if let Some(fault) = refuse {
+        prepared.refuse_rest(&fault);
+    }
+    let mut run = Run::new(target);
+    let mut report = Report {
+        stopped: prepared.stopped.take(),
+        ..Report::default()
+    };
+    for item in prepared.items {
+        if report.stopped.is_none() && !guard.as_ref().is_some_and(|guard| guard.is_valid()) {
+            report.stopped = Some(Fault::Revoked);
+        }
+        let outcome = match &report.stopped {
+            // What failed by itself keeps its own reason.
+            Some(fault) if item.ready.is_ok() => Outcome {
+                path: item.path,
+                result: Err(fault.clone()),
+                missed: Vec::new(),
+            },
+            _ => run.carry(item),
+        };
+        if let Err(fault) = &outcome.result
+            && fault.is_no_space()
+            && report.stopped.is_none()
+        {
+            report.stopped = Some(fault.clone());
+        }
+        report.outcomes.push(outcome);
+    }
+    settle::directory_times(&mut run, &mut report);
+    if let Err(fault) = settle::second(&run, &report, by_one) {
+        for outcome in report.outcomes.iter_mut().filter(|o| o.result.is_ok()) {
+            outcome.result = Err(fault.clone());
+        }
+        report.stopped = Some(fault);
+    }
+    settle::keys(&run, &mut report);
+    drop(guard);
+    report
+}
+
+/// What an apply has done so far.
+struct Run<'a> {
+    target: &'a Target<'a>,
+    /// Directories whose entries changed, with the stat from before the first change.
+    parents: BTreeMap<RelPath, Parent>,
+    /// Inodes that were touched through one of their names: their change time moved.
+    touched: BTreeSet<(u64, u64)>,
+    /// Paths whose step failed: nothing is built on them.
+    failed: BTreeSet<RelPath>,
+    /// The modification times that steps asked for directories.
+    dir_times: BTreeMap<RelPath, crate::entry::Meta>,
+}
+
+/// A directory whose entries changed.
+struct Parent {
+    dir: std::os::fd::OwnedFd,
+    before: crate::stat::Stat,
+}
+
+impl<'a> Run<'a> {
+    fn new(target: &'a Target<'a>) -> Run<'a> {
+        Run {
+            target,
+            parents: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            dir_times: BTreeMap::new(),
+        }
+    }
+}
+
+/// The local key of what lies at a path now.
+pub fn key_at(root: &Root, path: &RelPath) -> Result<Option<LocalKey>, Fault> {
+    Ok(root.stat(path)?.map(|stat| stat.key()))
+}
+
+#[cfg(test)]
+mod tests;

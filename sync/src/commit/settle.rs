@@ -1,0 +1,120 @@
+//! Phases 2, 4 and 5: durability, the times of directories, and the new local keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+
+use super::prepare::{Kept, Prepared, Ready};
+use super::step::Report;
+use super::{Run, Target};
+use crate::entry::Meta;
+use crate::fault::Fault;
+use crate::meta;
+use crate::path::RelPath;
+
+/// What was staged reaches the disk before a name leads to it.
+pub(super) fn first(target: &Target<'_>, prepared: &Prepared, by_one: bool) -> Result<(), Fault> {
+    if !by_one {
+        return sync_all(target);
+    }
+    for item in &prepared.items {
+        match &item.ready {
+            Ok(Ready::Put(new)) => {
+                if let Kept::File(staged) = &new.kept {
+                    sync_fd(staged.fd())?;
+                }
+            }
+            Ok(Ready::PutDir(new, _)) => sync_fd(new.place().open_dir()?.as_fd())?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Directories get the modification time that a step asked for, else the one from before.
+pub(super) fn directory_times(run: &mut Run<'_>, report: &mut Report) {
+    for (path, parent) in &run.parents {
+        if run.dir_times.contains_key(path) {
+            continue;
+        }
+        let before = Meta {
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime_ns: parent.before.mtime_ns,
+            xattrs: crate::entry::Xattrs::default(),
+        };
+        // A directory that was removed meanwhile has no times to keep.
+        if let Err(errno) = meta::set_mtime(parent.dir.as_fd(), &before) {
+            tracing::debug!(%path, %errno, "the time of a directory could not be kept");
+        }
+    }
+    let at: BTreeMap<RelPath, usize> = report
+        .outcomes
+        .iter()
+        .enumerate()
+        .map(|(index, outcome)| (outcome.path.clone(), index))
+        .collect();
+    // Deepest first is not needed: setting a directory's time does not touch the one above.
+    for (path, want) in &run.dir_times {
+        if run.failed.contains(path) {
+            continue;
+        }
+        let set = run.target.root.open_path(path).and_then(|held| {
+            meta::set_mtime(held.as_fd(), want).map_err(|errno| Fault::Attribute {
+                what: "modification time".to_owned(),
+                errno: errno.raw_os_error(),
+            })
+        });
+        if let Err(fault) = set
+            && let Some(outcome) = at.get(path).and_then(|i| report.outcomes.get_mut(*i))
+            && outcome.result.is_ok()
+        {
+            outcome.missed.push(fault);
+        }
+    }
+}
+
+/// Names, removals and times reach the disk.
+pub(super) fn second(run: &Run<'_>, report: &Report, by_one: bool) -> Result<(), Fault> {
+    if report.outcomes.iter().all(|outcome| outcome.result.is_err()) && run.parents.is_empty() {
+        return Ok(());
+    }
+    if !by_one {
+        return sync_all(run.target);
+    }
+    for parent in run.parents.values() {
+        sync_fd(parent.dir.as_fd())?;
+    }
+    for path in run.dir_times.keys().filter(|path| !run.failed.contains(*path)) {
+        match run.target.root.open_dir(path) {
+            Ok(dir) => sync_fd(dir.as_fd())?,
+            // Removed or replaced by a later step or by somebody else: its parent was synced.
+            Err(Fault::Missing | Fault::NotBeneath) => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(())
+}
+
+/// The new versions, read when nothing of this apply moves them any more.
+pub(super) fn keys(run: &Run<'_>, report: &mut Report) {
+    for outcome in report.outcomes.iter_mut().filter(|o| o.result.is_ok()) {
+        outcome.result = super::key_at(run.target.root, &outcome.path);
+    }
+    let done = report.outcomes.iter().filter(|o| o.result.is_ok());
+    let done: BTreeSet<&RelPath> = done.map(|outcome| &outcome.path).collect();
+    for path in run.parents.keys().filter(|path| !done.contains(path)) {
+        // A directory that cannot be read is looked at again by its next event.
+        if let Ok(Some(key)) = super::key_at(run.target.root, path) {
+            report.dirs.insert(path.clone(), key);
+        }
+    }
+}
+
+fn sync_fd(fd: std::os::fd::BorrowedFd<'_>) -> Result<(), Fault> {
+    rustix::fs::fsync(fd).map_err(|e| Fault::os("fsync", e))
+}
+
+fn sync_all(target: &Target<'_>) -> Result<(), Fault> {
+    rustix::fs::syncfs(target.root.fd()).map_err(|e| Fault::os("syncfs", e))
+}
