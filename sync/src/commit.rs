@@ -49,7 +49,9 @@ pub struct Target<'a> {
 
 impl std::fmt::Debug for Target<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Target").field("root", &self.root).finish_non_exhaustive()
+        f.debug_struct("Target")
+            .field("root", &self.root)
+            .finish_non_exhaustive()
     }
 }
 
@@ -59,7 +61,10 @@ impl std::fmt::Debug for Target<'_> {
 /// removal. Blocks for as long as the disk needs; holds the role token for phases 3 to 5 and gives up between two paths
 /// when it is revoked.
 pub fn apply(target: &Target<'_>, steps: Vec<Step>, token: &RoleToken) -> Report {
-    let by_one = steps.len() <= FEW && steps.iter().all(|step| prepare::syncs_by_itself(&step.action));
+    let by_one = steps.len() <= FEW
+        && steps
+            .iter()
+            .all(|step| prepare::syncs_by_itself(&step.action));
     let mut prepared = prepare::all(target, steps);
     let first = if prepared.stopped.is_some() {
         Ok(())

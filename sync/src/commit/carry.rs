@@ -77,12 +77,7 @@ impl Run<'_> {
     }
 
     /// The expected state, the protection and the mount of the entry that is there.
-    fn check(
-        &self,
-        path: &RelPath,
-        place: &Place,
-        expect: Expect,
-    ) -> Result<Option<Stat>, Fault> {
+    fn check(&self, path: &RelPath, place: &Place, expect: Expect) -> Result<Option<Stat>, Fault> {
         let now = place.stat()?;
         if let Some(stat) = &now {
             let root = self.target.root;
@@ -187,7 +182,9 @@ impl Run<'_> {
         to: &RelPath,
     ) -> Result<Vec<Fault>, Fault> {
         if self.failed.contains(to) {
-            return Err(Fault::Changed("the first name of the hard link is not in place"));
+            return Err(Fault::Changed(
+                "the first name of the hard link is not in place",
+            ));
         }
         let of = self.target.root.place(to)?;
         let first = of.stat()?.ok_or(Fault::Missing)?;

@@ -4,9 +4,9 @@ use std::os::fd::AsFd;
 
 use rustix::fs::FileType;
 
+use super::Target;
 use super::stage::Staged;
 use super::step::{Action, Expect, Step};
-use super::Target;
 use crate::beneath::Place;
 use crate::entry::Meta;
 use crate::fault::Fault;
@@ -195,7 +195,9 @@ fn one(target: &Target<'_>, expect: Expect, action: Action) -> Result<Ready, Fau
             } else {
                 FileType::CharacterDevice
             };
-            Ready::Put(other(target, &meta, false, |place| place.mknod(kind, rdev))?)
+            Ready::Put(other(target, &meta, false, |place| {
+                place.mknod(kind, rdev)
+            })?)
         }
         Action::HardLink { to } if to.is_private() => return Err(Fault::NotBeneath),
         Action::HardLink { to } => Ready::Link(to),

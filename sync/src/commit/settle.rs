@@ -76,7 +76,12 @@ pub(super) fn directory_times(run: &mut Run<'_>, report: &mut Report) {
 
 /// Names, removals and times reach the disk.
 pub(super) fn second(run: &Run<'_>, report: &Report, by_one: bool) -> Result<(), Fault> {
-    if report.outcomes.iter().all(|outcome| outcome.result.is_err()) && run.parents.is_empty() {
+    if report
+        .outcomes
+        .iter()
+        .all(|outcome| outcome.result.is_err())
+        && run.parents.is_empty()
+    {
         return Ok(());
     }
     if !by_one {
@@ -85,7 +90,11 @@ pub(super) fn second(run: &Run<'_>, report: &Report, by_one: bool) -> Result<(),
     for parent in run.parents.values() {
         sync_fd(parent.dir.as_fd())?;
     }
-    for path in run.dir_times.keys().filter(|path| !run.failed.contains(*path)) {
+    for path in run
+        .dir_times
+        .keys()
+        .filter(|path| !run.failed.contains(*path))
+    {
         match run.target.root.open_dir(path) {
             Ok(dir) => sync_fd(dir.as_fd())?,
             // Removed or replaced by a later step or by somebody else: its parent was synced.

@@ -84,7 +84,9 @@ impl Staging {
         let room = usize::try_from(length).unwrap_or(COPY_CHUNK);
         let mut buffer = vec![0u8; room.min(COPY_CHUNK)];
         while left > 0 {
-            let want = usize::try_from(left).unwrap_or(COPY_CHUNK).min(buffer.len());
+            let want = usize::try_from(left)
+                .unwrap_or(COPY_CHUNK)
+                .min(buffer.len());
             let got = match basis.read_at(&mut buffer[..want], at) {
                 Ok(0) => return Err(Fault::WrongContent),
                 Ok(got) => got,
