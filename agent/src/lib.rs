@@ -3,5 +3,9 @@
 pub mod api;
 pub mod config;
 pub mod hooks;
+pub mod journal;
 pub mod keys;
+pub mod logging;
+pub mod notify;
 pub mod services;
+pub mod systemd;

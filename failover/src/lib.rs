@@ -13,16 +13,24 @@ pub mod clock;
 pub mod effect;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod fence;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod guardian;
 pub mod health;
 pub mod heartbeat;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod identity;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod iface;
 pub mod input;
 pub mod policy;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod probe;
 pub mod role;
 pub mod slots;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 mod sock;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod store;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 #[cfg(test)]
 mod testnet;

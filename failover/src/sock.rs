@@ -44,24 +44,6 @@ impl AsyncSocket {
             }
         }
     }
-
-    /// Like [`Self::recv`], with the sender's address.
-    pub(crate) async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SockAddr)> {
-        loop {
-            let mut guard = self.fd.readable().await?;
-            let read = guard.try_io(|fd| {
-                // SAFETY: as in `recv`.
-                let uninit =
-                    unsafe { &mut *(std::ptr::from_mut(buffer) as *mut [MaybeUninit<u8>]) };
-                fd.get_ref().recv_from(uninit)
-            });
-            match read {
-                Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
-                Ok(result) => return result,
-                Err(_would_block) => {}
-            }
-        }
-    }
 }
 
 /// An address of a packet socket (`packet(7)`): Ethernet protocol and device; `protocol` in host byte order.

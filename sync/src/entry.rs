@@ -342,4 +342,4 @@ pub struct IndexEntry {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

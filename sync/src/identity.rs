@@ -165,7 +165,7 @@ pub fn fs_id(fd: BorrowedFd<'_>) -> Result<FsId, Fault> {
         call: "statfs",
         errno: e as i32,
     })?;
-    Ok(FsId::Fsid(ioctl::fsid_number(stat.filesystem_id())))
+    Ok(FsId::Fsid(fsid_number(stat.filesystem_id())))
 }
 
 fn is_mount_point(fd: BorrowedFd<'_>, stat: &Stat) -> Result<bool, Fault> {
@@ -188,6 +188,8 @@ pub fn is_empty(root: &Root) -> Result<bool, Fault> {
 fn os(name: &[u8]) -> &OsStr {
     OsStr::from_bytes(name)
 }
+
+pub(crate) use ioctl::fsid_number;
 
 /// The two calls that the safe libraries do not have.
 mod ioctl {
@@ -215,7 +217,7 @@ mod ioctl {
         known.then_some(found.uuid)
     }
 
-    pub(super) fn fsid_number(id: libc::fsid_t) -> u64 {
+    pub(crate) fn fsid_number(id: libc::fsid_t) -> u64 {
         // SAFETY: `fsid_t` is two C ints (statfs(2)), 8 bytes without padding; every bit pattern is a valid u64.
         unsafe { std::mem::transmute::<libc::fsid_t, u64>(id) }
     }

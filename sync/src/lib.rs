@@ -9,6 +9,8 @@ pub mod fault;
 pub mod filter;
 pub mod hash;
 pub mod identity;
+#[allow(clippy::disallowed_methods)]
+pub mod index;
 pub mod lineage;
 pub mod meta;
 pub mod path;
@@ -19,4 +21,5 @@ pub mod source;
 pub mod stat;
 pub mod token;
 pub mod tree;
+pub mod watch;
 pub mod wire;

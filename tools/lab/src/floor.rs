@@ -88,10 +88,12 @@ impl Floor {
         answer.recv().map_err(|_| gone())?
     }
 
-    /// A path to `path` in the floor's mount namespace, usable from every thread of this process.
+    /// A path to `path` in the floor's mount namespace, usable from every thread
+    /// of this process and from its children.
     pub(crate) fn outside_path(&self, path: &std::path::Path) -> PathBuf {
         let relative = path.strip_prefix("/").unwrap_or(path);
-        PathBuf::from(format!("/proc/self/task/{}/root", self.tid)).join(relative)
+        let pid = std::process::id();
+        PathBuf::from(format!("/proc/{pid}/task/{}/root", self.tid)).join(relative)
     }
 
     /// Ends the thread, and with it the namespaces that nothing else holds.

@@ -5,7 +5,7 @@ mod node;
 
 pub use node::{Node, Output};
 
-use crate::{Disk, Host, HostSpec, HttpClient, Lab, LabError, Nic};
+use crate::{Disk, Host, HostSpec, HttpClient, Lab, LabError, Network, Nic};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -97,6 +97,7 @@ pub struct Pair {
     pub lab: Lab,
     spec: PairSpec,
     keys: [String; 2],
+    networks: [Network; 2],
 }
 
 impl Pair {
@@ -114,9 +115,10 @@ impl Pair {
         let client =
             lab.host(HostSpec::new("client").nic(Nic::new("eth0", &public, &client_addresses)))?;
         client.boot()?;
+        let networks = [public, private];
         let nodes = [
-            Node::make(&lab, &spec, 0, &public, &private)?,
-            Node::make(&lab, &spec, 1, &public, &private)?,
+            Node::make(&lab, &spec, 0, NODES[0], &networks)?,
+            Node::make(&lab, &spec, 1, NODES[1], &networks)?,
         ];
         let keys = [nodes[0].keygen()?, nodes[1].keygen()?];
         let pair = Self {
@@ -125,6 +127,7 @@ impl Pair {
             lab,
             spec,
             keys,
+            networks,
         };
         pair.configure(&pair.config())?;
         for node in &pair.nodes {
@@ -159,6 +162,20 @@ impl Pair {
             self.spec.body
         );
         text
+    }
+
+    /// The public line of a node's key.
+    pub fn key(&self, node: usize) -> &str {
+        &self.keys[node]
+    }
+
+    /// Another machine, switched off, with a copy of a node's disk and the node's cables: same key, same state,
+    /// same addresses. The node must be off.
+    ///
+    /// # Errors
+    /// When the disk cannot be copied.
+    pub fn clone_of(&self, node: usize) -> Result<Node, LabError> {
+        self.nodes[node].clone_machine(&self.lab, &self.spec, node, &self.networks)
     }
 
     /// Puts one configuration on both nodes.

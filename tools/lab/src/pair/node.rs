@@ -40,33 +40,70 @@ impl Output {
 }
 
 impl Node {
+    /// Makes and boots the machine of node `n`.
     pub(super) fn make(
         lab: &Lab,
         spec: &PairSpec,
         n: usize,
-        public: &Network,
-        private: &Network,
+        name: &str,
+        networks: &[Network; 2],
+    ) -> Result<Self, LabError> {
+        let node = Self::machine(lab, spec, n, name, networks)?;
+        node.host.boot()?;
+        fs::create_dir_all(node.www()).map_err(LabError::io("make the tree's root"))?;
+        Ok(node)
+    }
+
+    /// The machine of node `n`, switched off.
+    fn machine(
+        lab: &Lab,
+        spec: &PairSpec,
+        n: usize,
+        name: &str,
+        [public, private]: &[Network; 2],
     ) -> Result<Self, LabError> {
         // 192.0.2.72 and .73, as the pair of the original guide.
-        let public6 = ip6(0x72 + n as u16);
-        let eth0 = [(public_address(n), 24), (public6, 64)];
+        let eth0 = [(public_address(n), 24), (ip6(0x72 + n as u16), 64)];
         let eth1 = [(private_address(n), 24)];
         let host = lab.host(
-            HostSpec::new(NODES[n])
+            HostSpec::new(name)
                 .disk(spec.disk)
                 .nic(Nic::new("eth0", public, &eth0))
                 .nic(Nic::new("eth1", private, &eth1))
                 .program("tandem", &spec.tandem),
         )?;
-        host.boot()?;
-        fs::create_dir_all(host.outside_path(WWW)).map_err(LabError::io("make the tree's root"))?;
         Ok(Self {
-            log: lab.dir().join(format!("{}.log", NODES[n])),
+            log: lab.dir().join(format!("{name}.log")),
             host,
             agent: Mutex::new(None),
             web: Mutex::new(None),
             outputs: AtomicU32::new(0),
         })
+    }
+
+    /// Another machine with a copy of this one's disk.
+    pub(super) fn clone_machine(
+        &self,
+        lab: &Lab,
+        spec: &PairSpec,
+        n: usize,
+        networks: &[Network; 2],
+    ) -> Result<Self, LabError> {
+        let clone = Self::machine(lab, spec, n, &format!("{}-clone", NODES[n]), networks)?;
+        let copied = Command::new("cp")
+            .args(["-a", "--"])
+            .arg(self.host.outside_path("/."))
+            .arg(clone.host.outside_path("/"))
+            .status()
+            .map_err(LabError::io("copy the disk"))?;
+        if copied.success() {
+            Ok(clone)
+        } else {
+            Err(LabError::Io {
+                what: "copy the disk".into(),
+                source: io::Error::other(copied.to_string()),
+            })
+        }
     }
 
     /// Its name.

@@ -1,0 +1,238 @@
+//! The durable index of all trees of a pair: one file, one writer, any number of readers.
+//!
+//! ```text
+//!   entries      tree, path            -> IndexEntry          (sorted as a walk of the tree is)
+//!   by_seq       seq                   -> tree, path          (each path at the number of its last change only)
+//!   by_ino       dev, ino, tree, path  -> ()                  (regular files: names of one inode, renames)
+//!   by_hash      hash, tree, path      -> ()                  (regular files too large to be sent inline)
+//!   tombstones   seq                   -> tree, path          (those of by_seq whose path is gone)
+//!   unreplicated tree, path            -> Unreplicated        (a reversal's work list)
+//!   meta         text                  -> format, numbers, heads, counts, and values of the engine
+//! ```
+//!
+//! [`Index::write`] is one transaction: all of it is durable when it returns, or nothing happened. A crash at any point
+//! keeps the last one that returned. Sequence numbers only grow and are never given out twice: a change is in here,
+//! durable, before anything of it is sent. Readers see one moment and do not wait for the writer, nor it for them.
+//!
+//! Format version: 1. A file of another version, pair or node is refused by name, never converted silently.
+
+use crate::lineage::{AdvanceError, LineageError};
+use redb::{Builder, Database, ReadableDatabase};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+mod epochs;
+mod key;
+mod meta;
+mod read;
+mod tables;
+mod write;
+
+pub use meta::{Counts, FORMAT_VERSION, IndexIdentity, Mode, Unreplicated};
+pub use read::{Entries, Located, Snapshot};
+pub use write::{HASHED_FROM, Observed, Writer};
+
+/// Memory for cached pages. Bounds what the index takes; a tree of a million files has about 300 MB of index.
+const CACHE_BYTES: usize = 96 << 20;
+
+/// What went wrong with the index.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IndexError {
+    /// The file was written by another version of the format.
+    #[error("{path}: index of format version {found}, this program knows {FORMAT_VERSION}")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// The file belongs to another pair or node: copied, or a configuration renamed.
+    #[error("{path}: index of node `{}` of pair `{}`, this is node `{}` of pair `{}`", .found.node, .found.pair, .wanted.node, .wanted.pair)]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        found: Box<IndexIdentity>,
+        /// Whose it should be.
+        wanted: Box<IndexIdentity>,
+    },
+    /// Another process holds it.
+    #[error("{path}: the index is in use by another process")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file or its directory cannot be opened.
+    #[error("{path}: {source}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database failed; nothing of the transaction is kept.
+    #[error("index database: {0}")]
+    Database(Box<redb::Error>),
+    /// A stored value cannot be read: damaged, or written by another program.
+    #[error("index damaged: {what} cannot be decoded")]
+    Damaged {
+        /// Which value.
+        what: String,
+    },
+    /// A local change was to get a number while this node receives.
+    #[error("this node receives: local changes get no sequence number")]
+    NotWriting,
+    /// Something of the peer's was to be written down while this node does not receive.
+    #[error("this node does not receive: nothing of the peer's is taken")]
+    NotReceiving,
+    /// A sequence number came with two paths: the peer, or this file, is wrong.
+    #[error("sequence number {seq} belongs to another path already")]
+    NumberTaken {
+        /// The number.
+        seq: u64,
+    },
+    /// A lineage may not change like this.
+    #[error(transparent)]
+    Lineage(#[from] LineageError),
+    /// A position may not move like this.
+    #[error(transparent)]
+    Advance(#[from] AdvanceError),
+}
+
+macro_rules! from_redb {
+    ($($error:ty),*) => {$(
+        impl From<$error> for IndexError {
+            fn from(error: $error) -> Self {
+                IndexError::Database(Box::new(error.into()))
+            }
+        }
+    )*};
+}
+from_redb!(
+    redb::StorageError,
+    redb::TableError,
+    redb::TransactionError,
+    redb::CommitError
+);
+
+/// The index. Cheap to clone; clones share the file. See the module's text.
+#[derive(Clone)]
+pub struct Index {
+    database: Arc<Database>,
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Index")
+    }
+}
+
+impl Index {
+    /// Opens the index at `path`, or makes it (mode 0600). Blocks for disk.
+    pub fn open(path: &Path, identity: &IndexIdentity) -> Result<Self, IndexError> {
+        let failed = |source| IndexError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path);
+        let database = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .create_file(file.map_err(failed)?);
+        let database = database.map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => IndexError::InUse {
+                path: path.to_owned(),
+            },
+            redb::DatabaseError::Storage(redb::StorageError::Io(source)) => failed(source),
+            other => IndexError::Database(Box::new(other.into())),
+        })?;
+        let index = Index {
+            database: Arc::new(database),
+        };
+        index.check_identity(path, identity)?;
+        // A new file must be in its directory after a crash.
+        let directory = path
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        File::open(directory)
+            .and_then(|d| d.sync_all())
+            .map_err(failed)?;
+        Ok(index)
+    }
+
+    /// Refuses a foreign file; makes a fresh one this pair's and node's.
+    fn check_identity(&self, path: &Path, wanted: &IndexIdentity) -> Result<(), IndexError> {
+        let transaction = self.begin_write()?;
+        {
+            let mut tables = tables::Tables::open(&transaction)?;
+            match meta::read_format(&tables.meta)? {
+                Some((version, _)) if version != FORMAT_VERSION => {
+                    return Err(IndexError::Version {
+                        path: path.to_owned(),
+                        found: version,
+                    });
+                }
+                Some((_, Some(found))) if found == *wanted => return Ok(()),
+                Some((_, Some(found))) => {
+                    let (found, wanted) = (Box::new(found), Box::new(wanted.clone()));
+                    return Err(IndexError::Foreign {
+                        path: path.to_owned(),
+                        found,
+                        wanted,
+                    });
+                }
+                Some((_, None)) => {
+                    return Err(IndexError::Damaged {
+                        what: "the format record".into(),
+                    });
+                }
+                None => meta::write_format(&mut tables.meta, wanted)?,
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn begin_write(&self) -> Result<redb::WriteTransaction, IndexError> {
+        let mut transaction = self.database.begin_write()?;
+        // Recovery after a crash without a walk of the whole file. (Two-phase commit comes with it.)
+        transaction.set_quick_repair(true);
+        Ok(transaction)
+    }
+
+    /// One transaction. When this returns `Ok`, all that `work` wrote is durable; on an error nothing of it is kept.
+    /// Blocks for disk, and for another writer, of which there should be none.
+    pub fn write<T, E: From<IndexError>>(
+        &self,
+        work: impl FnOnce(&mut Writer<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let transaction = self.begin_write()?;
+        let result = {
+            let mut writer = Writer::new(&transaction)?;
+            let result = work(&mut writer)?;
+            writer.finish()?;
+            result
+        };
+        transaction.commit().map_err(IndexError::from)?;
+        Ok(result)
+    }
+
+    /// A view of the last durable state. It stays the same while the writer goes on; dropping it frees the pages that
+    /// it holds, so keep it for a batch, not for a session.
+    pub fn snapshot(&self) -> Result<Snapshot, IndexError> {
+        Snapshot::new(&self.database.begin_read()?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! Reading: a view of one moment, usable from any thread.
+
+use super::meta::{self, Counts, Mode, Numbers, Unreplicated};
+use super::tables::Views;
+use super::{IndexError, key};
+use crate::entry::{Acked, ContentHash, IndexEntry};
+use crate::lineage::{Head, NodeHeads};
+use crate::path::RelPath;
+use crate::tree::TreeId;
+use redb::{ReadTransaction, ReadableTable};
+use serde::de::DeserializeOwned;
+
+/// An entry with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// Which tree.
+    pub tree: TreeId,
+    /// Where in it.
+    pub path: RelPath,
+    /// What is known of it.
+    pub entry: IndexEntry,
+}
+
+/// A view of one moment. All methods block for disk only where pages are not cached.
+pub struct Snapshot {
+    views: Views,
+    numbers: Numbers,
+}
+
+impl Snapshot {
+    pub(super) fn new(transaction: &ReadTransaction) -> Result<Self, IndexError> {
+        let views = Views::open(transaction)?;
+        let numbers = meta::read_numbers(&views.meta)?;
+        Ok(Snapshot { views, numbers })
+    }
+
+    /// What this node does with the newest epochs.
+    pub fn mode(&self) -> Mode {
+        self.numbers.mode
+    }
+
+    /// The newest sequence number given out or received.
+    pub fn last_seq(&self) -> u64 {
+        self.numbers.last_seq
+    }
+
+    /// How far the peer has acknowledged.
+    pub fn acked(&self) -> Acked {
+        self.numbers.acked
+    }
+
+    /// Tombstones up to this number may be missing: a receiver whose position is below cannot be brought up to date by
+    /// changes alone, it needs the list of all that is here.
+    pub fn tombstone_floor(&self) -> u64 {
+        self.numbers.tombstone_floor
+    }
+
+    /// Where a tree is. Unborn if nothing is known of it.
+    pub fn head(&self, tree: TreeId) -> Result<Head, IndexError> {
+        meta::read_head(&self.views.meta, tree)
+    }
+
+    /// How much of a tree there is.
+    pub fn counts(&self, tree: TreeId) -> Result<Counts, IndexError> {
+        meta::read_counts(&self.views.meta, tree)
+    }
+
+    /// What the peer last showed of itself (R6); `None` if nothing was written down.
+    pub fn peer_heads(&self) -> Result<Option<NodeHeads>, IndexError> {
+        meta::read(&self.views.meta, super::write::PEER_HEADS)
+    }
+
+    /// A value kept by [`super::Writer::put_value`].
+    pub fn value<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, IndexError> {
+        meta::read(&self.views.meta, &meta::value_key(name))
+    }
+
+    /// The entry of a path.
+    pub fn get(&self, tree: TreeId, path: &RelPath) -> Result<Option<IndexEntry>, IndexError> {
+        get(&self.views.entries, &key::entry(tree, path))
+    }
+
+    /// Entries with a number above `after`, in its order, at most `max`.
+    pub fn changes(&self, after: u64, max: usize) -> Result<Vec<Located>, IndexError> {
+        let mut all = Vec::new();
+        let Some(first) = after.checked_add(1) else {
+            return Ok(all);
+        };
+        for row in self.views.by_seq.range(first..)?.take(max) {
+            let (_, place) = row?;
+            let damaged = || IndexError::Damaged {
+                what: "by_seq names an entry that is not there".into(),
+            };
+            let entry = get(&self.views.entries, place.value())?.ok_or_else(damaged)?;
+            let (tree, path) = key::read_entry(place.value())?;
+            all.push(Located { tree, path, entry });
+        }
+        Ok(all)
+    }
+
+    /// How many changes lie above `after`. Counts them: only for what is not much.
+    pub fn count_changes(&self, after: u64, max: usize) -> Result<usize, IndexError> {
+        let Some(first) = after.checked_add(1) else {
+            return Ok(0);
+        };
+        Ok(self.views.by_seq.range(first..)?.take(max).count())
+    }
+
+    /// All entries of a tree in path order, from `from` on (included), tombstones too.
+    pub fn entries(&self, tree: TreeId, from: &RelPath) -> Result<Entries, IndexError> {
+        let (start, end) = (key::entry(tree, from), key::tree_end(tree));
+        Ok(Entries {
+            rows: self
+                .views
+                .entries
+                .range::<&[u8]>(start.as_slice()..end.as_slice())?,
+        })
+    }
+
+    /// All entries beneath `dir`, without itself, in path order, tombstones too.
+    pub fn below(&self, tree: TreeId, dir: &RelPath) -> Result<Entries, IndexError> {
+        let (start, end) = key::below(tree, dir);
+        Ok(Entries {
+            rows: self
+                .views
+                .entries
+                .range::<&[u8]>(start.as_slice()..end.as_slice())?,
+        })
+    }
+
+    /// The entries directly in `dir`, in order of their names, tombstones too, at most `max`, those after the name
+    /// `after` only. Does not read what lies deeper.
+    pub fn children(
+        &self,
+        tree: TreeId,
+        dir: &RelPath,
+        after: Option<&[u8]>,
+        max: usize,
+    ) -> Result<Vec<(RelPath, IndexEntry)>, IndexError> {
+        let (mut start, end) = key::below(tree, dir);
+        let prefix = if dir.is_root() {
+            start.len() - 1
+        } else {
+            start.len()
+        };
+        if let Some(name) = after {
+            start.truncate(prefix);
+            start.extend_from_slice(name);
+            start.push(1);
+        }
+        let mut all = Vec::new();
+        while all.len() < max {
+            let mut rows = self
+                .views
+                .entries
+                .range::<&[u8]>(start.as_slice()..end.as_slice())?;
+            let Some(row) = rows.next() else { break };
+            let (found, value) = row?;
+            let found = found.value();
+            let name = found[prefix..]
+                .split(|b| *b == 0)
+                .next()
+                .unwrap_or_default();
+            let child = &found[..prefix + name.len()];
+            if child.len() == found.len() {
+                all.push((key::read_entry(child)?.1, decode(value.value())?));
+            }
+            // Names have no byte 0, so this is behind the child and all beneath it, and before the next name.
+            start = child.to_vec();
+            start.push(1);
+        }
+        Ok(all)
+    }
+
+    /// Names of regular files that had this device and inode number when they were last looked at, at most `max`.
+    pub fn by_inode(
+        &self,
+        dev: u64,
+        ino: u64,
+        max: usize,
+    ) -> Result<Vec<(TreeId, RelPath)>, IndexError> {
+        places(&self.views.by_ino, key::inode(dev, ino, &[]), max)
+    }
+
+    /// Regular files with this content, at most `max`. Only files larger than [`super::write::HASHED_FROM`] are listed.
+    pub fn by_hash(
+        &self,
+        hash: &ContentHash,
+        max: usize,
+    ) -> Result<Vec<(TreeId, RelPath)>, IndexError> {
+        places(&self.views.by_hash, key::hash(hash, &[]), max)
+    }
+
+    /// The work list of a reversal after `after`, in path order within a tree, at most `max`.
+    pub fn unreplicated(
+        &self,
+        after: Option<(TreeId, &RelPath)>,
+        max: usize,
+    ) -> Result<Vec<(TreeId, RelPath, Unreplicated)>, IndexError> {
+        let mut start = after
+            .map(|(tree, path)| key::entry(tree, path))
+            .unwrap_or_default();
+        if after.is_some() {
+            // The smallest key after this one.
+            start.push(0);
+        }
+        let mut all = Vec::new();
+        for row in self
+            .views
+            .unreplicated
+            .range::<&[u8]>(start.as_slice()..)?
+            .take(max)
+        {
+            let (place, value) = row?;
+            let (tree, path) = key::read_entry(place.value())?;
+            let damaged = |_| IndexError::Damaged {
+                what: format!("the unreplicated record of {path}"),
+            };
+            let record = postcard::from_bytes(value.value()).map_err(damaged)?;
+            all.push((tree, path, record));
+        }
+        Ok(all)
+    }
+}
+
+/// An iterator over entries in path order.
+pub struct Entries {
+    rows: redb::Range<'static, &'static [u8], &'static [u8]>,
+}
+
+impl Iterator for Entries {
+    type Item = Result<(RelPath, IndexEntry), IndexError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = self.rows.next()?;
+        Some(row.map_err(IndexError::from).and_then(|(place, value)| {
+            let (_, path) = key::read_entry(place.value())?;
+            Ok((path, decode(value.value())?))
+        }))
+    }
+}
+
+pub(super) fn get(
+    entries: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    key: &[u8],
+) -> Result<Option<IndexEntry>, IndexError> {
+    entries
+        .get(key)?
+        .map(|value| decode(value.value()))
+        .transpose()
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Result<IndexEntry, IndexError> {
+    postcard::from_bytes(bytes).map_err(|_| IndexError::Damaged {
+        what: "an entry".into(),
+    })
+}
+
+pub(super) fn places(
+    table: &impl ReadableTable<&'static [u8], ()>,
+    prefix: Vec<u8>,
+    max: usize,
+) -> Result<Vec<(TreeId, RelPath)>, IndexError> {
+    let end = key::after_all(prefix.clone());
+    let mut all = Vec::new();
+    for row in table
+        .range::<&[u8]>(prefix.as_slice()..end.as_slice())?
+        .take(max)
+    {
+        let (place, ()) = row.map(|(k, v)| (k, v.value()))?;
+        all.push(key::read_entry(&place.value()[prefix.len()..])?);
+    }
+    Ok(all)
+}

@@ -1,0 +1,88 @@
+//! The thread beside the detectors: polls trees without events, looks whether the roots are still there, and delivers what
+//! the consumer had no room for.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::report::Reporter;
+use crate::path::RelPath;
+
+/// How often the roots are looked at: one `statx` each.
+const ROOT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a full consumer is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+
+#[derive(Debug)]
+pub(super) struct Keeper {
+    reporter: Arc<Reporter>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    pub(super) fn start(
+        reporter: &Arc<Reporter>,
+        poll_interval: Duration,
+    ) -> Result<Keeper, std::io::Error> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::Builder::new().name("tandem-keeper".into());
+        let thread = thread.spawn({
+            let (reporter, stop) = (Arc::clone(reporter), Arc::clone(&stop));
+            move || run(&reporter, &stop, poll_interval)
+        })?;
+        Ok(Keeper {
+            reporter: Arc::clone(reporter),
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        {
+            // Under the lock, so that the thread cannot miss the wake-up.
+            let _state = self.reporter.lock();
+            self.stop.store(true, Ordering::Relaxed);
+        }
+        self.reporter.pending.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the watch keeper thread panicked");
+        }
+    }
+}
+
+fn run(reporter: &Reporter, stop: &AtomicBool, poll_interval: Duration) {
+    let mut next_look = Instant::now() + ROOT_INTERVAL;
+    let mut next_poll = Instant::now() + poll_interval;
+    loop {
+        let mut state = reporter.lock();
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let until = next_look.min(next_poll);
+        let mut wait = until.saturating_duration_since(Instant::now());
+        if reporter.retry(&mut state) {
+            wait = wait.min(RETRY_INTERVAL);
+        }
+        let waited = reporter.pending.wait_timeout(state, wait);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        let now = Instant::now();
+        if now >= next_look {
+            next_look = now + ROOT_INTERVAL;
+            for (tree, what) in reporter.trees().iter().enumerate() {
+                reporter.root_is(tree, what.root.still_there());
+            }
+        }
+        if now >= next_poll {
+            next_poll = now + poll_interval;
+            for tree in (0..reporter.trees().len()).filter(|tree| reporter.is_polled(*tree)) {
+                reporter.dirty(tree, RelPath::root(), true, false);
+            }
+        }
+    }
+}

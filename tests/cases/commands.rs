@@ -1,0 +1,255 @@
+//! The commands, each against a running pair.
+
+use crate::harness::*;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+use tandem::api::types::Role;
+
+#[test]
+fn is_says_the_role_by_its_exit_code() {
+    let scene = Scene::replicated();
+    let code = |n: usize, role: &str| scene.tandem(n, &["is", role]).code;
+    assert_eq!(
+        (code(ONE, "master"), code(TWO, "standby")),
+        (Some(0), Some(0))
+    );
+    assert!(code(ONE, "standby").is_some_and(|c| c != 0));
+    assert!(code(TWO, "master").is_some_and(|c| c != 0));
+    let text = scene.tandem(ONE, &["status"]);
+    assert!(
+        text.success() && text.stdout.contains("master") && text.stdout.contains("www"),
+        "{text:?}"
+    );
+}
+
+#[test]
+fn flush_returns_when_all_is_durable_there() {
+    let scene = Scene::replicated();
+    for n in 0..20 {
+        scene.write(ONE, "flushed", format!("version {n}"));
+        scene.flush(ONE);
+        assert_eq!(scene.read(TWO, "flushed"), Ok(format!("version {n}")));
+    }
+    scene.power_cut(TWO);
+    let output = scene.tandem(ONE, &["flush", "--timeout", "1s"]);
+    assert!(!output.success(), "{output:?}");
+}
+
+#[test]
+fn hold_pauses_applying_while_its_command_runs() {
+    let scene = Scene::replicated();
+    let mut command = Command::new("/opt/lab/tandem");
+    // The web server stands for a backup that runs until it is stopped.
+    command.args([
+        "hold",
+        "--role",
+        "standby",
+        "--",
+        "/opt/lab/lab-web",
+        "/srv",
+        "8080",
+    ]);
+    let backup = scene.node(TWO).host.spawn(command).expect("started");
+    scene.wait_status(TWO, "holds", |s| s.hold.is_some());
+    scene.write(ONE, "held", "spooled");
+    scene.write(ONE, "index.html", "second page");
+    scene.wait_status(TWO, "spools", |s| {
+        s.hold.as_ref().is_some_and(|h| h.spooled_bytes > 0)
+    });
+    holds_for(Duration::from_secs(1), "the tree rests", || {
+        match scene.read(TWO, "index.html")?.as_str() {
+            "first page" if !exists(&scene.file(TWO, "held")) => Ok(()),
+            other => Err(other.into()),
+        }
+    });
+    backup.signal(nix::sys::signal::Signal::SIGKILL);
+    scene.wait_status(TWO, "holds no more", |s| s.hold.is_none());
+    scene.wait_ready(ONE, TWO);
+    scene.flush_and_compare(ONE);
+    let refused = scene.tandem(
+        ONE,
+        &[
+            "hold",
+            "--role",
+            "standby",
+            "--",
+            "/opt/lab/tandem",
+            "--version",
+        ],
+    );
+    assert!(!refused.success(), "{refused:?}");
+}
+
+#[test]
+fn a_takeover_ends_a_hold_and_applies_the_spool_first() {
+    let scene = Scene::replicated();
+    let mut command = Command::new("/opt/lab/tandem");
+    command.args([
+        "hold",
+        "--role",
+        "standby",
+        "--",
+        "/opt/lab/lab-web",
+        "/srv",
+        "8080",
+    ]);
+    let backup = scene.node(TWO).host.spawn(command).expect("started");
+    scene.wait_status(TWO, "holds", |s| s.hold.is_some());
+    scene.write(ONE, "held", "spooled");
+    scene.flush(ONE);
+    assert!(!exists(&scene.file(TWO, "held")));
+    scene.power_cut(ONE);
+    scene.wait_role(TWO, Role::Master);
+    assert_eq!(scene.read(TWO, "held").as_deref(), Ok("spooled"));
+    assert!(backup.wait(SOON).is_some(), "the command was signalled");
+}
+
+#[test]
+fn verify_finds_and_repairs_silent_damage() {
+    let scene = Scene::replicated();
+    scene.flush(ONE);
+    assert!(scene.tandem(ONE, &["verify"]).success());
+    // Damage that changes neither size nor times nor wakes a watcher: written below, times put back, agent off.
+    scene.node(TWO).kill_agent();
+    let path = scene.file(TWO, "big");
+    let modified = fs::metadata(&path)
+        .and_then(|m| m.modified())
+        .expect("a time");
+    let mut bytes = fs::read(&path).expect("read");
+    bytes[1_000_000] ^= 1;
+    let file = fs::File::options().write(true).open(&path).expect("opened");
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes[1_000_000..1_000_001], 1_000_000)
+        .expect("damaged");
+    file.set_modified(modified).expect("set");
+    scene.start_agent(TWO);
+    scene.wait_ready(ONE, TWO);
+    let _ = scene.tandem(ONE, &["verify"]);
+    let output = scene.tandem(ONE, &["verify", "--repair"]);
+    assert!(output.success(), "{output:?}");
+    scene.flush_and_compare(ONE);
+}
+
+#[test]
+fn switchover_moves_and_maintenance_prevents() {
+    let scene = Scene::replicated();
+    let output = scene.tandem(ONE, &["switchover"]);
+    assert!(output.success(), "{output:?}");
+    scene.wait_ready(TWO, ONE);
+    let output = scene.tandem(TWO, &["maintenance", "on"]);
+    assert!(output.success(), "{output:?}");
+    scene.wait_status(ONE, "shows the maintenance", |s| s.maintenance.is_some());
+    scene.power_cut(TWO);
+    holds_for(Duration::from_secs(4), "nothing moves", || {
+        match scene.status(ONE)? {
+            s if s.role == Role::Master => Err("it is master".into()),
+            _ => Ok(()),
+        }
+    });
+}
+
+#[test]
+fn takeover_by_force_shows_its_price() {
+    let scene = SceneOptions::new().policy("max_stale = \"2s\"").make();
+    scene.fill();
+    scene.start();
+    scene.node(ONE).host.cable("eth1").cut().expect("cut");
+    scene.wait_status(TWO, "is stale", |s| !s.takeover.possible);
+    scene.power_cut(ONE);
+    let asked = scene.tandem(TWO, &["takeover"]);
+    assert!(
+        !asked.success(),
+        "without --force it only shows the price: {asked:?}"
+    );
+    assert_eq!(scene.status(TWO).expect("it answers").role, Role::Standby);
+    let output = scene.tandem(TWO, &["takeover", "--force"]);
+    assert!(output.success(), "{output:?}");
+    scene.wait_role(TWO, Role::Master);
+}
+
+#[test]
+fn rescue_is_listed_restored_and_dropped() {
+    let scene = Scene::replicated();
+    scene.flush(ONE);
+    scene.node(ONE).host.cable("eth1").cut().expect("cut");
+    scene.write(ONE, "late", "wanted back");
+    scene.power_cut(ONE);
+    scene.wait_role(TWO, Role::Master);
+    scene.node(ONE).host.cable("eth1").heal().expect("healed");
+    scene.power_on(ONE);
+    scene.wait_ready(TWO, ONE);
+    let sets = scene.rescue_list(ONE).sets;
+    assert_eq!(sets.len(), 1, "{sets:?}");
+    let output = scene.tandem(ONE, &["rescue", "restore", &sets[0].id]);
+    assert!(output.success(), "{output:?}");
+    scene.flush_and_compare(TWO);
+    assert_eq!(scene.read(TWO, "late").as_deref(), Ok("wanted back"));
+    assert_eq!(scene.read(ONE, "late").as_deref(), Ok("wanted back"));
+    let output = scene.tandem(ONE, &["rescue", "drop", &sets[0].id]);
+    assert!(output.success(), "{output:?}");
+    assert!(scene.rescue_list(ONE).sets.is_empty());
+}
+
+#[test]
+fn restart_and_sigterm_keep_the_service() {
+    let scene = Scene::replicated();
+    let probe = scene.probe();
+    scene.wait_served_by(&probe, ONE);
+    let since = std::time::Instant::now();
+    let pid = scene.node(ONE).agent().expect("it runs").pid();
+    let started = scene.status(ONE).expect("it answers").started_unix_ms;
+    let output = scene.tandem(ONE, &["restart"]);
+    assert!(output.success(), "{output:?}");
+    scene.wait_status(ONE, "runs anew as master", |s| {
+        s.started_unix_ms > started && s.role == Role::Master
+    });
+    assert_eq!(scene.node(ONE).agent().expect("it runs").pid(), pid);
+    scene.wait_ready(ONE, TWO);
+    let gap = probe.log().longest_gap(since).expect("answers came");
+    assert!(
+        gap < Duration::from_secs(1),
+        "the client saw a gap of {gap:?}"
+    );
+    // SIGTERM: hands over first.
+    scene
+        .node(ONE)
+        .agent()
+        .expect("it runs")
+        .signal(nix::sys::signal::Signal::SIGTERM);
+    scene.wait_role(TWO, Role::Master);
+    scene.wait_served_by(&probe, TWO);
+    let ended = scene.node(ONE).agent().expect("known").wait(SOON);
+    assert_eq!(ended.and_then(|s| s.code()), Some(0));
+    scene.start_agent(ONE);
+    scene.wait_ready(TWO, ONE);
+    scene.flush_and_compare(TWO);
+}
+
+#[test]
+fn reload_applies_by_difference_or_not_at_all() {
+    let scene = Scene::replicated();
+    let good = scene.pair.config();
+    scene
+        .pair
+        .configure(&good.replace("[[tree]]", "[[tre]]"))
+        .expect("written");
+    let output = scene.tandem(ONE, &["reload"]);
+    assert!(
+        !output.success() && output.stderr.contains("tre"),
+        "{output:?}"
+    );
+    assert_eq!(scene.status(ONE).expect("it answers").role, Role::Master);
+    let new = good.replace("name = \"www\"\n", "name = \"www\"\nmax_delete = \"40%\"\n");
+    assert_ne!(new, good);
+    scene.pair.configure(&new).expect("written");
+    for n in [ONE, TWO] {
+        let output = scene.tandem(n, &["reload"]);
+        assert!(output.success(), "{output:?}");
+    }
+    scene.wait_ready(ONE, TWO);
+    scene.wait_status(ONE, "equal configurations", |s| {
+        s.config.equal == Some(true)
+    });
+    let check = scene.tandem(ONE, &["check"]);
+    assert!(check.success(), "{check:?}");
+}

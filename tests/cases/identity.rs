@@ -1,0 +1,203 @@
+//! Who is let in: nobody but the two pinned nodes, and none of them twice.
+
+use crate::harness::*;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+use tandem::api::types::Role;
+use tandem_lab::pair::{Pair, private_address, public_address};
+
+/// Port of heartbeats and sessions.
+const PORT: u16 = 7461;
+
+/// A copy of the first node's disk, key and state and all, in another machine with the same addresses.
+#[test]
+fn a_cloned_node_is_refused() {
+    let scene = Scene::replicated();
+    scene.write(ONE, "before", "x");
+    scene.flush(ONE);
+    scene.power_cut(ONE);
+    scene.wait_role(TWO, Role::Master);
+    scene.write(TWO, "after", "y");
+    let clone = scene.pair.clone_of(ONE).expect("the clone is made");
+    clone.power_on().expect("it boots");
+    let status = scene.wait_status(TWO, "sees the clone", |s| s.peer.identity.is_some());
+    assert_eq!(status.role, Role::Master);
+    assert!(!status.alarms.is_empty(), "{status:?}");
+    holds_for(
+        Duration::from_secs(4),
+        "the clone gets no role and no data",
+        || {
+            let two = scene.status(TWO)?;
+            if two.role != Role::Master || two.session.up {
+                return Err(brief(&two));
+            }
+            if exists(&clone.www().join("after")) {
+                return Err("the clone was given data".into());
+            }
+            Ok(())
+        },
+    );
+    assert_eq!(scene.read(TWO, "after").as_deref(), Ok("y"));
+    clone.power_cut().expect("off");
+    // The true one is still welcome.
+    scene.power_on(ONE);
+    scene.wait_ready(TWO, ONE);
+    scene.flush_and_compare(TWO);
+}
+
+#[test]
+fn a_strangers_key_gets_nowhere() {
+    let scene = Scene::replicated();
+    scene.flush(ONE);
+    scene.power_cut(ONE);
+    scene.wait_role(TWO, Role::Master);
+    // The stranger sits at the first node's cables and believes that it is the first node.
+    let node = scene.node(ONE);
+    node.host.boot().expect("it boots");
+    std::fs::rename(
+        node.host.outside_path("/etc/tandem/key"),
+        node.host.outside_path("/etc/tandem/true-key"),
+    )
+    .expect("moved");
+    let true_config = scene.pair.config();
+    let strange = node.keygen().expect("a key");
+    node.configure(&true_config.replacen(scene.pair.key(ONE), &strange, 1))
+        .expect("configured");
+    scene.write(TWO, "secret", "not for strangers");
+    scene.start_agent(ONE);
+    holds_for(Duration::from_secs(5), "the stranger is not heard", || {
+        let two = scene.status(TWO)?;
+        if two.role != Role::Master || two.peer.alive || two.session.up {
+            return Err(brief(&two));
+        }
+        if exists(&scene.file(ONE, "secret")) || scene.status(ONE)?.role == Role::Master {
+            return Err("the stranger got something".into());
+        }
+        Ok(())
+    });
+}
+
+/// Sends noise of several kinds at a node for as long as `until`.
+fn noise(target: SocketAddr, until: Instant) {
+    let udp = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    let mut kept = Vec::new();
+    let mut n = 0_u32;
+    while Instant::now() < until {
+        n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let bytes: Vec<u8> = (0..1200_u32)
+            .map(|i| (n.rotate_left(i % 32) ^ i) as u8)
+            .collect();
+        let _ = udp.send_to(&bytes[..(n % 1200) as usize], target);
+        if let Ok(mut stream) = TcpStream::connect_timeout(&target, Duration::from_millis(200)) {
+            let timeout = Some(Duration::from_millis(20));
+            stream.set_read_timeout(timeout).expect("a timeout");
+            match n % 4 {
+                // Nothing at all: half open for as long as the test runs.
+                0 => kept.push(stream),
+                1 => {
+                    let _ = stream.write_all(&bytes);
+                    let _ = stream.read(&mut [0; 64]);
+                }
+                2 => {
+                    let _ = stream.write_all(b"SSH-2.0-stranger\r\n");
+                    let _ = stream.write_all(&bytes);
+                    kept.push(stream);
+                }
+                _ => {
+                    let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n");
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn resident_kib(pair: &Pair, n: usize) -> u64 {
+    let pid = pair.nodes[n].agent().expect("it runs").pid();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .expect("a size");
+    line.trim()
+        .trim_end_matches(" kB")
+        .trim()
+        .parse()
+        .expect("a number")
+}
+
+#[test]
+fn garbage_and_half_open_connections_get_nowhere() {
+    let scene = Scene::replicated();
+    let probe = scene.probe();
+    scene.wait_served_by(&probe, ONE);
+    let before = [
+        resident_kib(&scene.pair, ONE),
+        resident_kib(&scene.pair, TWO),
+    ];
+    let since = Instant::now();
+    let until = since + Duration::from_secs(6);
+    let targets: [IpAddr; 2] = [public_address(ONE), public_address(TWO)];
+    let noises: Vec<_> = targets
+        .into_iter()
+        .map(|ip| {
+            let target = SocketAddr::new(ip, PORT);
+            scene
+                .pair
+                .client
+                .enter_thread(move || noise(target, until))
+                .expect("the client is on")
+        })
+        .collect();
+    let mut n = 0;
+    while Instant::now() < until {
+        n += 1;
+        scene.write(ONE, "in-the-noise", n.to_string());
+        scene.flush(ONE);
+        for (node, role) in [(ONE, Role::Master), (TWO, Role::Standby)] {
+            let status = scene.status(node).expect("it answers");
+            assert!(
+                status.role == role && status.peer.alive,
+                "{}",
+                brief(&status)
+            );
+        }
+    }
+    for thread in noises {
+        thread.join().expect("no panic").expect("the client is on");
+    }
+    let gap = probe.log().longest_gap(since).expect("answers came");
+    assert!(
+        gap < Duration::from_secs(1),
+        "the client saw a gap of {gap:?}"
+    );
+    for (node, before) in [ONE, TWO].into_iter().zip(before) {
+        let after = resident_kib(&scene.pair, node);
+        assert!(
+            after < before + 64 * 1024,
+            "node {node}: {before} KiB became {after} KiB"
+        );
+    }
+    scene.flush_and_compare(ONE);
+}
+
+/// Nothing listens but on link addresses.
+#[test]
+fn only_link_addresses_listen() {
+    let scene = Scene::replicated();
+    let floating = SocketAddr::new(tandem_lab::pair::FLOATING, PORT);
+    let refused = scene
+        .pair
+        .client
+        .enter(move || TcpStream::connect_timeout(&floating, Duration::from_secs(1)).is_err())
+        .expect("the client is on");
+    assert!(refused, "the floating IP answers on the agent's port");
+    let local = SocketAddr::new(private_address(ONE), PORT);
+    let open = scene
+        .node(TWO)
+        .host
+        .enter(move || TcpStream::connect_timeout(&local, Duration::from_secs(1)).is_ok())
+        .expect("the node is on");
+    assert!(open, "the link address does not answer");
+}

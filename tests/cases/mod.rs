@@ -1,0 +1,38 @@
+//! The cases. What the pair promises, and the test that shows it:
+//!
+//! | promise | test |
+//! |---|---|
+//! | the story of the demo | `story::the_story_of_the_demo` |
+//! | takeover after power cut | `takeover::after_a_power_cut` |
+//! | takeover after `kill -9` of agent and service together | `takeover::after_kill_9_of_agent_and_service` |
+//! | hand-over after the service alone dies | `takeover::after_the_service_alone_dies` |
+//! | hand-over after only the master's public cable is lost | `takeover::after_the_masters_public_cable_is_lost` |
+//! | no takeover when only the private cable is lost, and no promotion of the stale standby later | `no_takeover::when_only_the_private_cable_is_lost` |
+//! | no takeover when only the standby's public cable is lost | `no_takeover::when_only_the_standbys_public_cable_is_lost` |
+//! | no takeover when only the agent process is lost | `no_takeover::when_only_the_agent_is_lost` |
+//! | and no promotion of the standby that is stale by that later | `no_takeover::a_standby_left_stale_is_not_promoted_later` |
+//! | double failure | `boot::double_failure` |
+//! | both return at once | `boot::both_return_at_once`, `boot::both_return_and_the_newer_data_win` |
+//! | one boots alone | `boot::one_boots_alone`, `boot::a_master_that_was_alone_may_boot_alone` |
+//! | the returning old master never overwrites newer data | `returning::never_overwrites_newer_data` |
+//! | a half-copied standby is not promoted | `boot::a_half_copied_standby_is_not_promoted` |
+//! | an empty replaced disk on the preferred node receives and never sends | `boot::an_empty_replaced_disk_receives` |
+//! | a cloned key is refused | `identity::a_cloned_node_is_refused` |
+//! | `kill -9` of either agent at random points, fifty times | `crashes::kill_9_fifty_times` |
+//! | protected and immutable files untouched | `guards::protected_and_immutable_files_are_untouched` |
+//! | an emptied or unmounted source stops replication | `guards::an_emptied_source_stops`, `guards::an_unmounted_source_stops` |
+//! | a stranger's key gets nowhere | `identity::a_strangers_key_gets_nowhere` |
+//! | a garbage peer and a half-open connection get nowhere | `identity::garbage_and_half_open_connections_get_nowhere` |
+//! | status under 100 ms and heartbeats on time during a full first copy | `load::status_and_heartbeats_during_a_first_copy` |
+//! | the commands | `commands` |
+
+mod boot;
+mod commands;
+mod crashes;
+mod guards;
+mod identity;
+mod load;
+mod no_takeover;
+mod returning;
+mod story;
+mod takeover;

@@ -1,0 +1,196 @@
+//! An old master comes back with writes of its own. Nothing that the new master has is lost, and nothing of
+//! the old one's is destroyed: it is in the rescue.
+
+use crate::harness::*;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tandem::api::types::Role;
+
+/// A path, what the old master does with it at the end, what the new one does with it, and whether the old
+/// one's version must be in the rescue.
+struct Quarrel {
+    path: &'static str,
+    old: fn(&Path),
+    new: fn(&Path),
+    rescued: bool,
+}
+
+const QUARRELS: &[Quarrel] = &[
+    Quarrel {
+        path: "old-clock-ahead",
+        old: |p| put(p, "old", 4_000_000_000),
+        new: |p| put(p, "new", 1_000),
+        rescued: true,
+    },
+    Quarrel {
+        path: "old-clock-behind",
+        old: |p| put(p, "old", 1_000),
+        new: |p| put(p, "new", 2_000),
+        rescued: true,
+    },
+    Quarrel {
+        path: "equal-mtime-and-size",
+        old: |p| put(p, "old", 5_000),
+        new: |p| put(p, "new", 5_000),
+        rescued: true,
+    },
+    Quarrel {
+        path: "deleted-by-new",
+        old: |p| put(p, "old", 6_000),
+        new: remove,
+        rescued: true,
+    },
+    Quarrel {
+        path: "deleted-by-old",
+        old: remove,
+        new: |p| put(p, "new", 7_000),
+        rescued: true,
+    },
+    Quarrel {
+        path: "recreated-by-new",
+        old: |p| put(p, "old", 8_000),
+        new: |p| {
+            remove(p);
+            put(p, "new", 8_000)
+        },
+        rescued: true,
+    },
+    Quarrel {
+        path: "file-became-directory",
+        old: |p| put(p, "old", 9_000),
+        new: |p| {
+            remove(p);
+            put(&p.join("inside"), "new", 9_000)
+        },
+        rescued: true,
+    },
+    Quarrel {
+        path: "directory-became-file/inside",
+        old: |p| put(p, "old", 10_000),
+        new: |p| {
+            let d = p.parent().expect("a parent");
+            fs::remove_dir_all(d).expect("removed");
+            put(d, "new", 10_000)
+        },
+        rescued: true,
+    },
+    Quarrel {
+        path: "made-by-both",
+        old: |p| put(p, "old", 11_000),
+        new: |p| put(p, "new", 11_000),
+        rescued: true,
+    },
+    Quarrel {
+        path: "made-by-old",
+        old: |p| put(p, "old", 12_000),
+        new: |_| (),
+        rescued: true,
+    },
+    Quarrel {
+        path: "changed-by-new-only",
+        old: |_| (),
+        new: |p| put(p, "new", 13_000),
+        rescued: false,
+    },
+    Quarrel {
+        path: "untouched",
+        old: |_| (),
+        new: |_| (),
+        rescued: false,
+    },
+];
+
+fn put(path: &Path, text: &str, mtime: u64) {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).expect("made");
+    }
+    fs::write(path, text).expect("written");
+    let time: SystemTime = UNIX_EPOCH + Duration::from_secs(mtime);
+    let file = fs::File::options().append(true).open(path).expect("opened");
+    file.set_modified(time).expect("set");
+}
+
+fn remove(path: &Path) {
+    fs::remove_file(path).expect("removed");
+}
+
+#[test]
+fn never_overwrites_newer_data() {
+    let scene = SceneOptions::new().make();
+    scene.fill();
+    for quarrel in QUARRELS.iter().filter(|q| !q.path.starts_with("made-by")) {
+        put(&scene.file(ONE, quarrel.path), "base", 100);
+    }
+    scene.start();
+    scene.flush_and_compare(ONE);
+
+    scene.node(ONE).host.cable("eth1").cut().expect("cut");
+    for quarrel in QUARRELS {
+        (quarrel.old)(&scene.file(ONE, quarrel.path));
+    }
+    scene.power_cut(ONE);
+    scene.wait_role(TWO, Role::Master);
+    for quarrel in QUARRELS {
+        (quarrel.new)(&scene.file(TWO, quarrel.path));
+    }
+    let snapshot = scene.pair.lab.dir().join("snapshot");
+    let copied = Command::new("cp")
+        .args(["-a", "--"])
+        .arg(scene.node(TWO).www())
+        .arg(&snapshot)
+        .status()
+        .expect("cp runs");
+    assert!(copied.success());
+
+    scene.node(ONE).host.cable("eth1").heal().expect("healed");
+    scene.power_on(ONE);
+    scene.wait_ready(TWO, ONE);
+    scene.flush_and_compare(TWO);
+    let changed = tandem_lab::compare_trees(&snapshot, &scene.node(TWO).www(), &[".tandem"])
+        .expect("compared");
+    assert!(
+        changed.is_empty(),
+        "the new master's tree was changed: {changed:?}"
+    );
+    let rescued: BTreeSet<String> = scene
+        .rescued(ONE)
+        .into_iter()
+        .map(|item| item.path)
+        .collect();
+    for quarrel in QUARRELS {
+        assert_eq!(
+            rescued.contains(quarrel.path),
+            quarrel.rescued,
+            "{}: {rescued:?}",
+            quarrel.path
+        );
+    }
+    rescue_holds_the_bytes(&scene);
+}
+
+/// What was rescued can be had back: every version of the old master is on its disk, byte for byte.
+fn rescue_holds_the_bytes(scene: &Scene) {
+    let kept = QUARRELS
+        .iter()
+        .filter(|q| q.rescued && q.path != "deleted-by-old")
+        .count();
+    let mut found = 0;
+    let mut walk = vec![scene.file(ONE, ".tandem/rescue")];
+    while let Some(dir) = walk.pop() {
+        for entry in fs::read_dir(&dir).expect("read") {
+            let entry = entry.expect("an entry");
+            if entry.file_type().expect("a type").is_dir() {
+                walk.push(entry.path());
+            } else if fs::read(entry.path()).is_ok_and(|bytes| bytes == b"old") {
+                found += 1;
+            }
+        }
+    }
+    assert_eq!(
+        found, kept,
+        "rescued versions with the old master's content"
+    );
+}
