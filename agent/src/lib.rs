@@ -5,6 +5,7 @@ pub mod config;
 pub mod hooks;
 pub mod journal;
 pub mod keys;
+pub mod link;
 pub mod logging;
 pub mod notify;
 pub mod services;

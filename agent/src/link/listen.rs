@@ -1,0 +1,196 @@
+//! Accepting connections: on the link addresses only, with bounds before and after authentication.
+
+use super::dial::{self, ACCEPTED, PREFACE, TURNED_AWAY};
+use super::status::Purpose;
+use super::transport::Duplex;
+use super::wire::{Wire, WireHandle};
+use super::{HALF_OPEN, LinkError, LinkEvent, Shared, control};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Connections that the kernel may hold for us.
+const BACKLOG: i32 = 32;
+/// Pause after `accept` failed (no descriptors, no memory).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Places for connections that are not authenticated yet.
+pub(super) struct HalfOpen {
+    anybody: Arc<Semaphore>,
+    peer: Arc<Semaphore>,
+}
+
+impl Default for HalfOpen {
+    fn default() -> Self {
+        Self {
+            anybody: Arc::new(Semaphore::new(HALF_OPEN / 2)),
+            peer: Arc::new(Semaphore::new(HALF_OPEN - HALF_OPEN / 2)),
+        }
+    }
+}
+
+impl HalfOpen {
+    fn enter(&self, from_peer_address: bool) -> Option<OwnedSemaphorePermit> {
+        let reserved = from_peer_address
+            .then(|| self.peer.clone().try_acquire_owned().ok())
+            .flatten();
+        reserved.or_else(|| self.anybody.clone().try_acquire_owned().ok())
+    }
+}
+
+/// Listens at one link's address for ever. If the address cannot be bound it is tried again, every
+/// [`Timing::backoff_max`](super::Timing::backoff_max) at most.
+pub(super) async fn listen(shared: Arc<Shared>, path: usize, half_open: Arc<HalfOpen>) {
+    let timing = shared.config.timing;
+    let local = SocketAddr::new(shared.path(path).local, shared.config.port);
+    let mut pause = timing.backoff_min;
+    let listener = loop {
+        match bind(local) {
+            Ok(listener) => break listener,
+            Err(error) => {
+                tracing::debug!(local = %local, error = %error, "cannot listen");
+                shared.registry.listening(path, Err(error.to_string()));
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(timing.backoff_max);
+    };
+    shared.registry.listening(path, Ok(()));
+    loop {
+        match listener.accept().await {
+            Ok((tcp, remote)) => {
+                let from_peer = shared.config.paths.iter().any(|p| p.peer == remote.ip());
+                match half_open.enter(from_peer) {
+                    Some(permit) => shared.spawn(admit(shared.clone(), path, tcp, remote, permit)),
+                    None => shared.failed(path, remote, true, LinkError::HalfOpen),
+                }
+            }
+            Err(error) => {
+                tracing::debug!(local = %local, error = %error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The address need not be there yet (IP_FREEBIND, ip(7)), so that nothing depends on the order of start.
+fn bind(local: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(local),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    match local.ip() {
+        IpAddr::V4(_) => socket.set_freebind_v4(true)?,
+        IpAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    socket.bind(&local.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+async fn admit(
+    shared: Arc<Shared>,
+    path: usize,
+    tcp: TcpStream,
+    remote: SocketAddr,
+    half_open: OwnedSemaphorePermit,
+) {
+    let (wire, handle) = match Wire::new(tcp) {
+        Ok(wire) => wire,
+        // Gone before it was looked at.
+        Err(error) => return tracing::debug!(remote = %remote, error = %error, "lost"),
+    };
+    let cut = handle.cut.clone().drop_guard();
+    let limit = shared.config.timing.handshake;
+    let authenticated = tokio::time::timeout(limit, authenticate(&shared, wire))
+        .await
+        .unwrap_or(Err(LinkError::HandshakeTimeout(limit)));
+    drop(half_open);
+    let taken = match authenticated {
+        Ok((stream, purpose)) => {
+            cut.disarm();
+            take(&shared, path, purpose, stream, handle).await
+        }
+        // Whoever only looks whether the port answers (the peer's own probe of this host) is no news.
+        Err(_) if handle.bytes_in() == 0 && handle.closed.is_cancelled() => return,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = taken {
+        shared.failed(path, remote, true, error);
+    }
+}
+
+async fn authenticate(
+    shared: &Shared,
+    wire: Wire,
+) -> Result<(Box<dyn Duplex>, Purpose), LinkError> {
+    let mut stream = shared.transport.accept(wire).await?;
+    let mut preface = [0; PREFACE.len() + 1];
+    stream.read_exact(&mut preface).await?;
+    let purpose = match preface.split_last() {
+        Some((last, start)) if start == PREFACE => dial::purpose(*last),
+        _ => None,
+    };
+    let purpose = purpose.ok_or_else(|| LinkError::Protocol("malformed preface".to_owned()))?;
+    Ok((stream, purpose))
+}
+
+/// Gives an authenticated connection to those who use it, or turns it away.
+async fn take(
+    shared: &Arc<Shared>,
+    path: usize,
+    purpose: Purpose,
+    mut stream: Box<dyn Duplex>,
+    wire: Arc<WireHandle>,
+) -> Result<(), LinkError> {
+    let cut = wire.cut.clone().drop_guard();
+    let limit = shared.config.timing.handshake;
+    let unwanted = match purpose {
+        Purpose::Control if shared.dials_control() => Some("control is dialled by this node"),
+        Purpose::Data if !shared.path(path).data => Some("this link carries no data"),
+        _ => None,
+    };
+    let entered = match unwanted {
+        Some(why) => Err(why),
+        None => shared
+            .registry
+            .enter(path, purpose, false, wire.clone())
+            .ok_or("too many data connections"),
+    };
+    let answer = if entered.is_ok() {
+        ACCEPTED
+    } else {
+        TURNED_AWAY
+    };
+    tokio::time::timeout(limit, stream.write_all(&[answer]))
+        .await
+        .map_err(|_| LinkError::HandshakeTimeout(limit))??;
+    let session = match entered {
+        Ok(session) => session,
+        Err(why) => {
+            // Dropping it politely lets the answer leave.
+            dial::close(stream, &wire).await;
+            return Err(LinkError::Unwanted(why));
+        }
+    };
+    cut.disarm();
+    let stream = super::DataStream::new(stream, wire, session);
+    match purpose {
+        Purpose::Control => control::run(shared, stream).await,
+        Purpose::Data => {
+            shared.spawn(dial::orphan(shared.clone(), stream.wire().clone()));
+            let incoming = shared.events.send(LinkEvent::Incoming(stream)).await;
+            incoming.map_err(|_| LinkError::Cancelled)
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Bulk beside control.
+
+use super::harness::{Place, SOON, data, soon};
+use crate::link::Timing;
+use crate::link::message::Request;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// More than the rekey limit of an ssh connection (1 GiB) takes too long in every run; the ignored test does it.
+const BULK: u64 = 192 << 20;
+
+async fn send(mut stream: crate::link::DataStream, total: u64) {
+    let piece = vec![5; 1 << 20];
+    for _ in 0..total >> 20 {
+        stream.write_all(&piece).await.unwrap();
+    }
+    stream.shutdown().await.unwrap();
+    // Held until the other side has everything.
+    let _ = stream.read(&mut [0]).await;
+}
+
+async fn receive(mut stream: crate::link::DataStream, total: u64) {
+    let mut buffer = vec![0; 1 << 20];
+    let mut received = 0;
+    while received < total {
+        let count = stream.read(&mut buffer).await.unwrap();
+        assert!(count > 0, "ended after {received} bytes");
+        received += count as u64;
+    }
+}
+
+/// While bulk runs, calls on the control connection are answered quickly.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn bulk_does_not_delay_control() {
+    let place = Place::new();
+    let (mut a, mut b) = place.pair(Timing::default());
+    let (to_b, _) = a.connected().await;
+    b.connected().await;
+    let (near, far) = data(&a, &mut b).await;
+    let sending = tokio::spawn(send(near, BULK));
+    let receiving = tokio::spawn(receive(far, BULK));
+    let mut times = Vec::new();
+    while !receiving.is_finished() {
+        let started = Instant::now();
+        to_b.call(&Request::Hello, SOON).await.unwrap();
+        times.push(started.elapsed());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    soon("bulk", receiving).await.unwrap();
+    soon("bulk", sending).await.unwrap();
+    times.sort();
+    let median = times[times.len() / 2];
+    // 192 MiB ahead of it in the same queue would be hundreds of milliseconds each time.
+    assert!(
+        median < Duration::from_millis(50),
+        "median of {} calls: {median:?}",
+        times.len()
+    );
+}
+
+/// Beyond the rekey limit of ssh in both roles; prints the rate. `cargo test --release -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "moves 3 GiB"]
+async fn bulk_survives_rekeying() {
+    let place = Place::new();
+    let (mut a, mut b) = place.pair(Timing::default());
+    a.connected().await;
+    b.connected().await;
+    let total = 3 << 30;
+    for dialler in ["a", "b"] {
+        let (near, far) = match dialler {
+            "a" => data(&a, &mut b).await,
+            _ => data(&b, &mut a).await,
+        };
+        let started = Instant::now();
+        let sending = tokio::spawn(send(near, total));
+        receive(far, total).await;
+        sending.await.unwrap();
+        let rate = total as f64 / started.elapsed().as_secs_f64() / 1e6;
+        println!("{dialler} dials: {rate:.0} MB/s");
+    }
+}

@@ -1,0 +1,127 @@
+//! The TCP socket below the secure channel: counts bytes, can be cut from outside, tells when it is gone.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
+
+/// Unacknowledged or unsendable bytes end the connection after this long (TCP_USER_TIMEOUT, tcp(7)). It also counts
+/// while the receiver does not read, which a slow disk may do for a while; death of the peer is seen earlier, on the
+/// control connection.
+const USER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Silence after which the kernel asks whether the peer is there, then every [`KEEPALIVE`] again.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// The socket. Owned by the secure channel; dropped when that is over.
+pub(crate) struct Wire {
+    tcp: TcpStream,
+    handle: Arc<WireHandle>,
+    cut_read: Pin<Box<WaitForCancellationFutureOwned>>,
+    cut_write: Pin<Box<WaitForCancellationFutureOwned>>,
+    _closed: DropGuard,
+}
+
+/// What others hold of it.
+#[derive(Debug)]
+pub(crate) struct WireHandle {
+    pub(crate) remote: SocketAddr,
+    /// Ends the connection at once, whatever its tasks wait for.
+    pub(crate) cut: CancellationToken,
+    /// Fires when the secure channel has let go of the socket.
+    pub(crate) closed: CancellationToken,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+impl WireHandle {
+    pub(crate) fn bytes_in(&self) -> u64 {
+        self.bytes_in.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn bytes_out(&self) -> u64 {
+        self.bytes_out.load(Ordering::Relaxed)
+    }
+}
+
+impl Wire {
+    pub(crate) fn new(tcp: TcpStream) -> io::Result<(Self, Arc<WireHandle>)> {
+        tcp.set_nodelay(true)?;
+        let socket = socket2::SockRef::from(&tcp);
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        socket.set_tcp_keepalive(
+            &socket2::TcpKeepalive::new()
+                .with_time(KEEPALIVE)
+                .with_interval(KEEPALIVE)
+                .with_retries(3),
+        )?;
+        let (cut, closed) = (CancellationToken::new(), CancellationToken::new());
+        let handle = Arc::new(WireHandle {
+            remote: tcp.peer_addr()?,
+            cut: cut.clone(),
+            closed: closed.clone(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+        });
+        let wire = Self {
+            tcp,
+            handle: handle.clone(),
+            cut_read: Box::pin(cut.clone().cancelled_owned()),
+            cut_write: Box::pin(cut.cancelled_owned()),
+            _closed: closed.drop_guard(),
+        };
+        Ok((wire, handle))
+    }
+}
+
+fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "connection was cut")
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.cut_read.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(cut()));
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        let count = (buf.filled().len() - before) as u64;
+        self.handle.bytes_in.fetch_add(count, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.cut_write.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(cut()));
+        }
+        let polled = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        if let Poll::Ready(Ok(count)) = &polled {
+            let count = *count as u64;
+            self.handle.bytes_out.fetch_add(count, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
