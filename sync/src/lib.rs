@@ -14,6 +14,7 @@ pub mod index;
 pub mod lineage;
 pub mod meta;
 pub mod path;
+pub mod plan;
 pub mod private;
 pub mod replica;
 pub mod scan;
