@@ -1,6 +1,7 @@
 //! Random changes of a model source, planned and carried out on a model receiver by the rules of a real file system.
 
 use super::*;
+use crate::entry::tests::file;
 use proptest::prelude::*;
 
 /// A file system: names to inodes; further names share one.
