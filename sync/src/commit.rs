@@ -30,7 +30,7 @@ mod stage;
 mod step;
 
 pub use stage::{Staged, Staging};
-pub use step::{Action, Expect, Outcome, Report, Step};
+pub use step::{Outcome, Report, Work};
 
 /// Up to this many paths are made durable one by one. An `fsync` costs about 0.3 ms, a `syncfs` writes whatever else is
 /// dirty on the file system.
@@ -57,15 +57,13 @@ impl std::fmt::Debug for Target<'_> {
 
 /// Carries out the steps in their order. Everything that the report calls done is durable when this returns.
 ///
-/// The order is the caller's: a directory before what it holds, a hard link after the file, what a directory holds before its
-/// removal. Blocks for as long as the disk needs; holds the role token for phases 3 to 5 and gives up between two paths
+/// The order is that of the plan: a directory before what it holds, a hard link after the file, what a directory holds
+/// before its removal. Blocks for as long as the disk needs; holds the role token for phases 3 to 5 and gives up between two paths
 /// when it is revoked.
-pub fn apply(target: &Target<'_>, steps: Vec<Step>, token: &RoleToken) -> Report {
-    let by_one = steps.len() <= FEW
-        && steps
-            .iter()
-            .all(|step| prepare::syncs_by_itself(&step.action));
-    let mut prepared = prepare::all(target, steps);
+pub fn apply(target: &Target<'_>, work: Vec<Work>, token: &RoleToken) -> Report {
+    let by_one =
+        work.len() <= FEW && work.iter().all(|one| prepare::syncs_by_itself(&one.step.action));
+    let mut prepared = prepare::all(target, work);
     let first = if prepared.stopped.is_some() {
         Ok(())
     } else {
@@ -126,7 +124,9 @@ struct Run<'a> {
     /// Inodes that were touched through one of their names: their change time moved.
     touched: BTreeSet<(u64, u64)>,
     /// Paths whose step failed: nothing is built on them.
-    failed: BTreeSet<RelPath>,
+    failed: BTreeMap<RelPath, Fault>,
+    /// Paths where a step put something.
+    made: BTreeSet<RelPath>,
     /// The modification times that steps asked for directories.
     dir_times: BTreeMap<RelPath, crate::entry::Meta>,
 }
@@ -143,7 +143,8 @@ impl<'a> Run<'a> {
             target,
             parents: BTreeMap::new(),
             touched: BTreeSet::new(),
-            failed: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            made: BTreeSet::new(),
             dir_times: BTreeMap::new(),
         }
     }

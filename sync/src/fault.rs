@@ -35,6 +35,9 @@ pub enum Fault {
     /// The content has not the announced hash or size.
     #[error("the content does not have the announced size and hash")]
     WrongContent,
+    /// The step needs a content that was not staged.
+    #[error("its content has not arrived")]
+    NoContent,
     /// An owner, mode, time or extended attribute could not be applied.
     #[error("{what} cannot be applied: {}", describe(*errno))]
     Attribute {

@@ -3,13 +3,16 @@
 use std::os::fd::AsFd;
 
 use super::prepare::{Item, New, Ready, StagedEntry};
-use super::step::{Expect, Outcome};
+use super::step::Outcome;
 use super::{Parent, Run};
+use rustix::fs::FileType;
+
 use crate::beneath::Place;
-use crate::entry::Meta;
+use crate::entry::{KindName, LocalKey, Meta};
 use crate::fault::Fault;
 use crate::meta;
 use crate::path::RelPath;
+use crate::plan::Expect;
 use crate::private;
 use crate::stat::Stat;
 
@@ -21,12 +24,16 @@ impl Run<'_> {
             expect,
             ready,
         } = item;
-        let done = ready.and_then(|ready| self.try_carry(&path, expect, ready));
+        let done = match self.failed.get(&path) {
+            // The first reason is the one that counts.
+            Some(fault) => Err(fault.clone()),
+            None => ready.and_then(|ready| self.try_carry(&path, expect, ready)),
+        };
         let (result, missed) = match done {
             // The keys are read at the end, when nothing moves them any more.
             Ok(missed) => (Ok(None), missed),
             Err(fault) => {
-                self.failed.insert(path.clone());
+                self.failed.insert(path.clone(), fault.clone());
                 (Err(fault), Vec::new())
             }
         };
@@ -44,40 +51,43 @@ impl Run<'_> {
         ready: Ready,
     ) -> Result<Vec<Fault>, Fault> {
         if path.is_root() {
-            return match ready {
-                Ready::Meta(meta) | Ready::PutDir(_, meta) => self.root_meta(meta),
-                _ => Err(Fault::NotBeneath),
-            };
+            return self.root_step(ready);
         }
-        let place = self.target.root.place(path)?;
-        let now = self.check(path, &place, expect)?;
+        let place = match (self.target.root.place(path), &ready) {
+            // What it lies in is gone: it is gone too.
+            (Err(Fault::Missing), Ready::Remove { .. }) => return Ok(Vec::new()),
+            (place, _) => place?,
+        };
+        let now = self.permitted(path, &place)?;
         match ready {
-            Ready::Put(new) => self.put(path, &place, now, new),
-            Ready::PutDir(new, meta) => {
-                self.dir_times.insert(path.clone(), meta.clone());
-                match now {
-                    Some(stat) if stat.is_dir() => self.change(path, &place, &meta),
-                    now => self.put(path, &place, now, new),
+            Ready::Remove { dir } => self.remove(path, &place, now, expect, dir),
+            Ready::FinishDir(meta) => self.finish_dir(path, &place, now, meta),
+            Ready::RestoreTime(meta) => match now {
+                Some(stat) if stat.is_dir() => {
+                    self.dir_times.entry(path.clone()).or_insert(meta);
+                    Ok(Vec::new())
                 }
-            }
-            Ready::Link(to) => self.link(path, &place, now, &to),
-            Ready::Meta(meta) => match now {
-                Some(stat) => {
-                    self.touch(&stat);
-                    if stat.is_dir() {
-                        self.dir_times.insert(path.clone(), meta.clone());
-                    }
-                    self.change(path, &place, &meta)
-                }
-                None => Err(Fault::Missing),
+                _ => Err(Fault::Changed("not a directory any more")),
             },
-            Ready::Rename(from, expect) => self.rename(path, &place, now, &from, expect),
-            Ready::Remove => self.remove(path, &place, now),
+            Ready::Put(new) => {
+                self.expected(path, now.as_ref(), expect)?;
+                self.put(path, &place, now, new)
+            }
+            Ready::Link(to) => {
+                self.expected(path, now.as_ref(), expect)?;
+                self.link(path, &place, now, &to)
+            }
+            Ready::Meta(meta) => {
+                self.expected(path, now.as_ref(), expect)?;
+                let stat = now.ok_or(Fault::Missing)?;
+                self.touch(&stat);
+                meta::apply(place.open_path()?.as_fd(), &meta)
+            }
         }
     }
 
-    /// The expected state, the protection and the mount of the entry that is there.
-    fn check(&self, path: &RelPath, place: &Place, expect: Expect) -> Result<Option<Stat>, Fault> {
+    /// What is there, if it may be changed: not on another mount, not flagged, not protected.
+    fn permitted(&self, path: &RelPath, place: &Place) -> Result<Option<Stat>, Fault> {
         let now = place.stat()?;
         if let Some(stat) = &now {
             let root = self.target.root;
@@ -91,27 +101,39 @@ impl Run<'_> {
                 return Err(Fault::Protected);
             }
         }
-        match (expect, &now) {
-            (Expect::Unchecked, _) | (Expect::Absent, None) => Ok(now),
-            (Expect::Absent, Some(_)) => Err(Fault::Changed("something is there")),
-            (Expect::Dir, Some(stat)) if stat.is_dir() => Ok(now),
-            (Expect::Dir, Some(_)) => Err(Fault::Changed("not a directory any more")),
-            (Expect::Key(_) | Expect::Dir, None) => Err(Fault::Changed("it is gone")),
-            (Expect::Key(key), Some(stat)) => {
-                let mut found = stat.key();
-                let own = self.touched.contains(&(stat.dev, stat.ino));
-                if own || stat.is_dir() {
-                    found.ctime_ns = key.ctime_ns;
+        Ok(now)
+    }
+
+    /// Whether what is there is what the plan was made for.
+    fn expected(&self, path: &RelPath, now: Option<&Stat>, expect: Expect) -> Result<(), Fault> {
+        match (expect, now) {
+            (Expect::Nothing, None) => Ok(()),
+            (Expect::Nothing, Some(_)) if self.made.contains(path) => Ok(()),
+            (Expect::Nothing, Some(_)) => Err(Fault::Changed("something is there")),
+            (Expect::Known(..), None) => Err(Fault::Changed("it is gone")),
+            (Expect::Known(kind, key), Some(stat)) => {
+                if kind_of(stat) != Some(kind) {
+                    return Err(Fault::Changed("something of another kind is there"));
                 }
-                if stat.is_dir() {
-                    (found.mtime_ns, found.size) = (key.mtime_ns, key.size);
+                if kind == KindName::Dir {
+                    return Ok(());
                 }
-                if found == key {
-                    Ok(now)
-                } else {
-                    Err(Fault::Changed("another version is there"))
-                }
+                let key = key.ok_or(Fault::Changed("its version is not known here"))?;
+                self.same_version(stat, key)
             }
+        }
+    }
+
+    fn same_version(&self, stat: &Stat, key: LocalKey) -> Result<(), Fault> {
+        let mut found = stat.key();
+        // A step of this apply changed another name of the same inode: that moved its change time.
+        if self.touched.contains(&(stat.dev, stat.ino)) {
+            found.ctime_ns = key.ctime_ns;
+        }
+        if found == key {
+            Ok(())
+        } else {
+            Err(Fault::Changed("another version is there"))
         }
     }
 
@@ -135,20 +157,38 @@ impl Run<'_> {
         }
     }
 
-    fn root_meta(&mut self, meta: Meta) -> Result<Vec<Fault>, Fault> {
+    fn root_step(&mut self, ready: Ready) -> Result<Vec<Fault>, Fault> {
         let root = self.target.root;
-        if let Some(flag) = Stat::of_fd(root.fd())?.protecting_flag() {
-            return Err(Fault::Flagged(flag));
+        match ready {
+            Ready::FinishDir(meta) => {
+                if let Some(flag) = Stat::of_fd(root.fd())?.protecting_flag() {
+                    return Err(Fault::Flagged(flag));
+                }
+                let missed = meta::apply(root.fd(), &meta)?;
+                self.dir_times.insert(RelPath::root(), meta);
+                Ok(missed)
+            }
+            Ready::RestoreTime(meta) => {
+                self.dir_times.entry(RelPath::root()).or_insert(meta);
+                Ok(Vec::new())
+            }
+            _ => Err(Fault::NotBeneath),
         }
-        let missed = meta::apply(root.fd(), &meta)?;
-        self.dir_times.insert(RelPath::root(), meta);
-        Ok(missed)
     }
 
-    fn change(&mut self, path: &RelPath, place: &Place, meta: &Meta) -> Result<Vec<Fault>, Fault> {
-        debug_assert!(!path.is_root(), "the root has no place");
-        let held = place.open_path()?;
-        meta::apply(held.as_fd(), meta)
+    fn finish_dir(
+        &mut self,
+        path: &RelPath,
+        place: &Place,
+        now: Option<Stat>,
+        meta: Meta,
+    ) -> Result<Vec<Fault>, Fault> {
+        if !now.is_some_and(|stat| stat.is_dir()) {
+            return Err(Fault::Changed("not a directory any more"));
+        }
+        let missed = meta::apply(place.open_dir()?.as_fd(), &meta)?;
+        self.dir_times.insert(path.clone(), meta);
+        Ok(missed)
     }
 
     fn put(
@@ -171,6 +211,7 @@ impl Run<'_> {
             }
         }
         new.set_moved();
+        self.made.insert(path.clone());
         Ok(std::mem::take(&mut new.missed))
     }
 
@@ -181,7 +222,7 @@ impl Run<'_> {
         now: Option<Stat>,
         to: &RelPath,
     ) -> Result<Vec<Fault>, Fault> {
-        if self.failed.contains(to) {
+        if self.failed.contains_key(to) {
             return Err(Fault::Changed(
                 "the first name of the hard link is not in place",
             ));
@@ -207,46 +248,25 @@ impl Run<'_> {
         self.put(path, place, now, new)
     }
 
-    fn rename(
-        &mut self,
-        path: &RelPath,
-        place: &Place,
-        now: Option<Stat>,
-        from: &RelPath,
-        expect: Expect,
-    ) -> Result<Vec<Fault>, Fault> {
-        if from.is_root() {
-            return Err(Fault::NotBeneath);
-        }
-        let source = self.target.root.place(from)?;
-        let moving = self.check(from, &source, expect)?.ok_or(Fault::Missing)?;
-        self.note_parent(from, &source)?;
-        self.note_parent(path, place)?;
-        self.touch(&moving);
-        match now {
-            None => source.rename_new(place)?,
-            Some(old) if old.is_dir() == moving.is_dir() => {
-                self.touch(&old);
-                source.rename_over(place)?;
-            }
-            Some(_) => return Err(Fault::Changed("something of another kind is there")),
-        }
-        Ok(Vec::new())
-    }
-
     fn remove(
         &mut self,
         path: &RelPath,
         place: &Place,
         now: Option<Stat>,
+        expect: Expect,
+        dir: bool,
     ) -> Result<Vec<Fault>, Fault> {
         // Gone already is what was wanted.
         let Some(old) = now else {
             return Ok(Vec::new());
         };
+        self.expected(path, Some(&old), expect)?;
+        if old.is_dir() != dir {
+            return Err(Fault::Changed("something of another kind is there"));
+        }
         self.note_parent(path, place)?;
         self.touch(&old);
-        if old.is_dir() {
+        if dir {
             place.rmdir()?;
             // Nothing is left whose times could be set.
             self.parents.remove(path);
@@ -254,8 +274,20 @@ impl Run<'_> {
         } else {
             place.unlink()?;
         }
+        self.made.remove(path);
         Ok(Vec::new())
     }
+}
+
+fn kind_of(stat: &Stat) -> Option<KindName> {
+    Some(match stat.file_type() {
+        FileType::RegularFile => KindName::File,
+        FileType::Directory => KindName::Dir,
+        FileType::Symlink => KindName::Symlink,
+        FileType::Fifo => KindName::Fifo,
+        FileType::CharacterDevice | FileType::BlockDevice => KindName::Device,
+        _ => return None,
+    })
 }
 
 /// A directory and something else change places in one step; the old entry is then removed from staging. A directory

@@ -6,28 +6,32 @@ use rustix::fs::FileType;
 
 use super::Target;
 use super::stage::Staged;
-use super::step::{Action, Expect, Step};
+use super::step::Work;
 use crate::beneath::Place;
-use crate::entry::Meta;
+use crate::entry::{Kind, Meta, State, Xattrs};
 use crate::fault::Fault;
 use crate::meta;
 use crate::path::RelPath;
+use crate::plan::{Action, Expect, Step};
 
 /// What phase 3 does with one path.
 #[derive(Debug)]
 pub(super) enum Ready {
     /// Put the staged entry there.
     Put(New),
-    /// Put the staged directory there, or apply its metadata to the one that is there.
-    PutDir(New, Meta),
     /// Another name; made in staging only in phase 3, since the first name may be part of this apply.
     Link(RelPath),
-    /// New metadata.
+    /// New metadata for something that is not a directory.
     Meta(Meta),
-    /// Another name for what is in the tree.
-    Rename(RelPath, Expect),
-    /// Remove.
-    Remove,
+    /// All metadata of a directory, its time last.
+    FinishDir(Meta),
+    /// The time of a directory.
+    RestoreTime(Meta),
+    /// Remove a directory, or something that is none.
+    Remove {
+        /// It is a directory.
+        dir: bool,
+    },
 }
 
 /// A complete entry in staging. Dropping it removes it, unless it was moved.
@@ -134,25 +138,25 @@ impl Drop for StagedEntry {
     }
 }
 
-/// Whether the result of the action can be made durable by `fsync` of one file or directory and its parent.
+/// Whether the result of the step can be made durable by `fsync` of one file or directory and its parent.
 pub(super) fn syncs_by_itself(action: &Action) -> bool {
     match action {
-        Action::File { .. } | Action::Dir { .. } | Action::HardLink { .. } => true,
-        Action::Rename { .. } | Action::Remove => true,
-        // A link, a fifo or a device cannot be opened for it; a change of metadata may concern one.
-        Action::Symlink { .. } | Action::Fifo { .. } | Action::Device { .. } => false,
-        Action::Meta { .. } => false,
+        Action::Put(state) => matches!(state.kind, Kind::File { .. }),
+        // It may concern a link, a fifo or a device, none of which can be opened for it.
+        Action::SetMeta(_) => false,
+        Action::MakeDir { .. } | Action::FinishDir(_) | Action::RestoreTime(_) => true,
+        Action::Link { .. } | Action::RemoveFile | Action::RemoveDir => true,
     }
 }
 
 /// Prepares all steps. After a lack of room nothing more is tried.
-pub(super) fn all(target: &Target<'_>, steps: Vec<Step>) -> Prepared {
+pub(super) fn all(target: &Target<'_>, work: Vec<Work>) -> Prepared {
     let mut prepared = Prepared::default();
-    for step in steps {
+    for Work { step, content } in work {
         let ready = match &prepared.stopped {
             Some(fault) => Err(fault.clone()),
             None if step.path.is_private() => Err(Fault::NotBeneath),
-            None => one(target, step.expect, step.action),
+            None => one(target, &step, content),
         };
         if let Err(fault) = &ready
             && fault.is_no_space()
@@ -172,55 +176,71 @@ pub(super) fn all(target: &Target<'_>, steps: Vec<Step>) -> Prepared {
     prepared
 }
 
-fn one(target: &Target<'_>, expect: Expect, action: Action) -> Result<Ready, Fault> {
-    Ok(match action {
-        Action::File { staged, meta } => {
-            let missed = meta::apply(staged.fd(), &meta)?;
-            Ready::Put(New {
+fn one(target: &Target<'_>, step: &Step, content: Option<Staged>) -> Result<Ready, Fault> {
+    Ok(match &step.action {
+        Action::Put(state) => put(target, state, content)?,
+        // Closed to all others until its own metadata are applied.
+        Action::MakeDir { .. } => {
+            let place = target.private.staging_place()?;
+            place.mkdir()?;
+            Ready::Put(New::other(StagedEntry::new(place, true)))
+        }
+        Action::Link { to } if to.is_private() => return Err(Fault::NotBeneath),
+        Action::Link { to } => Ready::Link(to.clone()),
+        Action::SetMeta(meta) => Ready::Meta(meta.clone()),
+        Action::FinishDir(meta) => Ready::FinishDir(meta.clone()),
+        Action::RestoreTime(meta) => Ready::RestoreTime(meta.clone()),
+        Action::RemoveFile => Ready::Remove { dir: false },
+        Action::RemoveDir => Ready::Remove { dir: true },
+    })
+}
+
+fn put(target: &Target<'_>, state: &State, content: Option<Staged>) -> Result<Ready, Fault> {
+    let meta = &state.meta;
+    let new = match &state.kind {
+        Kind::File { .. } => {
+            let staged = content.ok_or(Fault::NoContent)?;
+            let missed = meta::apply(staged.fd(), meta)?;
+            New {
                 kept: Kept::File(staged),
                 missed,
-            })
+            }
         }
-        Action::Dir { meta } if expect == Expect::Dir => Ready::Meta(meta),
-        Action::Dir { meta } => Ready::PutDir(other(target, &meta, true, Place::mkdir)?, meta),
-        Action::Symlink { target: to, meta } => {
-            Ready::Put(other(target, &meta, false, |place| place.symlink(&to))?)
+        Kind::Symlink { target: to } => other(target, meta, |place| place.symlink(to))?,
+        Kind::Fifo => other(target, meta, |place| place.mknod(FileType::Fifo, 0))?,
+        Kind::CharDevice { rdev } => other(target, meta, |place| {
+            place.mknod(FileType::CharacterDevice, *rdev)
+        })?,
+        Kind::BlockDevice { rdev } => other(target, meta, |place| {
+            place.mknod(FileType::BlockDevice, *rdev)
+        })?,
+        Kind::Dir | Kind::HardLink { .. } => {
+            return Err(Fault::Changed("a step of the plan puts what is not put"));
         }
-        Action::Fifo { meta } => Ready::Put(other(target, &meta, false, |place| {
-            place.mknod(FileType::Fifo, 0)
-        })?),
-        Action::Device { block, rdev, meta } => {
-            let kind = if block {
-                FileType::BlockDevice
-            } else {
-                FileType::CharacterDevice
-            };
-            Ready::Put(other(target, &meta, false, |place| {
-                place.mknod(kind, rdev)
-            })?)
-        }
-        Action::HardLink { to } if to.is_private() => return Err(Fault::NotBeneath),
-        Action::HardLink { to } => Ready::Link(to),
-        Action::Meta { meta } => Ready::Meta(meta),
-        Action::Rename { from, .. } if from.is_private() => return Err(Fault::NotBeneath),
-        Action::Rename { from, from_expect } => Ready::Rename(from, from_expect),
-        Action::Remove => Ready::Remove,
-    })
+    };
+    Ok(Ready::Put(new))
 }
 
 fn other(
     target: &Target<'_>,
     meta: &Meta,
-    is_dir: bool,
     make: impl FnOnce(&Place) -> Result<(), Fault>,
 ) -> Result<New, Fault> {
     let place = target.private.staging_place()?;
     make(&place)?;
-    let entry = StagedEntry::new(place, is_dir);
-    let held = entry.place.open_path()?;
-    let missed = meta::apply(held.as_fd(), meta)?;
-    Ok(New {
-        kept: Kept::Other(entry),
-        missed,
-    })
+    let mut new = New::other(StagedEntry::new(place, false));
+    let held = new.place().open_path()?;
+    new.missed = meta::apply(held.as_fd(), meta)?;
+    Ok(new)
+}
+
+/// Metadata that hold nothing but a time.
+pub(super) fn only_time(mtime_ns: i128) -> Meta {
+    Meta {
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        mtime_ns,
+        xattrs: Xattrs::default(),
+    }
 }

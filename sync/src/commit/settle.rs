@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
-use super::prepare::{Kept, Prepared, Ready};
+use super::prepare::{Kept, Prepared, Ready, only_time};
 use super::step::Report;
 use super::{Run, Target};
-use crate::entry::Meta;
 use crate::fault::Fault;
 use crate::meta;
 use crate::path::RelPath;
@@ -18,12 +17,12 @@ pub(super) fn first(target: &Target<'_>, prepared: &Prepared, by_one: bool) -> R
     }
     for item in &prepared.items {
         match &item.ready {
-            Ok(Ready::Put(new)) => {
-                if let Kept::File(staged) = &new.kept {
-                    sync_fd(staged.fd())?;
-                }
-            }
-            Ok(Ready::PutDir(new, _)) => sync_fd(new.place().open_dir()?.as_fd())?,
+            Ok(Ready::Put(new)) => match &new.kept {
+                Kept::File(staged) => sync_fd(staged.fd())?,
+                Kept::Other(_) if new.is_dir() => sync_fd(new.place().open_dir()?.as_fd())?,
+                // Only with `syncfs`: see `syncs_by_itself`.
+                Kept::Other(_) => {}
+            },
             _ => {}
         }
     }
@@ -36,13 +35,7 @@ pub(super) fn directory_times(run: &mut Run<'_>, report: &mut Report) {
         if run.dir_times.contains_key(path) {
             continue;
         }
-        let before = Meta {
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            mtime_ns: parent.before.mtime_ns,
-            xattrs: crate::entry::Xattrs::default(),
-        };
+        let before = only_time(parent.before.mtime_ns);
         // A directory that was removed meanwhile has no times to keep.
         if let Err(errno) = meta::set_mtime(parent.dir.as_fd(), &before) {
             tracing::debug!(%path, %errno, "the time of a directory could not be kept");
@@ -56,9 +49,6 @@ pub(super) fn directory_times(run: &mut Run<'_>, report: &mut Report) {
         .collect();
     // Deepest first is not needed: setting a directory's time does not touch the one above.
     for (path, want) in &run.dir_times {
-        if run.failed.contains(path) {
-            continue;
-        }
         let set = run.target.root.open_path(path).and_then(|held| {
             meta::set_mtime(held.as_fd(), want).map_err(|errno| Fault::Attribute {
                 what: "modification time".to_owned(),
@@ -90,11 +80,7 @@ pub(super) fn second(run: &Run<'_>, report: &Report, by_one: bool) -> Result<(),
     for parent in run.parents.values() {
         sync_fd(parent.dir.as_fd())?;
     }
-    for path in run
-        .dir_times
-        .keys()
-        .filter(|path| !run.failed.contains(*path))
-    {
+    for path in run.dir_times.keys() {
         match run.target.root.open_dir(path) {
             Ok(dir) => sync_fd(dir.as_fd())?,
             // Removed or replaced by a later step or by somebody else: its parent was synced.
