@@ -94,7 +94,11 @@ pub(super) fn second(run: &Run<'_>, report: &Report, by_one: bool) -> Result<(),
 /// The new versions, read when nothing of this apply moves them any more.
 pub(super) fn keys(run: &Run<'_>, report: &mut Report) {
     for outcome in report.outcomes.iter_mut().filter(|o| o.result.is_ok()) {
-        outcome.result = super::key_at(run.target.root, &outcome.path);
+        outcome.result = match super::key_at(run.target.root, &outcome.path) {
+            // Removed, and the directory it was in became something else.
+            Err(Fault::NotBeneath) => Ok(None),
+            found => found,
+        };
     }
     let done = report.outcomes.iter().filter(|o| o.result.is_ok());
     let done: BTreeSet<&RelPath> = done.map(|outcome| &outcome.path).collect();
