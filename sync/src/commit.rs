@@ -61,8 +61,10 @@ impl std::fmt::Debug for Target<'_> {
 /// before its removal. Blocks for as long as the disk needs; holds the role token for phases 3 to 5 and gives up between two paths
 /// when it is revoked.
 pub fn apply(target: &Target<'_>, work: Vec<Work>, token: &RoleToken) -> Report {
-    let by_one =
-        work.len() <= FEW && work.iter().all(|one| prepare::syncs_by_itself(&one.step.action));
+    let by_one = work.len() <= FEW
+        && work
+            .iter()
+            .all(|one| prepare::syncs_by_itself(&one.step.action));
     let mut prepared = prepare::all(target, work);
     let first = if prepared.stopped.is_some() {
         Ok(())

@@ -153,7 +153,10 @@ fn a_whole_tree_appears_with_all_its_kinds() {
         let stat = setup.root.stat(&path(name)).expect("stat").expect("there");
         assert_eq!(stat.mtime_ns, TIME, "{name}");
     }
-    assert_eq!(setup.at("d").metadata().expect("stat").mode() & 0o7777, 0o750);
+    assert_eq!(
+        setup.at("d").metadata().expect("stat").mode() & 0o7777,
+        0o750
+    );
     for outcome in &report.outcomes {
         let now = key_at(&setup.root, &outcome.path).expect("stat");
         assert_eq!(outcome.result, Ok(now), "{}", outcome.path);
@@ -193,7 +196,10 @@ fn what_is_not_as_expected_stays() {
     ];
     let expected = expected.map(|(name, fault)| (name.to_owned(), fault));
     assert_eq!(failed(&report), expected);
-    assert_eq!(std::fs::read(setup.at("changed")).expect("read"), b"by somebody");
+    assert_eq!(
+        std::fs::read(setup.at("changed")).expect("read"),
+        b"by somebody"
+    );
     assert_eq!(std::fs::read(setup.at("same")).expect("read"), b"2");
     assert_eq!(std::fs::read(setup.at("new")).expect("read"), b"old");
     assert!(setup.staging_is_empty());
@@ -270,7 +276,11 @@ fn times_of_directories_stay_unless_asked_for() {
     assert_eq!(failed(&report), []);
     let after = setup.root.stat(&path("d")).expect("stat").expect("there");
     assert_eq!((after.mtime_ns, after.mode), (TIME, before.mode));
-    let root = setup.root.stat(&RelPath::root()).expect("stat").expect("there");
+    let root = setup
+        .root
+        .stat(&RelPath::root())
+        .expect("stat")
+        .expect("there");
     assert_eq!(root.mtime_ns, TIME);
 }
 
@@ -305,7 +315,11 @@ fn a_token_that_is_revoked_meanwhile_stops_between_two_paths() {
     let work = (0..50)
         .map(|i| {
             std::fs::write(setup.at(&format!("f{i}")), b"x").expect("write");
-            step(&format!("f{i}"), setup.known(&format!("f{i}")), Action::RemoveFile)
+            step(
+                &format!("f{i}"),
+                setup.known(&format!("f{i}")),
+                Action::RemoveFile,
+            )
         })
         .collect();
     // The protection is asked about each path that is there, in order: revoke at the twentieth.
@@ -389,5 +403,8 @@ fn contents_must_be_as_announced() {
     assert!(setup.staging_is_empty());
     let mut work = setup.file("f", Expect::Nothing, b"x");
     work.content = None;
-    assert_eq!(failed(&setup.apply(vec![work])), [("f".to_owned(), Fault::NoContent)]);
+    assert_eq!(
+        failed(&setup.apply(vec![work])),
+        [("f".to_owned(), Fault::NoContent)]
+    );
 }

@@ -51,7 +51,11 @@ fn flagged_files_stay_and_are_named_and_the_rest_goes_on() {
     assert_eq!(failed(&report), expected);
     assert_eq!(report.stopped, None);
     for name in ["i", "a", "di/f"] {
-        assert_eq!(std::fs::read(setup.at(name)).expect("read"), b"old", "{name}");
+        assert_eq!(
+            std::fs::read(setup.at(name)).expect("read"),
+            b"old",
+            "{name}"
+        );
     }
     assert_eq!(std::fs::read(setup.at("plain")).expect("read"), b"new");
     assert!(setup.staging_is_empty());
@@ -68,7 +72,10 @@ fn protected_paths_stay() {
         setup.file("kept-new", Expect::Nothing, b"new"),
     ];
     let report = setup.apply_with(work, &protect);
-    let expected = [("kept".to_owned(), Fault::Protected), ("kept".to_owned(), Fault::Protected)];
+    let expected = [
+        ("kept".to_owned(), Fault::Protected),
+        ("kept".to_owned(), Fault::Protected),
+    ];
     assert_eq!(failed(&report), expected);
     assert_eq!(std::fs::read(setup.at("kept")).expect("read"), b"old");
     assert!(setup.at("kept-new").exists(), "what is missing may be made");
@@ -82,10 +89,20 @@ fn the_private_directory_is_no_target() {
     let report = setup.apply(vec![
         setup.file(".tandem/marker", marker, b"evil"),
         step(".tandem", setup.known(".tandem"), Action::RemoveDir),
-        step("g", Expect::Nothing, Action::Link { to: path(".tandem/marker") }),
+        step(
+            "g",
+            Expect::Nothing,
+            Action::Link {
+                to: path(".tandem/marker"),
+            },
+        ),
     ]);
     assert_eq!(report.failures().count(), 3);
-    assert!(report.failures().all(|(_, fault)| *fault == Fault::NotBeneath));
+    assert!(
+        report
+            .failures()
+            .all(|(_, fault)| *fault == Fault::NotBeneath)
+    );
     assert!(!setup.at(".tandem/marker").exists());
 }
 
@@ -126,7 +143,12 @@ fn a_swap_race_during_applies_changes_nothing_outside() {
     let mut done = 0;
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let base = rustix::fs::open(setup.root.path(), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).expect("open");
+            let base = rustix::fs::open(
+                setup.root.path(),
+                rustix::fs::OFlags::PATH,
+                rustix::fs::Mode::empty(),
+            )
+            .expect("open");
             let flags = rustix::fs::RenameFlags::EXCHANGE;
             while !stop.load(Ordering::Relaxed) {
                 rustix::fs::renameat_with(&base, "d", &base, "x", flags).expect("exchange");
@@ -163,7 +185,9 @@ fn names_of_any_bytes_and_deep_paths() {
     let mut work = Vec::new();
     let mut deep = RelPath::root();
     for level in 0..40 {
-        deep = deep.join(format!("{level:x<250}").as_bytes()).expect("valid");
+        deep = deep
+            .join(format!("{level:x<250}").as_bytes())
+            .expect("valid");
         let mut one = make_dir("x");
         one.step.path = deep.clone();
         work.push(one);
@@ -201,7 +225,9 @@ fn a_full_disk_stops_with_its_own_fault() {
     let written: Vec<_> = (0..12).map(|_| small.write(&chunk)).collect();
     let full = (0..12).find_map(|_| other.write(&chunk).err());
     drop((small, other));
-    let left = std::fs::read_dir(temp.path().join(".tandem/staging")).expect("dir").count();
+    let left = std::fs::read_dir(temp.path().join(".tandem/staging"))
+        .expect("dir")
+        .count();
     drop((private, root));
     rustix::mount::unmount(temp.path(), rustix::mount::UnmountFlags::empty()).expect("umount");
     let no_space = Some(Fault::NoSpace {
