@@ -89,7 +89,7 @@ pub struct Incarnation {
 pub struct Echo {
     /// The receiver's incarnation, as the sender knows it.
     pub incarnation: Incarnation,
-    /// The last heartbeat of the receiver on this link: its counter, and how long ago it came, ms.
+    /// The last heartbeat of the receiver on this link: its counter, and how long ago it came, µs.
     pub on_link: Option<(u64, u32)>,
     /// How long ago the receiver was last heard on any link, ms. `None`: never proven.
     pub overall: Option<u32>,

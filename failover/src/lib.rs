@@ -22,6 +22,8 @@ pub mod identity;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod iface;
 pub mod input;
+pub mod machine;
+pub mod peer;
 pub mod policy;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod probe;

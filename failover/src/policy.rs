@@ -42,6 +42,8 @@ pub struct Policy {
     pub move_lag: Duration,
     /// Bound of one step whose result comes from outside (addresses, epoch, services). Default 30 s.
     pub step_timeout: Duration,
+    /// Bound of the wait for the new epoch at a takeover; services start after it all the same. Default 5 s.
+    pub epoch_wait: Duration,
     /// After an automatic hand-over, how long this node does not hand back by itself. Default 60 s.
     pub settle: Duration,
     /// Announcements in a burst. Default 5.
@@ -81,6 +83,7 @@ impl Policy {
             move_timeout: Duration::from_secs(10),
             move_lag: Duration::from_secs(5),
             step_timeout: Duration::from_secs(30),
+            epoch_wait: Duration::from_secs(5),
             settle: Duration::from_secs(60),
             announce_times: 5,
             announce_every: Duration::from_millis(100),

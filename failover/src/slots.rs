@@ -16,6 +16,7 @@
 //! The rest is zero. A file of zeros (preallocated, never written) is an empty state.
 
 use crate::heartbeat::{Ceded, Incarnation, MachineId, PairId};
+use crate::view::PeerIdentity;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct Durable {
     pub maintenance: Option<Maintenance>,
     /// R6: what the peer showed at its highest.
     pub peer: Option<PeerMemory>,
+    /// R6: what is wrong with the peer, until an operator accepts it.
+    pub identity: PeerIdentity,
 }
 
 /// Maintenance, durable. Its time counts anew after a start of the agent.

@@ -37,6 +37,11 @@ impl Add<Duration> for Instant {
     }
 }
 
+/// Whole microseconds of `d`, at most `u32::MAX` (71 minutes).
+pub fn micros(d: Duration) -> u32 {
+    u32::try_from(d.as_micros()).unwrap_or(u32::MAX)
+}
+
 /// Whole milliseconds of `d`, at most `u32::MAX`: how ages travel in heartbeats.
 pub fn millis(d: Duration) -> u32 {
     u32::try_from(d.as_millis()).unwrap_or(u32::MAX)

@@ -72,7 +72,7 @@ pub struct LinkView {
     pub last_heard: Option<Instant>,
     /// Whether the peer says that it hears this node on it.
     pub heard_by_peer: bool,
-    /// Round trip, measured with heartbeats (includes the peer's waiting time only where it says so).
+    /// Round trip, measured with heartbeats, without the time that the peer waited before it answered.
     pub rtt: Option<Duration>,
     /// Heartbeats lost among the last ones, per mille.
     pub loss_per_mille: u16,

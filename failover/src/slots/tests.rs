@@ -35,6 +35,7 @@ fn largest() -> Durable {
                 boot: u64::MAX,
             },
         }),
+        identity: PeerIdentity::Cloned,
     }
 }
 

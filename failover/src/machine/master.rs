@@ -1,0 +1,374 @@
+//! Serving: addresses kept, rivals answered, the solo mark, and when to hand over.
+
+use super::Machine;
+use super::state::{Cause, Contest, Epoch, Master, MoveCause, Recheck, State, Taking};
+use crate::effect::{DataCommand, Effect, NoticeKind, Ticket};
+use crate::health::Health;
+use crate::input::{DataReport, Relation};
+use crate::timer::Timer;
+use crate::view::PeerIdentity;
+use std::time::Duration;
+
+/// Distance of the questions whether another machine still answers for a floating IP.
+const CONTEST_EVERY: Duration = Duration::from_secs(1);
+/// Questions in a row without an answer that end a contest.
+const QUIET: u8 = 3;
+/// An epoch that could not be made durable is tried again after this time.
+const EPOCH_AGAIN: Duration = Duration::from_secs(5);
+
+impl Machine {
+    pub(super) fn master_mut(&mut self) -> Option<&mut Master> {
+        match &mut self.state {
+            State::Master(master) => Some(master),
+            _ => None,
+        }
+    }
+
+    /// The takeover is over; the services are starting.
+    pub(super) fn master_entered(&mut self, taking: Taking) {
+        self.refresh_due();
+        if let Some(Master {
+            epoch: Some(Epoch::Again),
+            ..
+        }) = self.master_mut()
+        {
+            self.retry_in(EPOCH_AGAIN);
+        }
+        // R4 counts from the last time that the peer could have become able to take over: now at the earliest.
+        self.timers
+            .set(Timer::Solo, self.now + self.policy.solo_after());
+        if taking.cause.one_sided() {
+            self.contest();
+        }
+        if taking.away {
+            self.recheck();
+        }
+    }
+
+    pub(super) fn refresh_due(&mut self) {
+        if !matches!(self.state, State::Master(_) | State::Ceding(_)) {
+            return;
+        }
+        if !matches!(
+            &self.state,
+            State::Master(Master {
+                recheck: Some(_),
+                ..
+            })
+        ) {
+            self.emit(Effect::RefreshAddresses);
+        }
+        self.timers
+            .set(Timer::Refresh, self.now + self.policy.address_lifetime / 3);
+    }
+
+    pub(super) fn address_removed(&mut self) {
+        if self.holding && matches!(self.state, State::Master(Master { recheck: None, .. })) {
+            self.record(
+                self.phase(),
+                "somebody removed a floating address: it is put back".into(),
+            );
+            self.emit(Effect::RefreshAddresses);
+            self.announce(1);
+        }
+    }
+
+    pub(super) fn master_services_done(&mut self, result: Result<(), String>) {
+        let Some(master) = self.master_mut() else {
+            return;
+        };
+        master.starting = None;
+        let cause = master.cause;
+        if let Err(error) = result {
+            self.trouble("services cannot be started", &error);
+        }
+        let kind = if cause.one_sided() {
+            NoticeKind::Takeover
+        } else {
+            NoticeKind::Moved
+        };
+        self.notify(kind, format!("this node is master now: {cause}"));
+    }
+
+    pub(super) fn master_data_done(&mut self, ticket: Ticket, result: Result<DataReport, String>) {
+        let Some(master) = self.master_mut() else {
+            return;
+        };
+        if master.epoch != Some(Epoch::Asked(ticket)) {
+            return;
+        }
+        master.epoch = result.is_err().then_some(Epoch::Again);
+        if let Err(error) = result {
+            self.retry_in(EPOCH_AGAIN);
+            self.trouble("the new epoch cannot be made durable", &error);
+        }
+    }
+
+    pub(super) fn master_retry(&mut self) {
+        if !matches!(
+            self.state,
+            State::Master(Master {
+                epoch: Some(Epoch::Again),
+                ..
+            })
+        ) {
+            return;
+        }
+        let ticket = self.data(DataCommand::BeginSource {
+            term: self.durable.term_used,
+        });
+        if let Some(master) = self.master_mut() {
+            master.epoch = Some(Epoch::Asked(ticket));
+        }
+    }
+
+    // Another machine at a floating IP.
+
+    pub(super) fn address_conflict(&mut self) {
+        if self.holding {
+            self.contest();
+        }
+    }
+
+    /// Asks every second whether another machine answers for a floating IP, and announces again if so.
+    pub(super) fn contest(&mut self) {
+        let now = self.now;
+        if let Some(master) = self.master_mut()
+            && master.contest.is_none()
+        {
+            master.contest = Some(Contest {
+                asked: None,
+                quiet: 0,
+                told: false,
+            });
+            self.timers.set(Timer::Contest, now);
+        }
+    }
+
+    pub(super) fn contest_due(&mut self) {
+        let ticket = self.ticket();
+        let Some(Master {
+            contest: Some(contest),
+            recheck: None,
+            ..
+        }) = self.master_mut()
+        else {
+            return;
+        };
+        contest.asked = Some(ticket);
+        self.emit(Effect::ProbeConflict {
+            ticket,
+            within: self.policy.confirm,
+        });
+        self.timers.set(Timer::Contest, self.now + CONTEST_EVERY);
+    }
+
+    pub(super) fn conflict_done(&mut self, ticket: Ticket, answered: bool) {
+        self.alone_conflict(ticket, answered);
+        let Some(master) = self.master_mut() else {
+            return;
+        };
+        if let Some(recheck) = &mut master.recheck
+            && recheck.asked == ticket
+        {
+            recheck.in_use = Some(answered);
+        }
+        let Some(contest) = &mut master.contest else {
+            return;
+        };
+        if contest.asked != Some(ticket) {
+            return;
+        }
+        contest.asked = None;
+        if !answered {
+            contest.quiet += 1;
+            if contest.quiet >= QUIET {
+                master.contest = None;
+                self.timers.stop(Timer::Contest);
+            }
+            return;
+        }
+        contest.quiet = 0;
+        let told = std::mem::replace(&mut contest.told, true);
+        self.announce(1);
+        if !told {
+            let text = "another machine answers for a floating IP: announced again every second";
+            self.record(self.phase(), text.into());
+            self.notify(NoticeKind::AddressConflict, text);
+        }
+    }
+
+    // R4.
+
+    /// The peer has been silent for so long that it cannot have taken over by itself.
+    pub(super) fn solo_due(&mut self) {
+        let silent = self
+            .silence()
+            .is_none_or(|silence| silence >= self.policy.solo_after());
+        if matches!(self.state, State::Master(_)) && silent && !self.durable.solo {
+            self.durable.solo = true;
+            let why = "the peer has been silent for so long that it cannot have taken over by itself: solo";
+            self.record(self.phase(), why.into());
+        }
+        if matches!(self.state, State::Master(_)) && !silent {
+            self.timers
+                .set(Timer::Solo, self.now + self.policy.solo_after());
+        }
+    }
+
+    // Away.
+
+    /// This node was away for longer than the dead time: the peer may have taken over.
+    pub(super) fn was_away(&mut self, gap: Duration) {
+        match &mut self.state {
+            State::Taking(taking) if !taking.term_used() && taking.cause.one_sided() => {
+                let followed = taking.followed;
+                if followed && taking.cause != Cause::Forced {
+                    self.call_off("this node was away: it asks again before it acts");
+                }
+            }
+            State::Taking(taking) => taking.away = true,
+            State::Master(_) => self.recheck(),
+            State::Ceding(_) => self.ceding_away(),
+            _ => return,
+        }
+        self.record(self.phase(), format!("this node was away for {gap:?}"));
+    }
+
+    /// Fenced, it asks whether the peer took over, before it announces or refreshes anything.
+    pub(super) fn recheck(&mut self) {
+        if !self.fenced {
+            self.fence();
+        }
+        let (asked, beat) = (self.ticket(), self.peer.beat() + 1);
+        if let Some(master) = self.master_mut() {
+            master.recheck = Some(Recheck {
+                beat,
+                asked,
+                in_use: None,
+            });
+        }
+        self.emit(Effect::ProbeConflict {
+            ticket: asked,
+            within: self.policy.confirm,
+        });
+        self.beat_now();
+        let bound = self.policy.dead_after.saturating_add(self.policy.confirm);
+        self.timers.set(Timer::Recheck, self.now + bound);
+    }
+
+    pub(super) fn recheck_over(&mut self) {
+        let Some(Master {
+            recheck: Some(recheck),
+            ..
+        }) = self.master_mut()
+        else {
+            return;
+        };
+        if recheck.in_use == Some(true) {
+            self.follow("while this node was away, another machine took the floating IPs");
+        } else {
+            self.recheck_done();
+        }
+    }
+
+    fn recheck_done(&mut self) {
+        if let Some(master) = self.master_mut() {
+            master.recheck = None;
+        }
+        self.timers.stop(Timer::Recheck);
+        self.unfence();
+        self.emit(Effect::RefreshAddresses);
+        self.announce(self.policy.announce_times);
+        self.contest();
+        self.record(
+            self.phase(),
+            "nobody took over while this node was away".into(),
+        );
+    }
+
+    // Handing over. Looked at with every input, that is, at least at every heartbeat.
+
+    pub(super) fn advance_master(&mut self) {
+        let Some(master) = self.master_mut() else {
+            return;
+        };
+        if let Some(recheck) = master.recheck {
+            // The peer knows that this node is back, and is not master (else it would have stepped down).
+            if self.peer.acknowledged() >= recheck.beat && self.peer_heard() {
+                self.recheck_done();
+            }
+            return;
+        }
+        let cause = match self.handover_cause() {
+            Some(cause) => cause,
+            None => {
+                if let Some(master) = self.master_mut() {
+                    master.refused = false;
+                }
+                return;
+            }
+        };
+        if cause == MoveCause::PeerAhead {
+            self.follow(format!("{cause}: it has to serve"));
+            return;
+        }
+        match self.against_handover(cause) {
+            None => self.cede(cause),
+            Some(why) => self.refuse_handover(cause, &why),
+        }
+    }
+
+    fn handover_cause(&self) -> Option<MoveCause> {
+        let State::Master(master) = &self.state else {
+            return None;
+        };
+        if self.peer_has_everything() {
+            return Some(MoveCause::PeerAhead);
+        }
+        if self.known.own_network == Health::Bad {
+            return Some(MoveCause::Network);
+        }
+        (self.known.own_services == Health::Bad && master.starting.is_none())
+            .then_some(MoveCause::Services)
+    }
+
+    /// R2 between a live master and a peer that used a higher term: the master's heads are in the peer's
+    /// lineages. It has nothing that the peer lacks, and must receive.
+    fn peer_has_everything(&self) -> bool {
+        let behind = self
+            .known
+            .facts
+            .as_ref()
+            .is_some_and(|f| f.relation == Relation::Behind);
+        let higher = self.peer.body().is_some_and(|peer| {
+            peer.term > self.durable.term_used && peer.born && !Self::acts(peer.phase)
+        });
+        behind && higher && self.both_hear() && self.durable.identity == PeerIdentity::Same
+    }
+
+    fn against_handover(&self, cause: MoveCause) -> Option<String> {
+        let State::Master(master) = &self.state else {
+            return None;
+        };
+        if self.now < master.settled {
+            return Some("a move has just ended".into());
+        }
+        if self.durable.maintenance.is_some() {
+            return Some("maintenance is on".into());
+        }
+        self.move_obstacle(cause)
+    }
+
+    fn refuse_handover(&mut self, cause: MoveCause, why: &str) {
+        let Some(master) = self.master_mut() else {
+            return;
+        };
+        if std::mem::replace(&mut master.refused, true) {
+            return;
+        }
+        let text = format!("{cause}, but the role stays here: {why}");
+        self.record(self.phase(), text.clone());
+        self.notify(NoticeKind::Refused, text);
+    }
+}

@@ -1,0 +1,234 @@
+//! The takeover, step by step.
+
+use super::Machine;
+use super::state::{Cause, Epoch, Master, State, TakeStep, Taking};
+use crate::effect::{DataCommand, Effect, ServiceCommand, Ticket};
+use crate::input::DataReport;
+use crate::timer::Timer;
+use std::time::Duration;
+
+/// Addresses that could not be added are tried again after this time.
+const ADDRESSES_AGAIN: Duration = Duration::from_secs(1);
+/// What a result may be late beyond the bound that its request carries.
+const SLACK: Duration = Duration::from_millis(500);
+
+impl Machine {
+    /// Begins to become master with `term`, which is durable here (armed or claimed).
+    pub(super) fn take_over(&mut self, cause: Cause, term: u64, followed: bool) {
+        let fences = cause == Cause::Hung && self.policy.peer_fence;
+        let ticket = self.ticket();
+        let step = if fences {
+            TakeStep::FencePeer(ticket)
+        } else {
+            TakeStep::Revoke(ticket)
+        };
+        let taking = Taking {
+            term,
+            cause,
+            step,
+            followed,
+            away: false,
+        };
+        self.enter(State::Taking(taking), cause.to_string());
+        if fences {
+            self.emit(Effect::FencePeer { ticket });
+            self.step_within(self.policy.step_timeout);
+        } else {
+            self.quiesce();
+        }
+    }
+
+    /// Ends a hold if there is one, and stops applying.
+    fn quiesce(&mut self) {
+        if self.known.hold {
+            let within = self.policy.spool;
+            let ticket = self.data(DataCommand::EndHold { within });
+            self.take_step(TakeStep::EndHold(ticket), within + SLACK);
+        } else {
+            self.revoke();
+        }
+    }
+
+    fn revoke(&mut self) {
+        let within = self.policy.apply_stop;
+        let ticket = self.data(DataCommand::RevokeApply { within });
+        self.take_step(TakeStep::Revoke(ticket), within + SLACK);
+    }
+
+    fn take_step(&mut self, step: TakeStep, within: Duration) {
+        if let State::Taking(taking) = &mut self.state {
+            taking.step = step;
+        }
+        self.step_within(within);
+    }
+
+    /// The step that came before is over, well or not.
+    fn taking_next(&mut self) {
+        let State::Taking(taking) = self.state else {
+            return;
+        };
+        match taking.step {
+            TakeStep::FencePeer(_) => self.quiesce(),
+            TakeStep::EndHold(_) => self.revoke(),
+            TakeStep::Revoke(_) => self.use_term(taking),
+            TakeStep::Addresses(_) | TakeStep::AddressesAgain => self.add_addresses(),
+            TakeStep::Epoch(ticket) => self.become_master(taking, Some(Epoch::Asked(ticket))),
+        }
+    }
+
+    /// From here on the term counts as used. It was durable before.
+    fn use_term(&mut self, taking: Taking) {
+        self.durable.term_used = self.durable.term_used.max(taking.term);
+        self.durable.was_master = true;
+        self.durable.ceded = None;
+        self.unbind();
+        if self.fenced {
+            self.unfence();
+        }
+        self.add_addresses();
+        self.beat_now();
+        let why = format!("term {} is used", taking.term);
+        self.record(crate::role::Phase::Preparing, why);
+    }
+
+    fn add_addresses(&mut self) {
+        let ticket = self.ticket();
+        self.take_step(TakeStep::Addresses(ticket), self.policy.step_timeout);
+        self.emit(Effect::AddAddresses { ticket });
+    }
+
+    pub(super) fn taking_addresses_done(&mut self, result: Result<(), String>) {
+        let State::Taking(taking) = self.state else {
+            return;
+        };
+        if let Err(error) = result {
+            self.trouble("the floating addresses cannot be added", &error);
+            self.timers.stop(Timer::Step);
+            self.retry_in(ADDRESSES_AGAIN);
+            if let State::Taking(taking) = &mut self.state {
+                taking.step = TakeStep::AddressesAgain;
+            }
+            return;
+        }
+        self.holding = true;
+        self.announce(self.policy.announce_times);
+        self.beat_now();
+        let ticket = self.data(DataCommand::BeginSource { term: taking.term });
+        self.take_step(TakeStep::Epoch(ticket), self.policy.epoch_wait);
+    }
+
+    pub(super) fn taking_data_done(&mut self, ticket: Ticket, result: Result<DataReport, String>) {
+        let State::Taking(taking) = self.state else {
+            return;
+        };
+        match taking.step {
+            TakeStep::EndHold(expected) | TakeStep::Revoke(expected) if expected == ticket => {
+                if let Err(error) = result {
+                    self.trouble("applying did not stop in time", &error);
+                }
+                self.taking_next();
+            }
+            TakeStep::Epoch(expected) if expected == ticket => match result {
+                Ok(_) => self.become_master(taking, None),
+                Err(error) => {
+                    self.trouble("the new epoch cannot be made durable", &error);
+                    self.become_master(taking, Some(Epoch::Again));
+                }
+            },
+            _ => {}
+        }
+    }
+
+    pub(super) fn peer_fenced(&mut self, ticket: Ticket, result: Result<(), String>) {
+        let State::Taking(Taking {
+            step: TakeStep::FencePeer(expected),
+            ..
+        }) = self.state
+        else {
+            return;
+        };
+        if expected == ticket {
+            if let Err(error) = result {
+                self.trouble("the peer cannot be fenced", &error);
+            }
+            self.taking_next();
+        }
+    }
+
+    /// The step's time is over. Only the addresses are indispensable.
+    pub(super) fn taking_late(&mut self) {
+        let State::Taking(taking) = self.state else {
+            return;
+        };
+        match taking.step {
+            TakeStep::FencePeer(_) => {
+                self.trouble("the peer cannot be fenced", "no result in time")
+            }
+            TakeStep::EndHold(_) | TakeStep::Revoke(_) => {
+                self.trouble("applying did not stop in time", "no result in time");
+            }
+            TakeStep::Addresses(_) => {
+                self.trouble(
+                    "the floating addresses cannot be added",
+                    "no result in time",
+                );
+            }
+            TakeStep::Epoch(_) => {
+                self.trouble(
+                    "the new epoch is late",
+                    "services start without waiting for it",
+                );
+            }
+            TakeStep::AddressesAgain => {}
+        }
+        self.taking_next();
+    }
+
+    pub(super) fn taking_retry(&mut self) {
+        if matches!(
+            self.state,
+            State::Taking(Taking {
+                step: TakeStep::AddressesAgain,
+                ..
+            })
+        ) {
+            self.add_addresses();
+        }
+    }
+
+    /// Signs of life of a peer that was thought dead call a takeover off while its term is not yet used.
+    pub(super) fn advance_taking(&mut self) {
+        let State::Taking(taking) = &self.state else {
+            return;
+        };
+        let unconfirmed = matches!(taking.cause, Cause::Dead | Cause::Hung);
+        if unconfirmed && !taking.term_used() && self.peer_heard() {
+            self.call_off("the peer is heard again: the takeover is called off");
+        }
+    }
+
+    fn become_master(&mut self, taking: Taking, epoch: Option<Epoch>) {
+        let starting = self.services(ServiceCommand::Start);
+        self.services_up = true;
+        self.frozen = false;
+        let settle = if matches!(taking.cause, Cause::Moved) {
+            self.policy.settle
+        } else {
+            Duration::ZERO
+        };
+        let master = Master {
+            cause: taking.cause,
+            starting: Some(starting),
+            epoch,
+            contest: None,
+            recheck: None,
+            settled: self.now + settle,
+            refused: false,
+        };
+        self.enter(
+            State::Master(master),
+            format!("it serves: {}", taking.cause),
+        );
+        self.master_entered(taking);
+    }
+}
