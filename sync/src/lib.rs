@@ -3,10 +3,13 @@
 pub mod beneath;
 pub mod commit;
 pub mod delta;
+pub mod diff;
+pub mod dirty;
 pub mod engine;
 pub mod entry;
 pub mod fault;
 pub mod filter;
+pub mod guard;
 pub mod hash;
 pub mod identity;
 #[allow(clippy::disallowed_methods)]
@@ -16,6 +19,7 @@ pub mod meta;
 pub mod path;
 pub mod plan;
 pub mod private;
+pub mod progress;
 pub mod replica;
 pub mod scan;
 pub mod source;

@@ -64,7 +64,7 @@ pub enum LocalChanges {
 /// How much of a tree may vanish at once before the tree is stopped (invariant 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MaxDelete {
-    /// Per cent of the tree's entries; never fires at or below 100 entries.
+    /// Per cent of the tree's entries; never fires at or below [`crate::guard::DELETE_FLOOR`] entries.
     Percent(u8),
     /// Entries.
     Count(u64),

@@ -68,7 +68,7 @@ fn parts() {
 
 #[test]
 fn a_directory_comes_directly_before_its_content() {
-    let mut paths = vec![
+    let mut paths = [
         p("a.b"),
         p("a/x"),
         p("a"),
