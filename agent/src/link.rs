@@ -33,7 +33,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use crate::config::types::PublicKey;
+use crate::config::types::{Node, PublicKey};
 use crate::keys::NodeKey;
 use message::{Hello, OneWay, Request, Response};
 use status::{LinkStatus, Registry};
@@ -117,6 +117,27 @@ pub struct LinkConfig {
     pub port: u16,
     /// Bounds in time.
     pub timing: Timing,
+}
+
+impl LinkConfig {
+    /// The links between two nodes of the configuration, which names both ends in the same order. Default timing.
+    pub fn between(key: NodeKey, own: &Node, peer: &Node, port: u16) -> Self {
+        let ends = own.links.iter().zip(&peer.links);
+        Self {
+            key,
+            peer_key: peer.key,
+            paths: ends
+                .map(|(own, peer)| LinkPath {
+                    name: own.name.clone(),
+                    local: own.address,
+                    peer: peer.address,
+                    data: own.data,
+                })
+                .collect(),
+            port,
+            timing: Timing::default(),
+        }
+    }
 }
 
 /// What happens on the link.

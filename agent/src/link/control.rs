@@ -8,7 +8,7 @@ use super::message::{
 use super::rpc::{Kind, Packet, PeerRpc};
 use super::stream::DataStream;
 use super::wire::WireHandle;
-use super::{LinkError, LinkEvent, Shared};
+use super::{LinkError, LinkEvent, Shared, Timing};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -23,7 +23,7 @@ const MAGIC: &[u8; 3] = b"TDM";
 enum End {
     /// The stream ended or failed.
     Gone(String),
-    /// Nothing was received for [`Timing::dead`](super::Timing::dead).
+    /// Nothing was received for [`Timing::dead`].
     Silent,
     /// The peer made a newer one.
     Replaced,
@@ -240,22 +240,66 @@ async fn watch(
     sent_ping: &Mutex<Option<(u64, Instant)>>,
 ) {
     let timing = shared.config.timing;
-    let (mut bytes, mut heard, mut id) = (wire.bytes_in(), Instant::now(), 0);
-    let mut looked = Instant::now();
+    let mut silence = Silence::new(Instant::now(), wire.bytes_in());
+    let mut id = 0;
     loop {
         id += 1;
         *sent_ping.lock().unwrap_or_else(PoisonError::into_inner) = Some((id, Instant::now()));
         rpc.inner.urgent.ping(id);
         tokio::time::sleep(timing.ping).await;
-        let now = Instant::now();
-        // This process itself did not run (paused machine): what the peer sent meanwhile has not been read yet.
-        let stalled = now.duration_since(looked) > timing.ping * 2;
-        looked = now;
-        if wire.bytes_in() != bytes || stalled {
-            bytes = wire.bytes_in();
-            heard = now;
-        } else if now.duration_since(heard) >= timing.dead {
+        if silence.is_death(Instant::now(), wire.bytes_in(), &timing) {
             return;
         }
+    }
+}
+
+/// Judges when nothing is received. Pure: time is an argument.
+struct Silence {
+    bytes: u64,
+    heard: Instant,
+    looked: Instant,
+}
+
+impl Silence {
+    fn new(now: Instant, bytes: u64) -> Self {
+        Self {
+            bytes,
+            heard: now,
+            looked: now,
+        }
+    }
+
+    /// Whether `bytes` received in all by `now` mean that the peer is dead. To be asked every `timing.ping`; an
+    /// interval of twice that means that this process itself did not run (a paused machine), and what the peer sent
+    /// meanwhile has not been read yet: the silence begins anew.
+    fn is_death(&mut self, now: Instant, bytes: u64, timing: &Timing) -> bool {
+        let stalled = now.duration_since(self.looked) > timing.ping * 2;
+        self.looked = now;
+        if bytes != self.bytes || stalled {
+            self.bytes = bytes;
+            self.heard = now;
+        }
+        now.duration_since(self.heard) >= timing.dead
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn silence_is_death_but_an_own_pause_is_not() {
+        let (timing, start) = (Timing::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut silence = Silence::new(start, 0);
+        assert!(!silence.is_death(at(1), 10, &timing));
+        assert!(!silence.is_death(at(2), 10, &timing));
+        assert!(!silence.is_death(at(3), 10, &timing));
+        // Paused for an hour.
+        assert!(!silence.is_death(at(3603), 10, &timing));
+        assert!(!silence.is_death(at(3604), 10, &timing));
+        assert!(!silence.is_death(at(3605), 10, &timing));
+        assert!(silence.is_death(at(3606), 10, &timing));
     }
 }

@@ -194,3 +194,28 @@ async fn take(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_is_not_there_yet_can_be_bound() {
+        // Documentation addresses (RFC 5737, RFC 3849): on no machine.
+        bind("192.0.2.77:0".parse().unwrap()).unwrap();
+        if std::path::Path::new("/proc/net/if_inet6").exists() {
+            bind("[2001:db8::77]:0".parse().unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn half_of_the_places_are_kept_for_the_peer() {
+        let places = HalfOpen::default();
+        let strangers: Vec<_> = (0..HALF_OPEN).filter_map(|_| places.enter(false)).collect();
+        assert_eq!(strangers.len(), HALF_OPEN / 2);
+        let peer: Vec<_> = (0..HALF_OPEN).filter_map(|_| places.enter(true)).collect();
+        assert_eq!(peer.len(), HALF_OPEN - HALF_OPEN / 2);
+        drop(strangers);
+        assert!(places.enter(true).is_some());
+    }
+}

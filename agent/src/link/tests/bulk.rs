@@ -9,23 +9,36 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// More than the rekey limit of an ssh connection (1 GiB) takes too long in every run; the ignored test does it.
 const BULK: u64 = 192 << 20;
 
-async fn send(mut stream: crate::link::DataStream, total: u64) {
+/// Sends bulk and reads the small acknowledgements meanwhile, as a replication session does.
+async fn send(stream: crate::link::DataStream, total: u64) {
+    let (mut acks, mut out) = tokio::io::split(stream);
+    let reading = tokio::spawn(async move {
+        let mut acked = 0;
+        let mut ack = [0; 8];
+        while acked < total {
+            acks.read_exact(&mut ack).await.unwrap();
+            acked = u64::from_le_bytes(ack);
+        }
+    });
     let piece = vec![5; 1 << 20];
     for _ in 0..total >> 20 {
-        stream.write_all(&piece).await.unwrap();
+        out.write_all(&piece).await.unwrap();
     }
-    stream.shutdown().await.unwrap();
-    // Held until the other side has everything.
-    let _ = stream.read(&mut [0]).await;
+    reading.await.unwrap();
 }
 
-async fn receive(mut stream: crate::link::DataStream, total: u64) {
+async fn receive(stream: crate::link::DataStream, total: u64) {
+    let (mut input, mut acks) = tokio::io::split(stream);
     let mut buffer = vec![0; 1 << 20];
-    let mut received = 0;
+    let (mut received, mut acked) = (0, 0);
     while received < total {
-        let count = stream.read(&mut buffer).await.unwrap();
+        let count = input.read(&mut buffer).await.unwrap();
         assert!(count > 0, "ended after {received} bytes");
         received += count as u64;
+        if received - acked >= 1 << 20 || received == total {
+            acked = received;
+            acks.write_all(&acked.to_le_bytes()).await.unwrap();
+        }
     }
 }
 
