@@ -283,6 +283,17 @@ pub fn set_mtime(fd: BorrowedFd<'_>, want: &Meta) -> Result<(), Errno> {
     rustix::fs::utimensat(fd, "", &times, AtFlags::EMPTY_PATH)
 }
 
+/// Metadata that hold nothing but a time, for [`set_mtime`].
+pub(crate) fn only_time(mtime_ns: i128) -> Meta {
+    Meta {
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        mtime_ns,
+        xattrs: Xattrs::default(),
+    }
+}
+
 fn apply_xattrs(fd: BorrowedFd<'_>, want: &Xattrs, missed: &mut Vec<Fault>) -> Result<(), Fault> {
     let path = proc_path(fd);
     let have = xattr_names(&path)?;

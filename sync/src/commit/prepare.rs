@@ -8,7 +8,7 @@ use super::Target;
 use super::stage::Staged;
 use super::step::Work;
 use crate::beneath::Place;
-use crate::entry::{Kind, Meta, State, Xattrs};
+use crate::entry::{Kind, Meta, State};
 use crate::fault::Fault;
 use crate::meta;
 use crate::path::RelPath;
@@ -232,15 +232,4 @@ fn other(
     let held = new.place().open_path()?;
     new.missed = meta::apply(held.as_fd(), meta)?;
     Ok(new)
-}
-
-/// Metadata that hold nothing but a time.
-pub(super) fn only_time(mtime_ns: i128) -> Meta {
-    Meta {
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        mtime_ns,
-        xattrs: Xattrs::default(),
-    }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
-use super::prepare::{Kept, Prepared, Ready, only_time};
+use super::prepare::{Kept, Prepared, Ready};
 use super::step::Report;
 use super::{Run, Target};
 use crate::fault::Fault;
@@ -35,7 +35,7 @@ pub(super) fn directory_times(run: &mut Run<'_>, report: &mut Report) {
         if run.dir_times.contains_key(path) {
             continue;
         }
-        let before = only_time(parent.before.mtime_ns);
+        let before = meta::only_time(parent.before.mtime_ns);
         // A directory that was removed meanwhile has no times to keep.
         if let Err(errno) = meta::set_mtime(parent.dir.as_fd(), &before) {
             tracing::debug!(%path, %errno, "the time of a directory could not be kept");

@@ -3,7 +3,7 @@
 use super::*;
 use crate::entry::{ContentHash, Kind, KindName, LinkTarget, Meta, State, Xattrs};
 use crate::plan::{Action, Expect, Step};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,0 +1,439 @@
+//! The rescue: where local versions go before something replaces them (invariant 5).
+//!
+//! `.tandem/rescue/<set>/` holds a manifest (one JSON line per item, see [`manifest`]) and one file per item that has a
+//! content, named by the item's number. A content gets there by rename only: nothing is copied, so no room is needed for
+//! it and it is never there in part. What was removed or only changed its metadata is a line without file.
+//!
+//! The order makes every crash harmless: the line is durable, then the file moves, then the move is durable, and only
+//! then may the caller change anything at the path.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::beneath::{Place, Root};
+use crate::entry::State;
+use crate::fault::Fault;
+use crate::meta;
+use crate::path::RelPath;
+use crate::private::{self, Private};
+use crate::stat::Stat;
+
+pub mod manifest;
+
+pub use manifest::{Change, Header, Item};
+use manifest::Line;
+
+const MANIFEST: &[u8] = b"manifest.jsonl";
+/// Up to this many directories are made durable one by one, more by one `syncfs`.
+const FEW: usize = 16;
+/// Longest line that is read: a path and a state at their bounds, escaped and in hexadecimal.
+const LINE_MAX: u64 = 4 << 20;
+
+/// Why the rescue could not do something as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RescueError {
+    /// A system call failed. With [`Fault::NoSpace`] nothing may be applied.
+    #[error("the rescue: {0}")]
+    Fault(#[from] Fault),
+    /// No set or item of that name.
+    #[error("the rescue has no {0}")]
+    Unknown(String),
+    /// The name of a set is not 1 to 64 letters, digits, `.`, `-` or `_`, or begins with a dot.
+    #[error("{0:?} is no name of a rescue set")]
+    Name(String),
+    /// A manifest that is not one.
+    #[error("the manifest of rescue set {0} is damaged: {1}")]
+    Damaged(String, String),
+}
+
+/// One local version to be kept.
+#[derive(Debug, Clone)]
+pub struct Keep {
+    /// Where it lies.
+    pub path: RelPath,
+    /// What had happened to it here.
+    pub change: Change,
+    /// The other name of a rename.
+    pub other: Option<RelPath>,
+    /// What it is, as far as it is known.
+    pub state: Option<State>,
+    /// Move the entry itself to the rescue. Not possible for a directory. Otherwise only the record is made.
+    pub take: bool,
+}
+
+/// What one set holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Its first line.
+    pub header: Header,
+    /// Items that are still in it.
+    pub items: u64,
+    /// Bytes of the contents in it.
+    pub bytes: u64,
+}
+
+/// A set that is being filled.
+#[derive(Debug)]
+pub struct OpenSet {
+    dir: OwnedFd,
+    manifest: File,
+    next: u64,
+}
+
+impl OpenSet {
+    /// Begins a set, or goes on with the one of this name. The set and its header are durable when this returns.
+    pub fn open(private: &Private, header: &Header) -> Result<OpenSet, RescueError> {
+        check_name(&header.id)?;
+        let made = rustix::fs::mkdirat(private.rescue(), header.id.as_str(), Mode::RWXU);
+        match made {
+            Ok(()) => sync(private.rescue())?,
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(Fault::os("mkdir", errno).into()),
+        }
+        let dir = open_set(private, &header.id)?;
+        let flags = OFlags::RDWR
+            | OFlags::CREATE
+            | OFlags::APPEND
+            | OFlags::NOFOLLOW
+            | OFlags::CLOEXEC;
+        let name = manifest::os(MANIFEST);
+        let file = rustix::fs::openat(&dir, name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| Fault::os("open manifest", e))?;
+        let mut set = OpenSet {
+            dir,
+            manifest: File::from(file),
+            next: 1,
+        };
+        let empty = Stat::of_fd(set.manifest.as_fd())?.size == 0;
+        if empty {
+            set.append(&[Line::Header(header.clone())])?;
+            sync(set.dir.as_fd())?;
+        } else {
+            set.go_on(private, header)?;
+        }
+        Ok(set)
+    }
+
+    /// The last line may have been cut by a crash; the numbers go on after the highest one.
+    fn go_on(&mut self, private: &Private, header: &Header) -> Result<(), RescueError> {
+        read_lines(private, &header.id, &mut |line| {
+            if let Line::Item(item) = line {
+                self.next = self.next.max(item.number + 1);
+            }
+            ControlFlow::Continue(())
+        })?;
+        // An empty line is passed over by the reader.
+        self.manifest
+            .write_all(b"\n")
+            .map_err(|e| Fault::io("write manifest", &e))?;
+        Ok(())
+    }
+
+    fn append(&mut self, lines: &[Line]) -> Result<(), Fault> {
+        let mut bytes = Vec::new();
+        for line in lines {
+            line.write(&mut bytes);
+        }
+        self.manifest
+            .write_all(&bytes)
+            .and_then(|()| self.manifest.sync_data())
+            .map_err(|e| Fault::io("write manifest", &e))
+    }
+
+    /// Keeps local versions. For each: its number, or why it could not be kept; then nothing was moved and nothing may
+    /// be applied there. All that is reported as kept is durable.
+    ///
+    /// An error of the whole (no room above all) means that nothing may be applied anywhere.
+    pub fn keep(
+        &mut self,
+        root: &Root,
+        versions: &[Keep],
+    ) -> Result<Vec<Result<u64, Fault>>, RescueError> {
+        let mut lines = Vec::with_capacity(versions.len());
+        let mut found = Vec::with_capacity(versions.len());
+        for keep in versions {
+            let seen = look(root, keep);
+            if let Ok(seen) = &seen {
+                lines.push(Line::Item(self.item(keep, seen.as_ref())));
+                found.push(Ok((self.next, seen.is_some())));
+                self.next += 1;
+            } else {
+                found.push(seen.map(|_| (0, false)));
+            }
+        }
+        self.append(&lines)?;
+        let mut parents = BTreeMap::new();
+        let mut results = Vec::with_capacity(versions.len());
+        for (keep, found) in versions.iter().zip(found) {
+            results.push(found.and_then(|(number, take)| {
+                if take {
+                    self.take(root, &keep.path, number, &mut parents)?;
+                }
+                Ok(number)
+            }));
+        }
+        self.settle(root, &parents)?;
+        Ok(results)
+    }
+
+    fn item(&self, keep: &Keep, taken: Option<&Stat>) -> Item {
+        let size = taken.filter(|stat| stat.is_file()).map_or(0, |stat| stat.size);
+        let known = keep.state.as_ref().map(|state| state.meta.mtime_ns);
+        let mtime = taken.map(|stat| stat.mtime_ns).or(known);
+        Item {
+            number: self.next,
+            path: keep.path.clone(),
+            change: keep.change,
+            size,
+            mtime_unix_ms: mtime.and_then(|ns| i64::try_from(ns.div_euclid(1_000_000)).ok()),
+            other: keep.other.clone(),
+            state: keep.state.clone(),
+            taken: taken.is_some(),
+        }
+    }
+
+    fn take(
+        &self,
+        root: &Root,
+        path: &RelPath,
+        number: u64,
+        parents: &mut BTreeMap<RelPath, (OwnedFd, i128)>,
+    ) -> Result<(), Fault> {
+        let place = root.place(path)?;
+        let parent = path.parent().unwrap_or_else(RelPath::root);
+        let before = Stat::of_fd(place.dir())?;
+        let dir = private::duplicate(place.dir())?;
+        let target = Place::new(private::duplicate(self.dir.as_fd())?, &file_name(number))?;
+        place.rename_new(&target)?;
+        parents.entry(parent).or_insert((dir, before.mtime_ns));
+        Ok(())
+    }
+
+    /// The moves reach the disk; the directories keep their times.
+    fn settle(
+        &self,
+        root: &Root,
+        parents: &BTreeMap<RelPath, (OwnedFd, i128)>,
+    ) -> Result<(), Fault> {
+        for (path, (dir, mtime_ns)) in parents {
+            let time = meta::only_time(*mtime_ns);
+            if let Err(errno) = meta::set_mtime(dir.as_fd(), &time) {
+                tracing::debug!(%path, %errno, "the time of a directory could not be kept");
+            }
+        }
+        if parents.len() > FEW {
+            return rustix::fs::syncfs(root.fd()).map_err(|e| Fault::os("syncfs", e));
+        }
+        if !parents.is_empty() {
+            sync(self.dir.as_fd())?;
+        }
+        parents.values().try_for_each(|(dir, _)| sync(dir.as_fd()))
+    }
+}
+
+/// What is to be moved; `None` for a record only.
+fn look(root: &Root, keep: &Keep) -> Result<Option<Stat>, Fault> {
+    if keep.path.is_private() {
+        return Err(Fault::NotBeneath);
+    }
+    if !keep.take {
+        return Ok(None);
+    }
+    let place = root.place(&keep.path)?;
+    let stat = place.stat()?.ok_or(Fault::Missing)?;
+    let above = Stat::of_fd(place.dir())?;
+    if let Some(flag) = stat.protecting_flag().or(above.protecting_flag()) {
+        return Err(Fault::Flagged(flag));
+    }
+    if stat.is_dir() {
+        return Err(Fault::Changed("a directory is not moved to the rescue"));
+    }
+    if !root.opened_as().same_mount(&stat) {
+        return Err(Fault::MountBelow);
+    }
+    Ok(Some(stat))
+}
+
+/// All sets, in order of their names.
+pub fn list(private: &Private) -> Result<Vec<Summary>, RescueError> {
+    let mut names = private::names(private.rescue())?;
+    names.sort();
+    let mut found = Vec::new();
+    for name in names {
+        // A directory of somebody else's making is no set.
+        let Ok(name) = String::from_utf8(name) else {
+            continue;
+        };
+        if check_name(&name).is_ok() {
+            found.push(summary(private, &name)?);
+        }
+    }
+    Ok(found)
+}
+
+/// One set.
+pub fn summary(private: &Private, set: &str) -> Result<Summary, RescueError> {
+    let mut header = None;
+    read_lines(private, set, &mut |line| {
+        if let Line::Header(found) = line {
+            header = Some(found);
+        }
+        ControlFlow::Break(())
+    })?;
+    // A crash can leave a set whose header was not written yet; nothing was moved into it.
+    let header = header.unwrap_or_else(|| Header::unknown(set));
+    let (mut items, mut bytes) = (0, 0);
+    each_item(private, set, &mut |item| {
+        items += 1;
+        bytes += item.size;
+        ControlFlow::Continue(())
+    })?;
+    Ok(Summary {
+        header,
+        items,
+        bytes,
+    })
+}
+
+/// The items that are still in a set, in the order in which they were kept.
+pub fn each_item(
+    private: &Private,
+    set: &str,
+    each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+) -> Result<(), RescueError> {
+    let mut dropped = std::collections::BTreeSet::new();
+    read_lines(private, set, &mut |line| {
+        if let Line::Dropped(numbers) = line {
+            dropped.extend(numbers);
+        }
+        ControlFlow::Continue(())
+    })?;
+    let dir = open_set(private, set)?;
+    read_lines(private, set, &mut |line| match line {
+        // A line whose file is missing was written for a move that did not happen.
+        Line::Item(item)
+            if !dropped.contains(&item.number) && (!item.taken || exists(&dir, item.number)) =>
+        {
+            each(item)
+        }
+        _ => ControlFlow::Continue(()),
+    })
+}
+
+fn exists(dir: &OwnedFd, number: u64) -> bool {
+    let name = file_name(number);
+    Stat::read(dir.as_fd(), manifest::os(&name), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+/// Opens the content of an item. Only for regular files.
+pub fn open(private: &Private, set: &str, number: u64) -> Result<File, RescueError> {
+    let dir = open_set(private, set)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let name = file_name(number);
+    let unknown = || RescueError::Unknown(format!("file {number} in set {set}"));
+    match rustix::fs::openat(&dir, manifest::os(&name), flags, Mode::empty()) {
+        Ok(fd) if Stat::of_fd(fd.as_fd())?.is_file() => Ok(File::from(fd)),
+        Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => Err(unknown()),
+        Err(errno) => Err(Fault::os("open rescued file", errno).into()),
+    }
+}
+
+/// Gives up items of a set for good; with no numbers the whole set.
+pub fn drop_items(private: &Private, set: &str, numbers: &[u64]) -> Result<(), RescueError> {
+    let dir = open_set(private, set)?;
+    if numbers.is_empty() {
+        private::remove_below(dir.as_fd(), 0)?;
+        let gone = rustix::fs::unlinkat(private.rescue(), set, AtFlags::REMOVEDIR);
+        gone.map_err(|e| Fault::os("rmdir", e))?;
+        sync(private.rescue())?;
+        return Ok(());
+    }
+    let header = summary(private, set)?.header;
+    let mut open = OpenSet::open(private, &header)?;
+    open.append(&[Line::Dropped(numbers.to_vec())])?;
+    for number in numbers {
+        let name = file_name(*number);
+        match rustix::fs::unlinkat(&dir, manifest::os(&name), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(Fault::os("unlink", errno).into()),
+        }
+    }
+    sync(dir.as_fd())?;
+    Ok(())
+}
+
+fn check_name(set: &str) -> Result<(), RescueError> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    let fits = (1..=64).contains(&set.len()) && set.bytes().all(good) && !set.starts_with('.');
+    fits.then_some(())
+        .ok_or_else(|| RescueError::Name(set.to_owned()))
+}
+
+fn open_set(private: &Private, set: &str) -> Result<OwnedFd, RescueError> {
+    check_name(set)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(private.rescue(), set, flags, Mode::empty()) {
+        Ok(dir) => Ok(dir),
+        Err(Errno::NOENT) => Err(RescueError::Unknown(format!("set {set}"))),
+        Err(errno) => Err(Fault::os("open rescue set", errno).into()),
+    }
+}
+
+/// Reads a manifest line by line. What a crash cut is passed over.
+fn read_lines(
+    private: &Private,
+    set: &str,
+    each: &mut dyn FnMut(Line) -> ControlFlow<()>,
+) -> Result<(), RescueError> {
+    let dir = open_set(private, set)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(&dir, manifest::os(MANIFEST), flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(Fault::os("open manifest", errno).into()),
+    };
+    let mut reader = BufReader::new(file);
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        let mut limited = std::io::Read::take(&mut reader, LINE_MAX);
+        let got = limited
+            .read_until(b'\n', &mut bytes)
+            .map_err(|e| Fault::io("read manifest", &e))?;
+        if got == 0 {
+            return Ok(());
+        }
+        if got as u64 == LINE_MAX {
+            return Err(RescueError::Damaged(set.to_owned(), "a line is too long".to_owned()));
+        }
+        let whole = bytes.last() == Some(&b'\n');
+        match Line::parse(&bytes) {
+            Ok(Some(line)) if whole => {
+                if each(line).is_break() {
+                    return Ok(());
+                }
+            }
+            Ok(_) => {}
+            // A line that was cut, and then followed by the next one after a restart, cannot be told from damage; the
+            // files it speaks of were not moved yet.
+            Err(why) => tracing::warn!(set, why, "a line of a rescue manifest is not readable"),
+        }
+    }
+}
+
+fn file_name(number: u64) -> Vec<u8> {
+    format!("{number:08}").into_bytes()
+}
+
+fn sync(fd: BorrowedFd<'_>) -> Result<(), Fault> {
+    rustix::fs::fsync(fd).map_err(|e| Fault::os("fsync", e))
+}
+
+#[cfg(test)]
+mod tests;
