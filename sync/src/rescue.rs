@@ -26,8 +26,8 @@ use crate::stat::Stat;
 
 pub mod manifest;
 
-pub use manifest::{Change, Header, Item};
 use manifest::Line;
+pub use manifest::{Change, Header, Item};
 
 const MANIFEST: &[u8] = b"manifest.jsonl";
 /// Up to this many directories are made durable one by one, more by one `syncfs`.
@@ -97,11 +97,8 @@ impl OpenSet {
             Err(errno) => return Err(Fault::os("mkdir", errno).into()),
         }
         let dir = open_set(private, &header.id)?;
-        let flags = OFlags::RDWR
-            | OFlags::CREATE
-            | OFlags::APPEND
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let name = manifest::os(MANIFEST);
         let file = rustix::fs::openat(&dir, name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|e| Fault::os("open manifest", e))?;
@@ -183,7 +180,9 @@ impl OpenSet {
     }
 
     fn item(&self, keep: &Keep, taken: Option<&Stat>) -> Item {
-        let size = taken.filter(|stat| stat.is_file()).map_or(0, |stat| stat.size);
+        let size = taken
+            .filter(|stat| stat.is_file())
+            .map_or(0, |stat| stat.size);
         let known = keep.state.as_ref().map(|state| state.meta.mtime_ns);
         let mtime = taken.map(|stat| stat.mtime_ns).or(known);
         Item {
@@ -410,7 +409,10 @@ fn read_lines(
             return Ok(());
         }
         if got as u64 == LINE_MAX {
-            return Err(RescueError::Damaged(set.to_owned(), "a line is too long".to_owned()));
+            return Err(RescueError::Damaged(
+                set.to_owned(),
+                "a line is too long".to_owned(),
+            ));
         }
         let whole = bytes.last() == Some(&b'\n');
         match Line::parse(&bytes) {

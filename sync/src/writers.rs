@@ -185,7 +185,12 @@ mod tests {
     }
 
     fn end(mut child: Child) {
-        child.stdin.take().expect("piped").write_all(b"\n").expect("written");
+        child
+            .stdin
+            .take()
+            .expect("piped")
+            .write_all(b"\n")
+            .expect("written");
         child.wait().expect("ended");
     }
 

@@ -119,7 +119,9 @@ impl Line {
         if text.is_empty() {
             return Ok(None);
         }
-        serde_json::from_slice(text).map(Some).map_err(|e| e.to_string())
+        serde_json::from_slice(text)
+            .map(Some)
+            .map_err(|e| e.to_string())
     }
 }
 
@@ -152,7 +154,9 @@ fn from_hex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<State>,
         // Two hexadecimal digits are at most 255.
         bytes.push(byte.ok_or_else(|| D::Error::custom("not hexadecimal"))? as u8);
     }
-    postcard::from_bytes(&bytes).map(Some).map_err(D::Error::custom)
+    postcard::from_bytes(&bytes)
+        .map(Some)
+        .map_err(D::Error::custom)
 }
 
 /// Bytes as a name for a system call.

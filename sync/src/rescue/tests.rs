@@ -111,8 +111,14 @@ fn versions_move_there_and_can_be_read_and_dropped() {
     let summary = summary(&setup.private, "s1").expect("summary");
     assert_eq!((summary.items, summary.bytes), (4, 8));
     assert_eq!(summary.header, header("s1"));
-    assert_eq!(content(open(&setup.private, "s1", 1).expect("open")), b"local");
-    assert!(open(&setup.private, "s1", 3).is_err(), "a link is not opened");
+    assert_eq!(
+        content(open(&setup.private, "s1", 1).expect("open")),
+        b"local"
+    );
+    assert!(
+        open(&setup.private, "s1", 3).is_err(),
+        "a link is not opened"
+    );
     assert!(open(&setup.private, "s1", 9).is_err());
     drop_items(&setup.private, "s1", &[1, 4]).expect("dropped");
     let left: Vec<u64> = setup.items("s1").iter().map(|item| item.number).collect();
@@ -126,7 +132,12 @@ fn what_cannot_be_moved_is_named_and_stays() {
     let setup = setup();
     std::fs::create_dir(setup.at("d")).expect("mkdir");
     std::fs::write(setup.at("good"), b"x").expect("write");
-    let versions = [taken(b"d"), taken(b"none"), taken(b".tandem/marker"), taken(b"good")];
+    let versions = [
+        taken(b"d"),
+        taken(b"none"),
+        taken(b".tandem/marker"),
+        taken(b"good"),
+    ];
     let mut set = OpenSet::open(&setup.private, &header("s")).expect("set");
     let kept = set.keep(&setup.root, &versions).expect("room");
     let expected = [
@@ -147,16 +158,24 @@ fn a_cut_line_and_a_move_that_did_not_happen_are_passed_over() {
         std::fs::write(setup.at(name), name).expect("write");
     }
     let mut set = OpenSet::open(&setup.private, &header("s")).expect("set");
-    set.keep(&setup.root, &[taken(b"a"), taken(b"b")]).expect("room");
+    set.keep(&setup.root, &[taken(b"a"), taken(b"b")])
+        .expect("room");
     drop(set);
     // As after a crash: the second file did not move, and a third line was cut.
     let dir = setup.at(".tandem/rescue/s");
     std::fs::rename(dir.join("00000002"), setup.at("b")).expect("rename");
-    let mut manifest = File::options().append(true).open(dir.join("manifest.jsonl")).expect("open");
-    manifest.write_all(b"{\"item\":{\"number\":3,\"pa").expect("write");
+    let mut manifest = File::options()
+        .append(true)
+        .open(dir.join("manifest.jsonl"))
+        .expect("open");
+    manifest
+        .write_all(b"{\"item\":{\"number\":3,\"pa")
+        .expect("write");
     assert_eq!(setup.items("s").len(), 1);
     let mut set = OpenSet::open(&setup.private, &header("s")).expect("set");
-    let kept = set.keep(&setup.root, &[taken(b"b"), taken(b"c")]).expect("room");
+    let kept = set
+        .keep(&setup.root, &[taken(b"b"), taken(b"c")])
+        .expect("room");
     assert_eq!(kept, [Ok(3), Ok(4)]);
     let items = setup.items("s");
     let numbers: Vec<u64> = items.iter().map(|item| item.number).collect();
@@ -168,9 +187,21 @@ fn a_cut_line_and_a_move_that_did_not_happen_are_passed_over() {
 fn names_of_sets_lead_nowhere_else() {
     let setup = setup();
     let long = "x".repeat(65);
-    for bad in ["", ".", "..", "../staging", "a/b", ".hidden", "a\0", long.as_str()] {
+    for bad in [
+        "",
+        ".",
+        "..",
+        "../staging",
+        "a/b",
+        ".hidden",
+        "a\0",
+        long.as_str(),
+    ] {
         let error = RescueError::Name(bad.to_owned());
-        assert_eq!(OpenSet::open(&setup.private, &header(bad)).err(), Some(error.clone()));
+        assert_eq!(
+            OpenSet::open(&setup.private, &header(bad)).err(),
+            Some(error.clone())
+        );
         assert_eq!(drop_items(&setup.private, bad, &[]), Err(error));
     }
     let unknown = RescueError::Unknown("set none".to_owned());
