@@ -3,9 +3,11 @@
 use futures_util::TryStreamExt;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -100,6 +102,43 @@ impl Interface {
             mac,
             running: flags.contains(LinkFlags::Up) && flags.contains(LinkFlags::LowerUp),
         })
+    }
+}
+
+/// The devices as last told by the kernel, shared between threads: reading it asks nobody.
+#[derive(Debug, Clone, Default)]
+pub struct InterfaceTable(Arc<RwLock<BTreeMap<String, Interface>>>);
+
+impl InterfaceTable {
+    /// The device of that name.
+    pub fn get(&self, name: &str) -> Option<Interface> {
+        // Nothing panics while it holds the lock; should it ever, the table is still whole.
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Which devices are up and have carrier.
+    pub fn carriers(&self) -> BTreeMap<String, bool> {
+        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        table.values().map(|i| (i.name.clone(), i.running)).collect()
+    }
+
+    /// Replaces all devices.
+    pub fn replace(&self, all: Vec<Interface>) {
+        let table = all.into_iter().map(|i| (i.name.clone(), i)).collect();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = table;
+    }
+
+    /// Adds or changes one device; a device that was renamed leaves its old name.
+    pub fn put(&self, interface: Interface) {
+        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        table.retain(|_, known| known.index != interface.index);
+        table.insert(interface.name.clone(), interface);
+    }
+
+    /// Removes one device.
+    pub fn remove(&self, index: u32) {
+        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        table.retain(|_, known| known.index != index);
     }
 }
 

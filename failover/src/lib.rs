@@ -10,6 +10,8 @@ pub mod address;
 pub mod announce;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod clock;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod driver;
 pub mod effect;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod fence;
@@ -17,6 +19,8 @@ pub mod fence;
 pub mod guardian;
 pub mod health;
 pub mod heartbeat;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod heartbeat_io;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod identity;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]

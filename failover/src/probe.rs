@@ -6,6 +6,7 @@ pub mod arp;
 pub mod command;
 pub mod http;
 pub mod icmp;
+pub mod monitor;
 pub mod tcp;
 
 use std::io;

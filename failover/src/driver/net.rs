@@ -1,0 +1,303 @@
+//! The thread for everything that the kernel's network half does: addresses, announcements, fence, events.
+//!
+//! Orders are carried out one after the other, in the order in which they were given; only announcements run beside them.
+
+mod watch_kernel;
+
+use super::Setup;
+use crate::address::{self, FloatingAddress};
+use crate::announce::{self, Listener};
+use crate::effect::Ticket;
+use crate::fence::Fence;
+use crate::iface::{Interface, InterfaceTable, Netlink};
+use crate::input::Input;
+use crate::probe::monitor::Vantage;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Room for orders. The machine has a few under way at a time.
+const ORDERS: usize = 64;
+
+/// Distance of two reports about the same foreign claim of a floating address, and of two tries to listen for one.
+const CLAIM_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the loop wants of this thread.
+#[derive(Debug)]
+pub(super) enum Order {
+    Add(Ticket),
+    Remove(Ticket),
+    Refresh,
+    Announce { times: u8, every: Duration },
+    Fence(Ticket),
+    Unfence(Ticket),
+    Setup { addresses: Vec<FloatingAddress>, lifetime: Duration },
+}
+
+/// The thread, seen from the loop.
+pub(super) struct Net {
+    /// Orders; never waited for.
+    pub(super) orders: mpsc::Sender<Order>,
+    /// Whether each device of this node is up and has carrier.
+    pub(super) carriers: watch::Receiver<BTreeMap<String, bool>>,
+    pub(super) thread: std::thread::JoinHandle<()>,
+}
+
+/// Starts the thread.
+pub(super) fn spawn(
+    setup: &Setup,
+    interfaces: InterfaceTable,
+    vantage: watch::Sender<Vantage>,
+    results: mpsc::Sender<Input>,
+) -> io::Result<Net> {
+    let (orders, orders_in) = mpsc::channel(ORDERS);
+    let (carriers_out, carriers) = watch::channel(BTreeMap::new());
+    let (addresses, lifetime) = (setup.addresses.clone(), setup.policy.address_lifetime);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name("tandem-net".into()).spawn(move || {
+        runtime.block_on(async move {
+            let netlink = match Netlink::open() {
+                Ok(netlink) => netlink,
+                Err(error) => {
+                    // Without netlink nothing can be held; the closed queue makes every order fail, and says so.
+                    tracing::error!(%error, "no netlink socket");
+                    return;
+                }
+            };
+            let worker = Worker {
+                netlink,
+                addresses,
+                lifetime,
+                holding: false,
+                fence: None,
+                burst: None,
+                listeners: JoinSet::new(),
+                interfaces,
+                vantage,
+                carriers: carriers_out,
+                results,
+            };
+            worker.run(orders_in).await;
+        });
+    })?;
+    Ok(Net { orders, carriers, thread })
+}
+
+struct Worker {
+    netlink: Netlink,
+    addresses: Vec<FloatingAddress>,
+    lifetime: Duration,
+    /// The loop wants the addresses here.
+    holding: bool,
+    fence: Option<Fence>,
+    /// The announcement burst that is under way; a new one supersedes it.
+    burst: Option<AbortOnDropHandle<()>>,
+    /// One per floating address while they are held.
+    listeners: JoinSet<()>,
+    interfaces: InterfaceTable,
+    vantage: watch::Sender<Vantage>,
+    carriers: watch::Sender<BTreeMap<String, bool>>,
+    results: mpsc::Sender<Input>,
+}
+
+impl Worker {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut events = watch_kernel::Source::new();
+        self.list_devices().await;
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => self.carry_out(order).await,
+                    None => return,
+                },
+                event = events.next() => self.take(event).await,
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, order: Order) {
+        match order {
+            Order::Add(ticket) => {
+                let result = self.hold().await;
+                self.report(Input::AddressesDone { ticket, result }).await;
+            }
+            Order::Remove(ticket) => {
+                let result = self.release().await;
+                self.report(Input::AddressesDone { ticket, result }).await;
+            }
+            Order::Refresh => {
+                if let Err(error) = self.hold().await {
+                    tracing::warn!(%error, "floating addresses not refreshed");
+                }
+            }
+            Order::Announce { times, every } => self.announce(times, every),
+            Order::Fence(ticket) => {
+                let result = self.raise_fence().await;
+                self.report(Input::FenceDone { ticket, result }).await;
+            }
+            Order::Unfence(ticket) => {
+                let result = self.lower_fence().await;
+                self.report(Input::FenceDone { ticket, result }).await;
+            }
+            Order::Setup { addresses, lifetime } => self.change(addresses, lifetime).await,
+        }
+    }
+
+    async fn hold(&mut self) -> Result<(), String> {
+        self.holding = true;
+        let result = address::hold(&self.netlink, &self.addresses, self.lifetime).await;
+        self.vantage.send_if_modified(|v| std::mem::replace(v, Vantage::Holder) != Vantage::Holder);
+        self.listen();
+        result.map_err(|e| e.to_string())
+    }
+
+    async fn release(&mut self) -> Result<(), String> {
+        self.holding = false;
+        self.burst = None;
+        self.listeners.abort_all();
+        self.listeners = JoinSet::new();
+        let result = address::release(&self.netlink, &self.addresses).await;
+        self.vantage.send_if_modified(|v| std::mem::replace(v, Vantage::Watcher) != Vantage::Watcher);
+        result.map_err(|e| e.to_string())
+    }
+
+    /// A changed list: what is no longer in it goes, whoever is master; what is new comes with the next refresh of a holder.
+    async fn change(&mut self, addresses: Vec<FloatingAddress>, lifetime: Duration) {
+        let old = std::mem::replace(&mut self.addresses, addresses);
+        self.lifetime = lifetime;
+        let gone: Vec<_> = old.into_iter().filter(|a| !self.addresses.contains(a)).collect();
+        if let Err(error) = address::release(&self.netlink, &gone).await {
+            tracing::warn!(%error, "an address that is no longer configured stays until its lifetime ends");
+        }
+        if self.holding {
+            self.listeners = JoinSet::new();
+            if let Err(error) = self.hold().await {
+                tracing::warn!(%error, "new floating addresses not added");
+            }
+        }
+    }
+
+    fn announce(&mut self, times: u8, every: Duration) {
+        let mut devices: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
+        for floating in &self.addresses {
+            devices.entry(&floating.device).or_default().push(floating.address);
+        }
+        let bursts: Vec<(Interface, Vec<IpAddr>)> = devices
+            .into_iter()
+            .filter_map(|(device, addresses)| Some((self.interfaces.get(device)?, addresses)))
+            .collect();
+        self.burst = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let all = bursts.iter().map(|(interface, addresses)| async move {
+                if let Err(error) = announce::announce(interface, addresses, times, every).await {
+                    tracing::warn!(device = interface.name, %error, "announcement failed");
+                }
+            });
+            futures_util::future::join_all(all).await;
+        })));
+    }
+
+    async fn raise_fence(&mut self) -> Result<(), String> {
+        if self.fence.is_some() {
+            return Ok(());
+        }
+        let addresses = self.addresses.clone();
+        // On a thread of the runtime's pool: the kernel may have to load a module first.
+        let raised = tokio::task::spawn_blocking(move || Fence::raise(&addresses)).await;
+        match raised {
+            Ok(Ok(fence)) => {
+                self.fence = Some(fence);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn lower_fence(&mut self) -> Result<(), String> {
+        let Some(fence) = self.fence.take() else { return Ok(()) };
+        match tokio::task::spawn_blocking(move || fence.lower()).await {
+            Ok(Ok(())) => Ok(()),
+            // The socket is closed in any case, and the kernel removes the table with it.
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "fence removed by closing its socket");
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Listens for other machines that claim a floating address, as long as it is held.
+    fn listen(&mut self) {
+        if !self.listeners.is_empty() {
+            return;
+        }
+        for floating in &self.addresses {
+            let (floating, interfaces) = (floating.clone(), self.interfaces.clone());
+            self.listeners.spawn(report_claims(floating, interfaces, self.results.clone()));
+        }
+    }
+
+    async fn list_devices(&self) {
+        match self.netlink.interfaces().await {
+            Ok(all) => {
+                self.interfaces.replace(all);
+                self.show_carriers();
+            }
+            Err(error) => tracing::warn!(%error, "devices not listed"),
+        }
+    }
+
+    fn show_carriers(&self) {
+        let all = self.interfaces.carriers();
+        self.carriers.send_if_modified(|shown| {
+            let changed = *shown != all;
+            if changed {
+                *shown = all;
+            }
+            changed
+        });
+    }
+
+    /// After something was removed or events were lost: is everything still here that should be?
+    async fn check_held(&self) {
+        if !self.holding {
+            return;
+        }
+        match address::held(&self.netlink, &self.addresses).await {
+            Ok(held) if held.len() < self.addresses.len() => {
+                self.report(Input::AddressRemoved).await;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "addresses not listed"),
+        }
+    }
+
+    async fn report(&self, input: Input) {
+        // When the loop has ended, nobody wants the result.
+        let _ = self.results.send(input).await;
+    }
+}
+
+/// Reports foreign claims of one address, at most one each [`CLAIM_PAUSE`].
+async fn report_claims(
+    floating: FloatingAddress,
+    interfaces: InterfaceTable,
+    results: mpsc::Sender<Input>,
+) {
+    loop {
+        if let Some(interface) = interfaces.get(&floating.device)
+            && let Ok(listener) = Listener::open(&interface, floating.address)
+            && let Ok(mac) = listener.next().await
+        {
+            tracing::warn!(address = %floating.address, %mac, "another machine claims a floating address");
+            if results.send(Input::AddressConflict).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(CLAIM_PAUSE).await;
+    }
+}

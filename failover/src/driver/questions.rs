@@ -1,0 +1,227 @@
+//! The thread that asks other machines: confirmation rounds, conflicts, monitors, and the fence device.
+
+use super::{PeerFence, Setup};
+use crate::address::FloatingAddress;
+use crate::announce::who_has;
+use crate::effect::Ticket;
+use crate::heartbeat_io::LinkConfig;
+use crate::iface::InterfaceTable;
+use crate::input::{Input, ProbeAnswers};
+use crate::probe::command::{self, CommandCheck};
+use crate::probe::monitor::{self, Board, MonitorConfig, Surroundings, Vantage};
+use crate::probe::{Outlet, arp, icmp, tcp};
+use futures_util::future::join_all;
+use std::io;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Room for orders, and most of them under way at once. The machine has one or two.
+const ORDERS: usize = 16;
+
+/// What the loop wants of this thread.
+#[derive(Debug)]
+pub(super) enum Order {
+    Peer { ticket: Ticket, within: Duration },
+    Conflict { ticket: Ticket, within: Duration },
+    FencePeer(Ticket),
+    Setup(Box<Setup>),
+}
+
+/// The thread, seen from the loop.
+pub(super) struct Questions {
+    /// Orders; never waited for.
+    pub(super) orders: mpsc::Sender<Order>,
+    /// What the monitors show.
+    pub(super) board: watch::Receiver<Board>,
+    pub(super) thread: std::thread::JoinHandle<()>,
+}
+
+/// Starts the thread.
+pub(super) fn spawn(
+    setup: &Setup,
+    interfaces: InterfaceTable,
+    vantage: watch::Receiver<Vantage>,
+    results: mpsc::Sender<Input>,
+) -> io::Result<Questions> {
+    let (orders, orders_in) = mpsc::channel(ORDERS);
+    let (board_out, board) = watch::channel(Board { vantage: Vantage::Watcher, states: Vec::new() });
+    let setup = setup.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name("tandem-probe".into()).spawn(move || {
+        runtime.block_on(async move {
+            let mut worker = Worker {
+                targets: Targets::new(&setup, interfaces.clone()),
+                interfaces,
+                vantage,
+                board: board_out,
+                results,
+                monitors: None,
+                tasks: JoinSet::new(),
+            };
+            worker.start_monitors();
+            worker.run(orders_in).await;
+        });
+        // A program that hangs on a dead disk must not hold up the end of the agent.
+        runtime.shutdown_background();
+    })?;
+    Ok(Questions { orders, board, thread })
+}
+
+/// Who and what is asked.
+#[derive(Debug, Clone)]
+struct Targets {
+    links: Vec<LinkConfig>,
+    port: u16,
+    addresses: Vec<FloatingAddress>,
+    monitors: Vec<MonitorConfig>,
+    peer_fence: Option<PeerFence>,
+    surroundings: Surroundings,
+}
+
+impl Targets {
+    fn new(setup: &Setup, interfaces: InterfaceTable) -> Self {
+        let peers = setup.links.iter().rev().map(|l| (l.device.clone(), l.peer)).collect();
+        Self {
+            links: setup.links.clone(),
+            port: setup.port,
+            addresses: setup.addresses.clone(),
+            monitors: setup.monitors.clone(),
+            peer_fence: setup.peer_fence.clone(),
+            surroundings: Surroundings {
+                floating: setup.addresses.clone(),
+                peers,
+                interfaces,
+            },
+        }
+    }
+}
+
+struct Worker {
+    targets: Targets,
+    interfaces: InterfaceTable,
+    vantage: watch::Receiver<Vantage>,
+    board: watch::Sender<Board>,
+    results: mpsc::Sender<Input>,
+    monitors: Option<AbortOnDropHandle<()>>,
+    tasks: JoinSet<()>,
+}
+
+impl Worker {
+    async fn run(&mut self, mut orders: mpsc::Receiver<Order>) {
+        loop {
+            tokio::select! {
+                order = orders.recv(), if self.tasks.len() < ORDERS => match order {
+                    Some(order) => self.carry_out(order),
+                    None => return,
+                },
+                Some(_) = self.tasks.join_next() => {}
+            }
+        }
+    }
+
+    fn start_monitors(&mut self) {
+        self.monitors = Some(AbortOnDropHandle::new(tokio::spawn(monitor::run(
+            self.targets.monitors.clone(),
+            self.targets.surroundings.clone(),
+            self.vantage.clone(),
+            self.board.clone(),
+        ))));
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        let (targets, results) = (self.targets.clone(), self.results.clone());
+        match order {
+            Order::Setup(setup) => {
+                let new = Targets::new(&setup, self.interfaces.clone());
+                // Unchanged monitors keep what they know.
+                let restart = new.monitors != self.targets.monitors
+                    || new.addresses != self.targets.addresses
+                    || new.links != self.targets.links;
+                self.targets = new;
+                if restart {
+                    self.start_monitors();
+                }
+            }
+            Order::Peer { ticket, within } => {
+                self.tasks.spawn(async move {
+                    let answers = ask_peer(&targets, within).await;
+                    let _ = results.send(Input::ProbeDone { ticket, answers }).await;
+                });
+            }
+            Order::Conflict { ticket, within } => {
+                self.tasks.spawn(async move {
+                    let answered = ask_conflict(&targets, within).await;
+                    let _ = results.send(Input::ConflictDone { ticket, answered }).await;
+                });
+            }
+            Order::FencePeer(ticket) => {
+                self.tasks.spawn(async move {
+                    let result = fence_peer(targets.peer_fence).await;
+                    let _ = results.send(Input::PeerFenced { ticket, result }).await;
+                });
+            }
+        }
+    }
+}
+
+/// One confirmation round: every question on every link at once.
+async fn ask_peer(targets: &Targets, within: Duration) -> ProbeAnswers {
+    let links = join_all(targets.links.iter().map(|link| async move {
+        let via = Outlet { device: Some(link.device.clone()), source: Some(link.own) };
+        let arp = async {
+            match targets.surroundings.interfaces.get(&link.device) {
+                Some(interface) => arp::resolve(&interface, link.peer, within).await.is_ok(),
+                None => false,
+            }
+        };
+        tokio::join!(
+            async { icmp::echo(link.peer, &via, within).await.is_ok() },
+            arp,
+            async { tcp::answer((link.peer, targets.port).into(), &via, within).await.is_ok() },
+        )
+    }));
+    let service = monitor::any_service_once(&targets.monitors, &targets.surroundings, within);
+    let (links, service) = tokio::join!(links, service);
+    ProbeAnswers {
+        icmp: links.iter().any(|l| l.0),
+        arp: links.iter().any(|l| l.1),
+        tcp: links.iter().any(|l| l.2),
+        service,
+    }
+}
+
+/// Whether another machine answers for a floating address. A device that cannot ask hears no answer.
+async fn ask_conflict(targets: &Targets, within: Duration) -> bool {
+    let answers = join_all(targets.addresses.iter().map(|floating| async move {
+        let interface = targets.surroundings.interfaces.get(&floating.device)?;
+        match who_has(&interface, floating.address, within).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::warn!(address = %floating.address, %error, "cannot ask who has it");
+                None
+            }
+        }
+    }))
+    .await;
+    for (floating, mac) in targets.addresses.iter().zip(&answers) {
+        if let Some(mac) = mac {
+            tracing::warn!(address = %floating.address, %mac, "another machine answers for a floating address");
+        }
+    }
+    answers.iter().any(Option::is_some)
+}
+
+async fn fence_peer(fence: Option<PeerFence>) -> Result<(), String> {
+    let Some(PeerFence { argv, timeout }) = fence else {
+        return Err("no fence device is configured".into());
+    };
+    match command::run(&CommandCheck { argv }, timeout).await {
+        Ok(summary) => {
+            tracing::warn!(summary, "the peer was cut off");
+            Ok(())
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,302 @@
+//! Monitors: the same question again and again, turned into [`Health`].
+//!
+//! What a service monitor asks depends on where the floating addresses are. The node that holds them asks locally. The other
+//! one asks at the floating address through its public device, and the result counts only if the address is the peer's:
+//! a failure that comes from this node's own cable, or from a third machine with that address, says nothing about the peer.
+
+mod judge;
+
+use super::command::CommandCheck;
+use super::http::HttpCheck;
+use crate::address::FloatingAddress;
+use crate::health::{Health, Watch, all_of};
+use crate::iface::InterfaceTable;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+/// How a monitor asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// ICMP echo.
+    Ping(IpAddr),
+    /// HTTP GET.
+    Http(HttpCheck),
+    /// TCP connect; a refusal is a failure.
+    Tcp(SocketAddr),
+    /// A program.
+    Command(CommandCheck),
+}
+
+impl Check {
+    /// The address that is asked; `None` for programs.
+    fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ping(address) => Some(*address),
+            Self::Http(check) => Some(check.address),
+            Self::Tcp(target) => Some(target.ip()),
+            Self::Command(_) => None,
+        }
+    }
+}
+
+/// What a monitor's failure says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CountsFor {
+    /// The service of the pair.
+    Service,
+    /// This node's own public network.
+    Network,
+}
+
+/// One monitor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitorConfig {
+    /// Name.
+    pub name: String,
+    /// How it asks.
+    pub check: Check,
+    /// What its failure says.
+    pub counts_for: CountsFor,
+    /// Distance of the questions.
+    pub interval: Duration,
+    /// Bound of each.
+    pub timeout: Duration,
+    /// Failures in a row until bad.
+    pub fall: u32,
+    /// Successes in a row until good.
+    pub rise: u32,
+}
+
+/// Where this node stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Vantage {
+    /// The floating addresses are here.
+    Holder,
+    /// They are not.
+    Watcher,
+}
+
+/// What is around this node: needed to say whose answer it was.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// The floating addresses.
+    pub floating: Vec<FloatingAddress>,
+    /// The peer's real address on each device that has a link.
+    pub peers: BTreeMap<String, IpAddr>,
+    /// This node's devices.
+    pub interfaces: InterfaceTable,
+}
+
+impl Surroundings {
+    fn floating(&self, address: IpAddr) -> Option<&FloatingAddress> {
+        self.floating.iter().find(|f| f.address == address)
+    }
+}
+
+/// State of one monitor, for status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitorState {
+    /// Name.
+    pub name: String,
+    /// What its failure says.
+    pub counts_for: CountsFor,
+    /// Health. [`Health::Unknown`] also while the results do not count.
+    pub health: Health,
+    /// The last result in words.
+    pub last: String,
+}
+
+/// One result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    Good(String),
+    Bad(String),
+    /// Says nothing about what is watched.
+    Uncounted(String),
+}
+
+/// Health of each group, bad if one member is bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// This node's own public network, as far as monitors say.
+    pub network: Health,
+    /// Own services, asked locally; unknown on a watcher.
+    pub own_services: Health,
+    /// The peer's services; unknown on a holder.
+    pub peer_services: Health,
+}
+
+/// Condenses the states. `vantage` is the one under which they were found.
+pub fn summary(states: &[MonitorState], vantage: Vantage) -> Summary {
+    let of = |group| all_of(states.iter().filter(|s| s.counts_for == group).map(|s| s.health));
+    let services = of(CountsFor::Service);
+    let (own_services, peer_services) = match vantage {
+        Vantage::Holder => (services, Health::Unknown),
+        Vantage::Watcher => (Health::Unknown, services),
+    };
+    Summary {
+        network: of(CountsFor::Network),
+        own_services,
+        peer_services,
+    }
+}
+
+/// What all monitors say now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Board {
+    /// Where this node stood when they said it.
+    pub vantage: Vantage,
+    /// In the order of the configuration.
+    pub states: Vec<MonitorState>,
+}
+
+/// Runs the monitors until the future is dropped. `board` shows their state; service monitors begin anew whenever
+/// `vantage` changes.
+pub async fn run(
+    monitors: Vec<MonitorConfig>,
+    surroundings: Surroundings,
+    mut vantage: watch::Receiver<Vantage>,
+    board: watch::Sender<Board>,
+) {
+    let stand = *vantage.borrow_and_update();
+    board.send_modify(|b| {
+        b.vantage = stand;
+        b.states = monitors.iter().map(|m| state(m, Health::Unknown, NOT_ASKED)).collect();
+    });
+    // One task per monitor, one question per monitor at a time: bounded by the configuration.
+    let mut tasks = JoinSet::new();
+    for (index, monitor) in monitors.into_iter().enumerate() {
+        tasks.spawn(one(index, monitor, surroundings.clone(), vantage.clone(), board.clone()));
+    }
+    // All service monitors change over in one step: nobody sees what one found at the peer as this node's own.
+    while vantage.changed().await.is_ok() {
+        let stand = *vantage.borrow_and_update();
+        board.send_modify(|b| {
+            b.vantage = stand;
+            for place in b.states.iter_mut().filter(|s| s.counts_for == CountsFor::Service) {
+                place.health = Health::Unknown;
+                place.last = NOT_ASKED.to_owned();
+            }
+        });
+    }
+}
+
+const NOT_ASKED: &str = "not asked yet";
+
+fn state(monitor: &MonitorConfig, health: Health, last: impl Into<String>) -> MonitorState {
+    MonitorState {
+        name: monitor.name.clone(),
+        counts_for: monitor.counts_for,
+        health,
+        last: last.into(),
+    }
+}
+
+async fn one(
+    index: usize,
+    monitor: MonitorConfig,
+    surroundings: Surroundings,
+    mut vantage: watch::Receiver<Vantage>,
+    board: watch::Sender<Board>,
+) {
+    let mut tally = Tally::new(&monitor);
+    let mut judge = judge::Judge::new(surroundings);
+    let mut ticks = tokio::time::interval(monitor.interval.max(Duration::from_millis(10)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let now = *vantage.borrow_and_update();
+        let verdict = tokio::select! {
+            biased;
+            changed = vantage.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                if monitor.counts_for == CountsFor::Service {
+                    tally = Tally::new(&monitor);
+                }
+                continue;
+            }
+            verdict = async {
+                ticks.tick().await;
+                judge.ask(&monitor, now).await
+            } => verdict,
+        };
+        let health = tally.take(&verdict);
+        let (Verdict::Good(last) | Verdict::Bad(last) | Verdict::Uncounted(last)) = verdict;
+        let new = state(&monitor, health, last);
+        board.send_if_modified(|b| match b.states.get_mut(index) {
+            // A result that was found from another place than the one that the board shows is worth nothing.
+            Some(place) if *place != new && b.vantage == now => {
+                if place.health != new.health {
+                    tracing::info!(monitor = new.name, health = ?new.health, last = new.last, "monitor changed");
+                }
+                *place = new;
+                true
+            }
+            _ => false,
+        });
+    }
+}
+
+/// Counts one monitor's results.
+struct Tally {
+    watch: Watch,
+    fall: u32,
+    uncounted: u32,
+}
+
+impl Tally {
+    fn new(monitor: &MonitorConfig) -> Self {
+        Self {
+            watch: Watch::new(monitor.fall, monitor.rise),
+            fall: monitor.fall.max(1),
+            uncounted: 0,
+        }
+    }
+
+    fn take(&mut self, verdict: &Verdict) -> Health {
+        match verdict {
+            Verdict::Uncounted(_) => self.uncounted = self.uncounted.saturating_add(1),
+            Verdict::Good(_) | Verdict::Bad(_) => {
+                self.uncounted = 0;
+                self.watch.result(matches!(verdict, Verdict::Good(_)));
+            }
+        }
+        self.health()
+    }
+
+    /// After as many uncounted results as failures make it bad, what was known is no longer worth anything.
+    fn health(&self) -> Health {
+        if self.uncounted >= self.fall {
+            Health::Unknown
+        } else {
+            self.watch.health()
+        }
+    }
+}
+
+/// Asks every service monitor that can be asked from here once, all at once, each at most `within`. Answers whether at least
+/// one service answered well, at the peer. Cancel safe.
+pub async fn any_service_once(
+    monitors: &[MonitorConfig],
+    surroundings: &Surroundings,
+    within: Duration,
+) -> bool {
+    let questions = monitors.iter().filter(|m| m.counts_for == CountsFor::Service).map(|m| {
+        let monitor = MonitorConfig {
+            timeout: m.timeout.min(within),
+            ..m.clone()
+        };
+        let mut judge = judge::Judge::new(surroundings.clone());
+        async move { judge.ask(&monitor, Vantage::Watcher).await }
+    });
+    let verdicts = tokio::time::timeout(within, futures_util::future::join_all(questions)).await;
+    verdicts.is_ok_and(|all| all.iter().any(|v| matches!(v, Verdict::Good(_))))
+}
+
+#[cfg(test)]
+mod tests;

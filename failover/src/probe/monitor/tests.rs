@@ -1,0 +1,184 @@
+use super::*;
+use crate::address;
+use crate::iface::Netlink;
+use crate::testnet::{A4, B4, Host, Pair};
+use std::sync::mpsc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+const FLOATING: &str = "192.0.2.80";
+
+fn floating() -> FloatingAddress {
+    FloatingAddress {
+        address: FLOATING.parse().expect("literal"),
+        prefix: 24,
+        device: "eth0".into(),
+        label: None,
+    }
+}
+
+fn http() -> MonitorConfig {
+    MonitorConfig {
+        name: "web".into(),
+        check: Check::Http(HttpCheck {
+            address: FLOATING.parse().expect("literal"),
+            port: 80,
+            path: "/".into(),
+            host: "www.example.com".into(),
+            status: 200..=299,
+        }),
+        counts_for: CountsFor::Service,
+        interval: Duration::from_millis(50),
+        timeout: Duration::from_millis(200),
+        fall: 2,
+        rise: 1,
+    }
+}
+
+/// Serves HTTP on a host until the returned sender is dropped.
+fn serve(host: &Host) -> tokio::sync::oneshot::Sender<()> {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (ready, listening) = mpsc::channel();
+    let _server = host.spawn(move || async move {
+        let listener = TcpListener::bind("0.0.0.0:80").await.expect("port 80 is free");
+        ready.send(()).expect("the test waits");
+        let accept = async {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                // A client that went away is its own affair. Unread bytes would turn the close into a reset.
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            }
+        };
+        tokio::select! {
+            () = accept => {}
+            _ = stopped => {}
+        }
+    });
+    listening.recv().expect("the server starts");
+    stop
+}
+
+fn hold(host: &Host, held: bool) {
+    host.block_on(move || async move {
+        let netlink = Netlink::open().expect("netlink opens");
+        if held {
+            address::hold(&netlink, &[floating()], Duration::from_secs(60)).await.expect("held");
+        } else {
+            address::release(&netlink, &[floating()]).await.expect("released");
+        }
+    });
+}
+
+async fn surroundings(peer: &str) -> Surroundings {
+    let netlink = Netlink::open().expect("netlink opens");
+    let interfaces = InterfaceTable::default();
+    interfaces.replace(netlink.interfaces().await.expect("listed"));
+    Surroundings {
+        floating: vec![floating()],
+        peers: BTreeMap::from([("eth0".to_owned(), peer.parse().expect("literal"))]),
+        interfaces,
+    }
+}
+
+/// Runs the monitor on A, which watches B, and hands out its board.
+fn watch_from_a(pair: &Pair, peer: &'static str) -> (watch::Receiver<Board>, watch::Sender<Vantage>) {
+    let (board, shown) = watch::channel(Board { vantage: Vantage::Watcher, states: vec![] });
+    let (vantage, stand) = watch::channel(Vantage::Watcher);
+    let _running = pair.a.spawn(move || async move {
+        run(vec![http()], surroundings(peer).await, stand, board).await;
+    });
+    (shown, vantage)
+}
+
+fn wait_for(pair: &Pair, board: &watch::Receiver<Board>, what: &'static str, f: fn(&MonitorState) -> bool) {
+    let mut board = board.clone();
+    let found = pair.a.block_on(move || async move {
+        let all = board.wait_for(|b| b.states.first().is_some_and(f));
+        tokio::time::timeout(Duration::from_secs(10), all).await.is_ok()
+    });
+    assert!(found, "not within 10 s: {what}");
+}
+
+#[test]
+fn a_service_at_the_peer_is_good_then_bad_when_it_stops_and_good_again() {
+    let pair = Pair::new();
+    hold(&pair.b, true);
+    let server = serve(&pair.b);
+    let (board, _vantage) = watch_from_a(&pair, B4);
+    wait_for(&pair, &board, "good", |s| s.health == Health::Good);
+    drop(server);
+    wait_for(&pair, &board, "bad: refused at the peer's MAC", |s| s.health == Health::Bad);
+    let _server = serve(&pair.b);
+    wait_for(&pair, &board, "good again", |s| s.health == Health::Good);
+    hold(&pair.b, false);
+    wait_for(&pair, &board, "bad: nobody has the address while the peer is there", |s| {
+        s.health == Health::Bad && s.last.contains("nobody has the address")
+    });
+}
+
+#[test]
+fn a_cut_of_the_own_cable_is_no_evidence_against_the_peer() {
+    let pair = Pair::new();
+    hold(&pair.b, true);
+    let _server = serve(&pair.b);
+    let (board, _vantage) = watch_from_a(&pair, B4);
+    wait_for(&pair, &board, "good", |s| s.health == Health::Good);
+    let mut seen = board.clone();
+    let bad = pair.a.spawn(move || async move {
+        let bad = seen.wait_for(|b| b.states[0].health == Health::Bad);
+        tokio::time::timeout(Duration::from_secs(3), bad).await.is_ok()
+    });
+    pair.a.set_link("eth0", false);
+    wait_for(&pair, &board, "unknown", |s| s.health == Health::Unknown);
+    assert!(!bad.recv_timeout(Duration::from_secs(10)).expect("ends"), "never bad");
+}
+
+#[test]
+fn a_third_machine_with_the_address_does_not_count() {
+    let pair = Pair::new();
+    hold(&pair.b, true);
+    let _server = serve(&pair.b);
+    // The peer is said to be at an address that nobody has, so B is a stranger.
+    let (board, _vantage) = watch_from_a(&pair, "192.0.2.77");
+    wait_for(&pair, &board, "not counted", |s| s.last.contains("MAC is not known"));
+    assert_eq!(board.borrow().states[0].health, Health::Unknown);
+}
+
+#[test]
+fn never_succeeded_is_unknown_and_a_change_of_place_begins_anew() {
+    let pair = Pair::new();
+    hold(&pair.b, true);
+    let (board, vantage) = watch_from_a(&pair, B4);
+    wait_for(&pair, &board, "refused", |s| s.last.contains("refused"));
+    assert_eq!(board.borrow().states[0].health, Health::Unknown);
+    let server = serve(&pair.b);
+    wait_for(&pair, &board, "good", |s| s.health == Health::Good);
+    // A takes the address over and asks itself: nobody serves here.
+    hold(&pair.b, false);
+    drop(server);
+    hold(&pair.a, true);
+    vantage.send(Vantage::Holder).expect("monitors run");
+    wait_for(&pair, &board, "asked locally", |s| s.last.contains("refused"));
+    assert_eq!(board.borrow().states[0].health, Health::Unknown);
+    let _server = serve(&pair.a);
+    wait_for(&pair, &board, "good here", |s| s.health == Health::Good);
+    let seen = board.borrow().clone();
+    let all = summary(&seen.states, seen.vantage);
+    assert_eq!((all.own_services, all.peer_services), (Health::Good, Health::Unknown));
+}
+
+#[test]
+fn asked_once_it_serves_only_at_the_peer() {
+    let pair = Pair::new();
+    hold(&pair.b, true);
+    let _server = serve(&pair.b);
+    let once = |peer: &'static str| {
+        pair.a.block_on(move || async move {
+            let around = surroundings(peer).await;
+            any_service_once(&[http()], &around, Duration::from_millis(600)).await
+        })
+    };
+    assert!(once(B4));
+    assert!(!once(A4), "the peer is somebody else");
+}
