@@ -165,7 +165,12 @@ impl DriverHandle {
     /// Ends the loop without a change of addresses or role, and waits for its threads. Blocks: at most some seconds for
     /// requests that are under way.
     pub fn join(self) {
-        let Self { effects, stop, thread, .. } = self;
+        let Self {
+            effects,
+            stop,
+            thread,
+            ..
+        } = self;
         stop.cancel();
         drop(effects);
         // A panic there was reported by the panic hook already.
@@ -175,7 +180,11 @@ impl DriverHandle {
 
 /// Opens the durable state, counts up the incarnation durably and starts the threads. Blocks on the disk.
 pub fn spawn(config: DriverConfig) -> Result<DriverHandle, DriverError> {
-    let DriverConfig { keys, state_directory, setup } = config;
+    let DriverConfig {
+        keys,
+        state_directory,
+        setup,
+    } = config;
     let (mut store, durable) = Store::open(&state_directory, setup.policy.pair)?;
     let durable = durable.started();
     store.write(&durable)?;

@@ -5,7 +5,9 @@
 //! and link, and by the queue to the loop. What is over a bound is dropped, as on a bad cable.
 
 use crate::clock;
-use crate::heartbeat::{self, DecodeError, Heartbeat, Incarnation, KeyId, MAX_LEN, PairId, SIGNATURE_LEN};
+use crate::heartbeat::{
+    self, DecodeError, Heartbeat, Incarnation, KeyId, MAX_LEN, PairId, SIGNATURE_LEN,
+};
 use crate::input::Input;
 use crate::time::Instant;
 use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
@@ -74,14 +76,19 @@ impl Keys {
     fn read(&self, datagram: &[u8]) -> Result<(bool, Heartbeat), DecodeError> {
         let own = KeyId::of(&self.own_public);
         let peer = KeyId::of(&self.peer_public);
-        let (sender, heartbeat) = heartbeat::decode(self.pair, datagram, |sender, signed, signature| {
-            let key = match sender {
-                s if s == peer => &self.peer_public,
-                s if s == own => &self.own_public,
-                _ => return None,
-            };
-            Some(UnparsedPublicKey::new(&ED25519, key).verify(signed, signature).is_ok())
-        })?;
+        let (sender, heartbeat) =
+            heartbeat::decode(self.pair, datagram, |sender, signed, signature| {
+                let key = match sender {
+                    s if s == peer => &self.peer_public,
+                    s if s == own => &self.own_public,
+                    _ => return None,
+                };
+                Some(
+                    UnparsedPublicKey::new(&ED25519, key)
+                        .verify(signed, signature)
+                        .is_ok(),
+                )
+            })?;
         Ok((sender == own, heartbeat))
     }
 }
@@ -144,7 +151,12 @@ impl Beats {
         let tasks = links
             .iter()
             .map(|link| {
-                tokio::task::spawn_local(serve(Rc::clone(link), Rc::clone(&keys), own, inputs.clone()))
+                tokio::task::spawn_local(serve(
+                    Rc::clone(link),
+                    Rc::clone(&keys),
+                    own,
+                    inputs.clone(),
+                ))
             })
             .collect();
         Self { keys, links, tasks }
@@ -152,7 +164,9 @@ impl Beats {
 
     /// Signs and sends, without waiting. A full queue or an absent socket loses this beat; it is counted.
     pub(crate) fn send(&self, heartbeat: &Heartbeat) {
-        let Some(link) = self.links.get(usize::from(heartbeat.link)) else { return };
+        let Some(link) = self.links.get(usize::from(heartbeat.link)) else {
+            return;
+        };
         let datagram = match self.keys.sign(heartbeat) {
             Ok(datagram) => datagram,
             Err(error) => {
@@ -339,7 +353,9 @@ fn accept(
     if mine {
         // Somebody throws this node's own datagrams back: no second node.
         let other = heartbeat.incarnation != own;
-        return Ok(other.then_some(Input::OwnKeyElsewhere { incarnation: heartbeat.incarnation }));
+        return Ok(other.then_some(Input::OwnKeyElsewhere {
+            incarnation: heartbeat.incarnation,
+        }));
     }
     if from.ip() != link.config.peer || heartbeat.link != link.index {
         // Rightly signed, but not on the way that the configuration names: a replay onto another link must not make a

@@ -113,13 +113,20 @@ impl InterfaceTable {
     /// The device of that name.
     pub fn get(&self, name: &str) -> Option<Interface> {
         // Nothing panics while it holds the lock; should it ever, the table is still whole.
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
     }
 
     /// Which devices are up and have carrier.
     pub fn carriers(&self) -> BTreeMap<String, bool> {
         let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        table.values().map(|i| (i.name.clone(), i.running)).collect()
+        table
+            .values()
+            .map(|i| (i.name.clone(), i.running))
+            .collect()
     }
 
     /// Replaces all devices.

@@ -57,8 +57,12 @@ pub(super) struct EventLoop<D> {
 }
 
 /// Starts the loop's thread.
-pub(super) fn spawn<D: Decide + Send + 'static>(event_loop: EventLoop<D>) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+pub(super) fn spawn<D: Decide + Send + 'static>(
+    event_loop: EventLoop<D>,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     std::thread::Builder::new()
         .name("tandem-failover".into())
         .stack_size(privileges::STACK_BYTES)
@@ -111,13 +115,40 @@ enum Wake {
 
 impl<D: Decide> Running<D> {
     async fn start_and_run(l: EventLoop<D>) {
-        let EventLoop { machine, keys, setup, boot, outbox, view, counters, writer, .. } = l;
+        let EventLoop {
+            machine,
+            keys,
+            setup,
+            boot,
+            outbox,
+            view,
+            counters,
+            writer,
+            ..
+        } = l;
         let (mut inputs, mut results, mut reloads, stop) = (l.inputs, l.results, l.reloads, l.stop);
-        let (Net { orders: net, mut carriers, thread: net_thread }, questions) = (l.net, l.questions);
-        let Questions { orders: ask, mut board, thread: ask_thread } = questions;
+        let (
+            Net {
+                orders: net,
+                mut carriers,
+                thread: net_thread,
+            },
+            questions,
+        ) = (l.net, l.questions);
+        let Questions {
+            orders: ask,
+            mut board,
+            thread: ask_thread,
+        } = questions;
         let (beats_out, mut beats_in) = mpsc::channel(BEATS);
         let keys = Rc::new(keys);
-        let beats = Beats::open(Rc::clone(&keys), &setup.links, setup.port, boot.incarnation, &beats_out);
+        let beats = Beats::open(
+            Rc::clone(&keys),
+            &setup.links,
+            setup.port,
+            boot.incarnation,
+            &beats_out,
+        );
         let mut this = Self {
             machine,
             keys,
@@ -222,11 +253,16 @@ impl<D: Decide> Running<D> {
         for effect in effects {
             match effect {
                 Effect::SendHeartbeat(heartbeat) => self.beats.send(&heartbeat),
-                Effect::Persist { generation, durable } => self.writer.put(generation, durable),
+                Effect::Persist {
+                    generation,
+                    durable,
+                } => self.writer.put(generation, durable),
                 Effect::AddAddresses { ticket } => self.order(net::Order::Add(ticket)),
                 Effect::RemoveAddresses { ticket } => self.order(net::Order::Remove(ticket)),
                 Effect::RefreshAddresses => self.order(net::Order::Refresh),
-                Effect::Announce { times, every } => self.order(net::Order::Announce { times, every }),
+                Effect::Announce { times, every } => {
+                    self.order(net::Order::Announce { times, every })
+                }
                 Effect::Fence { ticket } => self.order(net::Order::Fence(ticket)),
                 Effect::Unfence { ticket } => self.order(net::Order::Unfence(ticket)),
                 Effect::FencePeer { ticket } => self.ask(questions::Order::FencePeer(ticket)),
@@ -265,10 +301,12 @@ impl<D: Decide> Running<D> {
         let result = Err(why.to_owned());
         match order {
             net::Order::Add(ticket) | net::Order::Remove(ticket) => {
-                self.immediate.push_back(Input::AddressesDone { ticket, result });
+                self.immediate
+                    .push_back(Input::AddressesDone { ticket, result });
             }
             net::Order::Fence(ticket) | net::Order::Unfence(ticket) => {
-                self.immediate.push_back(Input::FenceDone { ticket, result });
+                self.immediate
+                    .push_back(Input::FenceDone { ticket, result });
             }
             // Repeated by the machine anyway, or by the next reload.
             net::Order::Refresh | net::Order::Announce { .. } | net::Order::Setup { .. } => {}
@@ -285,15 +323,23 @@ impl<D: Decide> Running<D> {
         match order {
             // An unasked round must not look like silence: whoever is not asked counts as alive, and the address as in use.
             questions::Order::Peer { ticket, .. } => {
-                let answers = ProbeAnswers { icmp: true, ..ProbeAnswers::default() };
-                self.immediate.push_back(Input::ProbeDone { ticket, answers });
+                let answers = ProbeAnswers {
+                    icmp: true,
+                    ..ProbeAnswers::default()
+                };
+                self.immediate
+                    .push_back(Input::ProbeDone { ticket, answers });
             }
             questions::Order::Conflict { ticket, .. } => {
-                self.immediate.push_back(Input::ConflictDone { ticket, answered: true });
+                self.immediate.push_back(Input::ConflictDone {
+                    ticket,
+                    answered: true,
+                });
             }
             questions::Order::FencePeer(ticket) => {
                 let result = Err(why.to_owned());
-                self.immediate.push_back(Input::PeerFenced { ticket, result });
+                self.immediate
+                    .push_back(Input::PeerFenced { ticket, result });
             }
             questions::Order::Setup(_) => {}
         }
@@ -306,10 +352,20 @@ impl<D: Decide> Running<D> {
             network: Some(self.own_network(monitors.network, carriers)),
             own_services: Some(monitors.own_services),
             peer_services: Some(monitors.peer_services),
-            links: self.setup.links.iter().map(|l| carriers.get(&l.device).copied()).collect(),
+            links: self
+                .setup
+                .links
+                .iter()
+                .map(|l| carriers.get(&l.device).copied())
+                .collect(),
         };
         let old = std::mem::replace(&mut self.seen, new);
-        let Seen { network, own_services, peer_services, ref links } = self.seen;
+        let Seen {
+            network,
+            own_services,
+            peer_services,
+            ref links,
+        } = self.seen;
         let mut inputs = Vec::new();
         if let Some(health) = network.filter(|_| network != old.network) {
             inputs.push(Input::OwnNetwork(health));
@@ -333,12 +389,16 @@ impl<D: Decide> Running<D> {
 
     /// A floating address's device without carrier is known to fail; with carrier, the monitors say more.
     fn own_network(&self, monitors: Health, carriers: &BTreeMap<String, bool>) -> Health {
-        let devices = self.setup.addresses.iter().map(|a| match carriers.get(&a.device) {
-            Some(true) => Health::Good,
-            // Not listed: absent, once the devices are known at all.
-            Some(false) | None if !carriers.is_empty() => Health::Bad,
-            Some(false) | None => Health::Unknown,
-        });
+        let devices = self
+            .setup
+            .addresses
+            .iter()
+            .map(|a| match carriers.get(&a.device) {
+                Some(true) => Health::Good,
+                // Not listed: absent, once the devices are known at all.
+                Some(false) | None if !carriers.is_empty() => Health::Bad,
+                Some(false) | None => Health::Unknown,
+            });
         all_of(devices.chain([monitors]))
     }
 
@@ -349,8 +409,13 @@ impl<D: Decide> Running<D> {
             let (links, port) = (&self.setup.links, self.setup.port);
             // The old sockets must be closed before the same addresses can be bound again.
             self.beats.close();
-            self.beats =
-                Beats::open(Rc::clone(&self.keys), links, port, self.boot.incarnation, &self.beats_out);
+            self.beats = Beats::open(
+                Rc::clone(&self.keys),
+                links,
+                port,
+                self.boot.incarnation,
+                &self.beats_out,
+            );
         }
         self.order(net::Order::Setup {
             addresses: self.setup.addresses.clone(),
@@ -368,7 +433,13 @@ impl<D: Decide> Running<D> {
         net_thread: JoinHandle<()>,
         ask_thread: JoinHandle<()>,
     ) {
-        let Self { net, questions, writer, beats, .. } = self;
+        let Self {
+            net,
+            questions,
+            writer,
+            beats,
+            ..
+        } = self;
         // Nobody reads results any more: a thread that reports one must not wait for that.
         drop((results, net, questions, beats));
         drop(writer);

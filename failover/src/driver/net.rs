@@ -32,10 +32,16 @@ pub(super) enum Order {
     Add(Ticket),
     Remove(Ticket),
     Refresh,
-    Announce { times: u8, every: Duration },
+    Announce {
+        times: u8,
+        every: Duration,
+    },
     Fence(Ticket),
     Unfence(Ticket),
-    Setup { addresses: Vec<FloatingAddress>, lifetime: Duration },
+    Setup {
+        addresses: Vec<FloatingAddress>,
+        lifetime: Duration,
+    },
 }
 
 /// The thread, seen from the loop.
@@ -57,34 +63,42 @@ pub(super) fn spawn(
     let (orders, orders_in) = mpsc::channel(ORDERS);
     let (carriers_out, carriers) = watch::channel(BTreeMap::new());
     let (addresses, lifetime) = (setup.addresses.clone(), setup.policy.address_lifetime);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let thread = std::thread::Builder::new().name("tandem-net".into()).spawn(move || {
-        runtime.block_on(async move {
-            let netlink = match Netlink::open() {
-                Ok(netlink) => netlink,
-                Err(error) => {
-                    // Without netlink nothing can be held; the closed queue makes every order fail, and says so.
-                    tracing::error!(%error, "no netlink socket");
-                    return;
-                }
-            };
-            let worker = Worker {
-                netlink,
-                addresses,
-                lifetime,
-                holding: false,
-                fence: None,
-                burst: None,
-                listeners: JoinSet::new(),
-                interfaces,
-                vantage,
-                carriers: carriers_out,
-                results,
-            };
-            worker.run(orders_in).await;
-        });
-    })?;
-    Ok(Net { orders, carriers, thread })
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let thread = std::thread::Builder::new()
+        .name("tandem-net".into())
+        .spawn(move || {
+            runtime.block_on(async move {
+                let netlink = match Netlink::open() {
+                    Ok(netlink) => netlink,
+                    Err(error) => {
+                        // Without netlink nothing can be held; the closed queue makes every order fail, and says so.
+                        tracing::error!(%error, "no netlink socket");
+                        return;
+                    }
+                };
+                let worker = Worker {
+                    netlink,
+                    addresses,
+                    lifetime,
+                    holding: false,
+                    fence: None,
+                    burst: None,
+                    listeners: JoinSet::new(),
+                    interfaces,
+                    vantage,
+                    carriers: carriers_out,
+                    results,
+                };
+                worker.run(orders_in).await;
+            });
+        })?;
+    Ok(Net {
+        orders,
+        carriers,
+        thread,
+    })
 }
 
 struct Worker {
@@ -143,14 +157,18 @@ impl Worker {
                 let result = self.lower_fence().await;
                 self.report(Input::FenceDone { ticket, result }).await;
             }
-            Order::Setup { addresses, lifetime } => self.change(addresses, lifetime).await,
+            Order::Setup {
+                addresses,
+                lifetime,
+            } => self.change(addresses, lifetime).await,
         }
     }
 
     async fn hold(&mut self) -> Result<(), String> {
         self.holding = true;
         let result = address::hold(&self.netlink, &self.addresses, self.lifetime).await;
-        self.vantage.send_if_modified(|v| std::mem::replace(v, Vantage::Holder) != Vantage::Holder);
+        self.vantage
+            .send_if_modified(|v| std::mem::replace(v, Vantage::Holder) != Vantage::Holder);
         self.listen();
         result.map_err(|e| e.to_string())
     }
@@ -161,7 +179,8 @@ impl Worker {
         self.listeners.abort_all();
         self.listeners = JoinSet::new();
         let result = address::release(&self.netlink, &self.addresses).await;
-        self.vantage.send_if_modified(|v| std::mem::replace(v, Vantage::Watcher) != Vantage::Watcher);
+        self.vantage
+            .send_if_modified(|v| std::mem::replace(v, Vantage::Watcher) != Vantage::Watcher);
         result.map_err(|e| e.to_string())
     }
 
@@ -169,7 +188,10 @@ impl Worker {
     async fn change(&mut self, addresses: Vec<FloatingAddress>, lifetime: Duration) {
         let old = std::mem::replace(&mut self.addresses, addresses);
         self.lifetime = lifetime;
-        let gone: Vec<_> = old.into_iter().filter(|a| !self.addresses.contains(a)).collect();
+        let gone: Vec<_> = old
+            .into_iter()
+            .filter(|a| !self.addresses.contains(a))
+            .collect();
         if let Err(error) = address::release(&self.netlink, &gone).await {
             tracing::warn!(%error, "an address that is no longer configured stays until its lifetime ends");
         }
@@ -184,7 +206,10 @@ impl Worker {
     fn announce(&mut self, times: u8, every: Duration) {
         let mut devices: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
         for floating in &self.addresses {
-            devices.entry(&floating.device).or_default().push(floating.address);
+            devices
+                .entry(&floating.device)
+                .or_default()
+                .push(floating.address);
         }
         let bursts: Vec<(Interface, Vec<IpAddr>)> = devices
             .into_iter()
@@ -218,7 +243,9 @@ impl Worker {
     }
 
     async fn lower_fence(&mut self) -> Result<(), String> {
-        let Some(fence) = self.fence.take() else { return Ok(()) };
+        let Some(fence) = self.fence.take() else {
+            return Ok(());
+        };
         match tokio::task::spawn_blocking(move || fence.lower()).await {
             Ok(Ok(())) => Ok(()),
             // The socket is closed in any case, and the kernel removes the table with it.
@@ -237,7 +264,8 @@ impl Worker {
         }
         for floating in &self.addresses {
             let (floating, interfaces) = (floating.clone(), self.interfaces.clone());
-            self.listeners.spawn(report_claims(floating, interfaces, self.results.clone()));
+            self.listeners
+                .spawn(report_claims(floating, interfaces, self.results.clone()));
         }
     }
 

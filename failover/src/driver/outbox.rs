@@ -52,12 +52,19 @@ impl Outbox {
     fn make_room(&mut self) {
         let superseded = (0..self.waiting.len()).find(|&i| {
             let kind = discriminant(&self.waiting[i]);
-            self.waiting.iter().skip(i + 1).any(|later| discriminant(later) == kind)
+            self.waiting
+                .iter()
+                .skip(i + 1)
+                .any(|later| discriminant(later) == kind)
         });
         // More effects than kinds wait, so one is always found.
         if let Some(dropped) = superseded.and_then(|i| self.waiting.remove(i)) {
             self.dropped += 1;
-            tracing::error!(?dropped, total = self.dropped, "the agent does not read its effects");
+            tracing::error!(
+                ?dropped,
+                total = self.dropped,
+                "the agent does not read its effects"
+            );
         }
     }
 
@@ -117,7 +124,11 @@ mod tests {
             outbox.deliver().await;
         }
         got.extend(read.recv().await);
-        assert_eq!(got[..2], [service(0), service(1)], "the only newest of its kind stays");
+        assert_eq!(
+            got[..2],
+            [service(0), service(1)],
+            "the only newest of its kind stays"
+        );
         assert_eq!(got.last(), Some(&AgentEffect::Exit));
         assert_eq!(got[got.len() - 2], answer(999));
         let numbers: Vec<_> = got

@@ -21,7 +21,9 @@ pub(super) fn raise() {
 }
 
 fn real_time() -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: PRIORITY };
+    let parameters = libc::sched_param {
+        sched_priority: PRIORITY,
+    };
     // Programs that are started from here must not inherit it (sched(7)).
     let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
     // SAFETY: 0 is the calling thread, and the parameters live until the call returns.
@@ -37,12 +39,20 @@ fn lock_stack() -> io::Result<()> {
     // SAFETY: locks pages that are mapped, as part of this thread's stack, for the whole life of the thread; only those
     // in use are made present.
     check(unsafe {
-        libc::mlock2(bottom as *const libc::c_void, top - bottom, libc::MLOCK_ONFAULT as libc::c_uint)
+        libc::mlock2(
+            bottom as *const libc::c_void,
+            top - bottom,
+            libc::MLOCK_ONFAULT as libc::c_uint,
+        )
     })
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 #[cfg(test)]

@@ -46,27 +46,38 @@ pub(super) fn spawn(
     results: mpsc::Sender<Input>,
 ) -> io::Result<Questions> {
     let (orders, orders_in) = mpsc::channel(ORDERS);
-    let (board_out, board) = watch::channel(Board { vantage: Vantage::Watcher, states: Vec::new() });
+    let (board_out, board) = watch::channel(Board {
+        vantage: Vantage::Watcher,
+        states: Vec::new(),
+    });
     let setup = setup.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let thread = std::thread::Builder::new().name("tandem-probe".into()).spawn(move || {
-        runtime.block_on(async move {
-            let mut worker = Worker {
-                targets: Targets::new(&setup, interfaces.clone()),
-                interfaces,
-                vantage,
-                board: board_out,
-                results,
-                monitors: None,
-                tasks: JoinSet::new(),
-            };
-            worker.start_monitors();
-            worker.run(orders_in).await;
-        });
-        // A program that hangs on a dead disk must not hold up the end of the agent.
-        runtime.shutdown_background();
-    })?;
-    Ok(Questions { orders, board, thread })
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let thread = std::thread::Builder::new()
+        .name("tandem-probe".into())
+        .spawn(move || {
+            runtime.block_on(async move {
+                let mut worker = Worker {
+                    targets: Targets::new(&setup, interfaces.clone()),
+                    interfaces,
+                    vantage,
+                    board: board_out,
+                    results,
+                    monitors: None,
+                    tasks: JoinSet::new(),
+                };
+                worker.start_monitors();
+                worker.run(orders_in).await;
+            });
+            // A program that hangs on a dead disk must not hold up the end of the agent.
+            runtime.shutdown_background();
+        })?;
+    Ok(Questions {
+        orders,
+        board,
+        thread,
+    })
 }
 
 /// Who and what is asked.
@@ -82,7 +93,12 @@ struct Targets {
 
 impl Targets {
     fn new(setup: &Setup, interfaces: InterfaceTable) -> Self {
-        let peers = setup.links.iter().rev().map(|l| (l.device.clone(), l.peer)).collect();
+        let peers = setup
+            .links
+            .iter()
+            .rev()
+            .map(|l| (l.device.clone(), l.peer))
+            .collect();
         Self {
             links: setup.links.clone(),
             port: setup.port,
@@ -169,7 +185,10 @@ impl Worker {
 /// One confirmation round: every question on every link at once.
 async fn ask_peer(targets: &Targets, within: Duration) -> ProbeAnswers {
     let links = join_all(targets.links.iter().map(|link| async move {
-        let via = Outlet { device: Some(link.device.clone()), source: Some(link.own) };
+        let via = Outlet {
+            device: Some(link.device.clone()),
+            source: Some(link.own),
+        };
         let arp = async {
             match targets.surroundings.interfaces.get(&link.device) {
                 Some(interface) => arp::resolve(&interface, link.peer, within).await.is_ok(),
@@ -179,7 +198,11 @@ async fn ask_peer(targets: &Targets, within: Duration) -> ProbeAnswers {
         tokio::join!(
             async { icmp::echo(link.peer, &via, within).await.is_ok() },
             arp,
-            async { tcp::answer((link.peer, targets.port).into(), &via, within).await.is_ok() },
+            async {
+                tcp::answer((link.peer, targets.port).into(), &via, within)
+                    .await
+                    .is_ok()
+            },
         )
     }));
     let service = monitor::any_service_once(&targets.monitors, &targets.surroundings, within);

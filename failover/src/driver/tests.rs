@@ -3,8 +3,8 @@
 use super::*;
 use crate::address;
 use crate::effect::Effect;
-use crate::heartbeat::{Body, Heartbeat, KeyId, MachineId, PairId};
 use crate::health::Health;
+use crate::heartbeat::{Body, Heartbeat, KeyId, MachineId, PairId};
 use crate::iface::Netlink;
 use crate::input::ProbeAnswers;
 use crate::role::{Phase, Role};
@@ -140,7 +140,11 @@ impl Driven {
             };
             start(keys, setup(), store, script, boot).expect("starts")
         });
-        Self { handle: Some(handle), told, state }
+        Self {
+            handle: Some(handle),
+            told,
+            state,
+        }
     }
 
     fn handle(&mut self) -> &mut DriverHandle {
@@ -149,7 +153,10 @@ impl Driven {
 
     /// Gives the script an input; it answers with effects.
     fn say(&mut self, input: Input) {
-        self.handle().inputs.blocking_send(input).expect("the loop runs");
+        self.handle()
+            .inputs
+            .blocking_send(input)
+            .expect("the loop runs");
     }
 
     /// The first input that answers; those before it are passed over.
@@ -157,7 +164,10 @@ impl Driven {
         let deadline = std::time::Instant::now() + WAIT;
         loop {
             let left = deadline.saturating_duration_since(std::time::Instant::now());
-            let input = self.told.recv_timeout(left).unwrap_or_else(|_| panic!("not told: {what}"));
+            let input = self
+                .told
+                .recv_timeout(left)
+                .unwrap_or_else(|_| panic!("not told: {what}"));
             if let Some(found) = pick(input) {
                 return found;
             }
@@ -176,12 +186,18 @@ impl Drop for Driven {
 fn held(host: &Host) -> bool {
     host.block_on(|| async {
         let netlink = Netlink::open().expect("netlink opens");
-        !address::held(&netlink, &[floating()]).await.expect("listed").is_empty()
+        !address::held(&netlink, &[floating()])
+            .await
+            .expect("listed")
+            .is_empty()
     })
 }
 
 fn command(ticket: u64) -> Input {
-    Input::Operator { ticket: Ticket(ticket), command: crate::input::Command::Switchover }
+    Input::Operator {
+        ticket: Ticket(ticket),
+        command: crate::input::Command::Switchover,
+    }
 }
 
 /// Effects by the number of the command.
@@ -218,11 +234,16 @@ fn addresses_come_are_watched_and_go() {
     assert_eq!(driven.wait("added", done(1)), Ok(()));
     assert!(held(&pair.a));
     pair.a.delete_address(FLOATING.parse().expect("literal"));
-    driven.wait("removed by somebody", |i| (i == Input::AddressRemoved).then_some(()));
+    driven.wait("removed by somebody", |i| {
+        (i == Input::AddressRemoved).then_some(())
+    });
     driven.say(command(2));
     pair.a.wait_until("put back", || async {
         let netlink = Netlink::open().expect("netlink opens");
-        !address::held(&netlink, &[floating()]).await.expect("listed").is_empty()
+        !address::held(&netlink, &[floating()])
+            .await
+            .expect("listed")
+            .is_empty()
     });
     driven.say(command(3));
     assert_eq!(driven.wait("removed", done(3)), Ok(()));
@@ -236,7 +257,10 @@ fn a_fence_stands_until_it_is_lowered() {
         &pair.a,
         SLOW,
         on_command(|n| match n {
-            1 => vec![Effect::AddAddresses { ticket: Ticket(1) }, Effect::Fence { ticket: Ticket(2) }],
+            1 => vec![
+                Effect::AddAddresses { ticket: Ticket(1) },
+                Effect::Fence { ticket: Ticket(2) },
+            ],
             _ => vec![Effect::Unfence { ticket: Ticket(3) }],
         }),
     );
@@ -252,7 +276,9 @@ fn a_fence_stands_until_it_is_lowered() {
             let eth0 = netlink.interface("eth0").await.expect("exists");
             let target = FLOATING.parse().expect("literal");
             let within = Duration::from_millis(150);
-            crate::announce::who_has(&eth0, target, within).await.expect("asked")
+            crate::announce::who_has(&eth0, target, within)
+                .await
+                .expect("asked")
         })
     };
     driven.say(command(1));
@@ -270,7 +296,12 @@ fn a_confirmation_round_tells_a_living_kernel_from_silence() {
     let mut driven = Driven::start(
         &pair.a,
         SLOW,
-        on_command(move |n| vec![Effect::ProbePeer { ticket: Ticket(n), within }]),
+        on_command(move |n| {
+            vec![Effect::ProbePeer {
+                ticket: Ticket(n),
+                within,
+            }]
+        }),
     );
     let answers = |wanted: u64| {
         move |input| match input {
@@ -279,13 +310,24 @@ fn a_confirmation_round_tells_a_living_kernel_from_silence() {
         }
     };
     // The devices must have been listed before: that is the first thing that the loop is told.
-    driven.wait("the link's carrier", |i| matches!(i, Input::LinkCarrier { link: 0, up: true }).then_some(()));
+    driven.wait("the link's carrier", |i| {
+        matches!(i, Input::LinkCarrier { link: 0, up: true }).then_some(())
+    });
     driven.say(command(1));
-    let alive = ProbeAnswers { icmp: true, arp: true, tcp: true, service: false };
+    let alive = ProbeAnswers {
+        icmp: true,
+        arp: true,
+        tcp: true,
+        service: false,
+    };
     assert_eq!(driven.wait("answers", answers(1)), alive);
     pair.b.set_link("eth0", false);
-    driven.wait("own network", |i| (i == Input::OwnNetwork(Health::Bad)).then_some(()));
-    driven.wait("no carrier", |i| matches!(i, Input::LinkCarrier { link: 0, up: false }).then_some(()));
+    driven.wait("own network", |i| {
+        (i == Input::OwnNetwork(Health::Bad)).then_some(())
+    });
+    driven.wait("no carrier", |i| {
+        matches!(i, Input::LinkCarrier { link: 0, up: false }).then_some(())
+    });
     let begun = std::time::Instant::now();
     driven.say(command(2));
     assert_eq!(driven.wait("silence", answers(2)), ProbeAnswers::default());
@@ -301,7 +343,10 @@ fn a_foreign_claim_is_reported_while_the_addresses_are_held_and_found_when_asked
         SLOW,
         on_command(move |n| match n {
             1 => vec![Effect::AddAddresses { ticket: Ticket(1) }],
-            _ => vec![Effect::ProbeConflict { ticket: Ticket(n), within }],
+            _ => vec![Effect::ProbeConflict {
+                ticket: Ticket(n),
+                within,
+            }],
         }),
     );
     let answered = |wanted: u64| {
@@ -310,14 +355,20 @@ fn a_foreign_claim_is_reported_while_the_addresses_are_held_and_found_when_asked
             _ => None,
         }
     };
-    driven.wait("devices are known", |i| matches!(i, Input::LinkCarrier { up: true, .. }).then_some(()));
+    driven.wait("devices are known", |i| {
+        matches!(i, Input::LinkCarrier { up: true, .. }).then_some(())
+    });
     driven.say(command(1));
-    driven.wait("added", |i| matches!(i, Input::AddressesDone { .. }).then_some(()));
+    driven.wait("added", |i| {
+        matches!(i, Input::AddressesDone { .. }).then_some(())
+    });
     driven.say(command(2));
     assert!(!driven.wait("no conflict", answered(2)));
     pair.b.block_on(|| async {
         let netlink = Netlink::open().expect("netlink opens");
-        address::hold(&netlink, &[floating()], Duration::from_secs(60)).await.expect("held twice");
+        address::hold(&netlink, &[floating()], Duration::from_secs(60))
+            .await
+            .expect("held twice");
     });
     let announcing = pair.b.spawn(|| async {
         let netlink = Netlink::open().expect("netlink opens");
@@ -325,8 +376,13 @@ fn a_foreign_claim_is_reported_while_the_addresses_are_held_and_found_when_asked
         let target = FLOATING.parse().expect("literal");
         crate::announce::announce(&eth0, &[target], 20, Duration::from_millis(50)).await
     });
-    driven.wait("claim heard", |i| (i == Input::AddressConflict).then_some(()));
-    announcing.recv_timeout(WAIT).expect("ends").expect("announced");
+    driven.wait("claim heard", |i| {
+        (i == Input::AddressConflict).then_some(())
+    });
+    announcing
+        .recv_timeout(WAIT)
+        .expect("ends")
+        .expect("announced");
     driven.say(command(3));
     assert!(driven.wait("conflict", answered(3)));
 }
@@ -338,13 +394,22 @@ fn a_write_is_durable_when_it_is_reported() {
         &pair.a,
         SLOW,
         on_command(|n| {
-            let durable = Box::new(Durable { term_used: n, ..Durable::new(pair_id()) });
-            vec![Effect::Persist { generation: n, durable }]
+            let durable = Box::new(Durable {
+                term_used: n,
+                ..Durable::new(pair_id())
+            });
+            vec![Effect::Persist {
+                generation: n,
+                durable,
+            }]
         }),
     );
     driven.say(command(7));
     let result = driven.wait("written", |i| match i {
-        Input::Persisted { generation: 7, result } => Some(result),
+        Input::Persisted {
+            generation: 7,
+            result,
+        } => Some(result),
         _ => None,
     });
     assert_eq!(result, Ok(()));
@@ -375,7 +440,10 @@ fn a_late_wake_up_is_told_as_a_stall_before_anything_else() {
         Input::Tick if after => panic!("a tick before the stall was told"),
         _ => None,
     });
-    assert!(gap >= Duration::from_millis(400) && gap < Duration::from_secs(3), "{gap:?}");
+    assert!(
+        gap >= Duration::from_millis(400) && gap < Duration::from_secs(3),
+        "{gap:?}"
+    );
 }
 
 #[test]
@@ -386,7 +454,10 @@ fn exit_ends_the_loop_after_everything_was_handed_over() {
         SLOW,
         on_command(|_| {
             let mut effects: Vec<_> = (0..200)
-                .map(|n| Effect::Answer { ticket: Ticket(n), result: Ok(String::new()) })
+                .map(|n| Effect::Answer {
+                    ticket: Ticket(n),
+                    result: Ok(String::new()),
+                })
                 .collect();
             effects.push(Effect::Exit);
             effects
@@ -462,10 +533,19 @@ fn heartbeats_stay_on_time_while_nobody_reads_and_everything_is_asked_at_once() 
             let within = Duration::from_millis(200);
             vec![
                 Effect::RefreshAddresses,
-                Effect::Announce { times: 5, every: Duration::from_millis(10) },
+                Effect::Announce {
+                    times: 5,
+                    every: Duration::from_millis(10),
+                },
                 Effect::ProbePeer { ticket, within },
-                Effect::Persist { generation: 1, durable: Box::new(Durable::new(pair_id())) },
-                Effect::Answer { ticket, result: Ok("x".repeat(100)) },
+                Effect::Persist {
+                    generation: 1,
+                    durable: Box::new(Durable::new(pair_id())),
+                },
+                Effect::Answer {
+                    ticket,
+                    result: Ok("x".repeat(100)),
+                },
             ]
         }
         _ => vec![],
@@ -477,34 +557,57 @@ fn heartbeats_stay_on_time_while_nobody_reads_and_everything_is_asked_at_once() 
         driven.say(Input::Hold { active: true });
     }
     let times: Vec<_> = arrivals.try_iter().collect();
-    let longest = times.windows(2).map(|w| w[1] - w[0]).max().expect("beats arrived");
+    let longest = times
+        .windows(2)
+        .map(|w| w[1] - w[0])
+        .max()
+        .expect("beats arrived");
     // Ordinary jitter of a loaded test machine; a wait for anything in the list above would be far longer.
-    assert!(longest < Duration::from_millis(250), "longest gap {longest:?}");
-    assert!(times.len() as u128 >= load.as_millis() / every.as_millis() / 2, "{} beats", times.len());
+    assert!(
+        longest < Duration::from_millis(250),
+        "longest gap {longest:?}"
+    );
+    assert!(
+        times.len() as u128 >= load.as_millis() / every.as_millis() / 2,
+        "{} beats",
+        times.len()
+    );
 }
 
 #[test]
 fn a_reload_changes_addresses_and_links_and_tells_the_machine() {
     let pair = Pair::new();
-    let mut driven =
-        Driven::start(&pair.a, SLOW, on_command(|_| vec![Effect::AddAddresses { ticket: Ticket(1) }]));
+    let mut driven = Driven::start(
+        &pair.a,
+        SLOW,
+        on_command(|_| vec![Effect::AddAddresses { ticket: Ticket(1) }]),
+    );
     driven.say(command(1));
-    driven.wait("added", |i| matches!(i, Input::AddressesDone { .. }).then_some(()));
+    driven.wait("added", |i| {
+        matches!(i, Input::AddressesDone { .. }).then_some(())
+    });
     let mut changed = setup();
     changed.addresses[0].address = "192.0.2.90".parse().expect("literal");
     changed.policy.preferred = true;
     changed.port = PORT + 1;
     let policy = Box::new(changed.policy.clone());
     let handle = driven.handle();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("starts");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("starts");
     assert!(runtime.block_on(handle.reconfigure(changed)));
-    driven.wait("policy", |i| (i == Input::Policy(policy.clone())).then_some(()));
-    pair.a.wait_until("the new address is held and the old one is gone", || async {
-        let netlink = Netlink::open().expect("netlink opens");
-        let all = address::present(&netlink).await.expect("listed");
-        let has = |a: &str| all.iter().any(|p| p.address.to_string() == a);
-        has("192.0.2.90") && !has(FLOATING)
+    driven.wait("policy", |i| {
+        (i == Input::Policy(policy.clone())).then_some(())
     });
+    pair.a.wait_until(
+        "the new address is held and the old one is gone",
+        || async {
+            let netlink = Netlink::open().expect("netlink opens");
+            let all = address::present(&netlink).await.expect("listed");
+            let has = |a: &str| all.iter().any(|p| p.address.to_string() == a);
+            has("192.0.2.90") && !has(FLOATING)
+        },
+    );
     pair.a.wait_until("the new port is bound", || async {
         tokio::net::UdpSocket::bind((A4, PORT + 1)).await.is_err()
     });

@@ -35,7 +35,10 @@ fn link(own: &str, peer: &str) -> LinkConfig {
 }
 
 fn incarnation(counter: u64) -> Incarnation {
-    Incarnation { counter, nonce: [counter as u8; 16] }
+    Incarnation {
+        counter,
+        nonce: [counter as u8; 16],
+    }
 }
 
 fn beat(counter: u64) -> Heartbeat {
@@ -119,13 +122,20 @@ fn a_heartbeat_arrives_whole_and_signed_on_its_link() {
         assert_eq!(beats.counters()[0].sent, 1);
     });
     let input = inputs.recv_timeout(WAIT).expect("received");
-    assert_eq!(input, Input::Heartbeat { link: 0, heartbeat: Box::new(beat(1)) });
+    assert_eq!(
+        input,
+        Input::Heartbeat {
+            link: 0,
+            heartbeat: Box::new(beat(1))
+        }
+    );
 }
 
 #[test]
 fn forged_foreign_misplaced_and_reflected_datagrams_do_not_count() {
     let pair = Pair::new();
-    pair.a.add_address("eth0", "192.0.2.66".parse().expect("literal"), 24);
+    pair.a
+        .add_address("eth0", "192.0.2.66".parse().expect("literal"), 24);
     let inputs = listen(&pair.b);
     let good = keys(1).sign(&beat(1)).expect("fits");
     let mut broken = good.clone();
@@ -147,31 +157,60 @@ fn forged_foreign_misplaced_and_reflected_datagrams_do_not_count() {
             stranger.sign(&beat(1)).expect("fits"),
             keys(1).sign(&wrong_link).expect("fits"),
             // B's own, thrown back at it.
-            keys(2).sign(&Heartbeat { incarnation: incarnation(5), ..beat(1) }).expect("fits"),
+            keys(2)
+                .sign(&Heartbeat {
+                    incarnation: incarnation(5),
+                    ..beat(1)
+                })
+                .expect("fits"),
         ],
     );
     send_raw(&pair.a, ("192.0.2.66", PORT), vec![good.clone()]);
     // The last one counts: nothing came before it.
-    send_raw(&pair.a, (A4, PORT), vec![keys(1).sign(&beat(2)).expect("fits")]);
+    send_raw(
+        &pair.a,
+        (A4, PORT),
+        vec![keys(1).sign(&beat(2)).expect("fits")],
+    );
     let first = inputs.recv_timeout(WAIT).expect("the last one arrives");
-    assert_eq!(first, Input::Heartbeat { link: 0, heartbeat: Box::new(beat(2)) });
+    assert_eq!(
+        first,
+        Input::Heartbeat {
+            link: 0,
+            heartbeat: Box::new(beat(2))
+        }
+    );
 }
 
 #[test]
 fn the_own_key_in_another_life_is_told() {
     let pair = Pair::new();
     let inputs = listen(&pair.b);
-    let clone = Heartbeat { incarnation: incarnation(77), ..beat(1) };
-    send_raw(&pair.a, (A4, PORT), vec![keys(2).sign(&clone).expect("fits")]);
+    let clone = Heartbeat {
+        incarnation: incarnation(77),
+        ..beat(1)
+    };
+    send_raw(
+        &pair.a,
+        (A4, PORT),
+        vec![keys(2).sign(&clone).expect("fits")],
+    );
     let told = inputs.recv_timeout(WAIT).expect("told");
-    assert_eq!(told, Input::OwnKeyElsewhere { incarnation: incarnation(77) });
+    assert_eq!(
+        told,
+        Input::OwnKeyElsewhere {
+            incarnation: incarnation(77)
+        }
+    );
 }
 
 #[test]
 fn a_flood_is_cut_and_the_link_lives_on() {
     let pair = Pair::new();
     let inputs = listen(&pair.b);
-    let flood = (0..2000).map(|n| keys(1).sign(&beat(n)).expect("fits")).collect();
+    let flood = (0..2000)
+        .map(|n| keys(1).sign(&beat(n)).expect("fits"))
+        .collect();
     send_raw(&pair.a, (A4, PORT), flood);
     let mut seen = 0;
     while inputs.recv_timeout(Duration::from_millis(300)).is_ok() {
@@ -181,13 +220,26 @@ fn a_flood_is_cut_and_the_link_lives_on() {
     assert!(seen >= 1 && seen <= 2 * CHECKS_PER_SECOND, "{seen}");
     let deadline = std::time::Instant::now() + WAIT;
     let after = loop {
-        send_raw(&pair.a, (A4, PORT), vec![keys(1).sign(&beat(9000)).expect("fits")]);
+        send_raw(
+            &pair.a,
+            (A4, PORT),
+            vec![keys(1).sign(&beat(9000)).expect("fits")],
+        );
         match inputs.recv_timeout(Duration::from_millis(50)) {
             Ok(input) => break input,
-            Err(_) => assert!(std::time::Instant::now() < deadline, "the next second has room again"),
+            Err(_) => assert!(
+                std::time::Instant::now() < deadline,
+                "the next second has room again"
+            ),
         }
     };
-    assert_eq!(after, Input::Heartbeat { link: 0, heartbeat: Box::new(beat(9000)) });
+    assert_eq!(
+        after,
+        Input::Heartbeat {
+            link: 0,
+            heartbeat: Box::new(beat(9000))
+        }
+    );
 }
 
 #[test]
@@ -196,25 +248,37 @@ fn a_link_whose_address_comes_late_opens_by_itself() {
     let (out, inputs) = channel::channel();
     let _running = pair.b.spawn(move || async move {
         let (sender, mut receiver) = mpsc::channel(64);
-        let _beats = Beats::open(keys(2), &[link("192.0.2.44", A4)], PORT, incarnation(5), &sender);
+        let _beats = Beats::open(
+            keys(2),
+            &[link("192.0.2.44", A4)],
+            PORT,
+            incarnation(5),
+            &sender,
+        );
         while let Some((_, input)) = receiver.recv().await {
             if out.send(input).is_err() {
                 return;
             }
         }
     });
-    pair.b.add_address("eth0", "192.0.2.44".parse().expect("literal"), 24);
+    pair.b
+        .add_address("eth0", "192.0.2.44".parse().expect("literal"), 24);
     let deadline = std::time::Instant::now() + WAIT;
     loop {
         let datagram = keys(1).sign(&beat(1)).expect("fits");
         pair.a.block_on(move || async move {
-            let socket = UdpSocket::bind((A4, PORT)).await.expect("the address is there");
+            let socket = UdpSocket::bind((A4, PORT))
+                .await
+                .expect("the address is there");
             // Refused by the kernel as long as nobody listens.
             let _ = socket.send_to(&datagram, ("192.0.2.44", PORT)).await;
         });
         if inputs.recv_timeout(Duration::from_millis(50)).is_ok() {
             break;
         }
-        assert!(std::time::Instant::now() < deadline, "the link opens within its retry time");
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the link opens within its retry time"
+        );
     }
 }

@@ -132,7 +132,14 @@ pub struct Summary {
 
 /// Condenses the states. `vantage` is the one under which they were found.
 pub fn summary(states: &[MonitorState], vantage: Vantage) -> Summary {
-    let of = |group| all_of(states.iter().filter(|s| s.counts_for == group).map(|s| s.health));
+    let of = |group| {
+        all_of(
+            states
+                .iter()
+                .filter(|s| s.counts_for == group)
+                .map(|s| s.health),
+        )
+    };
     let services = of(CountsFor::Service);
     let (own_services, peer_services) = match vantage {
         Vantage::Holder => (services, Health::Unknown),
@@ -165,19 +172,32 @@ pub async fn run(
     let stand = *vantage.borrow_and_update();
     board.send_modify(|b| {
         b.vantage = stand;
-        b.states = monitors.iter().map(|m| state(m, Health::Unknown, NOT_ASKED)).collect();
+        b.states = monitors
+            .iter()
+            .map(|m| state(m, Health::Unknown, NOT_ASKED))
+            .collect();
     });
     // One task per monitor, one question per monitor at a time: bounded by the configuration.
     let mut tasks = JoinSet::new();
     for (index, monitor) in monitors.into_iter().enumerate() {
-        tasks.spawn(one(index, monitor, surroundings.clone(), vantage.clone(), board.clone()));
+        tasks.spawn(one(
+            index,
+            monitor,
+            surroundings.clone(),
+            vantage.clone(),
+            board.clone(),
+        ));
     }
     // All service monitors change over in one step: nobody sees what one found at the peer as this node's own.
     while vantage.changed().await.is_ok() {
         let stand = *vantage.borrow_and_update();
         board.send_modify(|b| {
             b.vantage = stand;
-            for place in b.states.iter_mut().filter(|s| s.counts_for == CountsFor::Service) {
+            for place in b
+                .states
+                .iter_mut()
+                .filter(|s| s.counts_for == CountsFor::Service)
+            {
                 place.health = Health::Unknown;
                 place.last = NOT_ASKED.to_owned();
             }
@@ -286,14 +306,17 @@ pub async fn any_service_once(
     surroundings: &Surroundings,
     within: Duration,
 ) -> bool {
-    let questions = monitors.iter().filter(|m| m.counts_for == CountsFor::Service).map(|m| {
-        let monitor = MonitorConfig {
-            timeout: m.timeout.min(within),
-            ..m.clone()
-        };
-        let mut judge = judge::Judge::new(surroundings.clone());
-        async move { judge.ask(&monitor, Vantage::Watcher).await }
-    });
+    let questions = monitors
+        .iter()
+        .filter(|m| m.counts_for == CountsFor::Service)
+        .map(|m| {
+            let monitor = MonitorConfig {
+                timeout: m.timeout.min(within),
+                ..m.clone()
+            };
+            let mut judge = judge::Judge::new(surroundings.clone());
+            async move { judge.ask(&monitor, Vantage::Watcher).await }
+        });
     let verdicts = tokio::time::timeout(within, futures_util::future::join_all(questions)).await;
     verdicts.is_ok_and(|all| all.iter().any(|v| matches!(v, Verdict::Good(_))))
 }

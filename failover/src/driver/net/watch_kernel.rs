@@ -15,7 +15,10 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn new() -> Self {
-        Self { events: None, failed: false }
+        Self {
+            events: None,
+            failed: false,
+        }
     }
 
     /// The next event. Cancel safe.

@@ -21,7 +21,10 @@ pub(super) struct Judge {
 
 impl Judge {
     pub(super) fn new(surroundings: Surroundings) -> Self {
-        Self { surroundings, peer_mac: None }
+        Self {
+            surroundings,
+            peer_mac: None,
+        }
     }
 
     /// Puts the question once.
@@ -35,7 +38,9 @@ impl Judge {
         }
         let address = monitor.check.address();
         let Some(floating) = address.and_then(|a| self.surroundings.floating(a)) else {
-            return Verdict::Uncounted("asked only by the node that holds the floating addresses".into());
+            return Verdict::Uncounted(
+                "asked only by the node that holds the floating addresses".into(),
+            );
         };
         let (address, device) = (floating.address, floating.device.clone());
         let (Some(interface), Some(&peer)) = (
@@ -74,8 +79,12 @@ impl Judge {
             (Ok(_), None) => Verdict::Uncounted("answered, but nobody owns the address".into()),
             // Nobody has the address. That counts only if this node's own network would have shown somebody.
             (Err(e), None) => match resolve(interface, peer).await {
-                Some(_) => Verdict::Bad(format!("{e}; nobody has the address, and the peer is there")),
-                None => Verdict::Uncounted(format!("{e}; and the peer is not seen on this network")),
+                Some(_) => Verdict::Bad(format!(
+                    "{e}; nobody has the address, and the peer is there"
+                )),
+                None => {
+                    Verdict::Uncounted(format!("{e}; and the peer is not seen on this network"))
+                }
             },
         }
     }

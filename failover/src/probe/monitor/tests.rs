@@ -40,14 +40,18 @@ fn serve(host: &Host) -> tokio::sync::oneshot::Sender<()> {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (ready, listening) = mpsc::channel();
     let _server = host.spawn(move || async move {
-        let listener = TcpListener::bind("0.0.0.0:80").await.expect("port 80 is free");
+        let listener = TcpListener::bind("0.0.0.0:80")
+            .await
+            .expect("port 80 is free");
         ready.send(()).expect("the test waits");
         let accept = async {
             while let Ok((mut stream, _)) = listener.accept().await {
                 // A client that went away is its own affair. Unread bytes would turn the close into a reset.
                 let mut request = [0; 1024];
                 let _ = stream.read(&mut request).await;
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    .await;
             }
         };
         tokio::select! {
@@ -63,9 +67,13 @@ fn hold(host: &Host, held: bool) {
     host.block_on(move || async move {
         let netlink = Netlink::open().expect("netlink opens");
         if held {
-            address::hold(&netlink, &[floating()], Duration::from_secs(60)).await.expect("held");
+            address::hold(&netlink, &[floating()], Duration::from_secs(60))
+                .await
+                .expect("held");
         } else {
-            address::release(&netlink, &[floating()]).await.expect("released");
+            address::release(&netlink, &[floating()])
+                .await
+                .expect("released");
         }
     });
 }
@@ -82,8 +90,14 @@ async fn surroundings(peer: &str) -> Surroundings {
 }
 
 /// Runs the monitor on A, which watches B, and hands out its board.
-fn watch_from_a(pair: &Pair, peer: &'static str) -> (watch::Receiver<Board>, watch::Sender<Vantage>) {
-    let (board, shown) = watch::channel(Board { vantage: Vantage::Watcher, states: vec![] });
+fn watch_from_a(
+    pair: &Pair,
+    peer: &'static str,
+) -> (watch::Receiver<Board>, watch::Sender<Vantage>) {
+    let (board, shown) = watch::channel(Board {
+        vantage: Vantage::Watcher,
+        states: vec![],
+    });
     let (vantage, stand) = watch::channel(Vantage::Watcher);
     let _running = pair.a.spawn(move || async move {
         run(vec![http()], surroundings(peer).await, stand, board).await;
@@ -91,11 +105,18 @@ fn watch_from_a(pair: &Pair, peer: &'static str) -> (watch::Receiver<Board>, wat
     (shown, vantage)
 }
 
-fn wait_for(pair: &Pair, board: &watch::Receiver<Board>, what: &'static str, f: fn(&MonitorState) -> bool) {
+fn wait_for(
+    pair: &Pair,
+    board: &watch::Receiver<Board>,
+    what: &'static str,
+    f: fn(&MonitorState) -> bool,
+) {
     let mut board = board.clone();
     let found = pair.a.block_on(move || async move {
         let all = board.wait_for(|b| b.states.first().is_some_and(f));
-        tokio::time::timeout(Duration::from_secs(10), all).await.is_ok()
+        tokio::time::timeout(Duration::from_secs(10), all)
+            .await
+            .is_ok()
     });
     assert!(found, "not within 10 s: {what}");
 }
@@ -108,13 +129,18 @@ fn a_service_at_the_peer_is_good_then_bad_when_it_stops_and_good_again() {
     let (board, _vantage) = watch_from_a(&pair, B4);
     wait_for(&pair, &board, "good", |s| s.health == Health::Good);
     drop(server);
-    wait_for(&pair, &board, "bad: refused at the peer's MAC", |s| s.health == Health::Bad);
+    wait_for(&pair, &board, "bad: refused at the peer's MAC", |s| {
+        s.health == Health::Bad
+    });
     let _server = serve(&pair.b);
     wait_for(&pair, &board, "good again", |s| s.health == Health::Good);
     hold(&pair.b, false);
-    wait_for(&pair, &board, "bad: nobody has the address while the peer is there", |s| {
-        s.health == Health::Bad && s.last.contains("nobody has the address")
-    });
+    wait_for(
+        &pair,
+        &board,
+        "bad: nobody has the address while the peer is there",
+        |s| s.health == Health::Bad && s.last.contains("nobody has the address"),
+    );
 }
 
 #[test]
@@ -127,11 +153,16 @@ fn a_cut_of_the_own_cable_is_no_evidence_against_the_peer() {
     let mut seen = board.clone();
     let bad = pair.a.spawn(move || async move {
         let bad = seen.wait_for(|b| b.states[0].health == Health::Bad);
-        tokio::time::timeout(Duration::from_secs(3), bad).await.is_ok()
+        tokio::time::timeout(Duration::from_secs(3), bad)
+            .await
+            .is_ok()
     });
     pair.a.set_link("eth0", false);
     wait_for(&pair, &board, "unknown", |s| s.health == Health::Unknown);
-    assert!(!bad.recv_timeout(Duration::from_secs(10)).expect("ends"), "never bad");
+    assert!(
+        !bad.recv_timeout(Duration::from_secs(10)).expect("ends"),
+        "never bad"
+    );
 }
 
 #[test]
@@ -141,7 +172,9 @@ fn a_third_machine_with_the_address_does_not_count() {
     let _server = serve(&pair.b);
     // The peer is said to be at an address that nobody has, so B is a stranger.
     let (board, _vantage) = watch_from_a(&pair, "192.0.2.77");
-    wait_for(&pair, &board, "not counted", |s| s.last.contains("MAC is not known"));
+    wait_for(&pair, &board, "not counted", |s| {
+        s.last.contains("MAC is not known")
+    });
     assert_eq!(board.borrow().states[0].health, Health::Unknown);
 }
 
@@ -159,13 +192,18 @@ fn never_succeeded_is_unknown_and_a_change_of_place_begins_anew() {
     drop(server);
     hold(&pair.a, true);
     vantage.send(Vantage::Holder).expect("monitors run");
-    wait_for(&pair, &board, "asked locally", |s| s.last.contains("refused"));
+    wait_for(&pair, &board, "asked locally", |s| {
+        s.last.contains("refused")
+    });
     assert_eq!(board.borrow().states[0].health, Health::Unknown);
     let _server = serve(&pair.a);
     wait_for(&pair, &board, "good here", |s| s.health == Health::Good);
     let seen = board.borrow().clone();
     let all = summary(&seen.states, seen.vantage);
-    assert_eq!((all.own_services, all.peer_services), (Health::Good, Health::Unknown));
+    assert_eq!(
+        (all.own_services, all.peer_services),
+        (Health::Good, Health::Unknown)
+    );
 }
 
 #[test]
