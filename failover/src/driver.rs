@@ -207,7 +207,7 @@ fn start<D: Decide + Send + 'static>(
     let (effects_out, effects) = mpsc::channel(EFFECTS);
     let (results, results_in) = mpsc::channel(RESULTS);
     let (setup_out, setup_in) = mpsc::channel(1);
-    let (view_out, view) = watch::channel(machine.view());
+    let (view_out, view) = watch::channel(machine.view(clock::now()));
     let (counters_out, counters) = watch::channel(Vec::new());
     let (vantage_out, vantage) = watch::channel(Vantage::Watcher);
     let interfaces = InterfaceTable::default();
@@ -250,7 +250,7 @@ fn start<D: Decide + Send + 'static>(
 trait Decide {
     fn handle(&mut self, now: crate::time::Instant, input: Input) -> Vec<crate::effect::Effect>;
     fn next_deadline(&self) -> crate::time::Instant;
-    fn view(&self) -> View;
+    fn view(&self, now: crate::time::Instant) -> View;
 }
 
 impl Decide for Machine {
@@ -262,8 +262,8 @@ impl Decide for Machine {
         Machine::next_deadline(self)
     }
 
-    fn view(&self) -> View {
-        Machine::view(self)
+    fn view(&self, now: crate::time::Instant) -> View {
+        Machine::view(self, now)
     }
 }
 

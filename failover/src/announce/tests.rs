@@ -8,7 +8,8 @@ async fn eth0() -> Interface {
     netlink.interface("eth0").await.expect("eth0 exists")
 }
 
-const WITHIN: Duration = Duration::from_millis(600);
+/// For answers that must come, on a machine that does many things.
+const WITHIN: Duration = Duration::from_secs(5);
 
 #[test]
 fn the_holder_of_an_address_answers_by_its_mac() {

@@ -239,7 +239,7 @@ impl<D: Decide> Running<D> {
             let effects = self.machine.handle(clock::now(), input);
             self.carry_out(effects);
         }
-        let view = self.machine.view();
+        let view = self.machine.view(at);
         self.view.send_if_modified(|shown| {
             let changed = *shown != view;
             if changed {

@@ -43,7 +43,7 @@ impl Decide for Script {
         self.next
     }
 
-    fn view(&self) -> View {
+    fn view(&self, _now: Instant) -> View {
         View {
             role: Role::Joining,
             phase: Phase::Joining,

@@ -147,19 +147,21 @@ mod tests {
     use crate::testnet::{A4, B4, B6, Pair};
 
     const WITHIN: Duration = Duration::from_millis(300);
+    /// For answers that must come, on a machine that does many things.
+    const PATIENT: Duration = Duration::from_secs(5);
 
     #[test]
     fn a_living_host_answers_and_the_time_is_measured() {
         Pair::new().a.block_on(|| async {
             for target in [B4, B6, A4] {
                 let target = target.parse().expect("literal");
-                let time = echo(target, &Outlet::default(), WITHIN)
+                let time = echo(target, &Outlet::default(), PATIENT)
                     .await
                     .expect("answered");
-                assert!(time > Duration::ZERO && time < WITHIN, "{target}: {time:?}");
+                assert!(time > Duration::ZERO && time < PATIENT, "{target}: {time:?}");
             }
             let device = Outlet::device("eth0");
-            echo(B4.parse().expect("literal"), &device, WITHIN)
+            echo(B4.parse().expect("literal"), &device, PATIENT)
                 .await
                 .expect("answered");
         });
