@@ -116,14 +116,18 @@ fn nothing_leaves_from_a_fenced_address() {
     let (port_out, port_in) = std::sync::mpsc::channel();
     let _receiver = pair.b.spawn(move || async move {
         let socket = UdpSocket::bind("0.0.0.0:0").await.expect("a port");
-        port_out.send(socket.local_addr().expect("bound").port()).expect("the test waits");
+        port_out
+            .send(socket.local_addr().expect("bound").port())
+            .expect("the test waits");
         let mut byte = [0];
         while socket.recv_from(&mut byte).await.is_ok() && heard.send(byte[0]).is_ok() {}
     });
     let port = port_in.recv().expect("the receiver starts");
     let send = |byte: u8| {
         pair.a.block_on(move || async move {
-            let socket = UdpSocket::bind((FLOATING4, 0)).await.expect("the address is held");
+            let socket = UdpSocket::bind((FLOATING4, 0))
+                .await
+                .expect("the address is held");
             // The fence may tell the sender (ENOBUFS, EPERM) or not: what counts is what arrives.
             let _ = socket.send_to(&[byte], ("192.0.2.2", port)).await;
         });
@@ -132,7 +136,9 @@ fn nothing_leaves_from_a_fenced_address() {
     send(1);
     // Also makes sure that B's MAC is known: a packet that still waits for it would leave when the fence is gone.
     assert_eq!(received.recv_timeout(wait), Ok(1));
-    let fence = pair.a.block_on(|| async { Fence::raise(&floating()).expect("fenced") });
+    let fence = pair
+        .a
+        .block_on(|| async { Fence::raise(&floating()).expect("fenced") });
     send(2);
     fence.lower().expect("taken down");
     send(9);

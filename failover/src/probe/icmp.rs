@@ -158,7 +158,10 @@ mod tests {
                 let time = echo(target, &Outlet::default(), PATIENT)
                     .await
                     .expect("answered");
-                assert!(time > Duration::ZERO && time < PATIENT, "{target}: {time:?}");
+                assert!(
+                    time > Duration::ZERO && time < PATIENT,
+                    "{target}: {time:?}"
+                );
             }
             let device = Outlet::device("eth0");
             echo(B4.parse().expect("literal"), &device, PATIENT)
