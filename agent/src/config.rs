@@ -30,6 +30,12 @@ use types::{Config, Node, PublicKey};
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/tandem/tandem.toml";
 
+/// Where the key is unless the configuration says otherwise.
+pub const DEFAULT_KEY: &str = "/etc/tandem/key";
+
+/// Where the API listens unless the configuration says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/tandem/tandem.sock";
+
 /// Largest file that is read: the limits on trees and the rest allow far less.
 const FILE_BOUND: u64 = 1 << 20;
 

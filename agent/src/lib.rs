@@ -1,6 +1,7 @@
 //! The agent and its command line.
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod hooks;
 pub mod journal;

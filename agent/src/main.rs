@@ -1,2 +1,7 @@
-//! The command.
-fn main() {}
+//! The command `tandem`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tandem::cli::main(std::env::args_os())
+}

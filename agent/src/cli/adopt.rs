@@ -1,0 +1,27 @@
+//! `tandem adopt`.
+
+use super::text::escape;
+use super::{Exit, Outcome, output};
+use crate::api::client::Client;
+use crate::api::types::{AdoptRequest, Done, path};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Do not ask on a terminal
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(super) async fn run(args: Args, client: &Client) -> Outcome {
+    let question = "This node gives up its own lineage and receives what the other node has; what it has besides goes to its \
+                    rescue.";
+    if !args.yes && output::interactive() && !output::confirmed(question)? {
+        output::complain("nothing was done");
+        return Ok(Exit::No);
+    }
+    let done: Done = client
+        .call(path::ADOPT, &AdoptRequest { force: true })
+        .await?;
+    output::line(&escape(&done.message))?;
+    Ok(Exit::Success)
+}

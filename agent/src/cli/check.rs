@@ -1,0 +1,44 @@
+//! `tandem check`: the configuration, and what this machine says to it.
+
+mod machine;
+
+use super::exit::Failure;
+use super::{Context, Exit, Outcome, output};
+use crate::config::facts::Facts;
+use crate::config::{self, LoadError};
+use crate::keys::NodeKey;
+
+pub(super) fn run(context: &Context) -> Outcome {
+    let loaded = match config::load(&context.config) {
+        Ok(loaded) => loaded,
+        Err(LoadError::Invalid(problems)) => {
+            let summary = super::text::count(problems.list().len() as u64, "error");
+            // As a compiler does: the places first, then how many.
+            output::complain_raw(&format!("{problems}"));
+            return Err(Failure::Other(Exit::InvalidConfig, summary));
+        }
+        Err(error @ LoadError::Read { .. }) => {
+            return Err(Failure::Other(Exit::InvalidConfig, error.to_string()));
+        }
+    };
+    output::complain_raw(&loaded.warnings.to_string());
+    let key = NodeKey::load(&loaded.config.agent.key);
+    let me = key
+        .as_ref()
+        .ok()
+        .and_then(|k| loaded.config.sides(&k.public()))
+        .map(|(me, _)| me);
+    for warning in machine::warnings(&loaded, &key, me) {
+        output::complain(&format!("warning: {}", super::text::escape(&warning)));
+    }
+    let who = match me {
+        Some(node) => format!("this node is {}", node.name),
+        None => "this machine is neither of its nodes".to_owned(),
+    };
+    let digest = Facts::of(&loaded.config).digest();
+    output::line(&format!(
+        "{}: valid, digest {digest}, {who}",
+        loaded.file.display()
+    ))?;
+    Ok(Exit::Success)
+}

@@ -1,0 +1,76 @@
+//! `tandem failback`, `tandem switchover`, and the steps of a takeover.
+
+use super::text::{escape, time};
+use super::{Exit, Outcome, duration, output, to_ms};
+use crate::api::client::{Client, EventStream};
+use crate::api::types::{MoveEvent, MoveRequest, path};
+use std::time::Duration;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Bound up to the last point of return [default: move_timeout of the configuration]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Each step as a line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which planned move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Move {
+    Failback,
+    Switchover,
+}
+
+pub(super) async fn run(args: Args, which: Move, client: &Client) -> Outcome {
+    let request = MoveRequest {
+        timeout_ms: args.timeout.map(to_ms),
+    };
+    let path = match which {
+        Move::Failback => path::FAILBACK,
+        Move::Switchover => path::SWITCHOVER,
+    };
+    let events = client.stream(path, &request).await?;
+    follow(events, args.json).await
+}
+
+/// Shows the steps of a move as they happen, and how it ends.
+pub(super) async fn follow(mut events: EventStream<MoveEvent>, json: bool) -> Outcome {
+    while let Some(event) = events.next().await? {
+        if json {
+            output::json_line(&event)?;
+        }
+        match event {
+            MoveEvent::Step { text, at_ms, .. } if !json => {
+                output::line(&format!("{:>9}  {}", time(at_ms), escape(&text)))?;
+            }
+            MoveEvent::Step { .. } => {}
+            MoveEvent::Done {
+                master,
+                term,
+                took_ms,
+            } => {
+                if !json {
+                    output::line(&format!(
+                        "{} is master in term {term}, after {}",
+                        escape(&master),
+                        time(took_ms)
+                    ))?;
+                }
+                return Ok(Exit::Success);
+            }
+            MoveEvent::GivenUp { reason } => {
+                output::complain(&format!(
+                    "given up, everything is as before: {}",
+                    escape(&reason)
+                ));
+                return Ok(Exit::Refused);
+            }
+        }
+    }
+    output::complain(
+        "the agent broke off before it said how the move ended; `tandem status` shows it",
+    );
+    Ok(Exit::Failed)
+}

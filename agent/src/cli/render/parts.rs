@@ -1,0 +1,244 @@
+//! The tables of the status.
+
+use super::table::{Cell, Row, plain, table};
+use super::{Page, health_word};
+use crate::api::types::{AddressStatus, LinkStatus, Progress, Role, TreeState, TreeStatus};
+use crate::cli::text::{Tone, ago, bytes, count, time};
+
+impl Page<'_> {
+    pub(super) fn addresses(&self) -> String {
+        let row = |a: &AddressStatus| {
+            let here = match (a.held, self.report.role) {
+                (true, Role::Master) => Cell::new(Tone::Good, "held"),
+                (true, _) => Cell::new(Tone::Bad, "held without being master"),
+                (false, Role::Master) => Cell::new(Tone::Bad, "missing"),
+                (false, _) => plain("not here"),
+            };
+            let conflict = a.conflict.iter().map(|c| Cell::new(Tone::Bad, c));
+            Row {
+                cells: vec![
+                    plain(&a.address),
+                    plain(a.label.as_ref().unwrap_or(&a.device)),
+                    here,
+                ],
+                notes: conflict.collect(),
+            }
+        };
+        let rows: Vec<Row> = self.report.addresses.iter().map(row).collect();
+        table(self.style, &["FLOATING IP", "DEVICE", "HERE"], &rows)
+    }
+
+    pub(super) fn links(&self) -> String {
+        let rows: Vec<Row> = self.report.links.iter().map(link).collect();
+        let heads = [
+            "LINK",
+            "STATE",
+            "HEARD>",
+            "HEARD THERE>",
+            "RTT>",
+            "LOSS>",
+            "DEVICE",
+            "HERE",
+            "THERE",
+            "DATA",
+        ];
+        table(self.style, &heads, &rows)
+    }
+
+    pub(super) fn trees(&self) -> String {
+        let master = self.report.role == Role::Master;
+        let rows: Vec<Row> = self.report.trees.iter().map(|t| tree(t, master)).collect();
+        // What a master must know is what is not yet there; what a standby must know is how old its word is.
+        let age = if master { "LAG>" } else { "STALE>" };
+        let heads = [
+            "TREE",
+            "STATE",
+            age,
+            "QUEUE>",
+            "FILES>",
+            "SIZE>",
+            "SEQ>",
+            "ACKED>",
+            "EPOCH",
+            "WATCHED BY",
+        ];
+        table(self.style, &heads, &rows)
+    }
+
+    pub(super) fn monitors(&self) -> String {
+        let rows = self.report.monitors.iter().map(|m| {
+            let (tone, word) = health_word(m.health);
+            let since = m.since_unix_ms.map_or("-".to_owned(), |s| ago(s, self.now));
+            let cells = vec![
+                plain(&m.name),
+                Cell::new(tone, word),
+                plain(&m.counts_for),
+                plain(&m.target),
+                plain(since),
+            ];
+            let failing = m.failures > 0;
+            let notes = m.last_error.iter().filter(|_| failing).map(|e| {
+                Cell::new(
+                    Tone::Warn,
+                    format!(
+                        "{} in a row, last: {e}",
+                        count(u64::from(m.failures), "failure")
+                    ),
+                )
+            });
+            Row {
+                cells,
+                notes: notes.collect(),
+            }
+        });
+        let rows: Vec<Row> = rows.collect();
+        table(
+            self.style,
+            &["MONITOR", "SAYS", "ABOUT", "ASKS", "SINCE"],
+            &rows,
+        )
+    }
+
+    pub(super) fn services(&self) -> String {
+        let rows = self.report.services.iter().map(|s| {
+            let tone = match s.state.as_str() {
+                "failed" => Tone::Bad,
+                "unknown" => Tone::Warn,
+                _ => Tone::Plain,
+            };
+            let since = s.since_unix_ms.map_or("-".to_owned(), |t| ago(t, self.now));
+            Row {
+                cells: vec![plain(&s.name), Cell::new(tone, &s.state), plain(since)],
+                notes: s
+                    .last_error
+                    .iter()
+                    .map(|e| Cell::new(Tone::Bad, e))
+                    .collect(),
+            }
+        });
+        let rows: Vec<Row> = rows.collect();
+        table(self.style, &["SERVICE", "STATE", "SINCE"], &rows)
+    }
+}
+
+fn age(ms: Option<u64>) -> String {
+    ms.map_or("-".to_owned(), time)
+}
+
+fn link(l: &LinkStatus) -> Row {
+    let state = match (l.up, l.carrier) {
+        (true, _) => Cell::new(Tone::Good, "up"),
+        (false, Some(false)) => Cell::new(Tone::Bad, "no carrier"),
+        (false, _) => Cell::new(Tone::Bad, "silent"),
+    };
+    let rtt = match l.rtt_us {
+        None => "-".to_owned(),
+        Some(us) => format!("{}.{:02} ms", us / 1000, us % 1000 / 10),
+    };
+    let loss = match l.loss_percent {
+        None => plain("-"),
+        Some(p) if p > 0.0 => Cell::new(Tone::Warn, format!("{p:.0} %")),
+        Some(_) => plain("0 %"),
+    };
+    let cells = vec![
+        plain(&l.name),
+        state,
+        plain(age(l.heard_ms)),
+        plain(age(l.heard_by_peer_ms)),
+        plain(rtt),
+        loss,
+        plain(&l.device),
+        plain(&l.local),
+        plain(&l.remote),
+        plain(if l.data { "yes" } else { "no" }),
+    ];
+    Row {
+        cells,
+        notes: Vec::new(),
+    }
+}
+
+fn tree(t: &TreeStatus, master: bool) -> Row {
+    let (tone, word) = match t.state {
+        TreeState::Consistent => (Tone::Good, "consistent"),
+        TreeState::CatchingUp => (Tone::Warn, "catching up"),
+        TreeState::Copying => (Tone::Warn, "copying"),
+        TreeState::Unborn => (Tone::Warn, "unborn"),
+        TreeState::Stopped => (Tone::Bad, "STOPPED"),
+        TreeState::Unknown => (Tone::Warn, "unknown"),
+    };
+    let cells = vec![
+        plain(&t.name),
+        Cell::new(tone, word),
+        plain(age(if master { t.lag_ms } else { t.stale_ms })),
+        plain(t.queue.to_string()),
+        plain(t.files.to_string()),
+        plain(bytes(t.bytes)),
+        plain(t.seq.to_string()),
+        plain(t.acked.to_string()),
+        plain(t.epoch.as_deref().map_or("-", short_epoch)),
+        plain(&t.detector),
+    ];
+    let mut notes = Vec::new();
+    notes.extend(t.stopped.iter().map(|why| Cell::new(Tone::Bad, why)));
+    if !t.proven && t.state != TreeState::Unborn {
+        notes.push(Cell::new(
+            Tone::Bad,
+            format!("the root {} is not proven to be the registered one", t.path),
+        ));
+    }
+    notes.extend(t.progress.iter().map(|p| plain(progress(p))));
+    if t.errors > 0 {
+        let last = t.last_error.as_deref().unwrap_or("not known");
+        notes.push(Cell::new(
+            Tone::Warn,
+            format!("{}, last: {last}", count(t.errors, "error")),
+        ));
+    }
+    if t.rescued > 0 {
+        let text = format!(
+            "{} in the rescue: `tandem rescue list`",
+            count(t.rescued, "entry")
+        );
+        notes.push(Cell::new(Tone::Warn, text));
+    }
+    if !t.mounts_below.is_empty() {
+        notes.push(plain(format!(
+            "not part of it, mounted below: {}",
+            t.mounts_below.join(", ")
+        )));
+    }
+    if t.sockets_skipped > 0 {
+        notes.push(plain(format!(
+            "{} not copied",
+            count(t.sockets_skipped, "socket")
+        )));
+    }
+    Row { cells, notes }
+}
+
+/// An epoch has 128 bits; an eye needs fewer.
+fn short_epoch(hex: &str) -> &str {
+    hex.get(..8).unwrap_or(hex)
+}
+
+fn progress(p: &Progress) -> String {
+    let of = |done: String, total: Option<String>| match total {
+        Some(total) => format!("{done} of {total}"),
+        None => done,
+    };
+    let files = of(
+        p.files_done.to_string(),
+        p.files_total.map(|n| n.to_string()),
+    );
+    let size = of(bytes(p.bytes_done), p.bytes_total.map(bytes));
+    let mut text = format!(
+        "{}: {files} files, {size}, {}/s",
+        p.what,
+        bytes(p.bytes_per_second)
+    );
+    if let Some(eta) = p.eta_ms {
+        text.push_str(&format!(", {} left", time(eta)));
+    }
+    text
+}

@@ -1,0 +1,127 @@
+//! `tandem verify`.
+
+use super::text::{bytes, count, escape};
+use super::{Exit, Outcome, output};
+use crate::api::client::{Client, EventStream};
+use crate::api::types::{DifferenceKind, VerifyEvent, VerifyRequest, path};
+use std::io::{IsTerminal, Write};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit code 0: no differences are left. 1: there are some.")]
+pub(super) struct Args {
+    /// Only this tree
+    #[arg(long, value_name = "NAME")]
+    tree: Option<String>,
+    /// Put the master's version in place where the two differ
+    #[arg(long)]
+    repair: bool,
+    /// Each event as a line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: Args, client: &Client) -> Outcome {
+    let request = VerifyRequest {
+        tree: args.tree,
+        repair: args.repair,
+    };
+    let mut events: EventStream<VerifyEvent> = client.stream(path::VERIFY, &request).await?;
+    let mut progress = ProgressLine::new(!args.json);
+    while let Some(event) = events.next().await? {
+        if args.json {
+            output::json_line(&event)?;
+        }
+        match event {
+            VerifyEvent::Progress { tree, done, total } => {
+                progress.show(&format!("{}: {done} of {total}", escape(&tree)));
+            }
+            VerifyEvent::Difference { .. } if args.json => {}
+            VerifyEvent::Difference {
+                tree,
+                path,
+                what,
+                detail,
+                repaired,
+            } => {
+                progress.clear();
+                let done = if repaired { ", repaired" } else { "" };
+                let (tree, path, detail) = (escape(&tree), escape(&path), escape(&detail));
+                output::line(&format!("{tree}: {path}: {}: {detail}{done}", word(what)))?;
+            }
+            VerifyEvent::Done {
+                entries,
+                bytes: size,
+                differences,
+                repaired,
+                unsettled,
+            } => {
+                progress.clear();
+                if !args.json {
+                    let mut text = format!(
+                        "{} compared, {}: {}",
+                        count(entries, "entry"),
+                        bytes(size),
+                        count(differences, "difference")
+                    );
+                    if repaired > 0 {
+                        text.push_str(&format!(", {repaired} repaired"));
+                    }
+                    if unsettled > 0 {
+                        text.push_str(&format!(
+                            "; {} changed meanwhile and cannot be judged",
+                            count(unsettled, "entry")
+                        ));
+                    }
+                    output::line(&text)?;
+                }
+                return Ok(if differences > repaired {
+                    Exit::No
+                } else {
+                    Exit::Success
+                });
+            }
+        }
+    }
+    progress.clear();
+    output::complain("the agent broke off before the comparison was complete");
+    Ok(Exit::Failed)
+}
+
+fn word(what: DifferenceKind) -> &'static str {
+    match what {
+        DifferenceKind::Missing => "missing on the standby",
+        DifferenceKind::Extra => "on the standby only",
+        DifferenceKind::Kind => "another kind of file",
+        DifferenceKind::Contents => "different contents",
+        DifferenceKind::Metadata => "different metadata",
+        DifferenceKind::Unknown => "differs",
+    }
+}
+
+/// One line on standard error that is written over, on a terminal only.
+struct ProgressLine {
+    on: bool,
+    shown: bool,
+}
+
+impl ProgressLine {
+    fn new(wanted: bool) -> Self {
+        Self {
+            on: wanted && std::io::stderr().is_terminal(),
+            shown: false,
+        }
+    }
+
+    fn show(&mut self, text: &str) {
+        if self.on {
+            self.shown = true;
+            let _ = write!(std::io::stderr().lock(), "\r{text}\x1b[K");
+        }
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
+        }
+    }
+}
