@@ -123,10 +123,10 @@ where
             if !before {
                 return Ok(());
             }
-            if let Some((path, entry)) = self.next()? {
-                if entry.current.is_some() {
-                    self.missing(path, entry, out);
-                }
+            if let Some((path, entry)) = self.next()?
+                && entry.current.is_some()
+            {
+                self.missing(path, entry, out);
             }
         }
     }

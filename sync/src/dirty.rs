@@ -32,17 +32,22 @@ struct Note {
 /// The dirty paths of one tree.
 #[derive(Debug, Clone, Default)]
 pub struct DirtySet {
-    notes: BTreeMap<RelPath, Note>,
+    /// By [`RelPath::sort_key`], whose prefixes are the directories above: looked up without making paths of them.
+    notes: BTreeMap<Vec<u8>, Note>,
     bytes: usize,
     /// Where the next take begins, so that a busy directory does not keep the others waiting.
-    next: Option<RelPath>,
+    next: Option<Vec<u8>>,
 }
 
 impl DirtySet {
     /// Notes a path that changed at `now`. The earliest time of what it swallows, or is swallowed by, is kept.
     pub fn insert(&mut self, path: RelPath, recursive: bool, now: u64) {
-        if let Some(above) = self.covering(&path) {
-            above.since = above.since.min(now);
+        let key = path.sort_key();
+        if let Some(above) = self.covering(&key) {
+            let above = above.to_vec();
+            self.notes
+                .entry(above)
+                .and_modify(|note| note.since = note.since.min(now));
             return;
         }
         let mut note = Note {
@@ -50,15 +55,15 @@ impl DirtySet {
             since: now,
         };
         if recursive {
-            note.since = self.swallow(&path).map_or(now, |since| since.min(now));
+            note.since = self.swallow(&key).map_or(now, |since| since.min(now));
         }
-        if let Some(old) = self.notes.get_mut(&path) {
+        if let Some(old) = self.notes.get_mut(&key) {
             old.since = old.since.min(note.since);
             old.recursive |= recursive;
             return;
         }
-        self.bytes += path.as_bytes().len();
-        self.notes.insert(path, note);
+        self.bytes += key.len();
+        self.notes.insert(key, note);
         if self.notes.len() > MAX_PATHS || self.bytes > MAX_BYTES {
             self.insert_all(now);
         }
@@ -71,9 +76,7 @@ impl DirtySet {
 
     /// Whether the whole tree is to be scanned.
     pub fn is_all(&self) -> bool {
-        self.notes
-            .get(&RelPath::root())
-            .is_some_and(|note| note.recursive)
+        self.notes.get(&[][..]).is_some_and(|note| note.recursive)
     }
 
     /// True if nothing is to be looked at.
@@ -93,39 +96,40 @@ impl DirtySet {
 
     /// Whether `path` is to be looked at, by itself or with a directory above it.
     pub fn contains(&self, path: &RelPath) -> bool {
-        self.notes.contains_key(path)
-            || path
-                .ancestors()
-                .any(|dir| self.notes.get(&dir).is_some_and(|note| note.recursive))
+        let key = path.sort_key();
+        self.notes.contains_key(&key) || self.covering(&key).is_some()
     }
 
     /// Takes out up to `max` paths in path order, going round: each path noted now comes before one comes twice.
     pub fn take(&mut self, max: usize) -> Vec<Dirty> {
-        let start = self.next.take().map_or(Bound::Unbounded, Bound::Included);
-        let mut paths: Vec<RelPath> = self
+        let start = self.next.take().unwrap_or_default();
+        let from_start = self
             .notes
-            .range((start.clone(), Bound::Unbounded))
+            .range(start.clone()..)
             .take(max)
-            .map(|(path, _)| path.clone())
-            .collect();
-        if let Bound::Included(start) = start {
-            let left = max - paths.len();
-            let before = self.notes.range(..start).take(left);
-            paths.extend(before.map(|(path, _)| path.clone()));
+            .map(|(key, _)| key.clone());
+        let mut keys: Vec<Vec<u8>> = from_start.collect();
+        let left = max - keys.len();
+        let round = self
+            .notes
+            .range(..start)
+            .take(left)
+            .map(|(key, _)| key.clone());
+        keys.extend(round.collect::<Vec<_>>());
+        if let Some(last) = keys.last() {
+            let after = (Bound::Excluded(last.clone()), Bound::Unbounded);
+            self.next = self.notes.range(after).next().map(|(key, _)| key.clone());
         }
-        if let Some(last) = paths.last() {
-            let after = (Bound::Excluded(last), Bound::Unbounded);
-            self.next = self.notes.range(after).next().map(|(path, _)| path.clone());
-        }
-        paths
-            .into_iter()
-            .filter_map(|path| self.remove(path))
+        keys.into_iter()
+            .filter_map(|key| self.remove(&key))
             .collect()
     }
 
-    fn remove(&mut self, path: RelPath) -> Option<Dirty> {
-        let note = self.notes.remove(&path)?;
-        self.bytes -= path.as_bytes().len();
+    fn remove(&mut self, key: &[u8]) -> Option<Dirty> {
+        let note = self.notes.remove(key)?;
+        self.bytes -= key.len();
+        // Every key was made from a path, so it can be read back.
+        let path = RelPath::from_sort_key(key).ok()?;
         Some(Dirty {
             path,
             recursive: note.recursive,
@@ -133,28 +137,35 @@ impl DirtySet {
         })
     }
 
-    /// The recursive note above `path`, or on it.
-    fn covering(&mut self, path: &RelPath) -> Option<&mut Note> {
-        let is_recursive = |p: &RelPath| self.notes.get(p).is_some_and(|note| note.recursive);
-        let above = std::iter::once(path.clone())
-            .chain(path.ancestors())
-            .find(is_recursive)?;
-        self.notes.get_mut(&above)
+    /// The recursive note above `key`, or on it.
+    fn covering<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+        let ends = key
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == 0)
+            .map(|(at, _)| at);
+        let mut above = std::iter::once(0)
+            .chain(ends)
+            .chain([key.len()])
+            .map(|end| &key[..end]);
+        above.find(|dir| self.notes.get(*dir).is_some_and(|note| note.recursive))
     }
 
     /// Takes out everything beneath `dir`; gives the earliest time of it.
-    fn swallow(&mut self, dir: &RelPath) -> Option<u64> {
-        let after = (Bound::Excluded(dir), Bound::Unbounded);
-        let below: Vec<RelPath> = self
+    fn swallow(&mut self, dir: &[u8]) -> Option<u64> {
+        let is_below =
+            |key: &[u8]| dir.is_empty() || (key.starts_with(dir) && key.get(dir.len()) == Some(&0));
+        let after = (Bound::Excluded(dir.to_vec()), Bound::Unbounded);
+        let below = self
             .notes
             .range(after)
-            .map(|(path, _)| path)
-            .take_while(|path| path.is_below(dir))
-            .cloned()
-            .collect();
+            .map(|(key, _)| key)
+            .take_while(|key| is_below(key))
+            .cloned();
+        let below: Vec<Vec<u8>> = below.collect();
         below
-            .into_iter()
-            .filter_map(|path| self.remove(path))
+            .iter()
+            .filter_map(|key| self.remove(key))
             .map(|dirty| dirty.since)
             .min()
     }
@@ -263,7 +274,7 @@ mod tests {
                 set.insert(path.clone(), *recursive, *now);
                 prop_assert!(set.contains(path));
             }
-            let bytes: usize = set.notes.keys().map(|path| path.as_bytes().len()).sum();
+            let bytes: usize = set.notes.keys().map(Vec::len).sum();
             prop_assert_eq!(set.bytes, bytes);
             let mut taken = Vec::new();
             while !set.is_empty() {

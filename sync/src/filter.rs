@@ -72,15 +72,21 @@ impl Pattern {
 
     /// Whether the path itself matches. Its directories are not looked at: see [`Filter::covers`]. Never the root.
     pub fn matches(&self, path: &RelPath, is_dir: bool) -> bool {
-        if self.only_dirs && !is_dir {
+        self.matches_bytes(path.as_bytes(), is_dir)
+    }
+
+    /// The same for the bytes of a path.
+    fn matches_bytes(&self, path: &[u8], is_dir: bool) -> bool {
+        if path.is_empty() || (self.only_dirs && !is_dir) {
             return false;
         }
-        match (path.file_name(), self.scope) {
-            (None, _) => false,
-            (Some(name), Scope::Name) => run::matches(&self.tokens, name, false),
-            (Some(_), scope) => {
-                run::matches(&self.tokens, path.as_bytes(), scope == Scope::AnyTail)
+        match self.scope {
+            Scope::Name => {
+                let start = path.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
+                run::matches(&self.tokens, &path[start..], false)
             }
+            Scope::Anchored => run::matches(&self.tokens, path, false),
+            Scope::AnyTail => run::matches(&self.tokens, path, true),
         }
     }
 }
@@ -159,8 +165,21 @@ impl Filter {
 
     /// Whether the path or any directory above it matches.
     pub fn covers(&self, path: &RelPath, is_dir: bool) -> bool {
-        !self.patterns.is_empty()
-            && (self.matches(path, is_dir) || path.ancestors().any(|dir| self.matches(&dir, true)))
+        if self.patterns.is_empty() {
+            return false;
+        }
+        let bytes = path.as_bytes();
+        let mut dirs = bytes
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| **b == b'/')
+            .map(|(end, _)| &bytes[..end]);
+        self.matches(path, is_dir)
+            || dirs.any(|dir| {
+                self.patterns
+                    .iter()
+                    .any(|pattern| pattern.matches_bytes(dir, true))
+            })
     }
 }
 

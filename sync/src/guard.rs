@@ -240,12 +240,27 @@ mod tests {
         let good = || marker("x", "mirror", "www");
         // recorded (mount point?), marker, file system, mount point, empty
         #[rustfmt::skip]
-        let table: &[(Option<bool>, Option<Marker>, FsId, bool, bool, Verdict)] = &[
+        type Row = (Option<bool>, Option<Marker>, FsId, bool, bool, Verdict);
+        let table: &[Row] = &[
             (None, None, DISK, false, true, Verdict::New),
             (None, None, DISK, true, false, Verdict::New),
             (None, good(), DISK, true, false, Verdict::StateLost),
-            (None, marker("x", "other", "www"), DISK, true, false, Verdict::Foreign),
-            (None, marker("x", "mirror", "etc"), DISK, true, false, Verdict::Foreign),
+            (
+                None,
+                marker("x", "other", "www"),
+                DISK,
+                true,
+                false,
+                Verdict::Foreign,
+            ),
+            (
+                None,
+                marker("x", "mirror", "etc"),
+                DISK,
+                true,
+                false,
+                Verdict::Foreign,
+            ),
             (Some(true), good(), DISK, true, false, Verdict::Proven),
             (Some(false), good(), DISK, false, true, Verdict::Proven),
             (Some(false), good(), DISK, true, false, Verdict::Proven),
@@ -255,9 +270,30 @@ mod tests {
             (Some(false), None, DISK, false, true, Verdict::ReplacedEmpty),
             (Some(true), None, DISK, true, false, Verdict::MarkerLost),
             (Some(true), good(), OTHER, true, false, Verdict::Moved),
-            (Some(true), good(), FsId::Fsid(7), true, false, Verdict::Proven),
-            (Some(true), marker("y", "mirror", "www"), DISK, true, false, Verdict::Foreign),
-            (Some(true), marker("x", "mirror", "etc"), DISK, true, false, Verdict::Foreign),
+            (
+                Some(true),
+                good(),
+                FsId::Fsid(7),
+                true,
+                false,
+                Verdict::Proven,
+            ),
+            (
+                Some(true),
+                marker("y", "mirror", "www"),
+                DISK,
+                true,
+                false,
+                Verdict::Foreign,
+            ),
+            (
+                Some(true),
+                marker("x", "mirror", "etc"),
+                DISK,
+                true,
+                false,
+                Verdict::Foreign,
+            ),
         ];
         for (recorded, marker, fs, is_mount_point, is_empty, expected) in table.iter().cloned() {
             let record = recorded.map(|was| RootRecord {
