@@ -9,6 +9,9 @@
 //!   ────────────────100──┬──────────────────────120     the peer's head is b, position 120
 //!                        └───────150                    my head is a, position 150: I receive, 101..150 is unreplicated
 //! ```
+//! A machine image that is restored while it runs, and goes on in the same epoch, cannot be told by lineages: the failover
+//! half sees it by its incarnation (R6). A restart always begins a new epoch.
+//!
 //! A lineage advances only by [`Head::advance`], which is told what arrived and is durable.
 
 use crate::tree::{MAX_NAME, TreeId};
@@ -142,3 +145,6 @@ impl fmt::Display for CopyState {
 
 /// The tree a relation is about, for messages that name it.
 pub type Named<T> = (TreeId, T);
+
+#[cfg(test)]
+mod tests;

@@ -111,19 +111,27 @@ fn same_epoch(mine: &Head, theirs: &Head, branch: Branch) -> TreeRelation {
     }
 }
 
-/// Whether `author`, in an epoch of its own, has less of it than `other` got: a number is durable at its author before
-/// it is sent, so the author has lost something since. A copy under way is no author's state.
+/// Whether `author` holds less of an epoch that it wrote than `other` got of it. A number is durable at its author
+/// before it is sent, so the author was rolled back since: it is still there, or it went on from there by itself. (It is
+/// no loss if it went on in an epoch of another node: then it was rewound, and what it had is in its rescue. Nor is a
+/// copy under way an author's state.)
 fn has_lost(author: Side<'_>, other: &Head) -> bool {
-    let Some(epoch) = author.head.lineage.head() else {
-        return false;
-    };
-    if author.head.state != CopyState::Consistent || epoch.node != *author.node {
-        return false;
+    let mut epochs = author.head.lineage.epochs().iter().peekable();
+    while let Some(epoch) = epochs.next() {
+        let left = match epochs.peek() {
+            None if author.head.state == CopyState::Consistent => author.head.seq,
+            Some(next) if next.node == *author.node => next.parent.map_or(0, |branch| branch.seq),
+            _ => continue,
+        };
+        let got = other
+            .lineage
+            .leaves(epoch.id)
+            .map_or(0, |leaves| leaves.or_position(other.seq));
+        if epoch.node == *author.node && got > left {
+            return true;
+        }
     }
-    match other.lineage.leaves(epoch.id) {
-        None => false,
-        Some(leaves) => leaves.or_position(other.seq) > author.head.seq,
-    }
+    false
 }
 
 /// R6 by memory: whether the peer `node`, last seen at `remembered`, now shows less. Being unborn is no regress (it
