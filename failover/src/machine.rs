@@ -91,6 +91,18 @@ struct Bond {
     withdrawn: Option<u64>,
     /// When the first epoch was last asked for.
     asked_epoch: Option<Instant>,
+    /// Floating addresses that a former life of this agent left behind.
+    leftover: Leftover,
+}
+
+/// Floating addresses of a former life stay until this node's role is known. They go before it grants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Leftover {
+    #[default]
+    Unknown,
+    /// Asked to remove them, at that time.
+    Removing(Ticket, Instant),
+    Gone,
 }
 
 /// The role machine of one node. See the module's documentation.
@@ -106,6 +118,8 @@ pub struct Machine {
     writing: VecDeque<(u64, Durable)>,
     generation: u64,
     write_failed: bool,
+    /// A write failed or was lost: what the disk holds is unknown until the next one.
+    doubtful: bool,
     /// The durable memory of the peer's sequence number was last refreshed then.
     remembered: Instant,
     /// A term that was armed in an earlier life may have been used in it.
@@ -174,6 +188,7 @@ impl Machine {
             writing: VecDeque::new(),
             generation: 0,
             write_failed: false,
+            doubtful: false,
             remembered: now,
             armed_here: false,
             now,

@@ -230,7 +230,7 @@ impl Machine {
         match ceding.step {
             CedeStep::Record(_) => {
                 // The record may be durable or not. It was never spoken of: its opposite takes it back.
-                self.durable.ceded = None;
+                Self::no_longer_master(&mut self.durable);
                 self.durable.was_master = true;
                 self.cede_step(CedeStep::Unrecord);
                 let why = "the record could not be written in time: it is taken back";
@@ -270,7 +270,7 @@ impl Machine {
         };
         match ceding.step {
             CedeStep::Record(ceded) if self.written.ceded == Some(ceded) => self.ceded(ceded),
-            CedeStep::Unrecord if self.written == self.durable => {
+            CedeStep::Unrecord if self.is_written() => {
                 self.give_up("the record could not be written in time");
             }
             CedeStep::Record(_) | CedeStep::Unrecord => {}

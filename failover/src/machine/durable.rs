@@ -19,10 +19,12 @@ impl Machine {
             .writing
             .back()
             .map_or(&self.written, |(_, durable)| durable);
-        if *issued == self.durable || self.timers.get(Timer::Persist).is_some() {
+        if (*issued == self.durable && !self.doubtful) || self.timers.get(Timer::Persist).is_some()
+        {
             return;
         }
         self.generation += 1;
+        self.doubtful = false;
         if self.writing.len() == WRITES {
             self.writing.pop_front();
         }
@@ -33,6 +35,11 @@ impl Machine {
             generation: self.generation,
             durable,
         });
+    }
+
+    /// What is to be durable is durable, and nothing else can be on the disk.
+    pub(super) fn is_written(&self) -> bool {
+        self.writing.is_empty() && !self.doubtful && self.written == self.durable
     }
 
     pub(super) fn persisted(&mut self, generation: u64, result: Result<(), String>) {
@@ -52,6 +59,7 @@ impl Machine {
             }
             Err(error) => {
                 self.writing.drain(..=at);
+                self.doubtful = true;
                 self.timers.set(Timer::Persist, self.now + AGAIN);
                 if !self.write_failed {
                     self.write_failed = true;
@@ -66,6 +74,7 @@ impl Machine {
     pub(super) fn write_late(&mut self) {
         self.trouble("the durable state cannot be written", "no result in time");
         self.writing.clear();
+        self.doubtful = true;
         self.step_within(self.policy.step_timeout);
     }
 

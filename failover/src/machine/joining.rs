@@ -1,13 +1,14 @@
 //! From the start to a role: by agreement with the peer, or alone under R4.
 
-use super::Machine;
 use super::agreement::{self, Verdict};
 use super::state::{Alone, Cause, Claiming, State, Suspicion};
+use super::{Leftover, Machine};
 use crate::effect::{DataCommand, Effect, Ticket};
 use crate::health::Health;
 use crate::heartbeat::{Body, Grant};
 use crate::input::Relation;
 use crate::role::{Phase, Reason};
+use crate::time::Instant;
 use crate::timer::Timer;
 use crate::view::PeerIdentity;
 use std::time::Duration;
@@ -105,10 +106,14 @@ impl Machine {
         self.bond.withdrawn = None;
     }
 
+    /// Lets the peer be master. What a former life left behind goes before the peer hears of it.
     fn grant(&mut self) {
         let Some(peer) = self.peer.incarnation() else {
             return;
         };
+        if matches!(self.state, State::Joining(_)) && !self.leftovers_gone() {
+            return;
+        }
         let term = self.highest_term().saturating_add(1);
         let new = self.bond.grant.is_none_or(|grant| grant.to != peer.nonce);
         if new {
@@ -121,6 +126,29 @@ impl Machine {
                 "the master role is granted to the peer".into(),
             );
             self.beat_now();
+        }
+    }
+
+    fn leftovers_gone(&mut self) -> bool {
+        let late = |at: Instant| self.now.saturating_duration_since(at) >= self.policy.step_timeout;
+        match self.bond.leftover {
+            Leftover::Gone => return true,
+            Leftover::Removing(_, at) if !late(at) => {}
+            Leftover::Removing(..) | Leftover::Unknown => {
+                let ticket = self.remove_addresses();
+                self.bond.leftover = Leftover::Removing(ticket, self.now);
+            }
+        }
+        false
+    }
+
+    pub(super) fn leftovers_done(&mut self, ticket: Ticket, result: &Result<(), String>) {
+        if matches!(self.bond.leftover, Leftover::Removing(asked, _) if asked == ticket) {
+            self.bond.leftover = if result.is_ok() {
+                Leftover::Gone
+            } else {
+                Leftover::Unknown
+            };
         }
     }
 

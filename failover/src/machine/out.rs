@@ -225,6 +225,9 @@ impl Machine {
     pub(super) fn no_longer_master(durable: &mut Durable) {
         durable.was_master = false;
         durable.solo = false;
-        durable.ceded = None;
+        if let Some(ceded) = durable.ceded.take() {
+            // Its term may have been used. It must not be forgotten with the record (R6).
+            durable.term_armed = durable.term_armed.max(ceded.term);
+        }
     }
 }

@@ -72,6 +72,7 @@ impl Machine {
 
     pub(super) fn addresses_done(&mut self, ticket: Ticket, result: Result<(), String>) {
         use super::state::{Release, TakeStep};
+        self.leftovers_done(ticket, &result);
         match &self.state {
             State::Follow(follow) if follow.release == Release::Addresses(ticket) => {
                 self.release_addresses_done(result);

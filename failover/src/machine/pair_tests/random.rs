@@ -1,0 +1,101 @@
+//! Random histories: crashes, cuts, losses and commands in any order; then peace, and one pair must stand.
+
+use super::world::{MS, SECOND, World};
+use crate::input::{Command, Input};
+
+/// One random misfortune or command.
+fn misfortune(world: &mut World) {
+    let node = world.dice.roll(2) as usize;
+    let link = world.dice.roll(2) as usize;
+    let up = world.nodes[node].machine.is_some();
+    match world.dice.roll(14) {
+        0 if world.nodes[node].host_up => world.power_cut(node),
+        1 if up => world.kill_agent(node),
+        2 | 3 if !world.nodes[node].host_up => world.boot(node),
+        4 | 5 if world.nodes[node].host_up && !up => world.start_agent(node),
+        6 => world.link[node][link] = !world.link[node][link],
+        7 => world.nodes[node].public = !world.nodes[node].public,
+        8 => world.nodes[node].service_broken = !world.nodes[node].service_broken,
+        9 if up => world.command(node, Command::Switchover),
+        10 if up => world.nodes[node].paused = !world.nodes[node].paused,
+        11 => world.loss_percent = world.dice.roll(3) * 15,
+        12 if up => world.nodes[node].disk_broken = !world.nodes[node].disk_broken,
+        13 if up => world.command(node, Command::Failback),
+        _ => {}
+    }
+}
+
+fn peace(world: &mut World) {
+    world.link = [[true; 2]; 2];
+    world.loss_percent = 0;
+    for node in 0..2 {
+        let n = &mut world.nodes[node];
+        n.public = true;
+        n.service_broken = false;
+        n.paused = false;
+        n.disk_broken = false;
+        if !n.host_up {
+            world.boot(node);
+        } else if n.machine.is_none() {
+            world.start_agent(node);
+        } else {
+            world.feed(node, Input::Tick);
+        }
+    }
+}
+
+fn history(seed: u64) {
+    let mut world = World::new(seed);
+    world.boot(0);
+    world.boot(1);
+    let steps = 3 + world.dice.roll(12);
+    for _ in 0..steps {
+        let longest = if world.dice.roll(4) == 0 {
+            80 * SECOND
+        } else {
+            4 * SECOND
+        };
+        let pause = 5 * MS + world.dice.roll(longest);
+        world.run(pause);
+        misfortune(&mut world);
+    }
+    peace(&mut world);
+    let both = |w: &World| w.any_pair();
+    if !world.run_until(120 * SECOND, both) {
+        // Two sides that both wrote while apart, and then both died, wait for a person.
+        let told: Vec<_> = world
+            .nodes
+            .iter()
+            .map(|n| n.machine.as_ref().map(|m| m.waiting.clone()))
+            .collect();
+        let direction = crate::role::Reason::NoDirection;
+        assert!(
+            told.iter()
+                .flatten()
+                .any(|reasons| reasons.contains(&direction)),
+            "seed {seed}: no pair\n{}",
+            world.story()
+        );
+        world.command(0, Command::ForceTakeover);
+        assert!(
+            world.run_until(60 * SECOND, both),
+            "seed {seed}: no pair by force\n{}",
+            world.story()
+        );
+    }
+    world.run(2 * SECOND);
+    world.assert_nothing_lost();
+    let master = world.master().expect("a pair has one");
+    assert_eq!(
+        world.nodes[0].data.lineage, world.nodes[1].data.lineage,
+        "seed {seed}"
+    );
+    assert!(!world.serves(1 - master), "seed {seed}");
+}
+
+#[test]
+fn random_histories_end_with_one_pair_and_nothing_lost() {
+    for seed in 0..400 {
+        history(seed);
+    }
+}
