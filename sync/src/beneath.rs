@@ -364,5 +364,4 @@ impl Place {
 }
 
 #[cfg(test)]
-#[path = "beneath_tests.rs"]
 pub(crate) mod tests;

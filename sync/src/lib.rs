@@ -1,6 +1,8 @@
 //! Making trees equal.
 
+#[allow(clippy::disallowed_methods)]
 pub mod beneath;
+#[allow(clippy::disallowed_methods)]
 pub mod commit;
 pub mod delta;
 pub mod diff;
@@ -10,23 +12,33 @@ pub mod entry;
 pub mod fault;
 pub mod filter;
 pub mod guard;
+#[allow(clippy::disallowed_methods)]
 pub mod hash;
+#[allow(clippy::disallowed_methods)]
 pub mod identity;
 #[allow(clippy::disallowed_methods)]
 pub mod index;
 pub mod lineage;
+#[allow(clippy::disallowed_methods)]
 pub mod meta;
 pub mod path;
 pub mod plan;
+#[allow(clippy::disallowed_methods)]
 pub mod private;
 pub mod progress;
 pub mod replica;
+#[allow(clippy::disallowed_methods)]
 pub mod rescue;
+#[allow(clippy::disallowed_methods)]
 pub mod scan;
 pub mod source;
+#[allow(clippy::disallowed_methods)]
 pub mod stat;
+#[allow(clippy::disallowed_methods)]
 pub mod token;
 pub mod tree;
+#[allow(clippy::disallowed_methods)]
 pub mod watch;
 pub mod wire;
+#[allow(clippy::disallowed_methods)]
 pub mod writers;

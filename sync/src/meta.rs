@@ -330,5 +330,4 @@ fn apply_xattrs(fd: BorrowedFd<'_>, want: &Xattrs, missed: &mut Vec<Fault>) -> R
 }
 
 #[cfg(test)]
-#[path = "meta_tests.rs"]
 mod tests;

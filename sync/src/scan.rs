@@ -317,5 +317,4 @@ impl Walker<'_> {
 }
 
 #[cfg(test)]
-#[path = "scan_tests.rs"]
 mod tests;

@@ -230,5 +230,4 @@ fn remove_old_sentinels(private: &Private) {
 }
 
 #[cfg(test)]
-#[path = "watch/tests.rs"]
 mod tests;

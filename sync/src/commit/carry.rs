@@ -1,5 +1,6 @@
 //! Phase 3: one path after the other becomes visible.
 
+use std::collections::btree_map::Entry;
 use std::os::fd::AsFd;
 
 use super::prepare::{Item, New, Ready, StagedEntry};
@@ -140,13 +141,13 @@ impl Run<'_> {
     /// Remembers the directory that holds the entry, before its first change.
     fn note_parent(&mut self, path: &RelPath, place: &Place) -> Result<(), Fault> {
         let parent = path.parent().unwrap_or_else(RelPath::root);
-        if !self.parents.contains_key(&parent) {
+        if let Entry::Vacant(vacant) = self.parents.entry(parent) {
             let before = Stat::of_fd(place.dir())?;
             if let Some(flag) = before.protecting_flag() {
                 return Err(Fault::Flagged(flag));
             }
             let dir = private::duplicate(place.dir())?;
-            self.parents.insert(parent, Parent { dir, before });
+            vacant.insert(Parent { dir, before });
         }
         Ok(())
     }

@@ -16,14 +16,14 @@ pub(super) fn first(target: &Target<'_>, prepared: &Prepared, by_one: bool) -> R
         return sync_all(target);
     }
     for item in &prepared.items {
-        match &item.ready {
-            Ok(Ready::Put(new)) => match &new.kept {
-                Kept::File(staged) => sync_fd(staged.fd())?,
-                Kept::Other(_) if new.is_dir() => sync_fd(new.place().open_dir()?.as_fd())?,
-                // Only with `syncfs`: see `syncs_by_itself`.
-                Kept::Other(_) => {}
-            },
-            _ => {}
+        let Ok(Ready::Put(new)) = &item.ready else {
+            continue;
+        };
+        match &new.kept {
+            Kept::File(staged) => sync_fd(staged.fd())?,
+            Kept::Other(_) if new.is_dir() => sync_fd(new.place().open_dir()?.as_fd())?,
+            // Only with `syncfs`: see `syncs_by_itself`.
+            Kept::Other(_) => {}
         }
     }
     Ok(())
