@@ -28,9 +28,9 @@ pub mod manifest;
 mod read;
 
 use manifest::Line;
+pub use manifest::{Change, Header, Item};
 use read::read_lines;
 pub use read::{Summary, each_item, list, open, summary};
-pub use manifest::{Change, Header, Item};
 
 const MANIFEST: &[u8] = b"manifest.jsonl";
 /// Up to this many directories are made durable one by one, more by one `syncfs`.

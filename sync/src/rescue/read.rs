@@ -156,4 +156,3 @@ pub(super) fn read_lines(
         }
     }
 }
-
