@@ -270,12 +270,11 @@ fn a_fence_stands_until_it_is_lowered() {
             _ => None,
         }
     };
-    let asked = || {
-        pair.b.block_on(|| async {
+    let asked = |within: Duration| {
+        pair.b.block_on(move || async move {
             let netlink = Netlink::open().expect("netlink opens");
             let eth0 = netlink.interface("eth0").await.expect("exists");
             let target = FLOATING.parse().expect("literal");
-            let within = Duration::from_millis(150);
             crate::announce::who_has(&eth0, target, within)
                 .await
                 .expect("asked")
@@ -283,20 +282,22 @@ fn a_fence_stands_until_it_is_lowered() {
     };
     driven.say(command(1));
     assert_eq!(driven.wait("fenced", fenced(2)), Ok(()));
-    assert_eq!(asked(), None);
+    assert_eq!(asked(Duration::from_millis(300)), None);
     driven.say(command(2));
     assert_eq!(driven.wait("lowered", fenced(3)), Ok(()));
-    assert_eq!(asked(), Some(pair.a.mac()));
+    assert_eq!(asked(WAIT), Some(pair.a.mac()));
 }
 
 #[test]
 fn a_confirmation_round_tells_a_living_kernel_from_silence() {
     let pair = Pair::new();
-    let within = Duration::from_millis(300);
+    let silence = Duration::from_millis(300);
     let mut driven = Driven::start(
         &pair.a,
         SLOW,
         on_command(move |n| {
+            // An answer that must come may take long on a machine that does many things.
+            let within = if n == 1 { WAIT } else { silence };
             vec![Effect::ProbePeer {
                 ticket: Ticket(n),
                 within,
@@ -331,13 +332,13 @@ fn a_confirmation_round_tells_a_living_kernel_from_silence() {
     let begun = std::time::Instant::now();
     driven.say(command(2));
     assert_eq!(driven.wait("silence", answers(2)), ProbeAnswers::default());
-    assert!(begun.elapsed() < within * 3);
+    assert!(begun.elapsed() >= silence && begun.elapsed() < WAIT);
 }
 
 #[test]
 fn a_foreign_claim_is_reported_while_the_addresses_are_held_and_found_when_asked() {
     let pair = Pair::new();
-    let within = Duration::from_millis(300);
+    let silence = Duration::from_millis(300);
     let mut driven = Driven::start(
         &pair.a,
         SLOW,
@@ -345,7 +346,7 @@ fn a_foreign_claim_is_reported_while_the_addresses_are_held_and_found_when_asked
             1 => vec![Effect::AddAddresses { ticket: Ticket(1) }],
             _ => vec![Effect::ProbeConflict {
                 ticket: Ticket(n),
-                within,
+                within: if n == 2 { silence } else { WAIT },
             }],
         }),
     );
@@ -615,3 +616,5 @@ fn a_reload_changes_addresses_and_links_and_tells_the_machine() {
         tokio::net::UdpSocket::bind((A4, PORT)).await.is_ok()
     });
 }
+
+mod pair;
