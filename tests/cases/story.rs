@@ -22,6 +22,11 @@ fn the_story_of_the_demo() {
         }
     });
 
+    // The IPv6 address as well.
+    let server = std::net::SocketAddr::new(tandem_lab::pair::FLOATING6, tandem_lab::pair::WEB_PORT);
+    let client6 = tandem_lab::HttpClient::new(&scene.pair.client, server, Duration::from_secs(2));
+    assert_eq!(client6.get("/changed").expect("answered").node, "mirror1");
+
     // The private cable goes an instant before the power: what is written in between cannot have arrived.
     scene.node(ONE).host.cable("eth1").cut().expect("cut");
     scene.write(ONE, "late", "written just before the power cut");
@@ -38,6 +43,7 @@ fn the_story_of_the_demo() {
         .put("/new-master", "written on the new master")
         .expect("stored");
     assert_eq!((answer.status, answer.node.as_str()), (200, "mirror2"));
+    assert_eq!(client6.get("/changed").expect("answered").node, "mirror2");
 
     scene.node(ONE).host.cable("eth1").heal().expect("healed");
     scene.power_on(ONE);

@@ -1,0 +1,125 @@
+//! What the audience sees.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// Prints steps and facts with the time since the beginning.
+pub(super) struct Stage {
+    begin: Instant,
+    colour: bool,
+    steps: u32,
+}
+
+impl Stage {
+    pub(super) fn new() -> Self {
+        Self {
+            begin: Instant::now(),
+            colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+            steps: 0,
+        }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_string()
+        }
+    }
+
+    /// A line without time.
+    pub(super) fn note(&self, text: &str) {
+        // A reader that went away, as in `| head`, is no reason to leave the lab standing.
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+
+    /// A new step.
+    pub(super) fn step(&mut self, title: &str) {
+        self.steps += 1;
+        self.note("");
+        self.note(&self.paint("1", &format!("{}. {title}", self.steps)));
+    }
+
+    /// Something that happens, now.
+    pub(super) fn event(&self, text: &str) {
+        self.line(" ", text);
+    }
+
+    /// Something that was checked and holds.
+    pub(super) fn holds(&self, text: &str) {
+        self.line(&self.paint("32", "✓"), text);
+    }
+
+    fn line(&self, mark: &str, text: &str) {
+        let at = format!("{:7.2} s", self.begin.elapsed().as_secs_f64());
+        self.note(&format!("{} {mark} {text}", self.paint("2", &at)));
+    }
+
+    /// The end, when something did not hold.
+    pub(super) fn failed(&self, why: &str) {
+        self.note("");
+        self.note(&format!("{} {why}", self.paint("1;31", "FAILED:")));
+    }
+
+    /// Time since the beginning.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    /// A progress bar in bytes, on standard error; hidden when that is no terminal.
+    pub(super) fn bar(&self, total: u64) -> ProgressBar {
+        let bar =
+            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
+        let style = "          {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        bar
+    }
+}
+
+/// A duration as people read it.
+pub(super) fn time(d: Duration) -> String {
+    if d < Duration::from_millis(10) {
+        format!("{:.1} ms", d.as_secs_f64() * 1e3)
+    } else if d < Duration::from_secs(1) {
+        format!("{} ms", d.as_millis())
+    } else {
+        format!("{:.2} s", d.as_secs_f64())
+    }
+}
+
+/// A number of bytes as people read it.
+pub(super) fn size(bytes: u64) -> String {
+    format!("{:.0} MB", bytes as f64 / 1e6)
+}
+
+/// A number with its thousands apart.
+pub(super) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{count, time};
+    use std::time::Duration;
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(count(7), "7");
+        assert_eq!(count(1_234), "1 234");
+        assert_eq!(count(1_234_567), "1 234 567");
+        assert_eq!(time(Duration::from_micros(4_250)), "4.2 ms");
+        assert_eq!(time(Duration::from_millis(250)), "250 ms");
+        assert_eq!(time(Duration::from_millis(2_250)), "2.25 s");
+    }
+}

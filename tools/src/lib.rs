@@ -1,0 +1,3 @@
+//! Tandem's tools: the demo, and what simulates both halves of the pair together.
+
+pub mod demo;
