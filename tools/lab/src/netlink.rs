@@ -2,7 +2,10 @@
 
 use crate::LabError;
 use futures_util::stream::TryStreamExt;
-use netlink_packet_route::link::InfoBridgePort;
+use netlink_packet_route::address::{AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::{
+    BridgePortState, InfoBridgePort, InfoPortData, LinkAttribute, LinkInfo, LinkMessage, State,
+};
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -42,7 +45,11 @@ impl Netlink {
     }
 
     /// The device's index.
-    pub(crate) fn index(&self, name: &str) -> Result<u32, LabError> {
+    fn index(&self, name: &str) -> Result<u32, LabError> {
+        Ok(self.link(name)?.header.index)
+    }
+
+    fn link(&self, name: &str) -> Result<LinkMessage, LabError> {
         let found = self.run(
             || format!("find device {name}"),
             self.handle
@@ -52,12 +59,10 @@ impl Netlink {
                 .execute()
                 .try_next(),
         )?;
-        found
-            .map(|link| link.header.index)
-            .ok_or_else(|| LabError::Io {
-                what: format!("find device {name}"),
-                source: std::io::Error::from(std::io::ErrorKind::NotFound),
-            })
+        found.ok_or_else(|| LabError::Io {
+            what: format!("find device {name}"),
+            source: std::io::Error::from(std::io::ErrorKind::NotFound),
+        })
     }
 
     /// Makes a switch that forwards from the first moment and floods multicast.
@@ -126,15 +131,53 @@ impl Netlink {
         )
     }
 
+    /// Whether frames pass. The kernel follows a carrier up to a second later: it sets RFC 2863's operational
+    /// state, then a queue instead of `noop`, then lets the switch's port forward. Until then frames are dropped.
+    pub(crate) fn passes(&self, device: &str) -> Result<bool, LabError> {
+        let link = self.link(device)?;
+        let mut passes = link
+            .attributes
+            .contains(&LinkAttribute::OperState(State::Up));
+        for attribute in &link.attributes {
+            match attribute {
+                LinkAttribute::Qdisc(queue) => passes &= queue != "noop",
+                LinkAttribute::LinkInfo(infos) => passes &= infos.iter().all(port_forwards),
+                _ => {}
+            }
+        }
+        Ok(passes)
+    }
+
+    /// Whether the device's addresses answer: the kernel makes a new IPv6 address usable a moment later.
+    pub(crate) fn addresses_answer(&self, device: &str) -> Result<bool, LabError> {
+        let index = self.index(device)?;
+        let addresses: Vec<AddressMessage> = self.run(
+            || format!("list the addresses of {device}"),
+            self.handle
+                .address()
+                .get()
+                .set_link_index_filter(index)
+                .execute()
+                .try_collect(),
+        )?;
+        let tentative = |a: &AddressMessage| a.header.flags.contains(AddressHeaderFlags::Tentative);
+        Ok(!addresses.iter().any(tentative))
+    }
+
     /// Removes a device; a missing one is fine.
     pub(crate) fn remove(&self, device: &str) -> Result<(), LabError> {
         let Ok(index) = self.index(device) else {
             return Ok(());
         };
-        self.run(
+        let removed = self.run(
             || format!("remove {device}"),
             self.handle.link().del(index).execute(),
-        )
+        );
+        // The kernel takes the devices of a dead host away by itself: it may have been faster.
+        if self.index(device).is_err() {
+            return Ok(());
+        }
+        removed
     }
 
     /// Adds an address.
@@ -166,4 +209,15 @@ impl Netlink {
             self.handle.link().set_port(message).execute(),
         )
     }
+}
+
+/// False for a switch's port that does not forward yet.
+fn port_forwards(info: &LinkInfo) -> bool {
+    let LinkInfo::PortData(InfoPortData::BridgePort(port)) = info else {
+        return true;
+    };
+    port.iter().all(|p| match p {
+        InfoBridgePort::State(state) => *state == BridgePortState::Forwarding,
+        _ => true,
+    })
 }

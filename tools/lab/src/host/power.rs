@@ -13,6 +13,10 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The kernel takes up to a second to follow a carrier (net/core/link_watch.c).
+const CARRIER_LIMIT: Duration = Duration::from_secs(10);
 
 impl HostInner {
     pub(super) fn boot_error(&self, why: impl Into<String>) -> LabError {
@@ -109,7 +113,40 @@ impl HostInner {
         };
         std::thread::spawn(configure)
             .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        (0..self.spec.nics.len())
+            .filter(|nic| !states[*nic].cut)
+            .try_for_each(|nic| self.wait_up(namespaces, nic))
+    }
+
+    /// Waits until frames pass through both ends of a cable, so that nothing that a caller sends then is lost.
+    fn wait_up(&self, namespaces: &Arc<Namespaces>, nic: usize) -> Result<(), LabError> {
+        let end = Instant::now() + CARRIER_LIMIT;
+        let (host, device) = (Arc::clone(namespaces), self.spec.nics[nic].device.clone());
+        let far = move || {
+            host.join()?;
+            let netlink = Netlink::here()?;
+            while !(netlink.passes(&device)? && netlink.addresses_answer(&device)?) {
+                not_after(end, &device)?;
+            }
+            Ok(())
+        };
+        std::thread::spawn(far)
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        // One question at a time: the floor has other things to do meanwhile.
+        let near = self.near(nic);
+        loop {
+            let device = near.clone();
+            if self
+                .lab
+                .floor
+                .run(move |floor| floor.netlink.passes(&device))?
+            {
+                return Ok(());
+            }
+            not_after(end, &near)?;
+        }
     }
 
     pub(crate) fn change_cable(
@@ -117,15 +154,25 @@ impl HostInner {
         nic: usize,
         change: impl FnOnce(&mut CableState),
     ) -> Result<(), LabError> {
-        let mut cables = lock(&self.cables);
-        change(&mut cables[nic]);
-        if lock(&self.running).is_none() {
+        let state = {
+            let mut cables = lock(&self.cables);
+            change(&mut cables[nic]);
+            cables[nic]
+        };
+        let namespaces = lock(&self.running)
+            .as_ref()
+            .map(|running| Arc::clone(&running.namespaces));
+        let Some(namespaces) = namespaces else {
             return Ok(());
-        }
-        let (near, state) = (self.near(nic), cables[nic]);
+        };
+        let near = self.near(nic);
         self.lab
             .floor
-            .run(move |floor| apply_cable(&floor.netlink, &near, state))
+            .run(move |floor| apply_cable(&floor.netlink, &near, state))?;
+        if state.cut {
+            return Ok(());
+        }
+        self.wait_up(&namespaces, nic)
     }
 
     pub(super) fn power_cut(&self) -> Result<(), LabError> {
@@ -165,6 +212,18 @@ impl Drop for HostInner {
     fn drop(&mut self) {
         let _ = self.power_cut();
     }
+}
+
+/// Pauses before the next look at a device; an error after `end`.
+fn not_after(end: Instant, device: &str) -> Result<(), LabError> {
+    if Instant::now() >= end {
+        return Err(LabError::Io {
+            what: format!("wait for the carrier of {device}"),
+            source: std::io::Error::from(std::io::ErrorKind::TimedOut),
+        });
+    }
+    std::thread::sleep(Duration::from_millis(5));
+    Ok(())
 }
 
 fn apply_cable(netlink: &Netlink, near: &str, state: CableState) -> Result<(), LabError> {
