@@ -1,7 +1,8 @@
-//! Metadata on the real file system. The machine's tests run as root; without that right the parts are named and skipped.
+//! Metadata on the real file system. What only root may do is skipped, aloud, by others.
 
 use super::*;
 use crate::beneath::Place;
+use crate::beneath::tests::is_real_root;
 
 fn path(text: &str) -> RelPath {
     RelPath::new(text).expect("valid")
@@ -11,10 +12,6 @@ fn setup() -> (tempfile::TempDir, Root) {
     let temp = tempfile::tempdir().expect("temp dir");
     let root = Root::open(temp.path(), false).expect("root");
     (temp, root)
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 fn wanted(xattrs: &[(&[u8], &[u8])]) -> Meta {
@@ -60,8 +57,7 @@ fn read_at(root: &Root, at: &str) -> Seen {
 
 #[test]
 fn a_files_metadata_comes_back_as_applied() {
-    if !is_root() {
-        eprintln!("not root: owners are not tested");
+    if !is_real_root() {
         return;
     }
     let (_temp, root) = setup();
@@ -92,8 +88,7 @@ fn a_files_metadata_comes_back_as_applied() {
 
 #[test]
 fn links_and_special_files_are_changed_themselves() {
-    if !is_root() {
-        eprintln!("not root: owners are not tested");
+    if !is_real_root() {
         return;
     }
     let (temp, root) = setup();
