@@ -10,12 +10,15 @@ fn small_files_per_second() {
     let began = std::time::Instant::now();
     for batch in 0..5 {
         let mut work = vec![make_dir(&format!("d{batch}"))];
-        work.extend((0..2000).map(|i| {
-            setup.file(&format!("d{batch}/f{i}"), Expect::Nothing, &content)
-        }));
+        work.extend(
+            (0..2000).map(|i| setup.file(&format!("d{batch}/f{i}"), Expect::Nothing, &content)),
+        );
         let staged = began.elapsed();
         assert_eq!(failed(&setup.apply(work)), []);
-        println!("batch {batch}: staged after {staged:?}, applied after {:?}", began.elapsed());
+        println!(
+            "batch {batch}: staged after {staged:?}, applied after {:?}",
+            began.elapsed()
+        );
     }
     println!("10000 files of 1 KiB in {:?}", began.elapsed());
     let began = std::time::Instant::now();
