@@ -40,8 +40,12 @@ Exit codes:
   5  it did not happen in time
   6  the configuration has errors
   7  something failed
-`hold` ends with the code of its command; 124: the hold was ended and the command with it; 125: nothing was held;
-126, 127: the command cannot be run, is not there; 128+N: it died of signal N.";
+`tandem hold` ends with the code of its command, or:
+  124  the hold was ended first, and the command with it
+  125  nothing was held and nothing was run
+  126  the command cannot be run
+  127  the command is not there
+  128+N  the command died of signal N";
 
 impl Exit {
     /// The number.

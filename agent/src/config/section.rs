@@ -62,7 +62,7 @@ impl<'t> Reader<'t> {
             }),
             Need::Required(_) | Need::Optional(_) | Need::Depends(_) => {
                 let message = format!("{} needs `{name}`", self.schema.header());
-                let hint = format!("{name} is a {}: {}", key.kind, key.help);
+                let hint = format!("{name} ({}): {}", key.kind, key.help);
                 problems.push(Problem::absent(self.span.clone(), message).hint(hint));
                 None
             }
