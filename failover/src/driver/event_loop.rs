@@ -2,26 +2,29 @@
 //!
 //! Cancel safety: every branch of the loop's select is safe to drop; the loop itself ends only between two inputs.
 
+mod orders;
+mod sources;
+mod surroundings;
+
 use super::net::{self, Net};
 use super::outbox::Outbox;
 use super::questions::{self, Questions};
 use super::{AgentEffect, Decide, Setup, privileges};
 use crate::clock;
 use crate::effect::Effect;
-use crate::health::{Health, all_of};
 use crate::heartbeat_io::{Beats, Keys, LinkCounters};
-use crate::input::{Input, ProbeAnswers};
+use crate::input::Input;
 use crate::machine::Boot;
-use crate::probe::monitor::{Summary, summary};
 use crate::store::Writer;
 use crate::time::Instant;
 use crate::view::View;
-use std::collections::{BTreeMap, VecDeque};
+use sources::{Sources, Wake};
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::mpsc::error::TrySendError;
+use surroundings::Seen;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -69,18 +72,12 @@ pub(super) fn spawn<D: Decide + Send + 'static>(
         .spawn(move || {
             privileges::raise();
             let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, Running::start_and_run(event_loop));
+            local.block_on(&runtime, Running::run(event_loop));
         })
 }
 
-/// What is known of the surroundings, condensed for the machine.
-#[derive(Debug, Default, PartialEq)]
-struct Seen {
-    network: Option<Health>,
-    own_services: Option<Health>,
-    peer_services: Option<Health>,
-    links: Vec<Option<bool>>,
-}
+/// The threads for the network and for questions.
+type Helpers = [JoinHandle<()>; 2];
 
 struct Running<D> {
     machine: D,
@@ -91,6 +88,8 @@ struct Running<D> {
     beats_out: mpsc::Sender<(Instant, Input)>,
     outbox: Outbox,
     view: watch::Sender<View>,
+    counters: watch::Sender<Vec<LinkCounters>>,
+    counters_due: Instant,
     net: mpsc::Sender<net::Order>,
     questions: mpsc::Sender<questions::Order>,
     writer: Writer,
@@ -102,113 +101,84 @@ struct Running<D> {
     exit: bool,
 }
 
-/// Why the loop woke up.
-enum Wake {
-    Input(Instant, Input),
-    Result(Input),
-    Agent(Option<Input>),
-    Reload(Setup),
-    Surroundings,
-    Time,
-    Delivered,
-}
-
 impl<D: Decide> Running<D> {
-    async fn start_and_run(l: EventLoop<D>) {
-        let EventLoop {
-            machine,
-            keys,
-            setup,
-            boot,
-            outbox,
-            view,
-            counters,
-            writer,
-            ..
-        } = l;
-        let (mut inputs, mut results, mut reloads, stop) = (l.inputs, l.results, l.reloads, l.stop);
-        let (
-            Net {
-                orders: net,
-                mut carriers,
-                thread: net_thread,
-            },
-            questions,
-        ) = (l.net, l.questions);
-        let Questions {
-            orders: ask,
-            mut board,
-            thread: ask_thread,
-        } = questions;
-        let (beats_out, mut beats_in) = mpsc::channel(BEATS);
-        let keys = Rc::new(keys);
+    /// Opens the sockets and takes everything over. Must be called within the loop's `LocalSet`.
+    fn new(parts: EventLoop<D>) -> (Self, Sources, Helpers) {
+        let (beats_out, beats_in) = mpsc::channel(BEATS);
+        let keys = Rc::new(parts.keys);
         let beats = Beats::open(
             Rc::clone(&keys),
-            &setup.links,
-            setup.port,
-            boot.incarnation,
+            &parts.setup.links,
+            parts.setup.port,
+            parts.boot.incarnation,
             &beats_out,
         );
-        let mut this = Self {
-            machine,
+        let sources = Sources {
+            beats: beats_in,
+            results: parts.results,
+            inputs: parts.inputs,
+            reloads: parts.reloads,
+            carriers: parts.net.carriers,
+            board: parts.questions.board,
+            stop: parts.stop,
+        };
+        let this = Self {
+            machine: parts.machine,
             keys,
-            setup,
-            boot,
+            setup: parts.setup,
+            boot: parts.boot,
             beats,
             beats_out,
-            outbox,
-            view,
-            net,
-            questions: ask,
-            writer,
+            outbox: parts.outbox,
+            view: parts.view,
+            counters: parts.counters,
+            counters_due: clock::now(),
+            net: parts.net.orders,
+            questions: parts.questions.orders,
+            writer: parts.writer,
             immediate: VecDeque::new(),
             seen: Seen::default(),
             here: clock::now(),
             exit: false,
         };
-        let mut counters_due = clock::now();
+        (this, sources, [parts.net.thread, parts.questions.thread])
+    }
+
+    async fn run(parts: EventLoop<D>) {
+        let (mut this, mut sources, helpers) = Self::new(parts);
         loop {
-            let deadline = this.machine.next_deadline();
-            let slept_from = clock::now();
-            let wake_at = deadline.min(slept_from + LONGEST_SLEEP);
-            let wake = tokio::select! {
-                Some((at, input)) = beats_in.recv() => Wake::Input(at, input),
-                Some(input) = results.recv() => Wake::Result(input),
-                input = inputs.recv() => Wake::Agent(input),
-                Some(setup) = reloads.recv() => Wake::Reload(setup),
-                Ok(()) = carriers.changed() => Wake::Surroundings,
-                Ok(()) = board.changed() => Wake::Surroundings,
-                () = stop.cancelled() => break,
-                () = this.outbox.deliver() => Wake::Delivered,
-                () = tokio::time::sleep(wake_at.saturating_duration_since(slept_from)) => Wake::Time,
-            };
+            let wake_at = this
+                .machine
+                .next_deadline()
+                .min(clock::now() + LONGEST_SLEEP);
+            let wake = sources.next(&mut this.outbox, wake_at).await;
             this.notice_stall(wake_at);
             match wake {
-                Wake::Input(at, input) => this.feed(at, input),
-                Wake::Result(input) | Wake::Agent(Some(input)) => this.feed(clock::now(), input),
-                Wake::Agent(None) => break,
-                Wake::Reload(setup) => this.reload(setup),
+                Wake::Heartbeat(at, input) => this.feed(at, input),
+                Wake::Input(input) => this.feed(clock::now(), input),
+                Wake::Reload(setup) => this.reload(*setup),
                 Wake::Surroundings => {
-                    let summary = {
-                        let b = board.borrow_and_update();
-                        summary(&b.states, b.vantage)
-                    };
-                    let carriers = carriers.borrow_and_update().clone();
-                    this.look_around(summary, &carriers);
+                    let (monitors, carriers) = sources.surroundings();
+                    this.look_around(monitors, &carriers);
                 }
                 Wake::Time | Wake::Delivered => {}
+                Wake::End => break,
             }
             this.tick();
             if this.exit && this.outbox.is_empty() {
                 break;
             }
-            let now = clock::now();
-            if now >= counters_due {
-                counters_due = now + COUNTERS;
-                counters.send_replace(this.beats.counters());
-            }
+            this.show_counters();
         }
-        this.end(results, net_thread, ask_thread);
+        this.end(sources, helpers);
+    }
+
+    fn show_counters(&mut self) {
+        let now = clock::now();
+        if now >= self.counters_due {
+            self.counters_due = now + COUNTERS;
+            self.counters.send_replace(self.beats.counters());
+        }
     }
 
     /// Says it if the loop is here much later than planned: then the silence of the peer was partly our own.
@@ -291,117 +261,6 @@ impl<D: Decide> Running<D> {
         }
     }
 
-    fn order(&mut self, order: net::Order) {
-        let (order, why) = match self.net.try_send(order) {
-            Ok(()) => return,
-            Err(TrySendError::Full(order)) => (order, "too many requests wait for the kernel"),
-            Err(TrySendError::Closed(order)) => (order, "the network thread has ended"),
-        };
-        tracing::error!(?order, why, "order not given");
-        let result = Err(why.to_owned());
-        match order {
-            net::Order::Add(ticket) | net::Order::Remove(ticket) => {
-                self.immediate
-                    .push_back(Input::AddressesDone { ticket, result });
-            }
-            net::Order::Fence(ticket) | net::Order::Unfence(ticket) => {
-                self.immediate
-                    .push_back(Input::FenceDone { ticket, result });
-            }
-            // Repeated by the machine anyway, or by the next reload.
-            net::Order::Refresh | net::Order::Announce { .. } | net::Order::Setup { .. } => {}
-        }
-    }
-
-    fn ask(&mut self, order: questions::Order) {
-        let (order, why) = match self.questions.try_send(order) {
-            Ok(()) => return,
-            Err(TrySendError::Full(order)) => (order, "too many questions are under way"),
-            Err(TrySendError::Closed(order)) => (order, "the asking thread has ended"),
-        };
-        tracing::error!(?order, why, "question not put");
-        match order {
-            // An unasked round must not look like silence: whoever is not asked counts as alive, and the address as in use.
-            questions::Order::Peer { ticket, .. } => {
-                let answers = ProbeAnswers {
-                    icmp: true,
-                    ..ProbeAnswers::default()
-                };
-                self.immediate
-                    .push_back(Input::ProbeDone { ticket, answers });
-            }
-            questions::Order::Conflict { ticket, .. } => {
-                self.immediate.push_back(Input::ConflictDone {
-                    ticket,
-                    answered: true,
-                });
-            }
-            questions::Order::FencePeer(ticket) => {
-                let result = Err(why.to_owned());
-                self.immediate
-                    .push_back(Input::PeerFenced { ticket, result });
-            }
-            questions::Order::Setup(_) => {}
-        }
-    }
-
-    /// Tells the machine what has changed around this node.
-    fn look_around(&mut self, monitors: Summary, carriers: &BTreeMap<String, bool>) {
-        let now = clock::now();
-        let new = Seen {
-            network: Some(self.own_network(monitors.network, carriers)),
-            own_services: Some(monitors.own_services),
-            peer_services: Some(monitors.peer_services),
-            links: self
-                .setup
-                .links
-                .iter()
-                .map(|l| carriers.get(&l.device).copied())
-                .collect(),
-        };
-        let old = std::mem::replace(&mut self.seen, new);
-        let Seen {
-            network,
-            own_services,
-            peer_services,
-            ref links,
-        } = self.seen;
-        let mut inputs = Vec::new();
-        if let Some(health) = network.filter(|_| network != old.network) {
-            inputs.push(Input::OwnNetwork(health));
-        }
-        if let Some(health) = own_services.filter(|_| own_services != old.own_services) {
-            inputs.push(Input::OwnServices(health));
-        }
-        if let Some(health) = peer_services.filter(|_| peer_services != old.peer_services) {
-            inputs.push(Input::PeerServices(health));
-        }
-        for (index, up) in (0_u8..).zip(links) {
-            let before = old.links.get(usize::from(index)).copied().flatten();
-            if let Some(up) = up.filter(|_| *up != before) {
-                inputs.push(Input::LinkCarrier { link: index, up });
-            }
-        }
-        for input in inputs {
-            self.feed(now, input);
-        }
-    }
-
-    /// A floating address's device without carrier is known to fail; with carrier, the monitors say more.
-    fn own_network(&self, monitors: Health, carriers: &BTreeMap<String, bool>) -> Health {
-        let devices = self
-            .setup
-            .addresses
-            .iter()
-            .map(|a| match carriers.get(&a.device) {
-                Some(true) => Health::Good,
-                // Not listed: absent, once the devices are known at all.
-                Some(false) | None if !carriers.is_empty() => Health::Bad,
-                Some(false) | None => Health::Unknown,
-            });
-        all_of(devices.chain([monitors]))
-    }
-
     /// Takes a changed configuration over: by difference, so that what did not change is not disturbed.
     fn reload(&mut self, setup: Setup) {
         let old = std::mem::replace(&mut self.setup, setup);
@@ -427,23 +286,12 @@ impl<D: Decide> Running<D> {
     }
 
     /// Ends the helper threads. They end when their orders are closed and what they do has come to its bound.
-    fn end(
-        self,
-        results: mpsc::Receiver<Input>,
-        net_thread: JoinHandle<()>,
-        ask_thread: JoinHandle<()>,
-    ) {
-        let Self {
-            net,
-            questions,
-            writer,
-            beats,
-            ..
-        } = self;
+    fn end(self, sources: Sources, helpers: Helpers) {
         // Nobody reads results any more: a thread that reports one must not wait for that.
-        drop((results, net, questions, beats));
-        drop(writer);
-        for thread in [net_thread, ask_thread] {
+        drop(sources);
+        // With the last order-giver the orders are closed; the writer finishes its last write first.
+        drop(self);
+        for thread in helpers {
             // A panic there was reported by the panic hook already.
             let _ = thread.join();
         }
