@@ -35,6 +35,8 @@ pub struct DirtySet {
     /// By [`RelPath::sort_key`], whose prefixes are the directories above: looked up without making paths of them.
     notes: BTreeMap<Vec<u8>, Note>,
     bytes: usize,
+    /// How many notes are recursive: mostly none, and then nothing is above anything.
+    recursive: usize,
     /// Where the next take begins, so that a busy directory does not keep the others waiting.
     next: Option<Vec<u8>>,
 }
@@ -59,10 +61,12 @@ impl DirtySet {
         }
         if let Some(old) = self.notes.get_mut(&key) {
             old.since = old.since.min(note.since);
+            self.recursive += usize::from(recursive && !old.recursive);
             old.recursive |= recursive;
             return;
         }
         self.bytes += key.len();
+        self.recursive += usize::from(recursive);
         self.notes.insert(key, note);
         if self.notes.len() > MAX_PATHS || self.bytes > MAX_BYTES {
             self.insert_all(now);
@@ -128,6 +132,7 @@ impl DirtySet {
     fn remove(&mut self, key: &[u8]) -> Option<Dirty> {
         let note = self.notes.remove(key)?;
         self.bytes -= key.len();
+        self.recursive -= usize::from(note.recursive);
         // Every key was made from a path, so it can be read back.
         let path = RelPath::from_sort_key(key).ok()?;
         Some(Dirty {
@@ -139,6 +144,9 @@ impl DirtySet {
 
     /// The recursive note above `key`, or on it.
     fn covering<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+        if self.recursive == 0 {
+            return None;
+        }
         let ends = key
             .iter()
             .enumerate()
@@ -276,6 +284,7 @@ mod tests {
             }
             let bytes: usize = set.notes.keys().map(Vec::len).sum();
             prop_assert_eq!(set.bytes, bytes);
+            prop_assert_eq!(set.recursive, set.notes.values().filter(|note| note.recursive).count());
             let mut taken = Vec::new();
             while !set.is_empty() {
                 let some = set.take(step);

@@ -378,5 +378,6 @@ fn a_crash_keeps_the_last_commit() {
     }
 }
 
+mod random;
 mod roles;
 mod speed;

@@ -192,6 +192,15 @@ impl<'t> Writer<'t> {
         self.numbers.acked.advance(seq.min(self.numbers.last_seq));
     }
 
+    /// A session begins, and the peer has this node's data up to `seq` (0: nothing). If it acknowledged more before, it
+    /// has lost something since: what it acknowledged beyond `seq` says nothing any more.
+    pub fn peer_at(&mut self, seq: u64) {
+        if seq < self.numbers.acked.upto {
+            self.forget_peer();
+        }
+        self.ack(seq);
+    }
+
     /// The peer holds nothing any more: every base is void.
     pub fn forget_peer(&mut self) {
         self.numbers.acked.forget(self.numbers.last_seq);
