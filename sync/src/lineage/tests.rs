@@ -1,14 +1,16 @@
 use super::*;
 use crate::tree::TreeId;
 
+mod chain;
 mod model;
+mod pair;
 
 pub(super) fn node(name: &str) -> NodeName {
     NodeName::try_from(name).unwrap()
 }
 
 /// A chain such as `[("a", 0), ("b", 100)]`: epoch 1 of a, epoch 2 of b that began at 100.
-fn chain(epochs: &[(&str, u128, u64)]) -> Lineage {
+fn epochs(epochs: &[(&str, u128, u64)]) -> Lineage {
     let (first, rest) = epochs.split_first().unwrap();
     let start = Lineage::first(EpochId(first.1), 1, node(first.0));
     rest.iter().fold(start, |l, (who, id, seq)| {
@@ -59,11 +61,11 @@ pub(super) fn relation(a: &Head, b: &Head) -> TreeRelation {
 #[test]
 fn relations() {
     use TreeRelation::*;
-    let a = chain(&[("a", 1, 0)]);
-    let ab = chain(&[("a", 1, 0), ("b", 2, 100)]);
-    let aa = chain(&[("a", 1, 0), ("a", 3, 100)]);
-    let aba = chain(&[("a", 1, 0), ("b", 2, 100), ("a", 4, 200)]);
-    let other = chain(&[("b", 9, 0)]);
+    let a = epochs(&[("a", 1, 0)]);
+    let ab = epochs(&[("a", 1, 0), ("b", 2, 100)]);
+    let aa = epochs(&[("a", 1, 0), ("a", 3, 100)]);
+    let aba = epochs(&[("a", 1, 0), ("b", 2, 100), ("a", 4, 200)]);
+    let other = epochs(&[("b", 9, 0)]);
     let unborn = Head::default();
     let table = [
         (unborn.clone(), unborn.clone(), BothUnborn),
@@ -135,7 +137,7 @@ fn relations() {
 
 #[test]
 fn at_the_same_place_the_complete_copy_sends() {
-    let a = chain(&[("a", 1, 0)]);
+    let a = epochs(&[("a", 1, 0)]);
     let partly = |state| Head { state, ..at(&a, 5) };
     let expected = TreeRelation::Ahead {
         branch: branch(1, 5),
@@ -175,8 +177,8 @@ fn terms_and_names_decide_nothing() {
 
 #[test]
 fn an_epoch_with_two_stories_is_no_common_ground() {
-    let one = chain(&[("a", 1, 0), ("b", 2, 100)]);
-    let two = chain(&[("a", 1, 0), ("b", 2, 90)]);
+    let one = epochs(&[("a", 1, 0), ("b", 2, 100)]);
+    let two = epochs(&[("a", 1, 0), ("b", 2, 90)]);
     assert_eq!(
         relation(&at(&one, 120), &at(&two, 120)),
         TreeRelation::Unrelated
@@ -185,9 +187,9 @@ fn an_epoch_with_two_stories_is_no_common_ground() {
 
 #[test]
 fn a_position_moves_only_by_what_arrived() {
-    let source = chain(&[("a", 1, 0), ("b", 2, 100)]);
+    let source = epochs(&[("a", 1, 0), ("b", 2, 100)]);
     // Heard the new epoch, has not its data.
-    let old = at(&chain(&[("a", 1, 0)]), 150);
+    let old = at(&epochs(&[("a", 1, 0)]), 150);
     let error = old.advance(&source, 160, true).unwrap_err();
     assert_eq!(
         error,
@@ -240,7 +242,7 @@ fn a_position_moves_only_by_what_arrived() {
         Head::default().advance(&Lineage::unborn(), 1, true),
         Err(AdvanceError::UnbornSource)
     );
-    let foreign = at(&chain(&[("b", 9, 0)]), 5);
+    let foreign = at(&epochs(&[("b", 9, 0)]), 5);
     assert_eq!(
         foreign.advance(&source, 130, true),
         Err(AdvanceError::Foreign(EpochId(9)))
@@ -274,9 +276,9 @@ fn the_unborn_never_begin() {
 
 #[test]
 fn what_a_peer_may_show_less_of() {
-    let a = chain(&[("a", 1, 0)]);
-    let ab = chain(&[("a", 1, 0), ("b", 2, 100)]);
-    let aa = chain(&[("a", 1, 0), ("a", 3, 80)]);
+    let a = epochs(&[("a", 1, 0)]);
+    let ab = epochs(&[("a", 1, 0), ("b", 2, 100)]);
+    let aa = epochs(&[("a", 1, 0), ("a", 3, 80)]);
     let n = node("a");
     let under_way = |head: Head| Head {
         state: CopyState::CatchingUp,
@@ -295,7 +297,7 @@ fn what_a_peer_may_show_less_of() {
         (at(&a, 80), at(&aa, 90), false),
         (at(&a, 100), Head::default(), false), // a new disk
         (Head::default(), at(&a, 1), false),
-        (at(&a, 100), at(&chain(&[("a", 9, 0)]), 5), false), // people began anew; the comparison refuses it
+        (at(&a, 100), at(&epochs(&[("a", 9, 0)]), 5), false), // people began anew; the comparison refuses it
     ];
     for (remembered, shown, expected) in table {
         assert_eq!(
@@ -304,194 +306,4 @@ fn what_a_peer_may_show_less_of() {
             "{remembered:?}\n{shown:?}"
         );
     }
-}
-
-#[test]
-fn all_trees_must_agree() {
-    let a = chain(&[("a", 1, 0)]);
-    let heads = |name: &str, trees: &[Head]| {
-        let tree = |(n, head): (usize, &Head)| TreeHead {
-            tree: TreeId([n as u8; 16]),
-            head: head.clone(),
-            empty: false,
-        };
-        NodeHeads::new(node(name), trees.iter().enumerate().map(tree).collect()).unwrap()
-    };
-    let unborn = Head::default();
-    let other = at(&chain(&[("a", 8, 0)]), 1);
-    let (low, high) = (at(&a, 5), at(&a, 9));
-    // b's side: b wrote nothing, so lower is plainly behind.
-    let table: &[(&[Head], &[Head], Direction, Option<u8>)] = &[
-        (&[], &[], Direction::Equal, None),
-        (&[low.clone()], &[], Direction::Unrelated, None),
-        (
-            &[low.clone(), low.clone()],
-            &[low.clone(), low.clone()],
-            Direction::Equal,
-            None,
-        ),
-        (
-            &[high.clone(), low.clone()],
-            &[low.clone(), low.clone()],
-            Direction::Ahead,
-            Some(0),
-        ),
-        (
-            &[high.clone(), high.clone()],
-            &[low.clone(), unborn.clone()],
-            Direction::Ahead,
-            Some(0),
-        ),
-        (
-            &[low.clone(), unborn.clone()],
-            &[low.clone(), high.clone()],
-            Direction::Behind,
-            Some(1),
-        ),
-        (
-            &[high.clone(), unborn.clone()],
-            &[low.clone(), low.clone()],
-            Direction::Diverged,
-            Some(1),
-        ),
-        (
-            &[high.clone(), other.clone()],
-            &[low.clone(), low.clone()],
-            Direction::Unrelated,
-            Some(1),
-        ),
-        (
-            &[low.clone(), high.clone()],
-            &[high.clone(), low.clone()],
-            Direction::Regressed,
-            Some(0),
-        ),
-        (
-            &[unborn.clone(), unborn.clone()],
-            &[unborn.clone(), unborn.clone()],
-            Direction::BothUnborn,
-            Some(0),
-        ),
-        (
-            &[unborn.clone(), low.clone()],
-            &[unborn.clone(), low.clone()],
-            Direction::Equal,
-            None,
-        ),
-    ];
-    for (mine, theirs, direction, cause) in table {
-        let pair = combine(&heads("a", mine), &heads("b", theirs));
-        let named = pair.cause.map(|(tree, _)| tree.0[0]);
-        assert_eq!(
-            (pair.direction, named),
-            (*direction, *cause),
-            "{mine:?}\n{theirs:?}"
-        );
-        assert_eq!(pair.trees.len(), mine.len().min(theirs.len()));
-    }
-    let twice = TreeHead {
-        tree: TreeId([1; 16]),
-        head: low,
-        empty: true,
-    };
-    assert_eq!(
-        NodeHeads::new(node("a"), vec![twice.clone(), twice]),
-        Err(HeadsError)
-    );
-}
-
-#[test]
-fn old_epochs_are_folded_away() {
-    let mut long = Lineage::first(EpochId(1), 1, node("a"));
-    let early = long.clone();
-    for n in 2..=MAX_EPOCHS as u128 + 10 {
-        long = long
-            .begin(
-                EpochId(n),
-                1,
-                node(if n % 2 == 0 { "b" } else { "a" }),
-                n as u64 * 10,
-            )
-            .unwrap();
-    }
-    assert_eq!((long.epochs().len(), long.folded()), (MAX_EPOCHS, 10));
-    let bytes = postcard::to_stdvec(&long).unwrap();
-    assert!(bytes.len() < 64 << 10, "{} bytes", bytes.len());
-    assert_eq!(postcard::from_bytes::<Lineage>(&bytes).unwrap(), long);
-    // Too old to be known: refused, not guessed.
-    assert_eq!(
-        relation(&at(&early, 5), &at(&long, 99_999)),
-        TreeRelation::Unrelated
-    );
-    // The last one that was folded away is still known.
-    let at_fold = early
-        .begin(EpochId(2), 1, node("b"), 20)
-        .unwrap()
-        .cut_behind(EpochId(2))
-        .unwrap();
-    let mut short = at_fold;
-    for n in 3..=10u128 {
-        short = short
-            .begin(
-                EpochId(n),
-                1,
-                node(if n % 2 == 0 { "b" } else { "a" }),
-                n as u64 * 10,
-            )
-            .unwrap();
-    }
-    assert!(matches!(
-        relation(&at(&short, 110), &at(&long, 99_999)),
-        TreeRelation::Behind { past: 0, .. }
-    ));
-}
-
-#[test]
-fn decoding_refuses_what_is_no_chain() {
-    let epoch = |id: u128, parent: Option<(u128, u64)>| Epoch {
-        id: EpochId(id),
-        term: 1,
-        node: node("a"),
-        parent: parent.map(|(epoch, seq)| branch(epoch, seq)),
-    };
-    let round = |folded: u64, epochs: Vec<Epoch>| {
-        postcard::from_bytes::<Lineage>(&postcard::to_stdvec(&(folded, epochs)).unwrap())
-    };
-    assert!(round(0, vec![]).is_ok());
-    assert!(
-        round(
-            0,
-            vec![
-                epoch(1, None),
-                epoch(2, Some((1, 5))),
-                epoch(3, Some((2, 5)))
-            ]
-        )
-        .is_ok()
-    );
-    assert!(round(3, vec![epoch(2, Some((1, 5)))]).is_ok());
-    for (folded, bad) in [
-        (0, vec![epoch(1, Some((9, 5)))]),
-        (1, vec![epoch(1, None)]),
-        (0, vec![epoch(1, None), epoch(2, None)]),
-        (0, vec![epoch(1, None), epoch(2, Some((9, 5)))]),
-        (0, vec![epoch(1, None), epoch(1, Some((1, 5)))]),
-        (
-            0,
-            vec![
-                epoch(1, None),
-                epoch(2, Some((1, 9))),
-                epoch(3, Some((2, 5))),
-            ],
-        ),
-        (
-            0,
-            (0..=MAX_EPOCHS as u128)
-                .map(|n| epoch(n, (n > 0).then(|| (n - 1, 1))))
-                .collect(),
-        ),
-    ] {
-        assert!(round(folded, bad).is_err());
-    }
-    assert!(NodeName::try_from("").is_err() && NodeName::try_from("x".repeat(65)).is_err());
 }
