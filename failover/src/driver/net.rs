@@ -2,6 +2,7 @@
 //!
 //! Orders are carried out one after the other, in the order in which they were given; only announcements run beside them.
 
+mod fencing;
 mod watch_kernel;
 
 use super::Setup;
@@ -60,6 +61,16 @@ pub(super) fn spawn(
     vantage: watch::Sender<Vantage>,
     results: mpsc::Sender<Input>,
 ) -> io::Result<Net> {
+    spawn_with(Fence::raise, setup, interfaces, vantage, results)
+}
+
+fn spawn_with(
+    raise: fencing::Raise,
+    setup: &Setup,
+    interfaces: InterfaceTable,
+    vantage: watch::Sender<Vantage>,
+    results: mpsc::Sender<Input>,
+) -> io::Result<Net> {
     let (orders, orders_in) = mpsc::channel(ORDERS);
     let (carriers_out, carriers) = watch::channel(BTreeMap::new());
     let (addresses, lifetime) = (setup.addresses.clone(), setup.policy.address_lifetime);
@@ -83,7 +94,8 @@ pub(super) fn spawn(
                     addresses,
                     lifetime,
                     holding: false,
-                    fence: None,
+                    fence: fencing::State::Down,
+                    raise,
                     burst: None,
                     listeners: JoinSet::new(),
                     interfaces,
@@ -107,7 +119,8 @@ struct Worker {
     lifetime: Duration,
     /// The loop wants the addresses here.
     holding: bool,
-    fence: Option<Fence>,
+    fence: fencing::State,
+    raise: fencing::Raise,
     /// The announcement burst that is under way; a new one supersedes it.
     burst: Option<AbortOnDropHandle<()>>,
     /// One per floating address while they are held.
@@ -143,6 +156,8 @@ impl Worker {
                 let result = self.release().await;
                 self.report(Input::AddressesDone { ticket, result }).await;
             }
+            // What was removed, for good or as a fence, must not come back by a refresh.
+            Order::Refresh if !self.holding || self.fence.is_removal() => {}
             Order::Refresh => {
                 if let Err(error) = self.hold().await {
                     tracing::warn!(%error, "floating addresses not refreshed");
@@ -166,6 +181,9 @@ impl Worker {
 
     async fn hold(&mut self) -> Result<(), String> {
         self.holding = true;
+        if self.fence.is_removal() {
+            self.fence = fencing::State::Down;
+        }
         let result = address::hold(&self.netlink, &self.addresses, self.lifetime).await;
         self.vantage
             .send_if_modified(|v| std::mem::replace(v, Vantage::Holder) != Vantage::Holder);
@@ -195,7 +213,7 @@ impl Worker {
         if let Err(error) = address::release(&self.netlink, &gone).await {
             tracing::warn!(%error, "an address that is no longer configured stays until its lifetime ends");
         }
-        if self.holding {
+        if self.holding && !self.fence.is_removal() {
             self.listeners = JoinSet::new();
             if let Err(error) = self.hold().await {
                 tracing::warn!(%error, "new floating addresses not added");
@@ -223,38 +241,6 @@ impl Worker {
             });
             futures_util::future::join_all(all).await;
         })));
-    }
-
-    async fn raise_fence(&mut self) -> Result<(), String> {
-        if self.fence.is_some() {
-            return Ok(());
-        }
-        let addresses = self.addresses.clone();
-        // On a thread of the runtime's pool: the kernel may have to load a module first.
-        let raised = tokio::task::spawn_blocking(move || Fence::raise(&addresses)).await;
-        match raised {
-            Ok(Ok(fence)) => {
-                self.fence = Some(fence);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    async fn lower_fence(&mut self) -> Result<(), String> {
-        let Some(fence) = self.fence.take() else {
-            return Ok(());
-        };
-        match tokio::task::spawn_blocking(move || fence.lower()).await {
-            Ok(Ok(())) => Ok(()),
-            // The socket is closed in any case, and the kernel removes the table with it.
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "fence removed by closing its socket");
-                Ok(())
-            }
-            Err(error) => Err(error.to_string()),
-        }
     }
 
     /// Listens for other machines that claim a floating address, as long as it is held.
@@ -292,7 +278,7 @@ impl Worker {
 
     /// After something was removed or events were lost: is everything still here that should be?
     async fn check_held(&self) {
-        if !self.holding {
+        if !self.holding || self.fence.is_removal() {
             return;
         }
         match address::held(&self.netlink, &self.addresses).await {

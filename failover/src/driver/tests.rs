@@ -82,7 +82,7 @@ fn pair_id() -> PairId {
     PairId::of("test", &key(1).1, &key(2).1)
 }
 
-fn floating() -> FloatingAddress {
+pub(super) fn floating() -> FloatingAddress {
     FloatingAddress {
         address: FLOATING.parse().expect("literal"),
         prefix: 24,
@@ -91,7 +91,7 @@ fn floating() -> FloatingAddress {
     }
 }
 
-fn setup() -> Setup {
+pub(super) fn setup() -> Setup {
     let (own, peer) = (KeyId::of(&key(1).1), KeyId::of(&key(2).1));
     Setup {
         policy: Policy::new(pair_id(), own, peer),
