@@ -116,7 +116,17 @@ impl Scene {
     }
 
     pub fn wait_agent(&self, n: usize) {
-        eventually(SOON, "the agent answers", || self.status(n).map(drop));
+        eventually(SOON, "the agent answers", || {
+            let agent = self.node(n).agent();
+            if let Some(agent) = agent.filter(|agent| !agent.is_running()) {
+                panic!(
+                    "the agent of {} {}",
+                    self.node(n).name(),
+                    agent.describe_end()
+                );
+            }
+            self.status(n).map(drop)
+        });
     }
 
     /// Power on, web server and agent started, the agent answers.

@@ -2,7 +2,7 @@
 
 use super::copy::Copied;
 use super::stage::{Stage, count, size, time};
-use super::watch::{ready, status, tandem, wait, wait_ready};
+use super::watch::{ready, status, tandem, wait, wait_agent, wait_ready};
 use super::{DemoError, signals};
 use std::fs;
 use std::net::SocketAddr;
@@ -100,11 +100,7 @@ impl<'a> Play<'a> {
             node.start_agent()?;
         }
         for node in &self.pair.nodes {
-            wait(
-                SOON,
-                &format!("the agent of {} answers", node.name()),
-                || status(node).map(Some),
-            )?;
+            wait_agent(node, SOON)?;
         }
         tandem(self.node(0), &["init", "--source"])?;
         self.stage

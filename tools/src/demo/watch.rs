@@ -18,6 +18,21 @@ pub(super) fn status(node: &Node) -> Result<StatusReport, DemoError> {
     serde_json::from_str(&output.stdout).map_err(|e| broken(e.to_string()))
 }
 
+/// Waits until the agent of a node answers; an agent that has ended never will.
+pub(super) fn wait_agent(node: &Node, bound: Duration) -> Result<(), DemoError> {
+    let name = node.name();
+    let ended = wait(bound, &format!("the agent of {name} answers"), || {
+        let ended = node.agent().filter(|agent| !agent.is_running());
+        Ok(match ended {
+            Some(agent) => Some(Some(agent.describe_end())),
+            None => status(node).is_ok().then_some(None),
+        })
+    })?;
+    ended.map_or(Ok(()), |how| {
+        Err(DemoError::Broken(format!("the agent of {name} {how}")))
+    })
+}
+
 /// Looks until there is a value, at most `bound`.
 pub(super) fn wait<T>(
     bound: Duration,
