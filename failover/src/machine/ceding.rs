@@ -324,8 +324,9 @@ impl Machine {
             self.notify(NoticeKind::SteppedDown, text.clone());
             self.answer(asker, Ok(text.clone()));
             self.follow(text);
-        } else if self.peer_heard() && self.granted_by(&peer) {
-            self.claim(Cause::Agreed, state.ceded.term + 1);
+        } else if self.peer_heard() {
+            // A peer that was restarted meanwhile claims by agreement, or grants the role back.
+            self.agree();
         } else if let Suspicion::Answered(verdict, _) = self.suspicion
             && verdict == Verdict::Dead
             && self.against_takeover().is_empty()

@@ -646,27 +646,29 @@ impl World {
     /// The source sends everything to the replica, if their lineages allow it.
     fn replicate_from(&mut self, source: usize) -> bool {
         let target = 1 - source;
-        let from = self.nodes[source].data.clone();
         let acting = self.nodes[target]
             .machine
             .as_ref()
             .is_some_and(|m| Machine::acts(m.phase()));
         assert!(!acting, "applied while master");
-        let common = self.nodes[target]
-            .data
-            .lineage
-            .iter()
-            .any(|e| from.lineage.contains(e));
-        let to = &mut self.nodes[target].data;
+        let [first, second] = &mut self.nodes;
+        let (from, to) = if source == 0 {
+            (&first.data, &mut second.data)
+        } else {
+            (&second.data, &mut first.data)
+        };
+        let common = to.lineage.iter().any(|e| from.lineage.contains(e));
         if !common && !to.lineage.is_empty() {
             return false;
         }
-        for write in &to.log {
-            if !from.log.contains(write) {
-                to.rescue.insert(*write);
-            }
+        if from.log.starts_with(&to.log) {
+            to.log.extend_from_slice(&from.log[to.log.len()..]);
+        } else {
+            let theirs: BTreeSet<u64> = from.log.iter().copied().collect();
+            to.rescue
+                .extend(to.log.iter().filter(|write| !theirs.contains(write)));
+            to.log.clone_from(&from.log);
         }
-        to.log.clone_from(&from.log);
         to.lineage.clone_from(&from.lineage);
         to.consistent = true;
         let stale = self.policy[target].max_stale;
@@ -864,13 +866,17 @@ impl World {
 
     /// Every write that a client was told is safe is in some log or some rescue.
     pub(super) fn assert_nothing_lost(&self) {
-        for write in &self.acknowledged {
-            let kept = self
-                .nodes
-                .iter()
-                .any(|n| n.data.log.contains(write) || n.data.rescue.contains(write));
-            assert!(kept, "write {write} is lost\n{}", self.story());
-        }
+        let data = || self.nodes.iter().map(|n| &n.data);
+        let kept: BTreeSet<u64> = data()
+            .flat_map(|d| d.log.iter().chain(&d.rescue))
+            .copied()
+            .collect();
+        let lost: Vec<&u64> = self.acknowledged.difference(&kept).collect();
+        assert!(
+            lost.is_empty(),
+            "writes {lost:?} are lost\n{}",
+            self.story()
+        );
     }
 
     /// The decisions of both nodes, for a failed test.
