@@ -3,13 +3,13 @@
 //! # Threads
 //! | thread | does | may wait for |
 //! |---|---|---|
-//! | `tandem-failover` | the machine, heartbeats, timers ([`event_loop`]) | nothing but its own queue |
-//! | `tandem-net` | addresses, announcements, fence, kernel events ([`net`]) | the kernel's network lock |
-//! | `tandem-probe` | questions to the network, monitors, fence device ([`questions`]) | other machines, bounded |
+//! | `tandem-failover` | the machine, heartbeats, timers | nothing but its own queue |
+//! | `tandem-net` | addresses, announcements, fence, kernel events | the kernel's network lock |
+//! | `tandem-probe` | questions to the network, monitors, fence device | other machines, bounded |
 //! | `tandem-term` | durable writes ([`crate::store`]) | the disk |
 //!
 //! Every result comes back to the first as an input. The first gives orders through bounded queues and never waits: an order that
-//! finds its queue full is answered as failed at once. What is for the agent leaves through [`outbox`].
+//! finds its queue full is answered as failed at once. What is for the agent leaves through a bounded outbox.
 //!
 //! All four threads belong to the network namespace of the thread that calls [`spawn`].
 

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
@@ -235,5 +236,33 @@ impl Host {
                 .await
                 .expect("it is deleted");
         });
+    }
+
+    /// Serves HTTP on port 80 of every IPv4 address until the returned sender is dropped.
+    pub(crate) fn serve_http(&self) -> tokio::sync::oneshot::Sender<()> {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (ready, listening) = mpsc::channel();
+        let _server = self.spawn(move || async move {
+            let listener = tokio::net::TcpListener::bind("0.0.0.0:80")
+                .await
+                .expect("port 80 is free");
+            ready.send(()).expect("the test waits");
+            let accept = async {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    // A client that went away is its own affair. Unread bytes would turn the close into a reset.
+                    let mut request = [0; 1024];
+                    let _ = stream.read(&mut request).await;
+                    let _ = stream
+                        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                        .await;
+                }
+            };
+            tokio::select! {
+                () = accept => {}
+                _ = stopped => {}
+            }
+        });
+        listening.recv().expect("the server starts");
+        stop
     }
 }

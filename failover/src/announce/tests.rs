@@ -113,34 +113,23 @@ fn an_announcement_is_heard_by_a_listener_and_by_the_neighbours_kernel() {
     assert_eq!(macs, [mac, mac]);
     pair.b.wait_until(
         "the kernel's table shows the new MAC twice",
-        move || async move {
-            use futures_util::TryStreamExt;
-            let netlink = Netlink::open().expect("netlink opens");
-            let all: Vec<_> = netlink
-                .handle()
-                .neighbours()
-                .get()
-                .execute()
-                .try_collect()
-                .await
-                .expect("listed");
-            all.iter()
-                .filter(|n| {
-                    let floating = n.attributes.iter().any(|x| match x {
-                        NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => {
-                            a.octets() == [192, 0, 2, 80]
-                        }
-                        NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => {
-                            a.segments()[7] == 0x80
-                        }
-                        _ => false,
-                    });
-                    floating
-                        && n.attributes
-                            .contains(&NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()))
-                })
-                .count()
-                == 2
-        },
+        move || async move { floating_at(mac).await == 2 },
     );
+}
+
+/// How many of the two floating addresses the kernel has at this MAC.
+async fn floating_at(mac: Mac) -> usize {
+    use futures_util::TryStreamExt;
+    let netlink = Netlink::open().expect("netlink opens");
+    let request = netlink.handle().neighbours().get().execute();
+    let all: Vec<_> = request.try_collect().await.expect("listed");
+    let floating = |attribute: &NeighbourAttribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => a.octets()[3] == 80,
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => a.segments()[7] == 0x80,
+        _ => false,
+    };
+    let link = NeighbourAttribute::LinkLayerAddress(mac.0.to_vec());
+    all.iter()
+        .filter(|n| n.attributes.iter().any(floating) && n.attributes.contains(&link))
+        .count()
 }

@@ -4,6 +4,8 @@ use super::*;
 use crate::fence::Fence;
 use crate::guardian::release_addresses;
 use crate::input::{Command, DataFacts, DataReport, Relation};
+use crate::probe::http::HttpCheck;
+use crate::probe::monitor::{Check, CountsFor};
 use std::path::Path;
 
 /// Bound of each step of the story: far above what it takes.
@@ -44,6 +46,21 @@ fn node_setup(own: u8) -> Setup {
             device: "eth0".into(),
             own: address(own),
             peer: address(peer),
+        }],
+        monitors: vec![MonitorConfig {
+            name: "web".into(),
+            check: Check::Http(HttpCheck {
+                address: FLOATING.parse().expect("literal"),
+                port: 80,
+                path: "/".into(),
+                host: "www.example.com".into(),
+                status: 200..=299,
+            }),
+            counts_for: CountsFor::Service,
+            interval: Duration::from_millis(100),
+            timeout: Duration::from_secs(1),
+            fall: 2,
+            rise: 1,
         }],
         ..setup()
     }
@@ -261,4 +278,54 @@ fn a_killed_agent_whose_kernel_answers_loses_nothing_but_its_own_time() {
     let a = Node::start(&pair.a, 1, state_a.path());
     a.wait("A is master again", is(Role::Master));
     b.wait("B could take over", ready);
+}
+
+/// Agent and service of the master die together, its kernel lives on: the standby takes over, whether the guardian has
+/// removed the address or the dead node still answers for it.
+fn agent_and_service_die(guardian: bool) {
+    let pair = Pair::new();
+    let (state_a, state_b) = (tempfile::tempdir(), tempfile::tempdir());
+    let (state_a, state_b) = (state_a.expect("a directory"), state_b.expect("a directory"));
+    let a = Node::start(&pair.a, 1, state_a.path());
+    let b = Node::start(&pair.b, 2, state_b.path());
+    let server = pair.a.serve_http();
+    a.wait("A is master and serves", |v| {
+        v.role == Role::Master && v.own_services == Health::Good
+    });
+    b.wait("B could take over and sees the service", |v| {
+        ready(v) && v.peer_services == Health::Good
+    });
+    drop(server);
+    a.kill();
+    if guardian {
+        pair.a.block_on(|| async {
+            std::thread::spawn(|| release_addresses(&[floating()]))
+                .join()
+                .expect("does not panic")
+                .expect("released")
+        });
+    }
+    b.wait("B has taken over", is(Role::Master));
+    // What the neighbours' tables say is decided by the last announcement.
+    let heard = pair.a.spawn(|| async {
+        let netlink = Netlink::open().expect("netlink opens");
+        let eth0 = netlink.interface("eth0").await.expect("exists");
+        let target = FLOATING.parse().expect("literal");
+        let listener = crate::announce::Listener::open(&eth0, target).expect("opens");
+        listener.next().await.expect("heard")
+    });
+    let mac = heard
+        .recv_timeout(STEP)
+        .expect("B announces again while A still answers");
+    assert_eq!(mac, pair.b.mac());
+}
+
+#[test]
+fn a_hung_node_that_still_answers_for_the_address_is_succeeded() {
+    agent_and_service_die(false);
+}
+
+#[test]
+fn a_hung_node_without_the_address_is_succeeded() {
+    agent_and_service_die(true);
 }

@@ -2,9 +2,6 @@ use super::*;
 use crate::address;
 use crate::iface::Netlink;
 use crate::testnet::{A4, B4, Host, Pair};
-use std::sync::mpsc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
 const FLOATING: &str = "192.0.2.80";
 
@@ -33,34 +30,6 @@ fn http() -> MonitorConfig {
         fall: 2,
         rise: 1,
     }
-}
-
-/// Serves HTTP on a host until the returned sender is dropped.
-fn serve(host: &Host) -> tokio::sync::oneshot::Sender<()> {
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (ready, listening) = mpsc::channel();
-    let _server = host.spawn(move || async move {
-        let listener = TcpListener::bind("0.0.0.0:80")
-            .await
-            .expect("port 80 is free");
-        ready.send(()).expect("the test waits");
-        let accept = async {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                // A client that went away is its own affair. Unread bytes would turn the close into a reset.
-                let mut request = [0; 1024];
-                let _ = stream.read(&mut request).await;
-                let _ = stream
-                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-                    .await;
-            }
-        };
-        tokio::select! {
-            () = accept => {}
-            _ = stopped => {}
-        }
-    });
-    listening.recv().expect("the server starts");
-    stop
 }
 
 fn hold(host: &Host, held: bool) {
@@ -125,14 +94,14 @@ fn wait_for(
 fn a_service_at_the_peer_is_good_then_bad_when_it_stops_and_good_again() {
     let pair = Pair::new();
     hold(&pair.b, true);
-    let server = serve(&pair.b);
+    let server = pair.b.serve_http();
     let (board, _vantage) = watch_from_a(&pair, B4);
     wait_for(&pair, &board, "good", |s| s.health == Health::Good);
     drop(server);
     wait_for(&pair, &board, "bad: refused at the peer's MAC", |s| {
         s.health == Health::Bad
     });
-    let _server = serve(&pair.b);
+    let _server = pair.b.serve_http();
     wait_for(&pair, &board, "good again", |s| s.health == Health::Good);
     hold(&pair.b, false);
     wait_for(
@@ -147,7 +116,7 @@ fn a_service_at_the_peer_is_good_then_bad_when_it_stops_and_good_again() {
 fn a_cut_of_the_own_cable_is_no_evidence_against_the_peer() {
     let pair = Pair::new();
     hold(&pair.b, true);
-    let _server = serve(&pair.b);
+    let _server = pair.b.serve_http();
     let (board, _vantage) = watch_from_a(&pair, B4);
     wait_for(&pair, &board, "good", |s| s.health == Health::Good);
     let mut seen = board.clone();
@@ -169,7 +138,7 @@ fn a_cut_of_the_own_cable_is_no_evidence_against_the_peer() {
 fn a_third_machine_with_the_address_does_not_count() {
     let pair = Pair::new();
     hold(&pair.b, true);
-    let _server = serve(&pair.b);
+    let _server = pair.b.serve_http();
     // The peer is said to be at an address that nobody has, so B is a stranger.
     let (board, _vantage) = watch_from_a(&pair, "192.0.2.77");
     wait_for(&pair, &board, "not counted", |s| {
@@ -185,7 +154,7 @@ fn never_succeeded_is_unknown_and_a_change_of_place_begins_anew() {
     let (board, vantage) = watch_from_a(&pair, B4);
     wait_for(&pair, &board, "refused", |s| s.last.contains("refused"));
     assert_eq!(board.borrow().states[0].health, Health::Unknown);
-    let server = serve(&pair.b);
+    let server = pair.b.serve_http();
     wait_for(&pair, &board, "good", |s| s.health == Health::Good);
     // A takes the address over and asks itself: nobody serves here.
     hold(&pair.b, false);
@@ -196,7 +165,7 @@ fn never_succeeded_is_unknown_and_a_change_of_place_begins_anew() {
         s.last.contains("refused")
     });
     assert_eq!(board.borrow().states[0].health, Health::Unknown);
-    let _server = serve(&pair.a);
+    let _server = pair.a.serve_http();
     wait_for(&pair, &board, "good here", |s| s.health == Health::Good);
     let seen = board.borrow().clone();
     let all = summary(&seen.states, seen.vantage);
@@ -210,7 +179,7 @@ fn never_succeeded_is_unknown_and_a_change_of_place_begins_anew() {
 fn asked_once_it_serves_only_at_the_peer() {
     let pair = Pair::new();
     hold(&pair.b, true);
-    let _server = serve(&pair.b);
+    let _server = pair.b.serve_http();
     let once = |peer: &'static str| {
         pair.a.block_on(move || async move {
             let around = surroundings(peer).await;
