@@ -3,9 +3,19 @@
 //! One worker thread is the only writer of the index and of the trees. Sessions (one stream to the peer each) read
 //! the index by snapshots and hand finished batches to the worker. The agent talks to the engine by the handle.
 
+#[allow(clippy::disallowed_methods)]
+pub mod clock;
+pub(crate) mod command;
+mod commands;
 pub mod error;
+mod local;
+mod look;
 pub mod report;
+mod standby;
 pub mod status;
+pub(crate) mod stream;
+mod tree;
+mod worker;
 
 pub use error::{CommandError, OpenError, SessionError};
 pub use report::{

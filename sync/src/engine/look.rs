@@ -138,7 +138,7 @@ impl Looker<'_> {
             What::Dir => {
                 let was_dir = self.was_dir(entry.as_ref());
                 self.plain(path, &seen, entry.as_ref(), out);
-                if dirt.recursive || !was_dir {
+                if dirt.recursive || (!was_dir && !dirt.walked) {
                     self.below(path, out)?;
                 }
                 Ok(())
@@ -200,7 +200,7 @@ impl Looker<'_> {
         }
         for (tree, other) in self.index.by_inode(local.dev, local.ino, MAX_NAMES)? {
             if tree == self.tree && other != *path {
-                out.more.push((other, Dirt { recursive: false, force: true }));
+                out.more.push((other, Dirt::FORCED));
             }
         }
         Ok(())
@@ -287,7 +287,7 @@ impl Looker<'_> {
     /// Walks what lies below a directory and adds what must be looked at.
     fn below(&self, dir: &RelPath, out: &mut Sights) -> Result<(), IndexError> {
         let walk = self.walk(dir)?;
-        out.more.extend(walk.look.into_iter().map(|path| (path, Dirt::default())));
+        out.more.extend(walk.look.into_iter().chain(walk.gone).map(|path| (path, Dirt::WALKED)));
         out.sockets.extend(walk.sockets);
         out.errors.extend(walk.errors);
         Ok(())
@@ -327,7 +327,6 @@ impl Looker<'_> {
         }
         // What became excluded is in the index and not in the walk: it is not gone.
         walk.gone.retain(|path| !self.is_outside(path, false) && !self.is_outside(path, true));
-        walk.look.extend(std::mem::take(&mut walk.gone));
         Ok(walk)
     }
 }
@@ -349,9 +348,10 @@ struct Names(BTreeMap<(u64, u64), BTreeSet<RelPath>>);
 /// What a walk found.
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
-    /// Paths that are new, changed or gone, in no strict order.
+    /// Paths that are new or changed.
     pub look: Vec<RelPath>,
-    gone: Vec<RelPath>,
+    /// Paths of the index that are not there.
+    pub gone: Vec<RelPath>,
     /// Sockets.
     pub sockets: Vec<RelPath>,
     /// Mounts that are not crossed.

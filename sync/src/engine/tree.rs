@@ -93,10 +93,18 @@ pub(crate) struct Dirt {
     pub recursive: bool,
     /// Read the content even if the local key says that nothing changed.
     pub force: bool,
+    /// It comes from a walk, which lists everything below by itself.
+    pub walked: bool,
 }
 
 impl Dirt {
+    /// Read the content in any case.
+    pub const FORCED: Dirt = Dirt { recursive: false, force: true, walked: false };
+    /// Found by a walk.
+    pub const WALKED: Dirt = Dirt { recursive: false, force: false, walked: true };
+
     fn merge(&mut self, other: Dirt) {
+        self.walked &= other.walked;
         self.recursive |= other.recursive;
         self.force |= other.force;
     }
@@ -279,7 +287,7 @@ impl Tree {
             self.rescan = true;
         }
         if !self.rescan || dirt.force {
-            self.dirty.entry(path).or_default().merge(dirt);
+            self.dirty.entry(path).or_insert(dirt).merge(dirt);
         }
     }
 
