@@ -27,6 +27,7 @@ pub mod source;
 pub mod stat;
 pub mod token;
 pub mod tree;
+pub mod verify;
 pub mod watch;
 pub mod wire;
 pub mod writers;

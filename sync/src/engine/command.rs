@@ -1,6 +1,8 @@
 //! What the worker is asked to do, and what it shares with the handle and the sessions.
 
+use super::apply::{Applied, Batch};
 use super::error::CommandError;
+use super::prepare::Prepared;
 use super::report::{InitReport, NotCovered};
 use super::status::{Alarm, EngineStatus, Mode, Progress, SessionStatus};
 use super::tree::Roots;
@@ -9,10 +11,11 @@ use crate::lineage::NodeHeads;
 use crate::path::RelPath;
 use crate::token::RoleToken;
 use crate::tree::{PairConfig, TreeId};
+use crate::wire::{Idle, Refuse};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// A place for an answer.
 pub(crate) type Reply<T> = oneshot::Sender<T>;
@@ -31,6 +34,14 @@ pub(crate) enum Command {
     Examine { tree: TreeId, path: RelPath, reply: Reply<u64> },
     /// Record everything that happened before this command, then tell the newest number.
     Barrier(Reply<Recorded>),
+    /// Classify what is here, then say what the source may send.
+    Prepare { theirs: NodeHeads, reply: Reply<Result<Prepared, Refuse>> },
+    /// Apply a batch.
+    Apply { batch: Box<Batch>, reply: Reply<Result<Applied, String>> },
+    /// "Durable up to here".
+    Fresh { idle: Idle, source: NodeHeads, reply: Reply<Result<Applied, String>> },
+    /// Paths that are not settled, of one tree, after this place.
+    Unsettled { after: Option<(TreeId, RelPath)>, reply: Reply<Option<(TreeId, Vec<RelPath>)>> },
     /// Let the deletions pass that the guard held back.
     Accept { tree: String, reply: Reply<Result<(), CommandError>> },
 }
@@ -83,6 +94,8 @@ pub(crate) struct Shared {
     pub fresh_at: AtomicU64,
     /// Newest number that this node, as replica, answered as durable.
     pub answered: AtomicU64,
+    /// Something became unsettled: the session asks the source for it.
+    pub unsettled: Notify,
     /// Applying is paused.
     pub held: AtomicBool,
     /// Bytes in the spool.

@@ -3,6 +3,7 @@
 use super::clock;
 use super::command::Command;
 use super::error::CommandError;
+use super::prepare::Preparing;
 use super::report::InitReport;
 use super::status::{Alarm, EngineStatus, Mode, Progress, TreeState, TreeStatus};
 use super::tree::{Dirt, Tree};
@@ -12,6 +13,7 @@ use crate::index::{IndexError, Snapshot, Unreplicated};
 use crate::lineage::{CopyState, EpochId, Head};
 use crate::path::RelPath;
 use crate::tree::TreeId;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long a role change waits for an apply in flight. The failover half revokes earlier, with its own bound.
@@ -37,6 +39,10 @@ impl Worker {
                 let _ = reply.send(*self.shared.head.borrow());
             }
             Command::Barrier(reply) => self.barrier(reply),
+            Command::Prepare { theirs, reply } => self.preparing = Some(Preparing { theirs, reply }),
+            Command::Apply { batch, reply } => drop(reply.send(self.apply(*batch))),
+            Command::Fresh { idle, source, reply } => drop(reply.send(self.fresh(idle, &source))),
+            Command::Unsettled { after, reply } => drop(reply.send(self.unsettled_after(after))),
             Command::Accept { tree, reply } => drop(reply.send(self.accept(&tree))),
         }
         self.touch();
@@ -51,7 +57,27 @@ impl Worker {
             tree.job = None;
             tree.dirty.clear();
             tree.later.clear();
+            tree.rescue = None;
         }
+    }
+
+    /// The next unsettled paths, of one tree, after `after`; from the beginning when there are none.
+    fn unsettled_after(&self, after: Option<(TreeId, RelPath)>) -> Option<(TreeId, Vec<RelPath>)> {
+        let page = |tree: &Tree, after: Option<&RelPath>| {
+            let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+            let paths = tree.unsettled.range::<RelPath, _>((from, std::ops::Bound::Unbounded));
+            let paths: Vec<RelPath> = paths.take(crate::wire::MAX_PATHS).cloned().collect();
+            (!paths.is_empty()).then_some((tree.id, paths))
+        };
+        if let Some((id, path)) = &after
+            && let Some(at) = self.position(*id)
+        {
+            let rest = self.trees[at + 1..].iter().find_map(|t| page(t, None));
+            if let Some(found) = page(&self.trees[at], Some(path)).or(rest) {
+                return Some(found);
+            }
+        }
+        self.trees.iter().find_map(|t| page(t, None))
     }
 
     fn init(&mut self) -> Result<InitReport, CommandError> {
@@ -115,7 +141,7 @@ impl Worker {
 
     fn begin_replica(&mut self) -> Result<(), CommandError> {
         if self.mode != Mode::Replica {
-            self.shared.fresh_at.store(0, std::sync::atomic::Ordering::Release);
+            self.shared.fresh_at.store(0, Ordering::Release);
             self.set_mode(Mode::Replica);
         }
         self.shared.token.grant();
@@ -154,7 +180,6 @@ impl Worker {
     }
 
     fn status(&self, index: &Snapshot, acked: u64) -> Result<EngineStatus, IndexError> {
-        let unsettled = index.unreplicated(None, super::tree::MAX_NAMED)?;
         let mut trees = Vec::new();
         let mut alarms = Vec::new();
         let mut digest = blake3::Hasher::new();
@@ -163,7 +188,7 @@ impl Worker {
             let head = index.head(tree.id)?;
             digest.update(&tree.id.0);
             digest.update(&postcard::to_stdvec(&head).unwrap_or_default());
-            let dirty = unsettled.iter().filter(|(id, ..)| *id == tree.id).count() as u64;
+            let dirty = tree.unsettled.len() as u64;
             trees.push(self.tree_status(tree, &head, index, acked, dirty)?);
             if let Some(stop) = &tree.stop {
                 let (kind, text) = (stop.kind().to_owned(), stop.why().to_owned());

@@ -19,6 +19,9 @@ const WRITE: usize = 256 << 10;
 /// Time for the peer's greeting: it sends it at once.
 const GREETING: Duration = Duration::from_secs(10);
 
+/// Time for the last message of a session that ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Why no more messages come.
 #[derive(Debug)]
 pub(crate) enum Ended {
@@ -40,6 +43,16 @@ pub(crate) struct Channel {
     pub cancel: CancellationToken,
     /// The version in use.
     pub version: u16,
+}
+
+impl Channel {
+    /// Lets what was said last reach the peer, bounded.
+    pub async fn finish(mut self) {
+        let (nowhere, _) = mpsc::channel(1);
+        drop(std::mem::replace(&mut self.outgoing, nowhere));
+        // The writer fires the token when it has written everything.
+        let _ = tokio::time::timeout(LAST_WORDS, self.cancel.cancelled()).await;
+    }
 }
 
 impl Drop for Channel {

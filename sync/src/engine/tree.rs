@@ -6,6 +6,7 @@ use crate::identity::{self, FsId};
 use crate::index::{Index, IndexError, Snapshot};
 use crate::path::RelPath;
 use crate::private::Private;
+use crate::rescue::OpenSet;
 use crate::tree::{TreeConfig, TreeId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -163,6 +164,12 @@ pub(crate) struct Tree {
     pub progress: Option<Progress>,
     /// Entries in the rescue, as last counted.
     pub rescued: u64,
+    /// Paths whose local version is not settled with the source's yet; the durable list is in the index.
+    pub unsettled: BTreeSet<RelPath>,
+    /// The rescue set of this session.
+    pub rescue: Option<OpenSet>,
+    /// On what occasion things go to the rescue now.
+    pub rescue_why: String,
 }
 
 /// A path that is looked at again.
@@ -202,6 +209,9 @@ impl Tree {
             fuzzy: BTreeSet::new(),
             progress: None,
             rescued: 0,
+            unsettled: BTreeSet::new(),
+            rescue: None,
+            rescue_why: "local changes on the standby".into(),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use super::clock::{self, ms};
 use super::command::{Command, Recorded, Reply, Shared};
+use super::prepare::Preparing;
 use super::report::NotCovered;
 use super::status::Mode;
 use super::tree::{Dirt, Stop, Tree};
@@ -41,6 +42,7 @@ pub(crate) struct Worker {
     pub(super) trees: Vec<Tree>,
     pub(super) mode: Mode,
     pub(super) watcher: Option<Watcher>,
+    pub(super) preparing: Option<Preparing>,
     events: mpsc::Receiver<Event>,
     to_events: mpsc::Sender<Event>,
     barriers: BTreeMap<u64, Barrier>,
@@ -71,6 +73,7 @@ impl Worker {
             trees,
             mode: Mode::Idle,
             watcher: None,
+            preparing: None,
             events,
             to_events,
             barriers: BTreeMap::new(),
@@ -154,6 +157,7 @@ impl Worker {
             }
             self.jobs();
             self.end_barriers();
+            self.end_preparing();
         }
         if now >= self.next_period {
             self.next_period = now + PERIOD;
