@@ -23,7 +23,6 @@ mod text;
 mod tree;
 mod verify;
 
-pub use agent::AgentStart;
 pub use exit::Exit;
 
 use crate::api::client::Client;

@@ -157,6 +157,11 @@ impl DriverHandle {
         self.setup.send(setup).await.is_ok()
     }
 
+    /// For [`Self::reconfigure`] without the handle.
+    pub fn reconfigure_sender(&self) -> mpsc::Sender<Setup> {
+        self.setup.clone()
+    }
+
     /// A sender for inputs that outlives the handle's borrow.
     pub fn sender(&self) -> mpsc::Sender<Input> {
         self.inputs.clone()

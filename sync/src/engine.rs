@@ -3,11 +3,29 @@
 //! One worker thread is the only writer of the index and of the trees. Sessions (one stream to the peer each) read
 //! the index by snapshots and hand finished batches to the worker. The agent talks to the engine by the handle.
 
+pub(crate) mod apply;
+#[allow(clippy::disallowed_methods)]
+pub mod clock;
+pub(crate) mod command;
+mod commands;
 pub mod error;
+#[allow(clippy::disallowed_methods)]
+mod handle;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+mod keeping;
+mod later;
+mod local;
+mod look;
+pub(crate) mod prepare;
 pub mod report;
+mod standby;
 pub mod status;
+pub(crate) mod stream;
+pub(crate) mod tree;
+mod worker;
 
 pub use error::{CommandError, OpenError, SessionError};
+pub use handle::Engine;
 pub use report::{
     FlushReport, InitReport, NotCovered, PutReport, RescueSet, RevokeReport, SessionEnd,
     VerifyDifference, VerifyReport,

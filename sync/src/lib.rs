@@ -37,6 +37,7 @@ pub mod stat;
 #[allow(clippy::disallowed_methods)]
 pub mod token;
 pub mod tree;
+pub mod verify;
 #[allow(clippy::disallowed_methods)]
 pub mod watch;
 pub mod wire;

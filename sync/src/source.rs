@@ -1,3 +1,7 @@
 //! The end that sends: a pure protocol machine, the reader of the index, the sender of contents, and their session.
 
+pub(crate) mod content;
+pub(crate) mod fetch;
 pub mod machine;
+#[allow(clippy::disallowed_methods)]
+pub(crate) mod session;

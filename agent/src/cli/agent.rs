@@ -2,20 +2,9 @@
 
 use super::exit::Failure;
 use super::{Context, Exit, Outcome, output};
-use crate::config::{self, Loaded};
+use crate::config;
+use crate::daemon::{self, AgentStart};
 use crate::keys::NodeKey;
-use std::path::PathBuf;
-
-/// What the daemon starts with. Everything in it has been checked.
-#[derive(Debug)]
-pub struct AgentStart {
-    /// The configuration, and the file that `reload` reads again.
-    pub loaded: Loaded,
-    /// This node's key; it is of one of the configuration's nodes.
-    pub key: NodeKey,
-    /// Where the API listens: the command line's word before the configuration's.
-    pub socket: PathBuf,
-}
 
 /// Reads and checks what the daemon needs.
 pub(super) fn prepare(context: &Context) -> Result<AgentStart, Failure> {
@@ -57,8 +46,16 @@ pub(super) fn run(context: &Context) -> Outcome {
             start.loaded.warnings
         ));
     }
-    Err(Failure::Other(
-        Exit::Failed,
-        "this build has no daemon".to_owned(),
-    ))
+    crate::logging::init().map_err(|e| Failure::Other(Exit::Failed, e.to_string()))?;
+    match daemon::run(start) {
+        Ok(daemon::End::Exit) => Ok(Exit::Success),
+        Ok(daemon::End::Restart) => {
+            let error = daemon::execute_again();
+            Err(Failure::Other(
+                Exit::Failed,
+                format!("cannot execute the agent again: {error}"),
+            ))
+        }
+        Err(error) => Err(Failure::Other(Exit::Failed, error.to_string())),
+    }
 }

@@ -75,8 +75,7 @@ impl Page<'_> {
                 Some(until) => format!("ends in {}", self.until(until)),
                 None => "until `tandem maintenance off`".to_owned(),
             };
-            let lasting = self.lasting(m.since_unix_ms);
-            let text = format!("MAINTENANCE: no automatic moves, for {lasting}, {until}");
+            let text = format!("MAINTENANCE: no automatic moves, {until}");
             let _ = writeln!(out, "  {}", paint(Tone::Bad, &text));
         }
         for alarm in &r.alarms {

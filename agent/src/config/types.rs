@@ -1,6 +1,7 @@
 //! What a valid configuration says. [`super::parse`] is the only way to make one from text.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -226,6 +227,22 @@ pub enum Check {
         /// Program and arguments, no shell.
         argv: Vec<String>,
     },
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ping { address } => write!(f, "ping {address}"),
+            Self::Http {
+                address,
+                port,
+                path,
+                ..
+            } => write!(f, "http://{}{path}", SocketAddr::new(*address, *port)),
+            Self::Tcp { address, port } => write!(f, "tcp {}", SocketAddr::new(*address, *port)),
+            Self::Command { argv } => f.write_str(&argv.join(" ")),
+        }
+    }
 }
 
 /// A service that follows the role.

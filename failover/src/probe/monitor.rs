@@ -9,8 +9,10 @@ mod judge;
 use super::command::CommandCheck;
 use super::http::HttpCheck;
 use crate::address::FloatingAddress;
+use crate::clock;
 use crate::health::{Health, Watch, all_of};
 use crate::iface::InterfaceTable;
+use crate::time::Instant;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -106,8 +108,19 @@ pub struct MonitorState {
     pub counts_for: CountsFor,
     /// Health. [`Health::Unknown`] also while the results do not count.
     pub health: Health,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Since when it says so; `None` before the first result.
+    pub since: Option<Instant>,
     /// The last result in words.
     pub last: String,
+}
+
+impl MonitorState {
+    fn says_the_same(&self, new: &Self) -> bool {
+        let said = |s: &Self| (s.health, s.failures, s.last.clone());
+        said(self) == said(new)
+    }
 }
 
 /// One result.
@@ -199,6 +212,8 @@ pub async fn run(
                 .filter(|s| s.counts_for == CountsFor::Service)
             {
                 place.health = Health::Unknown;
+                place.failures = 0;
+                place.since = None;
                 place.last = NOT_ASKED.to_owned();
             }
         });
@@ -212,6 +227,8 @@ fn state(monitor: &MonitorConfig, health: Health, last: impl Into<String>) -> Mo
         name: monitor.name.clone(),
         counts_for: monitor.counts_for,
         health,
+        failures: 0,
+        since: None,
         last: last.into(),
     }
 }
@@ -247,14 +264,25 @@ async fn one(
         };
         let health = tally.take(&verdict);
         let (Verdict::Good(last) | Verdict::Bad(last) | Verdict::Uncounted(last)) = verdict;
-        let new = state(&monitor, health, last);
+        let new = MonitorState {
+            failures: tally.failures,
+            ..state(&monitor, health, last)
+        };
         board.send_if_modified(|b| match b.states.get_mut(index) {
             // A result that was found from another place than the one that the board shows is worth nothing.
-            Some(place) if *place != new && b.vantage == now => {
+            Some(place) if !place.says_the_same(&new) && b.vantage == now => {
+                let since = if place.health == new.health {
+                    place.since
+                } else {
+                    None
+                };
                 if place.health != new.health {
                     tracing::info!(monitor = new.name, health = ?new.health, last = new.last, "monitor changed");
                 }
-                *place = new;
+                *place = MonitorState {
+                    since: since.or_else(|| Some(clock::now())),
+                    ..new
+                };
                 true
             }
             _ => false,
@@ -267,6 +295,7 @@ struct Tally {
     watch: Watch,
     fall: u32,
     uncounted: u32,
+    failures: u32,
 }
 
 impl Tally {
@@ -275,6 +304,7 @@ impl Tally {
             watch: Watch::new(monitor.fall, monitor.rise),
             fall: monitor.fall.max(1),
             uncounted: 0,
+            failures: 0,
         }
     }
 
@@ -283,6 +313,10 @@ impl Tally {
             Verdict::Uncounted(_) => self.uncounted = self.uncounted.saturating_add(1),
             Verdict::Good(_) | Verdict::Bad(_) => {
                 self.uncounted = 0;
+                self.failures = match verdict {
+                    Verdict::Bad(_) => self.failures.saturating_add(1),
+                    _ => 0,
+                };
                 self.watch.result(matches!(verdict, Verdict::Good(_)));
             }
         }

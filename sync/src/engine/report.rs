@@ -92,6 +92,14 @@ pub struct RescueSet {
     pub tree: String,
     /// Name of the set.
     pub id: String,
+    /// When it was begun.
+    pub made_unix_ms: u64,
+    /// On what occasion.
+    pub why: String,
+    /// It was not known what the peer had acknowledged, so every differing file is here.
+    pub base_unknown: bool,
+    /// Where it is.
+    pub directory: std::path::PathBuf,
     /// Entries in it.
     pub entries: u64,
     /// Bytes of file contents in it.

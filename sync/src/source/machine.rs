@@ -143,6 +143,11 @@ impl SourceMachine {
         self.effects.pop_front()
     }
 
+    /// Everything up to here has been put into batches.
+    pub fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
     /// Batches that are not yet durable on the replica.
     pub fn in_flight(&self) -> usize {
         self.flights.len()

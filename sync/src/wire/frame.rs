@@ -1,6 +1,6 @@
 //! Frames: length, then one message in postcard.
 
-use super::{BadMessage, MAX_FRAME, Message};
+use super::{BadMessage, Greeting, MAX_FRAME, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -77,8 +77,22 @@ pub fn decode(body: &[u8]) -> Result<Message, FrameError> {
     Ok(message)
 }
 
+/// Reads a greeting from the body of a frame. Bytes after it are of a later version, and ignored.
+///
+/// # Errors
+/// Anything that is not a greeting of Tandem.
+pub fn decode_greeting(body: &[u8]) -> Result<Greeting, FrameError> {
+    let (greeting, _): (Greeting, _) =
+        postcard::take_from_bytes(body).map_err(FrameError::Decode)?;
+    if greeting.magic == Greeting::MAGIC {
+        Ok(greeting)
+    } else {
+        Err(BadMessage("not a greeting of Tandem").into())
+    }
+}
+
 /// Reads any type from the whole body of a frame.
-pub(crate) fn decode_any<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
+fn decode_any<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     let (value, rest) = postcard::take_from_bytes(body).map_err(FrameError::Decode)?;
     if rest.is_empty() {
         Ok(value)

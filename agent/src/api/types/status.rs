@@ -120,8 +120,8 @@ pub struct LinkStatus {
     pub up: bool,
     /// How long ago one arrived. `None`: never.
     pub heard_ms: Option<u64>,
-    /// How long ago the peer heard one of ours here, as it says. `None`: not known.
-    pub heard_by_peer_ms: Option<u64>,
+    /// Whether the peer says that it hears this node on it.
+    pub heard_by_peer: bool,
     /// Round trip of heartbeats, microseconds.
     pub rtt_us: Option<u64>,
     /// Heartbeats lost of the last hundred, per cent.
@@ -214,8 +214,6 @@ pub struct TakeoverStatus {
 /// No automatic moves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MaintenanceStatus {
-    /// Since when.
-    pub since_unix_ms: u64,
     /// Until when. `None`: until it is switched off.
     pub until_unix_ms: Option<u64>,
 }

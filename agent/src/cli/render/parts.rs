@@ -144,7 +144,7 @@ fn link(l: &LinkStatus) -> Row {
         plain(&l.name),
         state,
         plain(age(l.heard_ms)),
-        plain(age(l.heard_by_peer_ms)),
+        plain(if l.heard_by_peer { "yes" } else { "no" }),
         plain(rtt),
         loss,
         plain(&l.device),

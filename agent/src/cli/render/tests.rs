@@ -26,7 +26,7 @@ fn link(name: &str, data: bool) -> LinkStatus {
         carrier: Some(true),
         up: true,
         heard_ms: Some(84),
-        heard_by_peer_ms: Some(120),
+        heard_by_peer: true,
         rtt_us: Some(312),
         loss_percent: Some(0.0),
     }
@@ -149,7 +149,6 @@ fn troubled() -> StatusReport {
         "evil \x1b[2J name".into(),
     ];
     r.maintenance = Some(MaintenanceStatus {
-        since_unix_ms: NOW - 300_000,
         until_unix_ms: Some(NOW + 3_300_000),
     });
     r.hold = Some(HoldStatus {

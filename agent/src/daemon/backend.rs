@@ -1,0 +1,308 @@
+//! The local API's commands, carried out by the daemon.
+
+use super::Daemon;
+use super::forward::Forwarded;
+use super::status::{millis, role};
+use crate::api::server::{Answer, Backend, Lines};
+use crate::api::types::{self, ApiError, ErrorCode};
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+use tandem_failover::input::Command;
+use tandem_failover::role::Role;
+use tandem_sync::engine::CommandError;
+
+/// What a forwarded command may take beyond its own bound.
+const FORWARD_SLACK: Duration = Duration::from_secs(2);
+
+/// The daemon as the API server sees it.
+pub struct Api(pub Arc<Daemon>);
+
+/// The engine's errors in the API's words.
+pub fn engine_error(error: &CommandError) -> ApiError {
+    let code = match error {
+        CommandError::NoSuchTree(_) | CommandError::BadPath(_) => ErrorCode::NotFound,
+        CommandError::NotSource | CommandError::IsSource => ErrorCode::WrongRole,
+        CommandError::NoSession => ErrorCode::PeerUnreachable,
+        CommandError::Timeout(..) => ErrorCode::Timeout,
+        CommandError::Ended => ErrorCode::Stopping,
+        CommandError::Unborn(_) | CommandError::Root { .. } => ErrorCode::Refused,
+        _ => ErrorCode::Internal,
+    };
+    ApiError::new(code, error.to_string())
+}
+
+impl Daemon {
+    /// Refuses unless this node is master.
+    pub fn must_be_master(&self) -> Result<(), ApiError> {
+        let view = self.view();
+        if view.role == Role::Master {
+            return Ok(());
+        }
+        let text = format!("this node is {}, not master", view.role);
+        Err(ApiError::new(ErrorCode::WrongRole, text))
+    }
+
+    /// `flush` on the master.
+    pub async fn flush_here(
+        &self,
+        request: types::FlushRequest,
+    ) -> Result<types::FlushReport, ApiError> {
+        self.must_be_master()?;
+        let within = Duration::from_millis(request.timeout_ms);
+        let done = self.engine.flush(within).await;
+        let report = done.map_err(|e| engine_error(&e))?;
+        let covered = report.covered.iter().map(|tree| types::FlushedTree {
+            tree: tree.clone(),
+            seq: report.seq,
+            epoch: report
+                .epochs
+                .iter()
+                .find(|(name, _)| name == tree)
+                .map_or_else(String::new, |(_, epoch)| epoch.clone()),
+        });
+        let not_covered = report.not_covered.iter().map(|n| types::NotCovered {
+            tree: n.tree.clone().unwrap_or_else(|| "(all trees)".to_owned()),
+            why: n.why.clone(),
+        });
+        Ok(types::FlushReport {
+            covered: covered.collect(),
+            not_covered: not_covered.collect(),
+            took_ms: millis(report.took),
+        })
+    }
+
+    /// `tree accept`, on this node.
+    pub async fn accept_here(&self, tree: &str) -> Result<types::Done, ApiError> {
+        self.engine
+            .accept(tree)
+            .await
+            .map_err(|e| engine_error(&e))?;
+        Ok(types::Done {
+            message: format!("tree {tree} goes on"),
+        })
+    }
+
+    async fn flush(&self, request: types::FlushRequest) -> Result<types::FlushReport, ApiError> {
+        if self.view().role == Role::Master {
+            return self.flush_here(request).await;
+        }
+        let within = Duration::from_millis(request.timeout_ms) + FORWARD_SLACK;
+        self.forwarded(Forwarded::Flush(request), within).await
+    }
+
+    async fn init(&self) -> Result<types::InitReport, ApiError> {
+        let peer_is_master = {
+            let view = self.view();
+            view.peer
+                .as_ref()
+                .is_some_and(|p| p.heard && p.role == Role::Master)
+        };
+        if peer_is_master {
+            let text = "the other node is master: it is the source already";
+            return Err(ApiError::new(ErrorCode::Refused, text));
+        }
+        let report = self.engine.init_source().await;
+        let report = report.map_err(|e| engine_error(&e))?;
+        self.facts_changed();
+        self.ask_machine(Command::Initialised).await?;
+        let trees = self.engine.status().trees;
+        let born = trees.into_iter().filter(|t| report.born.contains(&t.name));
+        Ok(types::InitReport {
+            trees: born
+                .map(|t| types::InitTree {
+                    tree: t.name,
+                    epoch: t.epoch.unwrap_or_default(),
+                })
+                .collect(),
+        })
+    }
+
+    fn price(&self) -> types::TakeoverPrice {
+        let now = self.now();
+        let view = self.view();
+        let status = self.engine.status();
+        let stale = status
+            .fresh_at
+            .map(|at| now.age_ms(tandem_failover::time::Instant::from_nanos(at)));
+        let report = self.status_report();
+        let peer = view.peer.as_ref();
+        let trees = report.trees.iter().map(|tree| types::TreePrice {
+            tree: tree.name.clone(),
+            state: tree.state,
+            stale_ms: stale,
+            note: price_note(tree, stale),
+        });
+        types::TakeoverPrice {
+            node: report.node.clone(),
+            role: role(view.role),
+            free: view.eligible.is_ok() && !peer.is_some_and(|p| p.heard && p.role == Role::Master),
+            reasons: report.takeover.reasons.clone(),
+            peer_heard: peer.is_some_and(|p| p.heard),
+            peer_role: peer.map(|p| role(p.role)),
+            peer_silent_ms: peer.and_then(|p| p.last_heard).map(|t| now.age_ms(t)),
+            trees: trees.collect(),
+        }
+    }
+
+    async fn adopt(&self, request: types::AdoptRequest) -> Result<types::Done, ApiError> {
+        if !request.force {
+            let text = "adopt forgets what is known of the other node's history: confirm it";
+            return Err(ApiError::new(ErrorCode::BadRequest, text));
+        }
+        self.engine.adopt().await.map_err(|e| engine_error(&e))?;
+        self.ask_machine(Command::AcceptPeer).await?;
+        self.facts_changed();
+        Ok(types::Done {
+            message:
+                "the other node's data are taken as the truth: what differs here goes to the rescue"
+                    .to_owned(),
+        })
+    }
+
+    async fn maintenance(
+        &self,
+        request: types::MaintenanceRequest,
+    ) -> Result<types::Done, ApiError> {
+        let command = if request.on {
+            Command::MaintenanceOn(request.for_ms.map(Duration::from_millis))
+        } else {
+            Command::MaintenanceOff
+        };
+        let message = self.ask_machine(command).await?;
+        Ok(types::Done { message })
+    }
+}
+
+fn price_note(tree: &types::TreeStatus, stale_ms: Option<u64>) -> String {
+    let state = match (&tree.state, &tree.stopped) {
+        (types::TreeState::Consistent, _) => "complete".to_owned(),
+        (types::TreeState::CatchingUp, _) => {
+            "a mixture of moments: files of different ages".to_owned()
+        }
+        (types::TreeState::Copying, _) => "half-copied: files are missing".to_owned(),
+        (types::TreeState::Unborn, _) => "never copied: everything is missing".to_owned(),
+        (_, Some(why)) => format!("stopped: {why}"),
+        _ => "unknown".to_owned(),
+    };
+    match stale_ms {
+        Some(ms) => format!(
+            "{state}; what the master wrote in the last {:.1} s is lost here",
+            ms as f64 / 1000.0
+        ),
+        None => format!("{state}; how much the master wrote since is unknown"),
+    }
+}
+
+macro_rules! answer {
+    ($work:expr) => {
+        Box::pin(async move { $work })
+    };
+}
+
+impl Backend for Api {
+    fn status(&self) -> Answer<'_, types::StatusReport> {
+        answer!(Ok(self.0.status_report()))
+    }
+
+    fn role(&self) -> Answer<'_, types::RoleReport> {
+        let view = self.0.view();
+        answer!(Ok(types::RoleReport {
+            role: role(view.role),
+            term: view.term,
+            node: self.0.config().config.nodes[self.0.own].name.clone(),
+        }))
+    }
+
+    fn init(&self, request: types::InitRequest) -> Answer<'_, types::InitReport> {
+        answer!(if request.source {
+            self.0.init().await
+        } else {
+            let text = "say which way the first copy goes: `tandem init --source` on the node that has the data";
+            Err(ApiError::new(ErrorCode::BadRequest, text))
+        })
+    }
+
+    fn failback(&self, request: types::MoveRequest) -> Answer<'_, Lines<types::MoveEvent>> {
+        answer!(Ok(self
+            .0
+            .failback_lines(request.timeout_ms.map(Duration::from_millis))))
+    }
+
+    fn switchover(&self, request: types::MoveRequest) -> Answer<'_, Lines<types::MoveEvent>> {
+        answer!(Ok(self.0.switchover_lines(
+            request.timeout_ms.map(Duration::from_millis)
+        )))
+    }
+
+    fn takeover_price(&self) -> Answer<'_, types::TakeoverPrice> {
+        answer!(Ok(self.0.price()))
+    }
+
+    fn takeover(&self, request: types::TakeoverRequest) -> Answer<'_, Lines<types::MoveEvent>> {
+        answer!(if request.force {
+            Ok(self.0.takeover_lines())
+        } else {
+            let text = "a takeover by hand must be confirmed: look at its price first";
+            Err(ApiError::new(ErrorCode::BadRequest, text))
+        })
+    }
+
+    fn flush(&self, request: types::FlushRequest) -> Answer<'_, types::FlushReport> {
+        answer!(self.0.flush(request).await)
+    }
+
+    fn hold(&self, request: types::HoldRequest) -> Answer<'_, Lines<types::HoldEvent>> {
+        answer!(self.0.hold_lines(request).await)
+    }
+
+    fn verify(&self, request: types::VerifyRequest) -> Answer<'_, Lines<types::VerifyEvent>> {
+        answer!(Ok(self.0.verify_lines(request)))
+    }
+
+    fn accept(&self, request: types::AcceptRequest) -> Answer<'_, types::Done> {
+        answer!(self.0.accept_anywhere(request).await)
+    }
+
+    fn adopt(&self, request: types::AdoptRequest) -> Answer<'_, types::Done> {
+        answer!(self.0.adopt(request).await)
+    }
+
+    fn rescue_list(&self) -> Answer<'_, types::RescueList> {
+        answer!(self.0.rescue_list().await)
+    }
+
+    fn rescue_show(
+        &self,
+        request: types::RescueShowRequest,
+    ) -> Answer<'_, Lines<types::RescueItem>> {
+        answer!(self.0.rescue_show(request).await)
+    }
+
+    fn rescue_file(&self, request: types::RescueFileRequest) -> Answer<'_, File> {
+        answer!(self.0.rescue_file(request).await)
+    }
+
+    fn rescue_restore(
+        &self,
+        request: types::RescueSelection,
+    ) -> Answer<'_, Lines<types::RestoreEvent>> {
+        answer!(self.0.rescue_restore(request).await)
+    }
+
+    fn rescue_drop(&self, request: types::RescueSelection) -> Answer<'_, types::Done> {
+        answer!(self.0.rescue_drop(request).await)
+    }
+
+    fn maintenance(&self, request: types::MaintenanceRequest) -> Answer<'_, types::Done> {
+        answer!(self.0.maintenance(request).await)
+    }
+
+    fn restart(&self) -> Answer<'_, types::Done> {
+        answer!(self.0.restart())
+    }
+
+    fn reload(&self) -> Answer<'_, types::ReloadReport> {
+        answer!(self.0.reload().await)
+    }
+}

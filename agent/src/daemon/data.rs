@@ -1,0 +1,170 @@
+//! The data half at the role machine's command: which direction it works in, and the session that goes with it.
+
+use crate::link::{DataStream, Link};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tandem_failover::effect::DataCommand;
+use tandem_failover::input::DataReport;
+use tandem_sync::engine::{CommandError, Engine, SessionEnd, SessionError};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Shortest and longest pause before a data session is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How long a session must have lasted for the next one to be tried without a pause.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// Carries out the machine's data commands. Clones share everything.
+#[derive(Clone)]
+pub struct DataHalf {
+    engine: Engine,
+    link: Arc<Link>,
+    /// Ends the sessions of the current direction.
+    direction: Arc<Mutex<CancellationToken>>,
+    /// Something changed for which it is worth dialing again at once.
+    wake: Arc<Notify>,
+}
+
+impl DataHalf {
+    /// Nothing is begun by this.
+    pub fn new(engine: Engine, link: Arc<Link>) -> Self {
+        Self {
+            engine,
+            link,
+            direction: Arc::default(),
+            wake: Arc::default(),
+        }
+    }
+
+    /// The peer is there, or something else changed: dial now instead of later.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Carries out one command. Not cancel safe: the engine finishes what was begun, the session may be missing.
+    pub async fn carry_out(&self, command: DataCommand) -> Result<DataReport, String> {
+        let engine = &self.engine;
+        let text = |e: CommandError| e.to_string();
+        match command {
+            DataCommand::EndHold { within } => engine.end_hold(within).await.map_err(text)?,
+            DataCommand::RevokeApply { within } => {
+                let engine = engine.clone();
+                let report = tokio::task::spawn_blocking(move || engine.revoke(within))
+                    .await
+                    .map_err(|e| e.to_string())?;
+                self.turn();
+                if !report.clean {
+                    return Err(format!("the apply in flight did not end within {within:?}"));
+                }
+            }
+            DataCommand::BeginSource { term } => {
+                let cancel = self.turn();
+                engine.begin_source(term).await.map_err(text)?;
+                tokio::spawn(self.clone().keep_sending(cancel));
+            }
+            DataCommand::BeginReplica => {
+                self.turn();
+                engine.begin_replica().await.map_err(text)?;
+            }
+            DataCommand::Idle => {
+                self.turn();
+                engine.idle().await.map_err(text)?;
+            }
+            DataCommand::Drain { within } => {
+                engine.drain(within).await.map_err(text)?;
+            }
+            DataCommand::FinalFlush { within } => {
+                let report = engine.final_flush(within).await.map_err(text)?;
+                return Ok(DataReport {
+                    seq: report.seq,
+                    ..self.report()
+                });
+            }
+            DataCommand::BearFirstEpoch => {
+                engine.init_source().await.map_err(text)?;
+            }
+        }
+        Ok(self.report())
+    }
+
+    /// Ends the session. For the end of the agent.
+    pub fn stop(&self) {
+        self.turn().cancel();
+    }
+
+    /// A data stream that the peer opened: this node receives, if the engine agrees.
+    pub async fn receive(self, stream: DataStream) {
+        let cancel = self.current();
+        let result = self.engine.run_replica_session(stream, cancel).await;
+        log_end("receive", &result);
+    }
+
+    fn report(&self) -> DataReport {
+        let status = self.engine.status();
+        DataReport {
+            heads_digest: status.heads_digest,
+            seq: status.seq,
+        }
+    }
+
+    fn current(&self) -> CancellationToken {
+        self.direction
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Ends the sessions of the old direction and gives the token of the new one.
+    fn turn(&self) -> CancellationToken {
+        let mut direction = self
+            .direction
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        direction.cancel();
+        *direction = CancellationToken::new();
+        direction.clone()
+    }
+
+    /// Keeps one source session with the peer until the direction changes.
+    async fn keep_sending(self, cancel: CancellationToken) {
+        let mut pause = RETRY.0;
+        while !cancel.is_cancelled() {
+            let begun = tokio::time::Instant::now();
+            let result = match self.link.dial_data(&cancel).await {
+                Ok(stream) => {
+                    let result = self.engine.run_source_session(stream, cancel.clone()).await;
+                    log_end("send", &result);
+                    result.map(|_| ()).map_err(|e| e.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = result {
+                tracing::debug!(error, "no data session");
+            }
+            pause = if begun.elapsed() > SETTLED {
+                RETRY.0
+            } else {
+                (pause * 2).min(RETRY.1)
+            };
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+                () = self.wake.notified() => pause = RETRY.0,
+            }
+        }
+    }
+}
+
+fn log_end(direction: &'static str, result: &Result<SessionEnd, SessionError>) {
+    match result {
+        Ok(SessionEnd::Cancelled | SessionEnd::RoleChanged) => {
+            tracing::debug!(direction, "data session ended with the role");
+        }
+        Ok(SessionEnd::PeerClosed) => tracing::info!(direction, "data session closed by the peer"),
+        Ok(SessionEnd::Refused { why, retry }) => {
+            tracing::warn!(direction, why, retry, "data session refused by the peer");
+        }
+        Err(error) => tracing::info!(direction, error = %error, "data session ended"),
+    }
+}

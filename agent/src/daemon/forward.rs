@@ -1,0 +1,59 @@
+//! Commands of the local API that the other node carries out, because only the master (or only the standby) can.
+
+use super::Daemon;
+use crate::api::types::{self, ApiError, ErrorCode};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+use tandem_failover::input::Command;
+
+/// A forwarded command. The types are the local API's, so that there is one definition of each.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Forwarded {
+    /// `failback`, for the master.
+    Failback,
+    /// `switchover`, for the master.
+    Switchover,
+    /// `flush`, for the master.
+    Flush(types::FlushRequest),
+    /// `verify`, for the master.
+    Verify(types::VerifyRequest),
+    /// `tree accept`, for the other node when nothing waits on this one.
+    Accept(types::AcceptRequest),
+}
+
+impl Daemon {
+    /// Carries out what the other node forwarded. The answer is JSON of the API's own type.
+    pub async fn carry_out_forwarded(
+        self: &Arc<Self>,
+        command: Forwarded,
+    ) -> Result<Vec<u8>, ApiError> {
+        match command {
+            Forwarded::Failback => json(&self.ask_machine(Command::Failback).await?),
+            Forwarded::Switchover => json(&self.ask_machine(Command::Switchover).await?),
+            Forwarded::Flush(request) => json(&self.flush_here(request).await?),
+            Forwarded::Verify(request) => json(&self.verify_here(request).await?),
+            Forwarded::Accept(request) => json(&self.accept_here(&request.tree).await?),
+        }
+    }
+
+    /// Forwards `command` and reads its answer.
+    pub async fn forwarded<T: serde::de::DeserializeOwned>(
+        &self,
+        command: Forwarded,
+        within: Duration,
+    ) -> Result<T, ApiError> {
+        let answer = self.forward(&command, within).await?;
+        serde_json::from_slice(&answer).map_err(|e| {
+            ApiError::new(
+                ErrorCode::Internal,
+                format!("answer of the other node: {e}"),
+            )
+        })
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, ApiError> {
+    serde_json::to_vec(value).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))
+}

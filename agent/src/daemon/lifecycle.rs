@@ -1,0 +1,155 @@
+//! Signals, reload, restart and the end of the agent.
+
+use super::Daemon;
+use super::setup;
+use crate::api::types::{ApiError, Done, ErrorCode, ReloadReport};
+use crate::config::facts::{Applies, Facts};
+use crate::link::message::OneWay;
+use crate::systemd;
+use std::os::unix::process::CommandExt;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tandem_failover::input::Command;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What the process does after the daemon has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum End {
+    /// Exits.
+    #[default]
+    Exit,
+    /// Executes the program file again, which may be a newer one.
+    Restart,
+}
+
+impl Daemon {
+    /// SIGTERM and SIGINT stop, SIGHUP reloads. Returns when the agent has nothing left to do.
+    pub async fn follow_signals(self: Arc<Self>) -> std::io::Result<()> {
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                _ = term.recv() => self.begin_stop("SIGTERM"),
+                _ = int.recv() => self.begin_stop("SIGINT"),
+                _ = hangup.recv() => {
+                    if let Err(error) = self.reload().await {
+                        tracing::warn!(error = %error, "reload refused");
+                    }
+                }
+                () = self.stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// Hands over if the standby is ready, else releases the addresses; each step is bounded by the machine.
+    fn begin_stop(self: &Arc<Self>, cause: &'static str) {
+        tracing::info!(cause, "stopping");
+        systemd::stopping();
+        let bound = self.config().config.pair.move_timeout * 2 + Duration::from_secs(60);
+        systemd::extend_timeout(bound);
+        let daemon = self.clone();
+        tokio::spawn(async move {
+            match daemon.ask_machine(Command::Stop).await {
+                Ok(done) => tracing::info!(done, "stopped"),
+                Err(error) => tracing::warn!(error = %error, "stopped"),
+            }
+            daemon.stop.cancel();
+        });
+    }
+
+    /// `tandem restart`: the process executes itself again; addresses and role stay.
+    pub fn restart(&self) -> Result<Done, ApiError> {
+        let program = std::env::current_exe()
+            .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = End::Restart;
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            // The answer goes out first.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            stop.cancel();
+        });
+        Ok(Done {
+            message: format!("the agent executes {} again", program.display()),
+        })
+    }
+
+    /// `tandem reload`: reads the configuration again and applies it whole, or not at all.
+    pub async fn reload(&self) -> Result<ReloadReport, ApiError> {
+        systemd::reloading();
+        let result = self.try_reload().await;
+        systemd::ready();
+        if let Ok(report) = &result {
+            tracing::info!(
+                changes = report.changes.len(),
+                digest = report.digest,
+                "reloaded"
+            );
+            self.journal.record("reload", report);
+        }
+        result
+    }
+
+    async fn try_reload(&self) -> Result<ReloadReport, ApiError> {
+        let old = self.config();
+        let file = old.file.clone();
+        let loaded = tokio::task::spawn_blocking(move || crate::config::load(&file))
+            .await
+            .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?
+            .map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))?;
+        let (before, after) = (Facts::of(&old.config), Facts::of(&loaded.config));
+        let changes = before.changes_to(&after);
+        let needs_restart: Vec<String> = changes
+            .iter()
+            .filter(|c| c.applies == Applies::AfterRestart)
+            .map(|c| c.text.clone())
+            .collect();
+        let report = ReloadReport {
+            changes: changes.iter().map(|c| c.text.clone()).collect(),
+            needs_restart,
+            digest: after.digest().to_string(),
+        };
+        if !report.needs_restart.is_empty() || changes.is_empty() {
+            // Whole or not at all: nothing is applied when a part needs a restart.
+            return Ok(report);
+        }
+        let config = &loaded.config;
+        let setup = setup::driver(config, self.own);
+        self.roles
+            .services()
+            .configure(config.services.clone(), config.hooks.clone());
+        self.notifier.configure(config.mail.clone());
+        let message = OneWay::Config {
+            digest: after.digest().0,
+            matters: after.matters().0,
+        };
+        self.set_config(loaded);
+        if self.reconfigure.send(setup).await.is_err() {
+            return Err(ApiError::new(ErrorCode::Stopping, "the agent is stopping"));
+        }
+        if let Ok(rpc) = self.peer_rpc() {
+            let _ = rpc.send(&message).await;
+        }
+        self.facts_changed();
+        Ok(report)
+    }
+}
+
+/// Executes this program again with the same arguments. Returns only when that fails.
+pub fn execute_again() -> std::io::Error {
+    // The path, not the open file: an upgrade has put a new file there.
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return error,
+    };
+    let program = program
+        .to_str()
+        .and_then(|p| p.strip_suffix(" (deleted)"))
+        .map_or(program.clone(), Into::into);
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_else(|| program.clone().into());
+    std::process::Command::new(program)
+        .arg0(name)
+        .args(arguments)
+        .exec()
+}

@@ -1,0 +1,154 @@
+//! The commands that move the role, as the operator sees them: steps, and one end.
+
+use super::Daemon;
+use super::forward::Forwarded;
+use super::status::millis;
+use crate::api::server::{Lines, STREAM_QUEUE};
+use crate::api::types::{ApiError, ErrorCode, Line, MoveEvent};
+use std::sync::Arc;
+use std::time::Duration;
+use tandem_failover::input::Command;
+use tandem_failover::role::{Phase, Role};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Longer than every bound of the role machine within one move: each step there has its own deadline.
+const MOVE_BOUND: Duration = Duration::from_secs(120);
+
+impl Daemon {
+    /// Gives a command to the role machine and waits for its answer.
+    pub async fn ask_machine(&self, command: Command) -> Result<String, ApiError> {
+        let Some((ticket, answer)) = self.tickets.issue() else {
+            return Err(ApiError::new(
+                ErrorCode::Busy,
+                "too many commands are waiting",
+            ));
+        };
+        self.tell(tandem_failover::input::Input::Operator { ticket, command })
+            .await?;
+        match tokio::time::timeout(MOVE_BOUND, answer).await {
+            Ok(Ok(Ok(done))) => Ok(done),
+            Ok(Ok(Err(why))) => Err(ApiError::new(ErrorCode::Refused, why)),
+            Ok(Err(_)) => Err(ApiError::new(ErrorCode::Stopping, "the agent is stopping")),
+            Err(_) => Err(ApiError::new(
+                ErrorCode::Timeout,
+                "the role machine did not answer",
+            )),
+        }
+    }
+
+    /// `failback`: to the preferred node, asked of whoever is master.
+    pub fn failback_lines(self: &Arc<Self>, within: Option<Duration>) -> Lines<MoveEvent> {
+        self.move_lines(Command::Failback, Forwarded::Failback, within)
+    }
+
+    /// `switchover`: to the node that is not master.
+    pub fn switchover_lines(self: &Arc<Self>, within: Option<Duration>) -> Lines<MoveEvent> {
+        self.move_lines(Command::Switchover, Forwarded::Switchover, within)
+    }
+
+    fn move_lines(
+        self: &Arc<Self>,
+        here: Command,
+        there: Forwarded,
+        within: Option<Duration>,
+    ) -> Lines<MoveEvent> {
+        let daemon = self.clone();
+        self.lines(async move {
+            if daemon.view().role == Role::Master {
+                daemon.ask_machine(here).await
+            } else {
+                daemon
+                    .forwarded::<String>(there, within.unwrap_or(MOVE_BOUND))
+                    .await
+            }
+        })
+    }
+
+    /// `takeover --force`, on this node.
+    pub fn takeover_lines(self: &Arc<Self>) -> Lines<MoveEvent> {
+        let daemon = self.clone();
+        self.lines(async move { daemon.ask_machine(Command::ForceTakeover).await })
+    }
+
+    /// Runs `work` and tells every phase that this node passes meanwhile. The work goes on when nobody listens:
+    /// a move that was begun is finished.
+    fn lines(
+        self: &Arc<Self>,
+        work: impl Future<Output = Result<String, ApiError>> + Send + 'static,
+    ) -> Lines<MoveEvent> {
+        let (sender, lines) = mpsc::channel(STREAM_QUEUE);
+        let daemon = self.clone();
+        let begun = Instant::now();
+        tokio::spawn(async move {
+            let mut views = daemon.views();
+            let mut last = views.borrow_and_update().phase;
+            tokio::pin!(work);
+            let outcome = loop {
+                tokio::select! {
+                    outcome = &mut work => break outcome,
+                    changed = views.changed() => {
+                        if changed.is_err() {
+                            break Err(ApiError::new(ErrorCode::Stopping, "the agent is stopping"));
+                        }
+                        let phase = views.borrow_and_update().phase;
+                        if phase != last {
+                            last = phase;
+                            let _ = sender.try_send(Line::Event(step(phase, begun)));
+                        }
+                    }
+                }
+            };
+            let end = daemon.end_of_move(outcome, begun).await;
+            // The operator may have left.
+            let _ = sender.send(end).await;
+        });
+        lines
+    }
+
+    async fn end_of_move(
+        &self,
+        outcome: Result<String, ApiError>,
+        begun: Instant,
+    ) -> Line<MoveEvent> {
+        match outcome {
+            Ok(_) => {
+                let view = self.view();
+                let config = self.config();
+                let node = |mine: bool| {
+                    let index = if mine { self.own } else { 1 - self.own };
+                    config.config.nodes[index].name.clone()
+                };
+                Line::Event(MoveEvent::Done {
+                    master: node(view.role == Role::Master),
+                    term: view.term,
+                    took_ms: millis(begun.elapsed()),
+                })
+            }
+            Err(error) if error.code == ErrorCode::Refused => Line::Event(MoveEvent::GivenUp {
+                reason: error.message,
+            }),
+            Err(error) => Line::Error(error),
+        }
+    }
+}
+
+fn step(phase: Phase, begun: Instant) -> MoveEvent {
+    let text = match phase {
+        Phase::Joining => "not agreed who is master",
+        Phase::Claiming => "makes the new term durable",
+        Phase::Releasing => "releases addresses and services",
+        Phase::Standby => "follows",
+        Phase::Preparing => "stops applying",
+        Phase::Taking => "takes the addresses",
+        Phase::Master => "serves",
+        Phase::Ceding => "drains the queue and fences the addresses",
+        Phase::Ceded => "gave the role away; waits for the other node to announce it",
+        Phase::Stopping => "stops",
+    };
+    MoveEvent::Step {
+        step: phase.to_string(),
+        text: text.to_owned(),
+        at_ms: millis(begun.elapsed()),
+    }
+}

@@ -1,0 +1,179 @@
+//! `tandem rescue`: what this node put aside.
+
+use super::Daemon;
+use super::backend::engine_error;
+use super::restore::Header;
+use crate::api::server::{Lines, STREAM_QUEUE};
+use crate::api::types::{
+    self, ApiError, ErrorCode, Line, RescueChange, RescueItem, RescueSelection, RestoreEvent,
+};
+use std::fs::File;
+use std::sync::Arc;
+use tandem_sync::entry::{Kind, State};
+use tandem_sync::rescue::{Change, Item};
+use tokio::sync::mpsc;
+
+impl Daemon {
+    /// All sets of all trees.
+    pub async fn rescue_list(&self) -> Result<types::RescueList, ApiError> {
+        let sets = self.engine.rescue_list().await;
+        let sets = sets.map_err(|e| engine_error(&e))?;
+        Ok(types::RescueList {
+            sets: sets
+                .into_iter()
+                .map(|set| types::RescueSet {
+                    id: set.id,
+                    tree: set.tree,
+                    made_unix_ms: set.made_unix_ms,
+                    why: set.why,
+                    items: set.entries,
+                    bytes: set.bytes,
+                    directory: set.directory.display().to_string(),
+                    base_unknown: set.base_unknown,
+                })
+                .collect(),
+        })
+    }
+
+    /// The items of one set.
+    pub async fn rescue_show(
+        &self,
+        request: types::RescueShowRequest,
+    ) -> Result<Lines<RescueItem>, ApiError> {
+        let items = self.items(&request.set).await?;
+        let (sender, lines) = mpsc::channel(STREAM_QUEUE);
+        tokio::spawn(async move {
+            for item in items {
+                if sender.send(Line::Event(shown(&item))).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(lines)
+    }
+
+    /// The bytes of one item.
+    pub async fn rescue_file(&self, request: types::RescueFileRequest) -> Result<File, ApiError> {
+        self.engine
+            .rescue_open(&request.set, request.item)
+            .await
+            .map_err(|e| engine_error(&e))
+    }
+
+    /// Puts items back, on the master.
+    pub async fn rescue_restore(
+        self: &Arc<Self>,
+        request: RescueSelection,
+    ) -> Result<Lines<RestoreEvent>, ApiError> {
+        let (tree, items) = self.selected(&request).await?;
+        let (sender, lines) = mpsc::channel(STREAM_QUEUE);
+        let daemon = self.clone();
+        tokio::spawn(async move {
+            let (mut restored, mut failed) = (0, 0);
+            for item in items {
+                let path = item.path.to_string();
+                let event = match daemon.restore_item(&request.set, &tree, item).await {
+                    Ok(()) => {
+                        restored += 1;
+                        RestoreEvent::Restored { path }
+                    }
+                    Err(why) => {
+                        failed += 1;
+                        RestoreEvent::Failed { path, why }
+                    }
+                };
+                // What was asked for is done even if nobody listens any more.
+                let _ = sender.send(Line::Event(event)).await;
+            }
+            let done = RestoreEvent::Done { restored, failed };
+            let _ = sender.send(Line::Event(done)).await;
+        });
+        Ok(lines)
+    }
+
+    /// Removes items, or the whole set.
+    pub async fn rescue_drop(&self, request: RescueSelection) -> Result<types::Done, ApiError> {
+        self.engine
+            .rescue_drop(&request.set, &request.items)
+            .await
+            .map_err(|e| engine_error(&e))?;
+        self.journal.record("rescue-drop", &request);
+        Ok(types::Done {
+            message: match request.items.len() {
+                0 => format!("rescue set {} is gone", request.set),
+                n => format!("{n} items of rescue set {} are gone", request.set),
+            },
+        })
+    }
+
+    async fn items(&self, set: &str) -> Result<Vec<Item>, ApiError> {
+        let items = self.engine.rescue_show(set).await;
+        items.map_err(|e| engine_error(&e))
+    }
+
+    async fn selected(&self, request: &RescueSelection) -> Result<(String, Vec<Item>), ApiError> {
+        let sets = self.engine.rescue_list().await;
+        let sets = sets.map_err(|e| engine_error(&e))?;
+        let Some(set) = sets.into_iter().find(|set| set.id == request.set) else {
+            let text = format!("no rescue set {:?}", request.set);
+            return Err(ApiError::new(ErrorCode::NotFound, text));
+        };
+        let mut items = self.items(&request.set).await?;
+        if !request.items.is_empty() {
+            if let Some(missing) = request
+                .items
+                .iter()
+                .find(|wanted| !items.iter().any(|item| item.number == **wanted))
+            {
+                let text = format!("no item {missing} in rescue set {:?}", request.set);
+                return Err(ApiError::new(ErrorCode::NotFound, text));
+            }
+            items.retain(|item| request.items.contains(&item.number));
+        }
+        Ok((set.tree, items))
+    }
+
+    async fn restore_item(
+        self: &Arc<Self>,
+        set: &str,
+        tree: &str,
+        item: Item,
+    ) -> Result<(), String> {
+        let is_file = |state: &State| matches!(state.kind, Kind::File { .. });
+        let Some(state) = item.state.as_ref().filter(|s| item.taken && is_file(s)) else {
+            let why = "only contents of files can be put back; see `tandem rescue show`";
+            return Err(why.to_owned());
+        };
+        let mode = state.meta.mode;
+        let file = self
+            .engine
+            .rescue_open(set, item.number)
+            .await
+            .map_err(|e| e.to_string())?;
+        let header = Header {
+            tree: tree.to_owned(),
+            path: item.path,
+            mode,
+            size: item.size,
+        };
+        self.restore_file(header, file).await
+    }
+}
+
+fn shown(item: &Item) -> RescueItem {
+    RescueItem {
+        number: item.number,
+        path: item.path.to_string(),
+        change: match item.change {
+            Change::Created => RescueChange::Created,
+            Change::Changed => RescueChange::Changed,
+            Change::Deleted => RescueChange::Deleted,
+            Change::Renamed => RescueChange::Renamed,
+            Change::Metadata => RescueChange::Metadata,
+            Change::Differs => RescueChange::Differs,
+        },
+        size: item.size,
+        mtime_unix_ms: item.mtime_unix_ms,
+        other: item.other.as_ref().map(ToString::to_string),
+    }
+}

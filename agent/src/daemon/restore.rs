@@ -1,0 +1,212 @@
+//! `tandem rescue restore`: a file goes from this node's rescue to the master, and from there its usual way.
+
+use super::Daemon;
+use crate::link::message::{CHUNK_MAX, ErrorCode, Request, Response};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tandem_sync::path::RelPath;
+
+/// Files that are on their way at the same time: the command line sends one after the other.
+const TRANSFERS: usize = 4;
+
+/// One message of a transfer, the last one with its durable write included.
+const CALL_BOUND: Duration = Duration::from_secs(30);
+
+/// What is to be put where.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Header {
+    /// Tree.
+    pub tree: String,
+    /// Path within it.
+    pub path: RelPath,
+    /// Permission bits of the file.
+    pub mode: u32,
+    /// Bytes that will come.
+    pub size: u64,
+}
+
+/// Transfers that the peer began and did not end.
+pub struct Restores {
+    directory: PathBuf,
+    open: Mutex<(u64, HashMap<u64, Transfer>)>,
+}
+
+struct Transfer {
+    header: Header,
+    file: File,
+    hasher: blake3::Hasher,
+    received: u64,
+}
+
+impl Restores {
+    /// Files are collected in `directory`, under no name.
+    pub fn new(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            open: Mutex::default(),
+        }
+    }
+
+    /// A file will come. Only the master takes one.
+    pub fn begin(&self, daemon: &Daemon, header: &[u8]) -> Response {
+        if let Err(error) = daemon.must_be_master() {
+            return Response::error(ErrorCode::Refused, error.message);
+        }
+        let header: Header = match postcard::from_bytes(header) {
+            Ok(header) => header,
+            Err(error) => return Response::error(ErrorCode::Unsupported, error.to_string()),
+        };
+        let file = match self.nameless() {
+            Ok(file) => file,
+            Err(error) => return Response::error(ErrorCode::Failed, error.to_string()),
+        };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.1.len() >= TRANSFERS {
+            // The oldest belongs to a connection that is gone.
+            if let Some(oldest) = open.1.keys().min().copied() {
+                open.1.remove(&oldest);
+            }
+        }
+        open.0 += 1;
+        let transfer = open.0;
+        let begun = Transfer {
+            header,
+            file,
+            hasher: blake3::Hasher::new(),
+            received: 0,
+        };
+        open.1.insert(transfer, begun);
+        Response::RestoreReady { transfer }
+    }
+
+    /// The next bytes of a file.
+    pub async fn chunk(&self, transfer: u64, data: Vec<u8>) -> Response {
+        let Some(mut open) = self.take(transfer) else {
+            return unknown_transfer();
+        };
+        open.received += data.len() as u64;
+        if data.len() > CHUNK_MAX || open.received > open.header.size {
+            return Response::error(ErrorCode::Refused, "more bytes than were announced");
+        }
+        let written = tokio::task::spawn_blocking(move || {
+            open.hasher.update(&data);
+            open.file.write_all(&data).map(|()| open)
+        });
+        match written.await {
+            Ok(Ok(open)) => {
+                self.put_back(transfer, open);
+                Response::Done
+            }
+            Ok(Err(error)) => Response::error(ErrorCode::Failed, error.to_string()),
+            Err(error) => Response::error(ErrorCode::Failed, error.to_string()),
+        }
+    }
+
+    /// The file is complete: it goes into the tree as any write on the master does.
+    pub async fn end(&self, daemon: &Daemon, transfer: u64, hash: [u8; 32]) -> Response {
+        let Some(open) = self.take(transfer) else {
+            return unknown_transfer();
+        };
+        if open.hasher.finalize() != hash || open.received != open.header.size {
+            return Response::error(ErrorCode::Failed, "the file arrived damaged");
+        }
+        if let Err(error) = daemon.must_be_master() {
+            return Response::error(ErrorCode::Refused, error.message);
+        }
+        let Header {
+            tree, path, mode, ..
+        } = open.header;
+        match daemon.engine.put_file(&tree, path, mode, open.file).await {
+            Ok(_) => Response::Done,
+            Err(error) => Response::error(ErrorCode::Failed, error.to_string()),
+        }
+    }
+
+    /// The file will not be completed.
+    pub fn abort(&self, transfer: u64) -> Response {
+        self.take(transfer);
+        Response::Done
+    }
+
+    fn nameless(&self) -> std::io::Result<File> {
+        use rustix::fs::{Mode, OFlags};
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&self.directory, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(file.into())
+    }
+
+    fn take(&self, transfer: u64) -> Option<Transfer> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.1.remove(&transfer)
+    }
+
+    fn put_back(&self, transfer: u64, state: Transfer) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.1.insert(transfer, state);
+    }
+}
+
+fn unknown_transfer() -> Response {
+    Response::error(ErrorCode::Failed, "no such transfer: begin again")
+}
+
+impl Daemon {
+    /// Sends one file to the master, or puts it into the tree when this node is master itself.
+    pub async fn restore_file(
+        self: &Arc<Self>,
+        header: Header,
+        mut file: File,
+    ) -> Result<(), String> {
+        if self.must_be_master().is_ok() {
+            let done = self
+                .engine
+                .put_file(&header.tree, header.path, header.mode, file);
+            return done.await.map(|_| ()).map_err(|e| e.to_string());
+        }
+        let rpc = self.peer_rpc().map_err(|e| e.message)?;
+        let call = |request: Request| {
+            let rpc = rpc.clone();
+            async move {
+                rpc.call(&request, CALL_BOUND)
+                    .await
+                    .map_err(|e| e.to_string())
+            }
+        };
+        let encoded = postcard::to_stdvec(&header).map_err(|e| e.to_string())?;
+        let transfer = match call(Request::RestoreBegin(encoded)).await? {
+            Response::RestoreReady { transfer } => transfer,
+            other => return Err(format!("unexpected answer {other:?}")),
+        };
+        let mut hasher = blake3::Hasher::new();
+        loop {
+            let (data, back) = read_chunk(file).await?;
+            file = back;
+            if data.is_empty() {
+                break;
+            }
+            hasher.update(&data);
+            call(Request::RestoreChunk { transfer, data }).await?;
+        }
+        let hash = *hasher.finalize().as_bytes();
+        call(Request::RestoreEnd { transfer, hash })
+            .await
+            .map(|_| ())
+    }
+}
+
+async fn read_chunk(file: File) -> Result<(Vec<u8>, File), String> {
+    tokio::task::spawn_blocking(move || {
+        let mut data = Vec::with_capacity(CHUNK_MAX);
+        let mut limited = file.take(CHUNK_MAX as u64);
+        limited.read_to_end(&mut data)?;
+        Ok((data, limited.into_inner()))
+    })
+    .await
+    .map_err(|e| e.to_string())?
+    .map_err(|e: std::io::Error| e.to_string())
+}

@@ -1,0 +1,276 @@
+//! Building the parts and taking them down again.
+
+use super::backend::Api;
+use super::data::DataHalf;
+use super::lifecycle::End;
+use super::peer::{Handler, LINK_EVENTS};
+use super::restore::Restores;
+use super::roles::{Roles, unix_ms};
+use super::{Daemon, Identity, end_driver, setup};
+use crate::api::server;
+use crate::config::Loaded;
+use crate::journal::{Journal, Limits};
+use crate::keys::NodeKey;
+use crate::link::{Link, LinkConfig, LinkEvent, Timing};
+use crate::notify::Notifier;
+use crate::services::Services;
+use crate::systemd::{self, Watchdog};
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+use tandem_failover::driver::{self, DriverConfig, DriverError, DriverHandle};
+use tandem_failover::heartbeat_io::Keys;
+use tandem_sync::engine::{Engine, OpenError};
+use tandem_sync::filter::PatternError;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// How often the status line of systemd and the watchdog are looked after, when no watchdog asks for less.
+const PULSE: Duration = Duration::from_secs(5);
+
+/// What the daemon starts with. Everything in it has been checked.
+#[derive(Debug)]
+pub struct AgentStart {
+    /// The configuration, and the file that `reload` reads again.
+    pub loaded: Loaded,
+    /// This node's key; it is of one of the configuration's nodes.
+    pub key: NodeKey,
+    /// Where the API listens: the command line's word before the configuration's.
+    pub socket: PathBuf,
+}
+
+/// Why the agent does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state directory.
+    #[error("state directory {}: {source}", .path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another agent has the state directory.
+    #[error("another agent uses {}: stop it first", .path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A pattern of a tree.
+    #[error(transparent)]
+    Filter(#[from] PatternError),
+    /// The data half.
+    #[error(transparent)]
+    Engine(#[from] OpenError),
+    /// The failover half.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// The local API.
+    #[error(transparent)]
+    Serve(#[from] server::ServeError),
+    /// Threads, signals, the runtime.
+    #[error("starting: {0}")]
+    Start(#[from] io::Error),
+    /// The failover half has ended by itself.
+    #[error("the failover loop has ended: see the log before this line")]
+    LoopEnded,
+}
+
+/// Runs the agent until it is stopped. Blocks.
+pub fn run(start: AgentStart) -> Result<End, StartError> {
+    // Two workers: the engine and the failover loop have threads of their own; what runs here mostly waits.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(run_in(start));
+    // A probe or a hook that hangs does not keep the agent from ending.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+async fn run_in(start: AgentStart) -> Result<End, StartError> {
+    let AgentStart {
+        loaded,
+        key,
+        socket,
+    } = start;
+    let state_dir = loaded.config.agent.state_dir.clone();
+    let _lock = lock(&state_dir)?;
+    let own = side(&loaded, &key);
+    let listener = server::listen(&socket)?;
+    let engine = Engine::open(setup::trees(&loaded.config, own, &loaded.file)?)?;
+    let driver = driver::spawn(DriverConfig {
+        keys: keys(&loaded, own, &key)?,
+        state_directory: state_dir,
+        setup: setup::driver(&loaded.config, own),
+    })?;
+    let (daemon, mut driver, events) = compose(loaded, own, key, engine, driver)?;
+    let effects = std::mem::replace(&mut driver.effects, mpsc::channel(1).1);
+    let api = server::serve(listener, Arc::new(Api(daemon.clone())), daemon.stop.clone());
+    let tasks = [
+        tokio::spawn(daemon.clone().pump(effects)),
+        tokio::spawn(daemon.clone().follow_link(events)),
+        tokio::spawn(daemon.clone().follow_data()),
+        tokio::spawn(pulse(daemon.clone(), Watchdog::start()?)),
+    ];
+    let api = tokio::spawn(api);
+    systemd::ready();
+    tracing::info!(
+        node = daemon.config().config.nodes[own].name,
+        pair = daemon.config().config.pair.name,
+        version = env!("CARGO_PKG_VERSION"),
+        "agent started"
+    );
+    daemon.clone().follow_signals().await?;
+    end(daemon, driver, &socket, tasks, api).await
+}
+
+async fn end(
+    daemon: Arc<Daemon>,
+    driver: DriverHandle,
+    socket: &Path,
+    tasks: [tokio::task::JoinHandle<()>; 4],
+    api: tokio::task::JoinHandle<io::Result<()>>,
+) -> Result<End, StartError> {
+    let end = *daemon
+        .end
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    for task in tasks {
+        task.abort();
+    }
+    api.abort();
+    daemon.data.stop();
+    end_driver(driver).await;
+    daemon.journal.flush(Duration::from_secs(1));
+    let _ = std::fs::remove_file(socket);
+    tracing::info!(end = ?end, "agent ended");
+    if daemon.died.load(std::sync::atomic::Ordering::Acquire) {
+        return Err(StartError::LoopEnded);
+    }
+    Ok(end)
+}
+
+fn compose(
+    loaded: Loaded,
+    own: usize,
+    key: NodeKey,
+    engine: Engine,
+    driver: DriverHandle,
+) -> Result<(Arc<Daemon>, DriverHandle, mpsc::Receiver<LinkEvent>), StartError> {
+    let config = loaded.config.clone();
+    let state_dir = config.agent.state_dir.clone();
+    let (events_in, events) = mpsc::channel(LINK_EVENTS);
+    let journal = Journal::open(&state_dir, Limits::default())?;
+    let link_config = LinkConfig {
+        key,
+        peer_key: config.nodes[1 - own].key,
+        paths: setup::link_paths(&config, own),
+        port: config.pair.port,
+        timing: Timing::default(),
+    };
+    let daemon = Arc::new_cyclic(|weak| {
+        let link = Link::start(link_config, Arc::new(Handler(weak.clone())), events_in);
+        Daemon {
+            own,
+            identity: identity(driver.boot.incarnation.counter),
+            started_unix_ms: unix_ms(),
+            data: DataHalf::new(engine.clone(), Arc::new(link)),
+            engine,
+            inputs: driver.inputs.clone(),
+            views: driver.view.clone(),
+            boards: driver.monitors.clone(),
+            reconfigure: driver.reconfigure_sender(),
+            roles: Roles::new(Services::new(config.services.clone(), config.hooks.clone())),
+            notifier: Notifier::start(&config.pair.name, &config.nodes[own].name, config.mail),
+            journal,
+            tickets: Default::default(),
+            peer: Mutex::default(),
+            held: Mutex::default(),
+            restores: Restores::new(state_dir),
+            last_decision: Mutex::default(),
+            facts_wake: Notify::new(),
+            stop: CancellationToken::new(),
+            end: Mutex::default(),
+            died: Default::default(),
+            loaded: RwLock::new(Arc::new(loaded)),
+        }
+    });
+    Ok((daemon, driver, events))
+}
+
+/// One agent per state directory: two would write the same index.
+fn lock(state_dir: &Path) -> Result<File, StartError> {
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+    let fail = |source| StartError::State {
+        path: state_dir.to_owned(),
+        source,
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)
+        .map_err(fail)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(state_dir.join("lock"))
+        .map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::Locked {
+            path: state_dir.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(fail(source)),
+    }
+}
+
+/// Which of the two nodes this is. The command line has checked that it is one of them.
+fn side(loaded: &Loaded, key: &NodeKey) -> usize {
+    usize::from(loaded.config.nodes[0].key != key.public())
+}
+
+fn keys(loaded: &Loaded, own: usize, key: &NodeKey) -> Result<Keys, StartError> {
+    let pair = ring::signature::Ed25519KeyPair::from_seed_unchecked(&key.seed())
+        .map_err(|e| io::Error::other(e.to_string()))?;
+    Ok(Keys {
+        pair: setup::pair_id(&loaded.config),
+        own: pair,
+        own_public: key.public().0,
+        peer_public: loaded.config.nodes[1 - own].key.0,
+    })
+}
+
+fn identity(incarnation: u64) -> Identity {
+    let short = |path: &str| {
+        let mut id = [0; 16];
+        if let Ok(text) = std::fs::read(path) {
+            id.copy_from_slice(&blake3::hash(&text).as_bytes()[..16]);
+        }
+        id
+    };
+    Identity {
+        machine: short("/etc/machine-id"),
+        boot: short("/proc/sys/kernel/random/boot_id"),
+        incarnation,
+    }
+}
+
+/// Feeds the watchdog as long as this runtime turns, and tells systemd in a line what the agent does.
+async fn pulse(daemon: Arc<Daemon>, watchdog: Watchdog) {
+    let heart = watchdog.heart("agent");
+    let every = watchdog.beat_every().map_or(PULSE, |d| d.min(PULSE));
+    loop {
+        heart.beat();
+        systemd::status(&daemon.line());
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = daemon.stop.cancelled() => return,
+        }
+    }
+}

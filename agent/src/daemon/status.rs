@@ -1,0 +1,392 @@
+//! (pure) What the parts say of themselves, put together for the operator.
+
+use crate::api::types as api;
+use crate::config::types::{Config, CountsFor};
+use std::time::Duration;
+use tandem_failover::health::Health;
+use tandem_failover::role::Role;
+use tandem_failover::time::Instant;
+use tandem_failover::view::{PeerIdentity, PeerView, View};
+use tandem_sync::engine as sync;
+
+/// Both clocks at one moment, so that every age in one report is of the same moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// `CLOCK_BOOTTIME`.
+    pub boot: Instant,
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+}
+
+impl Now {
+    /// Age of `then` in milliseconds.
+    pub fn age_ms(self, then: Instant) -> u64 {
+        millis(self.boot.saturating_duration_since(then))
+    }
+
+    /// `then` on the calendar, be it past or to come.
+    pub fn unix_ms_of(self, then: Instant) -> u64 {
+        let ahead = millis(then.saturating_duration_since(self.boot));
+        (self.unix_ms + ahead).saturating_sub(self.age_ms(then))
+    }
+}
+
+/// Whole milliseconds.
+pub fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What one monitor says.
+#[derive(Debug, Clone, Default)]
+pub struct MonitorState {
+    /// Health as counted by rise and fall.
+    pub health: Health,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Since when the health is what it is.
+    pub since: Option<Instant>,
+    /// The last result in words.
+    pub last: String,
+}
+
+/// What one service did last.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceState {
+    /// `started`, `stopped`, `failed` or `unknown`.
+    pub state: String,
+    /// Since when.
+    pub since_unix_ms: Option<u64>,
+    /// Why it failed.
+    pub last_error: Option<String>,
+}
+
+/// Everything that a status is made of.
+pub struct Parts<'a> {
+    /// Both clocks.
+    pub now: Now,
+    /// When the agent started.
+    pub started_unix_ms: u64,
+    /// The configuration in force.
+    pub config: &'a Config,
+    /// Which of its nodes this is.
+    pub own: usize,
+    /// The machine's view.
+    pub view: &'a View,
+    /// The engine's status.
+    pub engine: &'a sync::EngineStatus,
+    /// Epochs in each tree's lineage, in configured order.
+    pub lineages: Vec<u64>,
+    /// Relation of the data, as text.
+    pub relation: String,
+    /// The control session.
+    pub session: api::SessionStatus,
+    /// One per configured monitor, in that order.
+    pub monitors: Vec<MonitorState>,
+    /// One per configured service, in that order.
+    pub services: Vec<ServiceState>,
+    /// Which floating addresses the kernel has on this node, in configured order.
+    pub held: Vec<bool>,
+    /// The configuration's file and digests.
+    pub file: api::ConfigStatus,
+    /// The last decision.
+    pub last_decision: Option<api::DecisionReport>,
+    /// Hold since and until.
+    pub hold: Option<(u64, Option<u64>)>,
+}
+
+/// The whole report.
+pub fn report(parts: Parts<'_>) -> api::StatusReport {
+    let Parts { config, view, .. } = &parts;
+    api::StatusReport {
+        api: api::API_VERSION,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pair: config.pair.name.clone(),
+        node: config.nodes[parts.own].name.clone(),
+        role: role(view.role),
+        phase: view.phase.to_string(),
+        term: view.term,
+        term_armed: view.term_armed,
+        since_unix_ms: parts.now.unix_ms_of(view.since),
+        started_unix_ms: parts.started_unix_ms,
+        preferred: config.pair.preferred.clone(),
+        relation: parts.relation.clone(),
+        links: links(&parts),
+        session: parts.session.clone(),
+        peer: peer(&parts),
+        monitors: monitors(&parts),
+        trees: trees(&parts),
+        config: parts.file.clone(),
+        takeover: takeover(&parts),
+        maintenance: maintenance(&parts),
+        hold: parts.hold.map(|(since, until)| api::HoldStatus {
+            since_unix_ms: since,
+            until_unix_ms: until,
+            spooled_bytes: parts.engine.spooled,
+        }),
+        addresses: addresses(&parts),
+        last_decision: parts.last_decision.clone(),
+        services: services(&parts),
+        alarms: alarms(&parts),
+    }
+}
+
+/// The role in the API's words.
+pub fn role(role: Role) -> api::Role {
+    match role {
+        Role::Joining => api::Role::Joining,
+        Role::Standby => api::Role::Standby,
+        Role::Master => api::Role::Master,
+        Role::Fault => api::Role::Fault,
+    }
+}
+
+fn health(health: Health) -> api::Health {
+    match health {
+        Health::Good => api::Health::Good,
+        Health::Bad => api::Health::Bad,
+        Health::Unknown => api::Health::Unknown,
+    }
+}
+
+fn links(parts: &Parts<'_>) -> Vec<api::LinkStatus> {
+    let mine = &parts.config.nodes[parts.own].links;
+    let theirs = &parts.config.nodes[1 - parts.own].links;
+    mine.iter()
+        .zip(theirs)
+        .enumerate()
+        .map(|(i, (mine, theirs))| {
+            let view = parts.view.links.get(i);
+            let heard_ms = view.and_then(|v| v.last_heard).map(|t| parts.now.age_ms(t));
+            let dead_ms = millis(parts.config.pair.dead_after);
+            api::LinkStatus {
+                name: mine.name.clone(),
+                device: mine.device.clone(),
+                local: mine.address.to_string(),
+                remote: theirs.address.to_string(),
+                data: mine.data,
+                carrier: view.and_then(|v| v.carrier),
+                up: heard_ms.is_some_and(|age| age < dead_ms),
+                heard_ms,
+                heard_by_peer: view.is_some_and(|v| v.heard_by_peer),
+                rtt_us: view
+                    .and_then(|v| v.rtt)
+                    .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+                loss_percent: view.map(|v| f32::from(v.loss_per_mille) / 10.0),
+            }
+        })
+        .collect()
+}
+
+fn peer(parts: &Parts<'_>) -> api::PeerStatus {
+    let node = parts.config.nodes[1 - parts.own].name.clone();
+    let Some(view) = &parts.view.peer else {
+        return api::PeerStatus {
+            node,
+            alive: false,
+            heard_ms: None,
+            role: None,
+            term: None,
+            eligible: None,
+            reasons: Vec::new(),
+            services: api::Health::Unknown,
+            network: api::Health::Unknown,
+            identity: None,
+        };
+    };
+    api::PeerStatus {
+        node,
+        alive: view.heard,
+        heard_ms: view.last_heard.map(|t| parts.now.age_ms(t)),
+        role: Some(role(view.role)),
+        term: Some(view.term),
+        eligible: Some(view.eligible.is_ok()),
+        reasons: view
+            .eligible
+            .err()
+            .map(|reason| reason.to_string())
+            .into_iter()
+            .collect(),
+        services: health(view.services),
+        network: health(view.network),
+        identity: identity(view).map(str::to_owned),
+    }
+}
+
+fn identity(view: &PeerView) -> Option<&'static str> {
+    match view.identity {
+        PeerIdentity::Same => None,
+        PeerIdentity::Regressed => Some("regressed"),
+        PeerIdentity::Cloned => Some("cloned"),
+    }
+}
+
+fn monitors(parts: &Parts<'_>) -> Vec<api::MonitorStatus> {
+    parts
+        .config
+        .monitors
+        .iter()
+        .zip(&parts.monitors)
+        .map(|(config, state)| api::MonitorStatus {
+            name: config.name.clone(),
+            target: config.check.to_string(),
+            counts_for: match config.counts_for {
+                CountsFor::Service => "service".to_owned(),
+                CountsFor::Network => "network".to_owned(),
+            },
+            health: health(state.health),
+            failures: state.failures,
+            since_unix_ms: state.since.map(|t| parts.now.unix_ms_of(t)),
+            last_error: Some(state.last.clone()).filter(|_| state.failures > 0),
+        })
+        .collect()
+}
+
+fn trees(parts: &Parts<'_>) -> Vec<api::TreeStatus> {
+    let engine = parts.engine;
+    let stale = engine
+        .fresh_at
+        .map(|at| parts.now.age_ms(Instant::from_nanos(at)));
+    let receives = matches!(engine.mode, sync::Mode::Replica);
+    engine
+        .trees
+        .iter()
+        .enumerate()
+        .map(|(i, tree)| {
+            let (state, stopped) = tree_state(&tree.state);
+            api::TreeStatus {
+                name: tree.name.clone(),
+                path: tree.root.clone(),
+                state,
+                stopped,
+                proven: tree.proven,
+                epoch: tree.epoch.clone(),
+                lineage_length: parts.lineages.get(i).copied().unwrap_or(0),
+                seq: tree.seq,
+                acked: engine.acked,
+                lag_ms: engine.lag.map(millis),
+                stale_ms: stale.filter(|_| receives),
+                queue: tree.queue,
+                files: tree.files,
+                bytes: tree.bytes,
+                errors: tree.errors,
+                last_error: tree.last_error.clone(),
+                detector: tree.detector.clone(),
+                progress: tree.progress.as_ref().map(progress),
+                rescued: tree.rescued,
+                mounts_below: tree.mounts_below.clone(),
+                sockets_skipped: tree.sockets_skipped,
+            }
+        })
+        .collect()
+}
+
+fn tree_state(state: &sync::TreeState) -> (api::TreeState, Option<String>) {
+    match state {
+        sync::TreeState::Unborn => (api::TreeState::Unborn, None),
+        sync::TreeState::Copying => (api::TreeState::Copying, None),
+        sync::TreeState::CatchingUp => (api::TreeState::CatchingUp, None),
+        sync::TreeState::Consistent => (api::TreeState::Consistent, None),
+        sync::TreeState::Stopped { why } => (api::TreeState::Stopped, Some(why.clone())),
+    }
+}
+
+fn progress(p: &sync::Progress) -> api::Progress {
+    api::Progress {
+        what: p.what.clone(),
+        files_done: p.files_done,
+        files_total: Some(p.files_total),
+        bytes_done: p.bytes_done,
+        bytes_total: Some(p.bytes_total),
+        bytes_per_second: p.bytes_per_second,
+        eta_ms: p.eta.map(millis),
+    }
+}
+
+/// Who could take over now: this node if it does not serve, else its peer.
+fn takeover(parts: &Parts<'_>) -> api::TakeoverStatus {
+    let view = parts.view;
+    if view.role != Role::Master {
+        let mut reasons: Vec<String> = match &view.eligible {
+            Ok(()) => Vec::new(),
+            Err(reasons) => reasons.iter().map(ToString::to_string).collect(),
+        };
+        if !reasons.is_empty() {
+            reasons.extend(parts.engine.reason.clone());
+        }
+        return api::TakeoverStatus {
+            node: Some(parts.config.nodes[parts.own].name.clone()),
+            possible: view.eligible.is_ok(),
+            reasons,
+        };
+    }
+    let node = Some(parts.config.nodes[1 - parts.own].name.clone());
+    match &view.peer {
+        Some(peer) if peer.heard => api::TakeoverStatus {
+            node,
+            possible: peer.eligible.is_ok(),
+            reasons: peer
+                .eligible
+                .err()
+                .map(|r| r.to_string())
+                .into_iter()
+                .collect(),
+        },
+        _ => api::TakeoverStatus {
+            node,
+            possible: false,
+            reasons: vec!["the peer's agent is not heard".to_owned()],
+        },
+    }
+}
+
+fn maintenance(parts: &Parts<'_>) -> Option<api::MaintenanceStatus> {
+    let view = parts.view.maintenance?;
+    Some(api::MaintenanceStatus {
+        until_unix_ms: view.until.map(|t| parts.now.unix_ms_of(t)),
+    })
+}
+
+fn addresses(parts: &Parts<'_>) -> Vec<api::AddressStatus> {
+    parts
+        .config
+        .floating_ips
+        .iter()
+        .zip(&parts.held)
+        .map(|(ip, held)| api::AddressStatus {
+            address: format!("{}/{}", ip.address, ip.prefix),
+            device: ip.device.clone(),
+            label: ip.label.clone(),
+            held: *held,
+            conflict: None,
+        })
+        .collect()
+}
+
+fn services(parts: &Parts<'_>) -> Vec<api::ServiceStatus> {
+    parts
+        .config
+        .services
+        .iter()
+        .zip(&parts.services)
+        .map(|(config, state)| api::ServiceStatus {
+            name: config.name.clone(),
+            state: state.state.clone(),
+            since_unix_ms: state.since_unix_ms,
+            last_error: state.last_error.clone(),
+        })
+        .collect()
+}
+
+fn alarms(parts: &Parts<'_>) -> Vec<String> {
+    let mut alarms: Vec<String> = parts
+        .engine
+        .alarms
+        .iter()
+        .map(|alarm| match &alarm.tree {
+            Some(tree) => format!("tree {tree}: {}", alarm.text),
+            None => alarm.text.clone(),
+        })
+        .collect();
+    alarms.extend(parts.view.waiting.iter().map(ToString::to_string));
+    alarms
+}

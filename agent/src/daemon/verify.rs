@@ -1,0 +1,98 @@
+//! `tandem verify`: contents of both sides, compared where the master is.
+
+use super::Daemon;
+use super::backend::engine_error;
+use super::forward::Forwarded;
+use crate::api::server::{Lines, STREAM_QUEUE};
+use crate::api::types::{self, ApiError, DifferenceKind, Line, VerifyEvent, VerifyRequest};
+use std::sync::Arc;
+use std::time::Duration;
+use tandem_failover::role::Role;
+use tokio::sync::mpsc;
+
+/// A verify of terabytes takes hours; the bound only ends one whose peer has gone silent.
+const VERIFY_BOUND: Duration = Duration::from_secs(24 * 3600);
+
+impl Daemon {
+    /// `verify` on the master.
+    pub async fn verify_here(&self, request: VerifyRequest) -> Result<Vec<VerifyEvent>, ApiError> {
+        self.must_be_master()?;
+        let report = self
+            .engine
+            .verify(request.tree.as_deref(), request.repair)
+            .await
+            .map_err(|e| engine_error(&e))?;
+        let mut events: Vec<VerifyEvent> = report
+            .differences
+            .iter()
+            .map(|d| VerifyEvent::Difference {
+                tree: d.tree.clone(),
+                path: d.path.clone(),
+                what: kind(&d.what),
+                detail: d.what.clone(),
+                repaired: report.repaired,
+            })
+            .collect();
+        events.push(VerifyEvent::Done {
+            entries: report.compared,
+            bytes: report.bytes,
+            differences: report.found,
+            repaired: if report.repaired { report.found } else { 0 },
+            unsettled: report.not_covered.len() as u64,
+        });
+        Ok(events)
+    }
+
+    /// `verify` from either node.
+    pub fn verify_lines(self: &Arc<Self>, request: VerifyRequest) -> Lines<VerifyEvent> {
+        let (sender, lines) = mpsc::channel(STREAM_QUEUE);
+        let daemon = self.clone();
+        tokio::spawn(async move {
+            let result = if daemon.view().role == Role::Master {
+                daemon.verify_here(request).await
+            } else {
+                daemon
+                    .forwarded::<Vec<VerifyEvent>>(Forwarded::Verify(request), VERIFY_BOUND)
+                    .await
+            };
+            let lines: Vec<Line<VerifyEvent>> = match result {
+                Ok(events) => events.into_iter().map(Line::Event).collect(),
+                Err(error) => vec![Line::Error(error)],
+            };
+            for line in lines {
+                if sender.send(line).await.is_err() {
+                    return;
+                }
+            }
+        });
+        lines
+    }
+
+    /// `tree accept`: here, or on the other node when it is that one which waits.
+    pub async fn accept_anywhere(
+        &self,
+        request: types::AcceptRequest,
+    ) -> Result<types::Done, ApiError> {
+        let status = self.engine.status();
+        let waits_here = status.trees.iter().any(|tree| {
+            tree.name == request.tree
+                && matches!(tree.state, tandem_sync::engine::TreeState::Stopped { .. })
+        });
+        if waits_here || self.peer_rpc().is_err() {
+            return self.accept_here(&request.tree).await;
+        }
+        let within = Duration::from_secs(30);
+        self.forwarded(Forwarded::Accept(request), within).await
+    }
+}
+
+fn kind(what: &str) -> DifferenceKind {
+    match what {
+        "content" => DifferenceKind::Contents,
+        "metadata" => DifferenceKind::Metadata,
+        "kind" => DifferenceKind::Kind,
+        "missing on the standby" => DifferenceKind::Missing,
+        "only on the standby" => DifferenceKind::Extra,
+        _ => DifferenceKind::Unknown,
+    }
+}

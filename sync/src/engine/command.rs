@@ -1,0 +1,237 @@
+//! What the worker is asked to do, and what it shares with the handle and the sessions.
+
+use super::apply::{Applied, Batch};
+use super::error::CommandError;
+use super::prepare::Prepared;
+use super::report::{InitReport, NotCovered};
+use super::status::{Alarm, EngineStatus, Mode, Progress, SessionStatus};
+use super::tree::Roots;
+use crate::index::Index;
+use crate::lineage::NodeHeads;
+use crate::path::RelPath;
+use crate::token::RoleToken;
+use crate::tree::{PairConfig, TreeId};
+use crate::wire::{Idle, Refuse};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+/// A place for an answer.
+pub(crate) type Reply<T> = oneshot::Sender<T>;
+
+/// Commands to the worker.
+pub(crate) enum Command {
+    /// First epoch of every unborn tree.
+    Init(Reply<Result<InitReport, CommandError>>),
+    /// Become the source.
+    BeginSource {
+        term: u64,
+        reply: Reply<Result<(), CommandError>>,
+    },
+    /// Become the replica.
+    BeginReplica(Reply<Result<(), CommandError>>),
+    /// Become neither.
+    Idle(Reply<Result<(), CommandError>>),
+    /// Look at a path again, then tell the newest number.
+    Examine {
+        tree: TreeId,
+        path: RelPath,
+        reply: Reply<u64>,
+    },
+    /// Record everything that happened before this command, then tell the newest number.
+    Barrier(Reply<Recorded>),
+    /// Classify what is here, then say what the source may send.
+    Prepare {
+        theirs: NodeHeads,
+        reply: Reply<Result<Prepared, Refuse>>,
+    },
+    /// Apply a batch.
+    Apply {
+        batch: Box<Batch>,
+        reply: Reply<Result<Applied, String>>,
+    },
+    /// "Durable up to here".
+    Fresh {
+        idle: Idle,
+        source: NodeHeads,
+        reply: Reply<Result<Applied, String>>,
+    },
+    /// Paths that are not settled, of one tree, after this place.
+    Unsettled {
+        after: Option<(TreeId, RelPath)>,
+        reply: Reply<Option<(TreeId, Vec<RelPath>)>>,
+    },
+    /// Let the deletions pass that the guard held back.
+    Accept {
+        tree: String,
+        reply: Reply<Result<(), CommandError>>,
+    },
+}
+
+/// Answer to a barrier.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Recorded {
+    /// Newest number.
+    pub head: u64,
+    /// What is not recorded.
+    pub not_covered: Vec<NotCovered>,
+}
+
+/// What is known of the peer by the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Peer {
+    /// There is a session.
+    pub session: bool,
+    /// Durable there with nothing unsettled.
+    pub acked: u64,
+    /// Applied there.
+    pub applied: u64,
+    /// Everything known here is durable there.
+    pub caught_up: bool,
+}
+
+/// Shared by the handle, the sessions and the worker.
+pub(crate) struct Shared {
+    /// Configuration.
+    pub config: Arc<PairConfig>,
+    /// Index.
+    pub index: Index,
+    /// Opened roots.
+    pub roots: Roots,
+    /// The right to apply.
+    pub token: RoleToken,
+    /// To the worker. 64 commands may wait; who sends more waits for room.
+    pub commands: mpsc::Sender<Command>,
+    /// Newest number that is durable in the index.
+    pub head: watch::Sender<u64>,
+    /// What the engine does; sessions end when it changes.
+    pub mode: watch::Sender<Mode>,
+    /// The peer as the session sees it.
+    pub peer: watch::Sender<Peer>,
+    /// Status.
+    pub status: watch::Sender<EngineStatus>,
+    /// The session's own status.
+    pub session: Mutex<Option<SessionStatus>>,
+    /// See [`EngineStatus::fresh_at`]; 0 is unknown.
+    pub fresh_at: AtomicU64,
+    /// Newest number that this node, as replica, answered as durable.
+    pub answered: AtomicU64,
+    /// Something became unsettled: the session asks the source for it.
+    pub unsettled: Notify,
+    /// Applying is paused.
+    pub held: AtomicBool,
+    /// Bytes in the spool.
+    pub spooled: AtomicU64,
+    /// Copies by tree.
+    pub progress: Mutex<BTreeMap<TreeId, Progress>>,
+    /// Alarms of sessions and of reversals, by tree and kind.
+    pub alarms: Mutex<BTreeMap<(Option<String>, &'static str), String>>,
+}
+
+/// Locks a value that is only ever written whole, so that a panic elsewhere cannot have left it half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Notes the session's status.
+    pub fn set_session(&self, status: Option<SessionStatus>) {
+        *lock(&self.session) = status;
+    }
+
+    /// The session's status.
+    pub fn session(&self) -> Option<SessionStatus> {
+        lock(&self.session).clone()
+    }
+
+    /// Progress of a tree's copy.
+    pub fn progress(&self, tree: TreeId) -> Option<Progress> {
+        lock(&self.progress).get(&tree).cloned()
+    }
+
+    /// Sets or ends the progress of a tree's copy.
+    pub fn set_progress(&self, tree: TreeId, progress: Option<Progress>) {
+        match progress {
+            Some(progress) => lock(&self.progress).insert(tree, progress),
+            None => lock(&self.progress).remove(&tree),
+        };
+    }
+
+    /// Open alarms.
+    pub fn alarms(&self) -> Vec<Alarm> {
+        let alarm = |((tree, kind), text): (&(Option<String>, &'static str), &String)| Alarm {
+            tree: tree.clone(),
+            kind: (*kind).to_owned(),
+            text: text.clone(),
+        };
+        lock(&self.alarms).iter().map(alarm).collect()
+    }
+
+    /// Raises (`Some`) or ends an alarm.
+    pub fn alarm(&self, tree: Option<&str>, kind: &'static str, text: Option<String>) {
+        let key = (tree.map(str::to_owned), kind);
+        match text {
+            Some(text) => {
+                let before = lock(&self.alarms).insert(key, text.clone());
+                if before.as_ref() != Some(&text) {
+                    tracing::error!(tree, kind, text, "alarm");
+                }
+            }
+            None => drop(lock(&self.alarms).remove(&key)),
+        }
+    }
+
+    /// Newest number answered as durable by this node as replica.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Acquire)
+    }
+
+    /// Applying is paused.
+    pub fn held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// Bytes in the spool.
+    pub fn spooled(&self) -> u64 {
+        self.spooled.load(Ordering::Acquire)
+    }
+
+    /// When the data were fresh, if known.
+    pub fn fresh_at(&self) -> Option<u64> {
+        Some(self.fresh_at.load(Ordering::Acquire)).filter(|at| *at != 0)
+    }
+
+    /// Asks the worker and waits for its answer.
+    ///
+    /// # Errors
+    /// [`CommandError::Ended`] when there is no worker any more.
+    pub async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(make(reply))
+            .await
+            .map_err(|_| CommandError::Ended)?;
+        answer.await.map_err(|_| CommandError::Ended)
+    }
+}
+
+/// The heads of all configured trees, as of one moment of the index.
+pub(crate) fn heads(shared: &Shared) -> Result<NodeHeads, CommandError> {
+    use crate::lineage::{NodeName, TreeHead};
+    let failed = |e: &dyn std::fmt::Display| CommandError::Index(e.to_string());
+    let snapshot = shared.index.snapshot().map_err(|e| failed(&e))?;
+    let mut trees = Vec::new();
+    for tree in &shared.config.trees {
+        let open = shared.roots.get(tree.id());
+        let empty = open.is_some_and(|open| crate::identity::is_empty(&open.root).unwrap_or(false));
+        let head = snapshot.head(tree.id()).map_err(|e| failed(&e))?;
+        trees.push(TreeHead {
+            tree: tree.id(),
+            head,
+            empty,
+        });
+    }
+    let node = NodeName::try_from(shared.config.node.as_str()).map_err(|e| failed(&e))?;
+    NodeHeads::new(node, trees).map_err(|e| failed(&e))
+}

@@ -1,0 +1,394 @@
+//! What the worker does with commands, and what it shows of itself.
+
+use super::clock;
+use super::command::Command;
+use super::error::CommandError;
+use super::prepare::Preparing;
+use super::report::InitReport;
+use super::status::{Alarm, EngineStatus, Mode, Progress, TreeState, TreeStatus};
+use super::tree::{Dirt, Tree};
+use super::worker::Worker;
+use crate::entry::Kind;
+use crate::index::{IndexError, Snapshot, Unreplicated};
+use crate::lineage::{CopyState, EpochId, Head};
+use crate::path::RelPath;
+use crate::tree::TreeId;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long a role change waits for an apply in flight. The failover half revokes earlier, with its own bound.
+const REVOKE: Duration = Duration::from_secs(2);
+
+impl Worker {
+    /// Carries out one command.
+    pub(super) fn command(&mut self, command: Command) {
+        // Whoever does not wait for an answer any more does not need it.
+        match command {
+            Command::Init(reply) => drop(reply.send(self.init())),
+            Command::BeginSource { term, reply } => drop(reply.send(self.begin_source(term))),
+            Command::BeginReplica(reply) => drop(reply.send(self.begin_replica())),
+            Command::Idle(reply) => {
+                self.shared.token.revoke(REVOKE);
+                self.set_mode(Mode::Idle);
+                drop(reply.send(Ok(())));
+            }
+            Command::Examine { tree, path, reply } => {
+                if let Some(at) = self.position(tree).filter(|at| self.trees[*at].moves()) {
+                    self.look(at, vec![(path, Dirt::FORCED)]);
+                }
+                let _ = reply.send(*self.shared.head.borrow());
+            }
+            Command::Barrier(reply) => self.barrier(reply),
+            Command::Prepare { theirs, reply } => {
+                self.preparing = Some(Preparing { theirs, reply })
+            }
+            Command::Apply { batch, reply } => drop(reply.send(self.apply(*batch))),
+            Command::Fresh {
+                idle,
+                source,
+                reply,
+            } => drop(reply.send(self.fresh(idle, &source))),
+            Command::Unsettled { after, reply } => drop(reply.send(self.unsettled_after(after))),
+            Command::Accept { tree, reply } => drop(reply.send(self.accept(&tree))),
+        }
+        self.touch();
+    }
+
+    fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
+        self.lag.clear();
+        self.shared.mode.send_replace(mode);
+        for tree in &mut self.trees {
+            tree.rescan = true;
+            tree.job = None;
+            tree.dirty.clear();
+            tree.later.clear();
+            tree.rescue = None;
+        }
+    }
+
+    /// The next unsettled paths, of one tree, after `after`; from the beginning when there are none.
+    fn unsettled_after(&self, after: Option<(TreeId, RelPath)>) -> Option<(TreeId, Vec<RelPath>)> {
+        let page = |tree: &Tree, after: Option<&RelPath>| {
+            let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+            let paths = tree
+                .unsettled
+                .range::<RelPath, _>((from, std::ops::Bound::Unbounded));
+            let paths: Vec<RelPath> = paths.take(crate::wire::MAX_PATHS).cloned().collect();
+            (!paths.is_empty()).then_some((tree.id, paths))
+        };
+        if let Some((id, path)) = &after
+            && let Some(at) = self.position(*id)
+        {
+            let rest = self.trees[at + 1..].iter().find_map(|t| page(t, None));
+            if let Some(found) = page(&self.trees[at], Some(path)).or(rest) {
+                return Some(found);
+            }
+        }
+        self.trees.iter().find_map(|t| page(t, None))
+    }
+
+    fn init(&mut self) -> Result<InitReport, CommandError> {
+        if self.mode == Mode::Replica {
+            self.shared.token.revoke(REVOKE);
+            self.set_mode(Mode::Idle);
+        }
+        let mut report = InitReport { born: Vec::new() };
+        let snapshot = self.shared.index.snapshot().map_err(index)?;
+        let mut unborn = Vec::new();
+        for tree in &self.trees {
+            if let Some(stop) = &tree.stop {
+                return Err(CommandError::Root {
+                    tree: tree.config.name.clone(),
+                    why: stop.why().to_owned(),
+                });
+            }
+            if snapshot.head(tree.id).map_err(index)?.lineage.is_unborn() {
+                unborn.push((tree.id, random_epoch()?));
+                report.born.push(tree.config.name.clone());
+            }
+        }
+        drop(snapshot);
+        let node = self.node.clone();
+        self.shared
+            .index
+            .write(|w| {
+                unborn
+                    .iter()
+                    .try_for_each(|(tree, id)| w.init(*tree, *id, 0, &node).map(drop))
+            })
+            .map_err(index)?;
+        Ok(report)
+    }
+
+    fn begin_source(&mut self, term: u64) -> Result<(), CommandError> {
+        if self.mode == (Mode::Source { term }) {
+            return Ok(());
+        }
+        self.shared.token.revoke(REVOKE);
+        let snapshot = self.shared.index.snapshot().map_err(index)?;
+        let mut epochs = Vec::new();
+        let mut same_epoch = snapshot.mode() == crate::index::Mode::Writing;
+        for tree in &self.trees {
+            let head = snapshot.head(tree.id).map_err(index)?;
+            let Some(epoch) = head.lineage.head() else {
+                return Err(CommandError::Unborn(tree.config.name.clone()));
+            };
+            same_epoch &= epoch.term == term && epoch.node == self.node;
+            epochs.push((tree.id, random_epoch()?));
+        }
+        let unsettled = snapshot.unreplicated(None, usize::MAX).map_err(index)?;
+        drop(snapshot);
+        let node = self.node.clone();
+        // An agent that starts again in its own term goes on in its epoch.
+        if !same_epoch || !unsettled.is_empty() {
+            let begin = |w: &mut crate::index::Writer<'_>| {
+                unsettled
+                    .iter()
+                    .try_for_each(|(tree, path, record)| unsettle(w, *tree, path, record))?;
+                w.begin(&epochs, term, &node).map(|_| w.last_seq())
+            };
+            self.shared.index.write(begin).map_err(index)?;
+        }
+        let last = self.shared.index.snapshot().map_err(index)?.last_seq();
+        self.shared.head.send_replace(last);
+        self.set_mode(Mode::Source { term });
+        Ok(())
+    }
+
+    fn begin_replica(&mut self) -> Result<(), CommandError> {
+        if self.mode != Mode::Replica {
+            self.shared.fresh_at.store(0, Ordering::Release);
+            self.set_mode(Mode::Replica);
+        }
+        self.shared.token.grant();
+        Ok(())
+    }
+
+    /// Keeps what the peer acknowledged, and forgets the ages of those changes.
+    pub(super) fn keep_acked(&mut self) {
+        let acked = self.shared.peer.borrow().acked;
+        if !matches!(self.mode, Mode::Source { .. }) {
+            return;
+        }
+        let kept = self.shared.index.snapshot().map(|s| s.acked().upto);
+        if kept.is_ok_and(|kept| kept < acked)
+            && let Err(error) = self.shared.index.write(|w| {
+                w.ack(acked);
+                Ok::<_, IndexError>(())
+            })
+        {
+            self.index_failed(&error);
+        }
+    }
+
+    /// Publishes the status.
+    pub(super) fn publish(&mut self) {
+        let acked = self.shared.peer.borrow().acked;
+        while self.lag.front().is_some_and(|(seq, _)| *seq <= acked) {
+            self.lag.pop_front();
+        }
+        match self
+            .shared
+            .index
+            .snapshot()
+            .and_then(|snapshot| self.status(&snapshot, acked))
+        {
+            Ok(status) => {
+                self.shared.status.send_replace(status);
+            }
+            Err(error) => tracing::error!(%error, "no status: the index cannot be read"),
+        }
+    }
+
+    fn status(&self, index: &Snapshot, acked: u64) -> Result<EngineStatus, IndexError> {
+        let mut trees = Vec::new();
+        let mut alarms = Vec::new();
+        let mut digest = blake3::Hasher::new();
+        let mut heads = Vec::new();
+        for tree in &self.trees {
+            let head = index.head(tree.id)?;
+            digest.update(&tree.id.0);
+            digest.update(&postcard::to_stdvec(&head).unwrap_or_default());
+            let dirty = tree.unsettled.len() as u64;
+            trees.push(self.tree_status(tree, &head, index, acked, dirty)?);
+            if let Some(stop) = &tree.stop {
+                let (kind, text) = (stop.kind().to_owned(), stop.why().to_owned());
+                alarms.push(Alarm {
+                    tree: Some(tree.config.name.clone()),
+                    kind,
+                    text,
+                });
+            }
+            heads.push(head);
+        }
+        alarms.extend(self.shared.alarms());
+        let source = matches!(self.mode, Mode::Source { .. });
+        let lag = self
+            .lag
+            .front()
+            .map_or(0, |(_, since)| clock::now().saturating_sub(*since));
+        let mut first = [0; 8];
+        first.copy_from_slice(&digest.finalize().as_bytes()[..8]);
+        let bad = |t: &&TreeStatus| t.state != TreeState::Consistent || !t.proven;
+        Ok(EngineStatus {
+            mode: self.mode,
+            born: heads.iter().all(|h| !h.lineage.is_unborn()),
+            consistent: !trees.iter().any(|t| bad(&t)),
+            catching_up_only: trees
+                .iter()
+                .filter(bad)
+                .all(|t| t.proven && t.state == TreeState::CatchingUp),
+            reason: trees.iter().find(bad).map(reason),
+            seq: index.last_seq(),
+            acked: if source {
+                acked
+            } else {
+                self.shared.answered()
+            },
+            heads_digest: u64::from_le_bytes(first),
+            lag: source.then(|| Duration::from_nanos(lag)),
+            fresh_at: self
+                .shared
+                .fresh_at()
+                .filter(|_| self.mode == Mode::Replica),
+            hold: self.shared.held(),
+            spooled: self.shared.spooled(),
+            session: self.shared.session(),
+            trees,
+            alarms,
+        })
+    }
+
+    fn tree_status(
+        &self,
+        tree: &Tree,
+        head: &Head,
+        index: &Snapshot,
+        acked: u64,
+        dirty: u64,
+    ) -> Result<TreeStatus, IndexError> {
+        let counts = index.counts(tree.id)?;
+        let state = match (&tree.stop, head.state) {
+            (Some(stop), _) => TreeState::Stopped {
+                why: stop.why().to_owned(),
+            },
+            (None, CopyState::Unborn) => TreeState::Unborn,
+            (None, CopyState::Copying) => TreeState::Copying,
+            (None, CopyState::CatchingUp) => TreeState::CatchingUp,
+            (None, CopyState::Consistent) => TreeState::Consistent,
+        };
+        let sending = match self.mode {
+            Mode::Source { .. } if self.shared.peer.borrow().session => {
+                index.count_changes(acked, super::tree::MAX_NAMED)? as u64
+            }
+            _ => 0,
+        };
+        let scanning = tree.job.as_ref().map_or(0, |job| job.look.len() as u64);
+        let watching = self
+            .watcher
+            .as_ref()
+            .filter(|_| tree.open.is_some())
+            .and_then(|w| w.watching(tree.id));
+        Ok(TreeStatus {
+            name: tree.config.name.clone(),
+            root: tree.config.root.display().to_string(),
+            state,
+            proven: tree.open.is_some(),
+            epoch: head.lineage.head().map(|e| e.id.to_string()),
+            epoch_term: head.lineage.head().map(|e| e.term),
+            seq: head.seq,
+            files: counts.entries(),
+            bytes: counts.bytes,
+            queue: tree.dirty.len() as u64 + scanning + sending,
+            dirty,
+            errors: tree.errors.len() as u64,
+            last_error: tree.last_error.clone(),
+            local_changes: tree.local_changes.len() as u64,
+            detector: watching.map(|w| w.detector.to_string()).unwrap_or_default(),
+            progress: scan_progress(tree).or_else(|| self.shared.progress(tree.id)),
+            rescued: tree.rescued,
+            mounts_below: tree.mounts.iter().map(RelPath::to_string).collect(),
+            sockets_skipped: tree.sockets.len() as u64,
+            fuzzy: tree.fuzzy.iter().map(RelPath::to_string).collect(),
+        })
+    }
+}
+
+fn scan_progress(tree: &Tree) -> Option<Progress> {
+    let job = tree.job.as_ref()?;
+    let done = job.total.saturating_sub(job.look.len() as u64);
+    let spent = clock::now().saturating_sub(job.started).max(1);
+    let rate = (u128::from(job.bytes) * 1_000_000_000 / u128::from(spent)).min(u128::from(u64::MAX))
+        as u64;
+    let left = u128::from(spent) * (job.look.len() as u128) / u128::from(done.max(1));
+    Some(Progress {
+        what: "scan".into(),
+        files_done: done,
+        files_total: job.total,
+        bytes_done: job.bytes,
+        bytes_total: 0,
+        bytes_per_second: rate,
+        eta: (done > 0).then(|| Duration::from_nanos(left.min(u128::from(u64::MAX)) as u64)),
+    })
+}
+
+fn reason(tree: &TreeStatus) -> String {
+    let name = &tree.name;
+    match &tree.state {
+        TreeState::Stopped { why } => format!("tree {name} is stopped: {why}"),
+        TreeState::Unborn => format!("tree {name} was never copied here"),
+        TreeState::Copying => format!("tree {name} is copied for the first time, not complete"),
+        TreeState::CatchingUp => format!("tree {name} is catching up"),
+        TreeState::Consistent => format!("tree {name}: its root is not proven"),
+    }
+}
+
+/// A path whose local version was not settled before this node became the source: what lies here now is the data. A
+/// deletion needs an entry, so that the scan that follows finds it gone.
+fn unsettle(
+    w: &mut crate::index::Writer<'_>,
+    tree: TreeId,
+    path: &RelPath,
+    record: &Unreplicated,
+) -> Result<(), IndexError> {
+    w.settle(tree, path)?;
+    if record.ours.is_some() || w.get(tree, path)?.is_some() {
+        return Ok(());
+    }
+    let meta = crate::entry::Meta {
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        mtime_ns: 0,
+        xattrs: Default::default(),
+    };
+    let nothing = crate::entry::LocalKey {
+        dev: 0,
+        ino: 0,
+        ctime_ns: 0,
+        mtime_ns: 0,
+        size: 0,
+    };
+    w.found(
+        tree,
+        path,
+        crate::entry::State {
+            kind: Kind::Fifo,
+            meta,
+        },
+        nothing,
+    )
+}
+
+fn index(error: IndexError) -> CommandError {
+    CommandError::Index(error.to_string())
+}
+
+fn random_epoch() -> Result<EpochId, CommandError> {
+    let mut bytes = [0u8; 16];
+    // Up to 256 bytes come whole once the kernel's generator is ready, which the default flags wait for.
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| CommandError::Index(format!("no random bytes: {e}")))?;
+    Ok(EpochId(u128::from_le_bytes(bytes)))
+}

@@ -1,0 +1,329 @@
+//! The handle by which the agent talks to the engine.
+
+use super::command::{Command, Peer, Recorded, Shared, heads};
+use super::error::{CommandError, OpenError, SessionError};
+use super::report::{FlushReport, InitReport, NotCovered, RevokeReport, SessionEnd};
+use super::status::{EngineStatus, Mode};
+use super::tree::Roots;
+use super::worker::Worker;
+use crate::index::{Index, IndexIdentity};
+use crate::lineage::{NodeHeads, NodeName, PairRelation, combine};
+use crate::token::RoleToken;
+use crate::tree::{MAX_TREES, PairConfig};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Commands that may wait for the worker.
+const COMMANDS: usize = 64;
+
+/// The trees of one node. Cheap to clone; the worker ends when the last clone and the last session are gone.
+#[derive(Clone)]
+pub struct Engine {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("node", &self.shared.config.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Opens the index and the roots, and starts the worker thread. Blocks for disk. A root that cannot be opened or
+    /// proven is no error: its tree is shown as stopped, and tried again.
+    ///
+    /// # Errors
+    /// The configuration, the state directory or the index cannot be used.
+    pub fn open(config: PairConfig) -> Result<Engine, OpenError> {
+        let node = check(&config)?;
+        let state_dir = |source| OpenError::StateDir {
+            path: config.state_dir.display().to_string(),
+            source,
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&config.state_dir)
+            .map_err(state_dir)?;
+        let path = config.state_dir.join("index.redb");
+        let identity = IndexIdentity {
+            pair: config.pair.clone(),
+            node: config.node.clone(),
+        };
+        let index_error = |why: &dyn std::fmt::Display| OpenError::Index {
+            path: path.display().to_string(),
+            why: why.to_string(),
+        };
+        let index = Index::open(&path, &identity).map_err(|e| index_error(&e))?;
+        let last = index.snapshot().map_err(|e| index_error(&e))?.last_seq();
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let shared = Arc::new(Shared {
+            config: Arc::new(config),
+            index,
+            roots: Roots::default(),
+            token: RoleToken::new(),
+            commands,
+            head: watch::Sender::new(last),
+            mode: watch::Sender::new(Mode::Idle),
+            peer: watch::Sender::new(Peer::default()),
+            status: watch::Sender::new(EngineStatus::nothing_yet()),
+            session: Mutex::new(None),
+            fresh_at: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            unsettled: Notify::new(),
+            held: AtomicBool::new(false),
+            spooled: AtomicU64::new(0),
+            progress: Mutex::new(BTreeMap::new()),
+            alarms: Mutex::new(BTreeMap::new()),
+        });
+        let worker = Worker::new(Arc::clone(&shared), node);
+        std::thread::Builder::new()
+            .name("tandem-sync".into())
+            .spawn(move || worker.run(receiver))
+            .map_err(OpenError::Thread)?;
+        Ok(Engine { shared })
+    }
+
+    /// The first epoch of every tree that has none: `tandem init --source`, or R2's first direction. Durable when it
+    /// returns.
+    ///
+    /// # Errors
+    /// A tree is stopped, or the index fails.
+    pub async fn init_source(&self) -> Result<InitReport, CommandError> {
+        self.shared.ask(Command::Init).await?
+    }
+
+    /// This node is master with `term`: a new epoch for every tree is durable when it returns. The scan for changes that
+    /// were not seen before begins then.
+    ///
+    /// # Errors
+    /// [`CommandError::Unborn`] (R5), or the index fails.
+    pub async fn begin_source(&self, term: u64) -> Result<(), CommandError> {
+        self.shared
+            .ask(|reply| Command::BeginSource { term, reply })
+            .await?
+    }
+
+    /// This node follows: sessions as replica are accepted and applied.
+    ///
+    /// # Errors
+    /// [`CommandError::Ended`].
+    pub async fn begin_replica(&self) -> Result<(), CommandError> {
+        self.shared.ask(Command::BeginReplica).await?
+    }
+
+    /// Neither sends nor applies.
+    ///
+    /// # Errors
+    /// [`CommandError::Ended`].
+    pub async fn idle(&self) -> Result<(), CommandError> {
+        self.shared.ask(Command::Idle).await?
+    }
+
+    /// Revokes the role token: no apply becomes visible from here on. Waits at most `within` for the one in flight.
+    /// Does not go through the worker, and so never waits for anything else. Blocks; call it from a thread that may.
+    pub fn revoke(&self, within: Duration) -> RevokeReport {
+        let begun = Instant::now();
+        let clean = self.shared.token.revoke(within);
+        RevokeReport {
+            clean,
+            took: begun.elapsed(),
+        }
+    }
+
+    /// Runs one session as the source over `stream` until it ends. Needs a multi-thread runtime.
+    ///
+    /// Cancel by the token; dropping the future ends the session at its next step.
+    ///
+    /// # Errors
+    /// What ended it, if that was an error. The next session begins with what is durable.
+    pub async fn run_source_session<S>(
+        &self,
+        stream: S,
+        cancel: CancellationToken,
+    ) -> Result<SessionEnd, SessionError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        crate::source::session::run(Arc::clone(&self.shared), stream, cancel).await
+    }
+
+    /// Runs one session as the replica, as [`Engine::run_source_session`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn run_replica_session<S>(
+        &self,
+        stream: S,
+        cancel: CancellationToken,
+    ) -> Result<SessionEnd, SessionError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        crate::replica::session::run(Arc::clone(&self.shared), stream, cancel).await
+    }
+
+    /// What this node has: lineages, positions, completeness, emptiness. Reads the index.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn lineages(&self) -> Result<NodeHeads, CommandError> {
+        heads(&self.shared)
+    }
+
+    /// How this node's data relate to the peer's (R2).
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn relation(&self, theirs: &NodeHeads) -> Result<PairRelation, CommandError> {
+        Ok(combine(&heads(&self.shared)?, theirs))
+    }
+
+    /// The newest status, without waiting.
+    pub fn status(&self) -> EngineStatus {
+        self.shared.status.borrow().clone()
+    }
+
+    /// Status as it changes, at most twenty times a second.
+    pub fn status_changes(&self) -> watch::Receiver<EngineStatus> {
+        self.shared.status.subscribe()
+    }
+
+    /// Lets exactly those deletions pass that the guard held back, and moves the tree again.
+    ///
+    /// # Errors
+    /// No such tree.
+    pub async fn accept(&self, tree: &str) -> Result<(), CommandError> {
+        let tree = tree.to_owned();
+        self.shared
+            .ask(|reply| Command::Accept { tree, reply })
+            .await?
+    }
+
+    /// Returns when everything written before the call is durable on the peer, or names what is not.
+    ///
+    /// # Errors
+    /// [`CommandError::NotSource`], or not done within `timeout`.
+    pub async fn flush(&self, timeout: Duration) -> Result<FlushReport, CommandError> {
+        let begun = Instant::now();
+        if !matches!(*self.shared.mode.borrow(), Mode::Source { .. }) {
+            return Err(CommandError::NotSource);
+        }
+        let mut recorded = Recorded::default();
+        let work = async {
+            recorded = self.shared.ask(Command::Barrier).await?;
+            let mut peer = self.shared.peer.subscribe();
+            let reached = peer
+                .wait_for(|p| p.acked >= recorded.head || !p.session)
+                .await;
+            let session = reached.is_ok_and(|p| p.acked >= recorded.head);
+            Ok::<bool, CommandError>(session)
+        };
+        let durable = tokio::time::timeout(timeout, work).await;
+        let peer = *self.shared.peer.borrow();
+        let durable = durable.unwrap_or(Ok(peer.acked >= recorded.head && recorded.head > 0))?;
+        let mut not_covered = recorded.not_covered;
+        if !durable {
+            let why = match peer.session {
+                false => "no session with the peer".to_owned(),
+                true => format!("not durable on the peer within {timeout:?}"),
+            };
+            not_covered.push(NotCovered { tree: None, why });
+        }
+        if durable && peer.applied < recorded.head {
+            not_covered.push(NotCovered {
+                tree: None,
+                why: "durable in the peer's spool, not applied (hold)".into(),
+            });
+        }
+        let heads = heads(&self.shared)?;
+        let mut report = FlushReport {
+            seq: peer.acked.min(recorded.head),
+            epochs: Vec::new(),
+            covered: Vec::new(),
+            not_covered,
+            took: begun.elapsed(),
+        };
+        for tree in &self.shared.config.trees {
+            if let Some(epoch) = heads.get(tree.id()).and_then(|t| t.head.lineage.head()) {
+                report
+                    .epochs
+                    .push((tree.name.clone(), epoch.id.to_string()));
+            }
+            let named = |n: &NotCovered| n.tree.as_ref() == Some(&tree.name);
+            if durable && !report.not_covered.iter().any(named) {
+                report.covered.push(tree.name.clone());
+            }
+        }
+        Ok(report)
+    }
+
+    /// Planned move, first steps: sends until everything is durable that was written before the call, at most `within`.
+    ///
+    /// # Errors
+    /// [`CommandError::NotSource`], [`CommandError::NoSession`], [`CommandError::Timeout`].
+    pub async fn drain(&self, within: Duration) -> Result<FlushReport, CommandError> {
+        let report = self.flush(within).await?;
+        if report.covered.len() == self.shared.config.trees.len() {
+            return Ok(report);
+        }
+        if !self.shared.peer.borrow().session {
+            return Err(CommandError::NoSession);
+        }
+        let why: Vec<String> = report.not_covered.iter().map(|n| n.why.clone()).collect();
+        Err(CommandError::Timeout(within, why.join("; ")))
+    }
+
+    /// Planned move, last flush: all or an error.
+    ///
+    /// # Errors
+    /// As [`Engine::drain`].
+    pub async fn final_flush(&self, within: Duration) -> Result<FlushReport, CommandError> {
+        self.drain(within).await
+    }
+}
+
+fn check(config: &PairConfig) -> Result<NodeName, OpenError> {
+    let node =
+        NodeName::try_from(config.node.as_str()).map_err(|e| OpenError::Config(e.to_string()))?;
+    if config.trees.len() > MAX_TREES {
+        return Err(OpenError::Config(format!("more than {MAX_TREES} trees")));
+    }
+    let names: BTreeSet<_> = config.trees.iter().map(|t| t.id()).collect();
+    if names.len() != config.trees.len() {
+        return Err(OpenError::Config("two trees of one name".into()));
+    }
+    Ok(node)
+}
+
+impl EngineStatus {
+    /// Before the worker has looked.
+    fn nothing_yet() -> Self {
+        EngineStatus {
+            mode: Mode::Idle,
+            born: false,
+            consistent: false,
+            catching_up_only: false,
+            reason: Some("starting".into()),
+            seq: 0,
+            acked: 0,
+            heads_digest: 0,
+            lag: None,
+            fresh_at: None,
+            hold: false,
+            spooled: 0,
+            session: None,
+            trees: Vec::new(),
+            alarms: Vec::new(),
+        }
+    }
+}

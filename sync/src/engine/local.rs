@@ -1,0 +1,358 @@
+//! The source's side of the worker: local changes become numbered entries, durable before anybody sends them.
+
+use super::clock::{self, ms};
+use super::error::CommandError;
+use super::look::{Looker, Sight, Sights};
+use super::status::Mode;
+use super::tree::{Dirt, Job, Stop};
+use super::worker::Worker;
+use crate::index::{IndexError, Observed, Snapshot};
+use crate::path::RelPath;
+use crate::tree::MaxDelete;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Paths of one slice: a slice takes some milliseconds when nothing must be read.
+const SLICE: usize = 512;
+/// Bytes of one slice: 64 MiB are hashed in some tens of milliseconds.
+const SLICE_BYTES: u64 = 64 << 20;
+/// How long a path that was not at rest, or whose stamp is too young to prove anything, waits for the next look.
+const AGAIN: u64 = ms(25);
+/// Longest such wait.
+const AGAIN_MOST: u64 = ms(1000);
+/// A path that was not at rest in so many looks is named as `fuzzy`.
+const FUZZY: u32 = 8;
+/// Deletions within this time count together for the guard.
+const DELETES_TOGETHER: u64 = ms(60_000);
+/// Changes whose age is kept for the lag; of more, the oldest stays and the lag is never shown too small.
+const MAX_LAG: usize = 100_000;
+
+impl Worker {
+    /// Looks at all dirty paths of all trees, at most a slice of each tree.
+    pub(super) fn look_at_dirty(&mut self) {
+        for at in 0..self.trees.len() {
+            if !self.trees[at].moves() || self.trees[at].dirty.is_empty() {
+                continue;
+            }
+            let mut paths = Vec::new();
+            while paths.len() < SLICE
+                && let Some(next) = self.trees[at].dirty.pop_first()
+            {
+                paths.push(next);
+            }
+            self.look(at, paths);
+            if !self.trees[at].dirty.is_empty() {
+                self.due_now();
+            }
+        }
+    }
+
+    /// Walks trees that must be scanned, and works on what walks found.
+    pub(super) fn jobs(&mut self) {
+        for at in 0..self.trees.len() {
+            if !self.trees[at].moves() {
+                continue;
+            }
+            if self.trees[at].rescan && self.trees[at].job.is_none() {
+                self.walk(at);
+            }
+            let Some(job) = &mut self.trees[at].job else {
+                continue;
+            };
+            let mut paths = Vec::new();
+            while paths.len() < SLICE
+                && let Some(path) = job.look.pop_front()
+            {
+                paths.push((path, Dirt::WALKED));
+            }
+            if paths.is_empty() {
+                let tree = &mut self.trees[at];
+                tree.job = None;
+                if tree.accepted.take().is_some() {
+                    tree.held_back.clear();
+                    tree.recent_deletes.clear();
+                }
+                tracing::info!(tree = self.trees[at].config.name, "scan complete");
+            } else {
+                self.look(at, paths);
+            }
+            self.touch();
+        }
+    }
+
+    fn walk(&mut self, at: usize) {
+        self.trees[at].rescan = false;
+        let found = self.looker(at, |looker| looker.walk(&RelPath::root()));
+        let walk = match found {
+            Some(Ok(walk)) => walk,
+            Some(Err(error)) => return self.index_failed(&error),
+            None => return,
+        };
+        let tree = &mut self.trees[at];
+        tree.mounts = walk.mounts.into_iter().collect();
+        tree.sockets = walk.sockets.into_iter().collect();
+        for (path, why) in walk.errors {
+            tree.error(&path, why);
+        }
+        let gone = walk.gone.iter().cloned().collect();
+        if self.numbers_changes() && !self.may_go(at, gone) {
+            return;
+        }
+        let tree = &mut self.trees[at];
+        let mut look = walk.look;
+        look.extend(walk.gone);
+        look.push(RelPath::root());
+        look.sort();
+        look.dedup();
+        let total = look.len() as u64;
+        tree.job = Some(Job {
+            look: look.into(),
+            total,
+            bytes: 0,
+            started: clock::now(),
+        });
+    }
+
+    /// Calls `work` with a looker on the tree; `None` when the tree is not open.
+    pub(super) fn looker<T>(
+        &mut self,
+        at: usize,
+        work: impl FnOnce(&Looker<'_>) -> Result<T, IndexError>,
+    ) -> Option<Result<T, IndexError>> {
+        let tree = &self.trees[at];
+        let (config, open) = (Arc::clone(&tree.config), tree.open.clone()?);
+        let snapshot = match self.shared.index.snapshot() {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Some(Err(error)),
+        };
+        let receiver = self.mode == Mode::Replica;
+        let looker = Looker {
+            tree: tree.id,
+            config: &config,
+            open: &open,
+            index: &snapshot,
+            receiver,
+        };
+        Some(work(&looker))
+    }
+
+    /// Looks at paths and records what differs.
+    pub(super) fn look(&mut self, at: usize, paths: Vec<(RelPath, Dirt)>) {
+        let sights = match self.looker(at, |looker| looker.look_all(&paths)) {
+            Some(Ok(sights)) => sights,
+            Some(Err(error)) => return self.index_failed(&error),
+            None => return,
+        };
+        let sights = self.note(at, sights);
+        if sights.is_empty() {
+            return;
+        }
+        let result = match (&self.mode, self.numbers_changes()) {
+            (Mode::Replica, false) => self.local_changes(at, sights),
+            _ => self.record(at, sights),
+        };
+        if let Err(error) = result {
+            self.index_failed(&error);
+        }
+    }
+
+    /// Keeps everything about sights but the states.
+    fn note(&mut self, at: usize, sights: Sights) -> Vec<Sight> {
+        let now = clock::now();
+        let tree = &mut self.trees[at];
+        for path in sights.readable {
+            tree.no_error(&path);
+        }
+        for (path, why) in sights.errors {
+            tree.error(&path, why);
+        }
+        let again: BTreeSet<&RelPath> = sights.again.iter().map(|(path, _)| path).collect();
+        for sight in sights.seen.iter().filter(|s| !again.contains(&s.path)) {
+            tree.later.remove(&sight.path);
+            tree.fuzzy.remove(&sight.path);
+        }
+        for (path, moving) in &sights.again {
+            let tries = tree.later.get(path).map_or(0, |a| a.tries);
+            if !moving && tries > 0 {
+                // It was looked at again after its stamp had aged, and it is at rest.
+                tree.later.remove(path);
+                tree.fuzzy.remove(path);
+                continue;
+            }
+            if *moving && tries >= FUZZY {
+                tree.fuzzy.insert(path.clone());
+            }
+            tree.again(path.clone(), now, (AGAIN << tries.min(6)).min(AGAIN_MOST));
+        }
+        tree.sockets.extend(sights.sockets);
+        for (path, dirt) in sights.more {
+            tree.mark(path, dirt);
+        }
+        if let Some(job) = &mut tree.job {
+            job.bytes += sights.bytes;
+        }
+        if !self.trees[at].dirty.is_empty() {
+            self.due_now();
+        }
+        sights.seen
+    }
+
+    /// Records local changes with new numbers. Durable when it returns.
+    pub(super) fn record(&mut self, at: usize, sights: Vec<Sight>) -> Result<(), IndexError> {
+        let snapshot = self.shared.index.snapshot()?;
+        let Some(sights) = self.guard(at, &snapshot, sights)? else {
+            return Ok(());
+        };
+        drop(snapshot);
+        let now = clock::now();
+        let (tree, acked) = (self.trees[at].id, self.shared.peer.borrow().acked);
+        let mut deleted = 0;
+        let head = self.shared.index.write(|w| {
+            w.ack(acked);
+            let before = w.last_seq();
+            for sight in sights {
+                let gone = sight.state.is_none();
+                if let Observed::Changed(_) =
+                    w.observe(tree, &sight.path, sight.state, sight.local)?
+                {
+                    deleted += u64::from(gone);
+                }
+            }
+            Ok::<_, IndexError>((before, w.last_seq()))
+        })?;
+        if deleted > 0 && self.trees[at].accepted.is_none() {
+            self.trees[at].recent_deletes.push_back((now, deleted));
+        }
+        if head.1 > head.0 {
+            self.lag.push_back((head.1, now));
+            if self.lag.len() > MAX_LAG {
+                // Keeps the older time for the younger number.
+                if let (Some((_, time)), Some(next)) = (self.lag.pop_front(), self.lag.front_mut())
+                {
+                    next.1 = time;
+                }
+            }
+            self.shared.head.send_replace(head.1);
+            self.touch();
+        }
+        Ok(())
+    }
+
+    /// Invariant 4: nothing is recorded as deleted on the word of a root that is not proven, or beyond the limit.
+    /// `None`: the tree is stopped, nothing is recorded.
+    fn guard(
+        &mut self,
+        at: usize,
+        index: &Snapshot,
+        sights: Vec<Sight>,
+    ) -> Result<Option<Vec<Sight>>, IndexError> {
+        let mut gone = BTreeSet::new();
+        for sight in sights.iter().filter(|s| s.state.is_none()) {
+            if index
+                .get(self.trees[at].id, &sight.path)?
+                .is_some_and(|e| e.current.is_some())
+            {
+                gone.insert(sight.path.clone());
+            }
+        }
+        if gone.is_empty() {
+            return Ok(Some(sights));
+        }
+        if let Err(stop) = self.trees[at].still_proven(index) {
+            self.stop(at, stop);
+            return Ok(None);
+        }
+        // Counted once when they are recorded; a walk asks for all of its deletions before.
+        Ok(self.may_go(at, gone).then_some(sights))
+    }
+
+    /// Whether so much may be recorded as deleted. If not, the tree is stopped. A node that receives only lists what it
+    /// finds gone, so there nothing can be lost by it.
+    fn may_go(&mut self, at: usize, gone: BTreeSet<RelPath>) -> bool {
+        if self.mode == Mode::Replica {
+            return true;
+        }
+        let entries = self
+            .shared
+            .index
+            .snapshot()
+            .and_then(|s| s.counts(self.trees[at].id));
+        let entries = match entries {
+            Ok(counts) => counts.entries(),
+            Err(error) => {
+                self.index_failed(&error);
+                return false;
+            }
+        };
+        let now = clock::now();
+        let tree = &mut self.trees[at];
+        let accepted =
+            |path: &RelPath| tree.accepted.as_ref().is_some_and(|set| set.contains(path));
+        let counted = gone.iter().filter(|path| !accepted(path)).count() as u64;
+        tree.recent_deletes
+            .retain(|(time, _)| time.saturating_add(DELETES_TOGETHER) > now);
+        let recent: u64 = tree.recent_deletes.iter().map(|(_, n)| n).sum();
+        let (together, of) = (counted + recent, entries + recent);
+        if counted == 0 || !exceeds(tree.config.max_delete, together, of) {
+            return true;
+        }
+        let name = &tree.config.name;
+        let why = format!(
+            "{together} of {of} entries are gone; `tandem tree accept {name}` lets them go"
+        );
+        tracing::error!(tree = name, why, "the tree is stopped");
+        tree.held_back.extend(gone);
+        tree.job = None;
+        tree.rescan = false;
+        tree.stop = Some(Stop::Deletes(why));
+        self.touch();
+        false
+    }
+
+    /// Local changes get numbers: this node is or was the last writer, or nothing was decided yet.
+    pub(super) fn numbers_changes(&self) -> bool {
+        self.shared
+            .index
+            .snapshot()
+            .is_ok_and(|s| s.mode() != crate::index::Mode::Receiving)
+    }
+
+    /// `tandem tree accept`: exactly the deletions that were held back may be recorded.
+    pub(super) fn accept(&mut self, name: &str) -> Result<(), CommandError> {
+        let tree = self.trees.iter_mut().find(|t| t.config.name == name);
+        let tree = tree.ok_or_else(|| CommandError::NoSuchTree(name.to_owned()))?;
+        if matches!(tree.stop, Some(Stop::Deletes(_))) {
+            tree.accepted = Some(std::mem::take(&mut tree.held_back));
+            tree.stop = None;
+            tree.rescan = true;
+        }
+        self.touch();
+        Ok(())
+    }
+
+    fn due_now(&mut self) {
+        self.due_at(clock::now());
+    }
+
+    /// The index does not take changes any more: nothing is lost, the trees are scanned when it works again.
+    pub(super) fn index_failed(&mut self, error: &IndexError) {
+        tracing::error!(%error, "the index failed");
+        for at in 0..self.trees.len() {
+            if self.trees[at].stop.is_none() {
+                self.stop(at, Stop::Fault(format!("index: {error}")));
+            }
+        }
+    }
+}
+
+/// Whether `gone` of `of` entries is beyond the limit.
+fn exceeds(limit: MaxDelete, gone: u64, of: u64) -> bool {
+    /// Small trees are emptied and filled again in daily work.
+    const FLOOR: u64 = 100;
+    match limit {
+        MaxDelete::Count(most) => gone > most,
+        MaxDelete::Percent(percent) => {
+            gone > FLOOR && gone.saturating_mul(100) > of.saturating_mul(u64::from(percent))
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! Looking at paths of a tree: what lies there now, compared with what the index knows.
+//!
+//! Shared by both roles: the source records what it sees with new numbers, the replica learns of local changes.
+
+use super::tree::{Dirt, Open};
+use crate::entry::{ContentHash, IndexEntry, Kind, LocalKey, State};
+use crate::fault::Fault;
+use crate::hash;
+use crate::index::{IndexError, Snapshot};
+use crate::meta::{self, Seen, What};
+use crate::path::RelPath;
+use crate::scan::{self, Found};
+use crate::tree::{TreeConfig, TreeId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
+
+/// Most names of one file that are treated as one group. A file with more names is rare, and its further names are
+/// then separate files on the other side.
+const MAX_NAMES: usize = 4096;
+
+/// What a look found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sight {
+    /// Path.
+    pub path: RelPath,
+    /// What lies there; `None`: nothing that is replicated.
+    pub state: Option<State>,
+    /// How to recognise it. `None`: it was not at rest.
+    pub local: Option<LocalKey>,
+}
+
+/// What several looks found.
+#[derive(Debug, Default)]
+pub(crate) struct Sights {
+    /// What differs from the index, or may.
+    pub seen: Vec<Sight>,
+    /// To be looked at again: it changed while it was read (true), or so recently that its stamp proves nothing.
+    pub again: Vec<(RelPath, bool)>,
+    /// Cannot be read.
+    pub errors: Vec<(RelPath, String)>,
+    /// Paths that can be read.
+    pub readable: Vec<RelPath>,
+    /// Sockets.
+    pub sockets: Vec<RelPath>,
+    /// Further paths that must be looked at because of this.
+    pub more: Vec<(RelPath, Dirt)>,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+/// Where to look.
+pub(crate) struct Looker<'a> {
+    /// Tree.
+    pub tree: TreeId,
+    /// Configuration.
+    pub config: &'a TreeConfig,
+    /// Root.
+    pub open: &'a Open,
+    /// What is known.
+    pub index: &'a Snapshot,
+    /// On a receiver, protected paths and kept extras are not looked at.
+    pub receiver: bool,
+}
+
+impl Looker<'_> {
+    /// Whether the path is none of ours.
+    pub fn is_outside(&self, path: &RelPath, is_dir: bool) -> bool {
+        path.is_private()
+            || self.config.exclude.covers(path, is_dir)
+            || (self.receiver && self.config.protect.covers(path, is_dir))
+    }
+
+    /// Looks at several paths, each with what it drags along.
+    pub fn look_all(&self, paths: &[(RelPath, Dirt)]) -> Result<Sights, IndexError> {
+        let mut sights = Sights::default();
+        let mut hashes = Hashes::default();
+        let mut names = Names::default();
+        let files: Vec<RelPath> = paths.iter().map(|(path, _)| path.clone()).collect();
+        if files.len() > 1 {
+            self.hash_ahead(paths, &mut hashes)?;
+        }
+        for (path, dirt) in paths {
+            self.look(path, *dirt, &mut hashes, &mut names, &mut sights)?;
+        }
+        Ok(sights)
+    }
+
+    /// Hashes what will be needed, on two threads.
+    fn hash_ahead(&self, paths: &[(RelPath, Dirt)], hashes: &mut Hashes) -> Result<(), IndexError> {
+        let mut wanted = Vec::new();
+        for (path, dirt) in paths {
+            let Ok(Some(stat)) = self.open.root.stat(path) else {
+                continue;
+            };
+            let known = self.index.get(self.tree, path)?.and_then(|e| e.local);
+            if stat.is_file()
+                && (dirt.force || known != Some(stat.key()))
+                && !self.is_outside(path, false)
+            {
+                wanted.push(path.clone());
+            }
+        }
+        let never = std::sync::atomic::AtomicBool::new(false);
+        hash::hash_many(
+            &self.open.root,
+            &wanted,
+            false,
+            2,
+            &never,
+            |path, result| {
+                if let Ok(hashed) = result {
+                    hashes.0.insert(path.clone(), hashed);
+                }
+            },
+        );
+        Ok(())
+    }
+
+    fn look(
+        &self,
+        path: &RelPath,
+        dirt: Dirt,
+        hashes: &mut Hashes,
+        names: &mut Names,
+        out: &mut Sights,
+    ) -> Result<(), IndexError> {
+        let entry = self.index.get(self.tree, path)?;
+        let seen = match meta::read(&self.open.root, path) {
+            Ok(seen) => seen,
+            // A component above is gone or is no directory any more: nothing lies here.
+            Err(Fault::NotBeneath | Fault::Missing) => None,
+            Err(fault) => {
+                out.errors.push((path.clone(), fault.to_string()));
+                return Ok(());
+            }
+        };
+        out.readable.push(path.clone());
+        let is_dir = seen.as_ref().is_some_and(|s| s.what == What::Dir);
+        if self.is_outside(path, is_dir) {
+            return Ok(());
+        }
+        let Some(seen) = seen.filter(|s| s.what != What::Socket || Self::note_socket(path, out))
+        else {
+            return self.gone(path, entry.as_ref(), out);
+        };
+        if !is_dir && self.was_dir(entry.as_ref()) {
+            self.gone_below(path, out)?;
+        }
+        match seen.what {
+            What::File(_) => self.file(path, seen, entry.as_ref(), dirt, hashes, names, out),
+            What::Dir => {
+                let was_dir = self.was_dir(entry.as_ref());
+                self.plain(path, &seen, entry.as_ref(), out);
+                if dirt.recursive || (!was_dir && !dirt.walked) {
+                    self.below(path, out)?;
+                }
+                Ok(())
+            }
+            _ => {
+                self.plain(path, &seen, entry.as_ref(), out);
+                Ok(())
+            }
+        }
+    }
+
+    fn note_socket(path: &RelPath, out: &mut Sights) -> bool {
+        out.sockets.push(path.clone());
+        false
+    }
+
+    fn was_dir(&self, entry: Option<&IndexEntry>) -> bool {
+        entry
+            .and_then(|e| e.current.as_ref())
+            .is_some_and(|s| s.kind.is_dir())
+    }
+
+    fn plain(&self, path: &RelPath, seen: &Seen, entry: Option<&IndexEntry>, out: &mut Sights) {
+        let local = Some(seen.key());
+        if entry.is_some_and(|e| e.local == local && e.current.is_some() && e.seq != 0) {
+            return;
+        }
+        out.seen.push(Sight {
+            path: path.clone(),
+            state: seen.state(None),
+            local,
+        });
+    }
+
+    /// Nothing lies here: what the index knows here and below is gone.
+    fn gone(
+        &self,
+        path: &RelPath,
+        entry: Option<&IndexEntry>,
+        out: &mut Sights,
+    ) -> Result<(), IndexError> {
+        if self.was_dir(entry) {
+            self.gone_below(path, out)?;
+        }
+        if let Some(entry) = entry
+            && entry.current.is_some()
+        {
+            self.other_names(path, entry, out)?;
+            out.seen.push(Sight {
+                path: path.clone(),
+                state: None,
+                local: None,
+            });
+        }
+        Ok(())
+    }
+
+    fn gone_below(&self, path: &RelPath, out: &mut Sights) -> Result<(), IndexError> {
+        for row in self.index.below(self.tree, path)? {
+            let (path, entry) = row?;
+            if entry.current.is_some() {
+                self.other_names(&path, &entry, out)?;
+                out.seen.push(Sight {
+                    path,
+                    state: None,
+                    local: None,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A name of a file is gone; its other names may need a new first one.
+    fn other_names(
+        &self,
+        path: &RelPath,
+        entry: &IndexEntry,
+        out: &mut Sights,
+    ) -> Result<(), IndexError> {
+        let Some(local) = entry.local else {
+            return Ok(());
+        };
+        if !matches!(
+            entry.current.as_ref().map(|s| &s.kind),
+            Some(Kind::File { .. })
+        ) {
+            return Ok(());
+        }
+        for (tree, other) in self.index.by_inode(local.dev, local.ino, MAX_NAMES)? {
+            if tree == self.tree && other != *path {
+                out.more.push((other, Dirt::FORCED));
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one step of `look`, which holds all of this"
+    )]
+    fn file(
+        &self,
+        path: &RelPath,
+        seen: Seen,
+        entry: Option<&IndexEntry>,
+        dirt: Dirt,
+        hashes: &mut Hashes,
+        names: &mut Names,
+        out: &mut Sights,
+    ) -> Result<(), IndexError> {
+        let key = seen.key();
+        let known =
+            entry.is_some_and(|e| e.local == Some(key) && e.current.is_some() && e.seq != 0);
+        if known && !dirt.force {
+            return Ok(());
+        }
+        let hashed = match hashes
+            .take(path, &key)
+            .map_or_else(|| hash::hash_path(&self.open.root, path, false), Ok)
+        {
+            Ok(hashed) => hashed,
+            Err(Fault::Missing | Fault::NotBeneath | Fault::Changed(_)) => {
+                out.again.push((path.clone(), true));
+                return Ok(());
+            }
+            Err(fault) => {
+                out.errors.push((path.clone(), fault.to_string()));
+                return Ok(());
+            }
+        };
+        out.bytes += hashed.size;
+        let at_rest = hashed.is_stable() && hashed.before == key;
+        if !at_rest || hashed.fresh {
+            out.again.push((path.clone(), !at_rest));
+        }
+        let kind = Kind::File {
+            size: hashed.size,
+            hash: hashed.hash,
+        };
+        let state = State {
+            kind,
+            meta: seen.meta.clone(),
+        };
+        // What was not at rest is recorded as it was read, so that a growing file is sent prefix by prefix, and is read
+        // again because its key is unknown.
+        let local = at_rest.then_some(key);
+        if seen.has_other_names() {
+            return self.group(path, &key, state, local, names, out);
+        }
+        out.seen.push(Sight {
+            path: path.clone(),
+            state: Some(state),
+            local,
+        });
+        Ok(())
+    }
+
+    /// A file with several names: the first name in path order carries the content, the others point to it.
+    fn group(
+        &self,
+        path: &RelPath,
+        key: &LocalKey,
+        state: State,
+        local: Option<LocalKey>,
+        names: &mut Names,
+        out: &mut Sights,
+    ) -> Result<(), IndexError> {
+        let group = names.0.entry((key.dev, key.ino)).or_default();
+        if group.is_empty() {
+            for (tree, name) in self.index.by_inode(key.dev, key.ino, MAX_NAMES)? {
+                if tree == self.tree {
+                    group.insert(name);
+                }
+            }
+        }
+        group.insert(path.clone());
+        let still = |name: &RelPath| {
+            let stat = self.open.root.stat(name);
+            matches!(stat, Ok(Some(s)) if s.is_file() && s.ino == key.ino && s.dev == key.dev)
+        };
+        group.retain(|name| name == path || still(name));
+        let Some(first) = group.first().cloned() else {
+            return Ok(());
+        };
+        for name in group.iter() {
+            let kind = if *name == first {
+                state.kind.clone()
+            } else {
+                Kind::HardLink { to: first.clone() }
+            };
+            let state = State {
+                kind,
+                meta: state.meta.clone(),
+            };
+            out.seen.retain(|sight| sight.path != *name);
+            out.seen.push(Sight {
+                path: name.clone(),
+                state: Some(state),
+                local,
+            });
+        }
+        Ok(())
+    }
+
+    /// Walks what lies below a directory and adds what must be looked at.
+    fn below(&self, dir: &RelPath, out: &mut Sights) -> Result<(), IndexError> {
+        let walk = self.walk(dir)?;
+        out.more.extend(
+            walk.look
+                .into_iter()
+                .chain(walk.gone)
+                .map(|path| (path, Dirt::WALKED)),
+        );
+        out.sockets.extend(walk.sockets);
+        out.errors.extend(walk.errors);
+        Ok(())
+    }
+
+    /// Walks everything below `dir` and compares it with the index by local keys.
+    pub fn walk(&self, dir: &RelPath) -> Result<Walk, IndexError> {
+        let mut known = self.index.below(self.tree, dir)?.peekable();
+        let mut walk = Walk::default();
+        let mut unknown_below: Vec<RelPath> = Vec::new();
+        let mut failed = None;
+        let outside = |path: &RelPath, is_dir: bool| {
+            self.config.exclude.matches(path, is_dir)
+                || (self.receiver && self.config.protect.matches(path, is_dir))
+        };
+        let walked = scan::walk(&self.open.root, dir, &outside, &mut |path, found| {
+            let step = walk.step(path, found, &mut known, &mut unknown_below);
+            match step {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if let Err(fault) = walked {
+            if !matches!(fault, Fault::Missing | Fault::NotBeneath) {
+                walk.errors.push((dir.clone(), fault.to_string()));
+            }
+            return Ok(walk);
+        }
+        for row in known {
+            let (path, entry) = row?;
+            walk.missing(path, &entry, &unknown_below);
+        }
+        // What became excluded is in the index and not in the walk: it is not gone.
+        walk.gone
+            .retain(|path| !self.is_outside(path, false) && !self.is_outside(path, true));
+        Ok(walk)
+    }
+}
+
+/// Hashes computed ahead.
+#[derive(Default)]
+struct Hashes(HashMap<RelPath, hash::Hashed>);
+
+impl Hashes {
+    fn take(&mut self, path: &RelPath, key: &LocalKey) -> Option<hash::Hashed> {
+        self.0.remove(path).filter(|hashed| hashed.before == *key)
+    }
+}
+
+/// Names of files with several names, by device and inode, seen in this round.
+#[derive(Default)]
+struct Names(BTreeMap<(u64, u64), BTreeSet<RelPath>>);
+
+/// What a walk found.
+#[derive(Debug, Default)]
+pub(crate) struct Walk {
+    /// Paths that are new or changed.
+    pub look: Vec<RelPath>,
+    /// Paths of the index that are not there.
+    pub gone: Vec<RelPath>,
+    /// Sockets.
+    pub sockets: Vec<RelPath>,
+    /// Mounts that are not crossed.
+    pub mounts: Vec<RelPath>,
+    /// Cannot be read.
+    pub errors: Vec<(RelPath, String)>,
+    /// Entries met.
+    pub entries: u64,
+}
+
+type Rows<'r> = std::iter::Peekable<crate::index::Entries>;
+
+impl Walk {
+    fn step(
+        &mut self,
+        path: &RelPath,
+        found: Found,
+        known: &mut Rows<'_>,
+        unknown_below: &mut Vec<RelPath>,
+    ) -> Result<(), IndexError> {
+        let mut entry = None;
+        while let Some(row) =
+            known.next_if(|row| row.as_ref().map_or(true, |(known, _)| known <= path))
+        {
+            let (at, row) = row?;
+            if at == *path {
+                entry = Some(row);
+            } else {
+                self.missing(at, &row, unknown_below);
+            }
+        }
+        match found {
+            Found::Entry(stat) => {
+                self.entries += 1;
+                let same = entry.is_some_and(|e| {
+                    e.local == Some(stat.key()) && e.current.is_some() && e.seq != 0
+                });
+                if !same {
+                    self.look.push(path.clone());
+                }
+            }
+            Found::Socket => {
+                self.sockets.push(path.clone());
+                if entry.is_some_and(|e| e.current.is_some()) {
+                    self.look.push(path.clone());
+                }
+            }
+            Found::Mount => {
+                self.mounts.push(path.clone());
+                unknown_below.push(path.clone());
+            }
+            Found::Unreadable(fault) => {
+                self.errors.push((path.clone(), fault.to_string()));
+                unknown_below.push(path.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn missing(&mut self, path: RelPath, entry: &IndexEntry, unknown_below: &[RelPath]) {
+        if entry.current.is_some() && !unknown_below.iter().any(|dir| path.is_at_or_below(dir)) {
+            self.gone.push(path);
+        }
+    }
+}
+
+/// The hash of a state's content, if it is a file's.
+pub(crate) fn content_of(state: Option<&State>) -> Option<ContentHash> {
+    state.and_then(|s| s.kind.hash().copied())
+}

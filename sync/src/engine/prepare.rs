@@ -1,0 +1,260 @@
+//! Before a replica accepts: what is here is classified, durably, before anything is applied (R2, "Unreplicated, exactly").
+
+use super::command::{Reply, heads};
+use super::status::Mode;
+use super::tree::Tree;
+use super::worker::Worker;
+use crate::index::{IndexError, Mode as IndexMode, Snapshot};
+use crate::lineage::{Branch, CopyState, NodeHeads, Side, TreeRelation, compare};
+use crate::tree::TreeId;
+use crate::wire::Refuse;
+use crate::writers;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the session may answer to the source.
+#[derive(Debug, Clone)]
+pub(crate) struct Prepared {
+    /// Per tree that can be received: what it has.
+    pub from: Vec<(TreeId, u64)>,
+    /// Small files may come unasked.
+    pub inline: bool,
+}
+
+/// A session that waits until the trees are scanned.
+pub(super) struct Preparing {
+    pub theirs: NodeHeads,
+    pub reply: Reply<Result<Prepared, Refuse>>,
+}
+
+/// What becomes of a tree's own history.
+enum Turn {
+    /// It goes on from where it is.
+    Continue,
+    /// What it has past this point is unreplicated.
+    Rewind(Branch),
+    /// It has none: what lies here is of no history.
+    Fresh,
+}
+
+impl Worker {
+    /// Answers a session that waits, as soon as no tree is being scanned.
+    pub(super) fn end_preparing(&mut self) {
+        let busy = |t: &Tree| t.moves() && (t.job.is_some() || t.rescan || !t.dirty.is_empty());
+        if self.trees.iter().any(busy) {
+            return;
+        }
+        let Some(Preparing { theirs, reply }) = self.preparing.take() else {
+            return;
+        };
+        if reply.is_closed() {
+            return;
+        }
+        let answer = if self.mode == Mode::Replica {
+            self.prepare(&theirs)
+        } else {
+            Err(refuse("this node does not receive now", true))
+        };
+        if let Err(refuse) = &answer {
+            tracing::warn!(why = refuse.why, "a session is refused");
+        }
+        // The session may have ended meanwhile.
+        let _ = reply.send(answer);
+        self.touch();
+    }
+
+    fn prepare(&mut self, theirs: &NodeHeads) -> Result<Prepared, Refuse> {
+        let failed = |e: &dyn std::fmt::Display| refuse(&e.to_string(), true);
+        let mine = heads(&self.shared).map_err(|e| failed(&e))?;
+        let mut turns = Vec::new();
+        let mut diverged = Vec::new();
+        for at in 0..self.trees.len() {
+            let tree = &self.trees[at];
+            let (Some(a), Some(b)) = (mine.get(tree.id), theirs.get(tree.id)) else {
+                continue;
+            };
+            if !tree.moves() {
+                continue;
+            }
+            let sides = (
+                Side {
+                    node: &mine.node,
+                    head: &a.head,
+                },
+                Side {
+                    node: &theirs.node,
+                    head: &b.head,
+                },
+            );
+            let name = &tree.config.name;
+            let turn = match compare(sides.0, sides.1) {
+                TreeRelation::Equal => Turn::Continue,
+                TreeRelation::Behind { past: 0, .. } => Turn::Continue,
+                TreeRelation::Behind { branch, .. } => Turn::Rewind(branch),
+                TreeRelation::Diverged { branch } => {
+                    diverged.push(name.clone());
+                    Turn::Rewind(branch)
+                }
+                TreeRelation::MineUnborn => Turn::Fresh,
+                TreeRelation::BothUnborn | TreeRelation::TheirsUnborn => {
+                    return Err(refuse(
+                        &format!("tree {name}: the source has no epoch"),
+                        true,
+                    ));
+                }
+                TreeRelation::Ahead { .. } => {
+                    return Err(refuse(
+                        &format!("tree {name}: this node's data are ahead of the source's"),
+                        true,
+                    ));
+                }
+                TreeRelation::Unrelated => {
+                    return Err(refuse(
+                        &format!(
+                            "tree {name}: no common history; `tandem adopt` on this node gives its own up"
+                        ),
+                        false,
+                    ));
+                }
+                TreeRelation::Regressed(_) => {
+                    return Err(refuse(
+                        &format!(
+                            "tree {name}: a node shows less than it had (restored or rolled back)"
+                        ),
+                        false,
+                    ));
+                }
+            };
+            turns.push((at, turn));
+        }
+        for (at, turn) in &turns {
+            self.trees[*at].rescue_why = match turn {
+                Turn::Continue => "local changes on the standby",
+                Turn::Rewind(_) => {
+                    "writes of a returning master that the pair had not acknowledged"
+                }
+                Turn::Fresh => "what lay here before the first copy",
+            }
+            .into();
+        }
+        let text = (!diverged.is_empty()).then(|| {
+            format!(
+                "both nodes wrote in {}: this node's own writes go to the rescue",
+                diverged.join(", ")
+            )
+        });
+        if text.is_some() {
+            self.shared.alarm(None, "diverged", text);
+        }
+        self.check_writers(
+            &turns
+                .iter()
+                .filter(|(_, t)| matches!(t, Turn::Rewind(_)))
+                .map(|(at, _)| *at)
+                .collect::<Vec<_>>(),
+        )?;
+        self.turn(&turns).map_err(|e| failed(&e))?;
+        self.load_unsettled().map_err(|e| failed(&e))?;
+        let snapshot = self.shared.index.snapshot().map_err(|e| failed(&e))?;
+        self.prepared(&snapshot, &turns).map_err(|e| failed(&e))
+    }
+
+    /// The durable step: from here on this node only has what it shares with the source.
+    fn turn(&mut self, turns: &[(usize, Turn)]) -> Result<(), IndexError> {
+        let ids: Vec<(TreeId, &Turn)> = turns
+            .iter()
+            .map(|(at, turn)| (self.trees[*at].id, turn))
+            .collect();
+        let listed = self.shared.index.write(|w| {
+            if w.mode() != IndexMode::Receiving {
+                w.start_receiving()?;
+            }
+            let mut listed = 0;
+            for (tree, turn) in ids {
+                if let Turn::Rewind(branch) = turn {
+                    listed += w.rewind(tree, *branch)?;
+                }
+            }
+            Ok::<_, IndexError>(listed)
+        })?;
+        if listed > 0 {
+            tracing::warn!(
+                paths = listed,
+                "local changes that the pair had not acknowledged are compared and put into the rescue"
+            );
+        }
+        self.shared
+            .head
+            .send_replace(self.shared.index.snapshot()?.last_seq());
+        Ok(())
+    }
+
+    fn prepared(&self, index: &Snapshot, turns: &[(usize, Turn)]) -> Result<Prepared, IndexError> {
+        let mut from = Vec::new();
+        let mut inline = true;
+        for (at, turn) in turns {
+            let tree = &self.trees[*at];
+            let head = index.head(tree.id)?;
+            let unborn = head.state == CopyState::Unborn;
+            from.push((tree.id, if unborn { 0 } else { head.seq }));
+            inline &= tree.unsettled.is_empty() && !matches!(turn, Turn::Rewind(_));
+            inline &= !unborn || index.counts(tree.id)?.entries() == 0;
+        }
+        Ok(Prepared { from, inline })
+    }
+
+    /// Reads the list of unsettled paths into memory, by tree.
+    pub(super) fn load_unsettled(&mut self) -> Result<(), IndexError> {
+        const PAGE: usize = 4096;
+        let snapshot = self.shared.index.snapshot()?;
+        let mut all: BTreeMap<TreeId, BTreeSet<_>> = BTreeMap::new();
+        let mut last = None;
+        loop {
+            let page =
+                snapshot.unreplicated(last.as_ref().map(|(tree, path)| (*tree, path)), PAGE)?;
+            last = page.last().map(|(tree, path, _)| (*tree, path.clone()));
+            let end = page.len() < PAGE;
+            for (tree, path, _) in page {
+                all.entry(tree).or_default().insert(path);
+            }
+            if end {
+                break;
+            }
+        }
+        for tree in &mut self.trees {
+            tree.unsettled = all.remove(&tree.id).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Nobody may have a descriptor for writing beneath a tree whose own writes are about to be put aside.
+    fn check_writers(&mut self, trees: &[usize]) -> Result<(), Refuse> {
+        for at in trees {
+            let tree = &self.trees[*at];
+            let Some(open) = &tree.open else { continue };
+            let name = &tree.config.name;
+            let found = writers::find(&open.root)
+                .map_err(|e| refuse(&format!("tree {name}: {e}"), true))?;
+            let Some(first) = found.first() else {
+                self.shared.alarm(Some(name), "writers", None);
+                continue;
+            };
+            let others = found.len() - 1;
+            let text = format!(
+                "tree {name}: process {} ({}) has {} open for writing, and {others} more: stop it, the reversal waits",
+                first.pid, first.command, first.path
+            );
+            self.shared.alarm(Some(name), "writers", Some(text.clone()));
+            return Err(refuse(&text, true));
+        }
+        Ok(())
+    }
+}
+
+fn refuse(why: &str, retry: bool) -> Refuse {
+    let mut why = why.to_owned();
+    // Bounded for the wire; cut between characters.
+    while why.len() > crate::wire::MAX_TEXT {
+        why.pop();
+    }
+    Refuse { why, retry }
+}

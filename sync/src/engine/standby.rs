@@ -1,0 +1,451 @@
+//! Local versions on the replica: what somebody else wrote here, or what this node wrote as a master.
+//!
+//! A path is *clean* when its entry has a number and what lies there has the entry's key. Everything else is looked at
+//! before it is touched: equal to the source's version, it is only indexed; else it goes to the rescue first.
+
+use super::apply::{Intent, Item, Results};
+use super::look::Sight;
+use super::tree::Open;
+use super::worker::Worker;
+use crate::entry::Meta;
+use crate::entry::{Base, IndexEntry, LocalKey, State};
+use crate::fault::Fault;
+use crate::hash;
+use crate::index::{IndexError, Snapshot, Unreplicated};
+use crate::lineage::CopyState;
+use crate::meta::{self, What};
+use crate::path::RelPath;
+use crate::rescue::{self, Change, Header, Keep, OpenSet};
+use crate::tree::{Deletes, LocalChanges, TreeId};
+
+/// What lies at a path.
+struct Lies {
+    /// Nothing, if not `exists`; else `None` for a socket.
+    state: Option<State>,
+    key: Option<LocalKey>,
+    exists: bool,
+}
+
+/// Paths whose entries are taken out of the index before the plan is made, or replaced by what was found.
+type Forget = Vec<(RelPath, Option<(State, LocalKey)>)>;
+
+impl Worker {
+    /// What differs from the index although this node only receives.
+    pub(super) fn local_changes(
+        &mut self,
+        at: usize,
+        sights: Vec<Sight>,
+    ) -> Result<(), IndexError> {
+        let snapshot = self.shared.index.snapshot()?;
+        let intent: Intent = snapshot.value(super::apply::INTENT)?.unwrap_or_default();
+        let (tree, config) = (self.trees[at].id, self.trees[at].config.clone());
+        let mut own = Vec::new();
+        let mut keys = Vec::new();
+        let mut foreign = Vec::new();
+        for sight in sights {
+            let entry = snapshot.get(tree, &sight.path)?;
+            let known = entry.as_ref().and_then(|e| e.current.as_ref());
+            if self.trees[at].unsettled.contains(&sight.path) || same(known, sight.state.as_ref()) {
+                keys.push(sight);
+                continue;
+            }
+            if known.is_none() && config.deletes == Deletes::Keep {
+                continue;
+            }
+            let began = intent
+                .0
+                .iter()
+                .find(|(t, path, ..)| *t == tree && *path == sight.path);
+            match began {
+                Some((_, _, seq, state)) if same(state.as_ref(), sight.state.as_ref()) => {
+                    own.push((sight, *seq, state.clone()))
+                }
+                _ => foreign.push((sight, entry)),
+            }
+        }
+        drop(snapshot);
+        let repair = config.local_changes == LocalChanges::Repair;
+        if !repair {
+            for (sight, _) in &foreign {
+                if self.trees[at].local_changes.len() < super::tree::MAX_NAMED {
+                    self.trees[at].local_changes.insert(sight.path.clone());
+                }
+            }
+            foreign.clear();
+        }
+        self.shared.index.write(|w| {
+            for sight in &keys {
+                w.set_local(tree, &sight.path, sight.local)?;
+            }
+            for (sight, seq, state) in &own {
+                w.receive(tree, &sight.path, state.clone(), *seq, sight.local)?;
+            }
+            for (sight, entry) in &foreign {
+                list(w, tree, sight, entry.as_ref())?;
+            }
+            if !foreign.is_empty() && w.head(tree)?.state == CopyState::Consistent {
+                w.fall_behind(tree)?;
+            }
+            Ok::<_, IndexError>(())
+        })?;
+        if !foreign.is_empty() {
+            tracing::warn!(
+                tree = config.name,
+                paths = foreign.len(),
+                "local changes on the standby are repaired"
+            );
+            self.trees[at]
+                .unsettled
+                .extend(foreign.into_iter().map(|(sight, _)| sight.path));
+            self.shared.unsettled.notify_one();
+            self.touch();
+        }
+        Ok(())
+    }
+
+    /// Compares what lies at the paths of a batch with what the index knows, and puts local versions aside. Gives the
+    /// records that are still to be applied.
+    pub(super) fn settle_local_versions(
+        &mut self,
+        at: usize,
+        open: &Open,
+        items: Vec<Item>,
+        results: &mut Results,
+    ) -> Result<Vec<Item>, String> {
+        let tree = self.trees[at].id;
+        let config = self.trees[at].config.clone();
+        let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
+        let mut left = Vec::new();
+        let mut forget: Forget = Vec::new();
+        for item in items {
+            let path = &item.record.path;
+            let is_dir = item.record.state.as_ref().is_some_and(|s| s.kind.is_dir());
+            if path.is_root()
+                || config.protect.covers(path, is_dir)
+                || config.exclude.covers(path, is_dir)
+            {
+                left.push(item);
+                continue;
+            }
+            let entry = snapshot.get(tree, path).map_err(|e| e.to_string())?;
+            let stat = open.root.stat(path).unwrap_or(None);
+            let unsettled = self.trees[at].unsettled.contains(path);
+            if !unsettled && is_clean(entry.as_ref(), stat.map(|s| s.key())) {
+                left.push(item);
+                continue;
+            }
+            let lies = match self.lies(open, path, entry.as_ref()) {
+                Ok(lies) => lies,
+                Err(why) => {
+                    self.trees[at].error(path, why);
+                    results
+                        .failed
+                        .push((tree, path.clone(), entry.and_then(|e| e.current)));
+                    continue;
+                }
+            };
+            if same(lies.state.as_ref(), item.record.state.as_ref()) {
+                results.received.push((
+                    tree,
+                    path.clone(),
+                    item.record.state.clone(),
+                    item.record.seq,
+                    lies.key,
+                ));
+                results.settled.insert((tree, path.clone()));
+                continue;
+            }
+            if item.record.state.is_none() && config.deletes == Deletes::Keep {
+                results
+                    .received
+                    .push((tree, path.clone(), None, item.record.seq, None));
+                results.settled.insert((tree, path.clone()));
+                continue;
+            }
+            match self.put_aside(at, open, &item, lies, unsettled, &mut forget) {
+                Ok(()) => left.push(item),
+                Err(why) => {
+                    self.trees[at].error(path, why);
+                    results
+                        .failed
+                        .push((tree, path.clone(), entry.and_then(|e| e.current)));
+                }
+            }
+        }
+        drop(snapshot);
+        if !forget.is_empty() {
+            let write = |w: &mut crate::index::Writer<'_>| {
+                forget.iter().try_for_each(|(path, found)| {
+                    w.remove(tree, path)?;
+                    found.as_ref().map_or(Ok(()), |(state, key)| {
+                        w.found(tree, path, state.clone(), *key)
+                    })
+                })
+            };
+            self.shared
+                .index
+                .write(write)
+                .map_err(|e: IndexError| e.to_string())?;
+        }
+        Ok(left)
+    }
+}
+
+impl Worker {
+    /// Reads what lies at a path.
+    fn lies(
+        &self,
+        open: &Open,
+        path: &RelPath,
+        entry: Option<&IndexEntry>,
+    ) -> Result<Lies, String> {
+        let seen = match meta::read(&open.root, path) {
+            Ok(seen) => seen,
+            Err(Fault::NotBeneath | Fault::Missing) => None,
+            Err(fault) => return Err(fault.to_string()),
+        };
+        let Some(seen) = seen else {
+            return Ok(Lies {
+                state: None,
+                key: None,
+                exists: false,
+            });
+        };
+        let key = seen.key();
+        let known = entry
+            .filter(|e| e.local == Some(key))
+            .and_then(|e| e.current.clone());
+        let state = match (&seen.what, known) {
+            (What::File(_), Some(known)) => Some(State {
+                kind: known.kind,
+                meta: seen.meta.clone(),
+            }),
+            (What::File(_), None) => {
+                let hashed =
+                    hash::hash_path(&open.root, path, false).map_err(|fault| fault.to_string())?;
+                if !hashed.is_stable() || hashed.before != key {
+                    return Err("somebody writes here".into());
+                }
+                seen.state(Some(hashed.hash))
+            }
+            _ => seen.state(None),
+        };
+        Ok(Lies {
+            state,
+            key: Some(key),
+            exists: true,
+        })
+    }
+
+    /// Puts the local version at the item's path into the rescue, durably, so that the path may be changed.
+    fn put_aside(
+        &mut self,
+        at: usize,
+        open: &Open,
+        item: &Item,
+        lies: Lies,
+        unsettled: bool,
+        forget: &mut Forget,
+    ) -> Result<(), String> {
+        let path = &item.record.path;
+        let theirs = item.record.state.as_ref();
+        let keep = |change, take| Keep {
+            path: path.clone(),
+            change,
+            other: None,
+            state: lies.state.clone(),
+            take,
+        };
+        if !lies.exists {
+            if unsettled && theirs.is_some() {
+                self.keep(at, open, &[keep(Change::Deleted, false)])?;
+            }
+            forget.push((path.clone(), None));
+            return Ok(());
+        }
+        let found = lies.state.clone().zip(lies.key);
+        if lies.state.as_ref().is_some_and(|s| s.kind.is_dir()) {
+            match theirs {
+                Some(theirs) if theirs.kind.is_dir() => {
+                    if unsettled
+                        && !same_but_time(&theirs.meta, lies.state.as_ref().map(|s| &s.meta))
+                    {
+                        self.keep(at, open, &[keep(Change::Metadata, false)])?;
+                    }
+                }
+                _ => self.put_aside_below(at, open, path, forget)?,
+            }
+            forget.push((path.clone(), found));
+            return Ok(());
+        }
+        let change = if theirs.is_none() {
+            Change::Created
+        } else {
+            Change::Changed
+        };
+        self.keep(at, open, &[keep(change, true)])?;
+        forget.push((path.clone(), None));
+        Ok(())
+    }
+
+    /// A directory goes: what lies in it and is not of the pair's history goes to the rescue first.
+    fn put_aside_below(
+        &mut self,
+        at: usize,
+        open: &Open,
+        dir: &RelPath,
+        forget: &mut Forget,
+    ) -> Result<(), String> {
+        let tree = self.trees[at].id;
+        let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
+        let mut keeps = Vec::new();
+        for row in snapshot.below(tree, dir).map_err(|e| e.to_string())? {
+            let (path, entry) = row.map_err(|e| e.to_string())?;
+            let ours = entry.seq == 0 || self.trees[at].unsettled.contains(&path);
+            let Some(state) = entry.current.filter(|s| ours && !s.kind.is_dir()) else {
+                continue;
+            };
+            if matches!(open.root.stat(&path), Ok(Some(_))) {
+                keeps.push(Keep {
+                    path: path.clone(),
+                    change: Change::Created,
+                    other: None,
+                    state: Some(state),
+                    take: true,
+                });
+            }
+            forget.push((path, None));
+        }
+        self.keep(at, open, &keeps)
+    }
+
+    /// Moves versions into the tree's open rescue set. All or an error.
+    fn keep(&mut self, at: usize, open: &Open, versions: &[Keep]) -> Result<(), String> {
+        if versions.is_empty() {
+            return Ok(());
+        }
+        let Some(_guard) = self.shared.token.hold() else {
+            return Err("the role changed".into());
+        };
+        let tree = &mut self.trees[at];
+        if tree.rescue.is_none() {
+            let header = rescue_header(&tree.config.name, &tree.rescue_why);
+            tree.rescue = Some(OpenSet::open(&open.private, &header).map_err(|e| e.to_string())?);
+        }
+        let Some(set) = &mut tree.rescue else {
+            return Err("no rescue".into());
+        };
+        let kept = set.keep(&open.root, versions);
+        let name = tree.config.name.clone();
+        match kept {
+            Ok(results) => {
+                let first = results.into_iter().find_map(Result::err);
+                self.shared.alarm(
+                    Some(&name),
+                    "rescue",
+                    first
+                        .as_ref()
+                        .map(|fault| format!("a local version cannot be put aside: {fault}")),
+                );
+                tree.rescued += versions.len() as u64;
+                first.map_or(Ok(()), |fault| {
+                    Err(format!("cannot be put into the rescue: {fault}"))
+                })
+            }
+            Err(error) => {
+                self.shared
+                    .alarm(Some(&name), "rescue", Some(error.to_string()));
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// What lies in a tree that was never copied here and is not at the source: to be put aside too.
+    pub(super) fn leftovers(
+        &self,
+        index: &Snapshot,
+        at: usize,
+    ) -> Result<Vec<(RelPath, State)>, IndexError> {
+        let tree = &self.trees[at];
+        let mut found = Vec::new();
+        for row in index.entries(tree.id, &RelPath::root())? {
+            let (path, entry) = row?;
+            let Some(state) = entry.current.filter(|_| entry.seq == 0 && !path.is_root()) else {
+                continue;
+            };
+            if !tree.config.protect.covers(&path, state.kind.is_dir())
+                && tree.config.deletes == Deletes::Mirror
+            {
+                found.push((path, state));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A set is named by its time and tree, and unique on the node because one worker makes them, not faster than a name
+/// can change.
+fn rescue_header(tree: &str, why: &str) -> Header {
+    let made = u64::try_from(hash::now_ns() / 1_000_000).unwrap_or(0);
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let name: String = tree.chars().map(plain).take(40).collect();
+    Header {
+        version: rescue::manifest::VERSION,
+        id: format!("{made}-{name}"),
+        tree: tree.to_owned(),
+        made_unix_ms: made,
+        why: why.to_owned(),
+        base_unknown: false,
+    }
+}
+
+fn same(a: Option<&State>, b: Option<&State>) -> bool {
+    a == b
+}
+
+fn same_but_time(a: &Meta, b: Option<&Meta>) -> bool {
+    b.is_some_and(|b| (a.mode, a.uid, a.gid, &a.xattrs) == (b.mode, b.uid, b.gid, &b.xattrs))
+}
+
+/// What lies there is what the index says, and that is of the pair's history.
+fn is_clean(entry: Option<&IndexEntry>, key: Option<LocalKey>) -> bool {
+    match (entry, key) {
+        (None, None) => true,
+        (None, Some(_)) => false,
+        (Some(entry), key) => match &entry.current {
+            None => key.is_none(),
+            // The times of a directory move with what lies in it.
+            Some(state) if state.kind.is_dir() => {
+                let ino = |key: Option<LocalKey>| key.map(|k| (k.dev, k.ino));
+                entry.seq != 0 && key.is_some() && ino(entry.local) == ino(key)
+            }
+            Some(_) => entry.seq != 0 && key.is_some() && entry.local == key,
+        },
+    }
+}
+
+/// Puts a local change on the list of what is to be settled, and makes the index say what lies there.
+fn list(
+    w: &mut crate::index::Writer<'_>,
+    tree: TreeId,
+    sight: &Sight,
+    entry: Option<&IndexEntry>,
+) -> Result<(), IndexError> {
+    let base = match entry {
+        Some(entry) if entry.seq != 0 => Base::Was(entry.current.clone().map(Box::new)),
+        _ => Base::Never,
+    };
+    w.list_unreplicated(
+        tree,
+        &sight.path,
+        &Unreplicated {
+            ours: sight.state.clone(),
+            base,
+        },
+    )?;
+    w.remove(tree, &sight.path)?;
+    match (&sight.state, sight.local) {
+        (Some(state), Some(key)) => w.found(tree, &sight.path, state.clone(), key),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,411 @@
+//! The worker: one thread, the only writer of the index and of the trees.
+//!
+//! It waits for commands, watch events and its own timers, and does everything else in slices, so that a command never
+//! waits for a long scan. Nothing it does is awaited by the failover loop.
+
+use super::clock::{self, ms};
+use super::command::{Command, Recorded, Reply, Shared};
+use super::prepare::Preparing;
+use super::report::NotCovered;
+use super::status::Mode;
+use super::tree::{Dirt, Stop, Tree};
+use crate::lineage::NodeName;
+use crate::path::RelPath;
+use crate::tree::TreeId;
+use crate::watch::{Event, Options, WatchTree, Watcher};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Events that may wait. What does not fit becomes an overflow, that is a scan.
+const EVENTS: usize = 64 * 1024;
+/// How long the first of several changes waits for the others: below what anybody sees, enough to put a burst together.
+const DEBOUNCE: u64 = ms(2);
+/// Events that are taken at once before anything is done.
+const EVENTS_AT_ONCE: usize = 8192;
+/// Time between two looks at what only time changes: acknowledgements to be kept, lost roots, status.
+const PERIOD: u64 = ms(1000);
+/// Shortest time between two status messages while much happens.
+const STATUS_EVERY: u64 = ms(50);
+
+/// Waits for trees to be recorded.
+struct Barrier {
+    trees: BTreeSet<TreeId>,
+    not_covered: Vec<NotCovered>,
+    reply: Reply<Recorded>,
+}
+
+/// The worker's state.
+pub(crate) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) node: NodeName,
+    pub(super) trees: Vec<Tree>,
+    pub(super) mode: Mode,
+    pub(super) watcher: Option<Watcher>,
+    pub(super) preparing: Option<Preparing>,
+    events: mpsc::Receiver<Event>,
+    to_events: mpsc::Sender<Event>,
+    barriers: BTreeMap<u64, Barrier>,
+    next_token: u64,
+    dirty_due: Option<u64>,
+    next_period: u64,
+    status_due: Option<u64>,
+    last_status: u64,
+    /// (number, CLOCK_BOOTTIME nanoseconds when it was seen) of changes that are not acknowledged.
+    pub(super) lag: VecDeque<(u64, u64)>,
+}
+
+enum Next {
+    Command(Command),
+    Event(Event),
+    Time,
+    Ended,
+}
+
+impl Worker {
+    /// A worker that has opened what can be opened, and watches it.
+    pub fn new(shared: Arc<Shared>, node: NodeName) -> Self {
+        let (to_events, events) = mpsc::channel(EVENTS);
+        let trees = shared.config.trees.iter().cloned().map(Tree::new).collect();
+        let mut worker = Worker {
+            shared,
+            node,
+            trees,
+            mode: Mode::Idle,
+            watcher: None,
+            preparing: None,
+            events,
+            to_events,
+            barriers: BTreeMap::new(),
+            next_token: 1,
+            dirty_due: None,
+            next_period: 0,
+            status_due: None,
+            last_status: 0,
+            lag: VecDeque::new(),
+        };
+        worker.prove_all();
+        worker.publish();
+        worker
+    }
+
+    /// Works until nobody can send commands any more.
+    pub fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let runtime = match tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+        {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "the worker cannot start");
+                return;
+            }
+        };
+        let mut peer = self.shared.peer.subscribe();
+        loop {
+            let next = runtime.block_on(self.next(&mut commands, &mut peer));
+            match next {
+                Next::Command(command) => self.command(command),
+                Next::Event(event) => {
+                    self.event(event);
+                    for _ in 0..EVENTS_AT_ONCE {
+                        let Ok(event) = self.events.try_recv() else {
+                            break;
+                        };
+                        self.event(event);
+                    }
+                }
+                Next::Time => {}
+                Next::Ended => return,
+            }
+            self.work();
+        }
+    }
+
+    async fn next(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        peer: &mut tokio::sync::watch::Receiver<super::command::Peer>,
+    ) -> Next {
+        let deadline = self.deadline();
+        let wait = deadline.saturating_sub(clock::now());
+        tokio::select! {
+            biased;
+            command = commands.recv() => command.map_or(Next::Ended, Next::Command),
+            Some(event) = self.events.recv() => Next::Event(event),
+            Ok(()) = peer.changed() => {
+                self.touch();
+                Next::Time
+            }
+            () = tokio::time::sleep(std::time::Duration::from_nanos(wait)) => Next::Time,
+        }
+    }
+
+    /// When there is something to do even if nothing happens.
+    fn deadline(&self) -> u64 {
+        if self
+            .trees
+            .iter()
+            .any(|t| t.moves() && (t.job.is_some() || t.rescan))
+            && self.mode != Mode::Idle
+        {
+            return 0;
+        }
+        let moving = self.trees.iter().filter(|t| t.moves());
+        let later = moving.flat_map(|t| t.later.values().map(|a| a.at)).min();
+        let all = [
+            Some(self.next_period),
+            self.dirty_due,
+            self.status_due,
+            later,
+        ];
+        all.into_iter().flatten().min().unwrap_or(0)
+    }
+
+    fn work(&mut self) {
+        let now = clock::now();
+        if self.mode != Mode::Idle {
+            self.wake_later(now);
+            if self.dirty_due.is_some_and(|due| due <= now) {
+                self.dirty_due = None;
+                self.look_at_dirty();
+            }
+            self.jobs();
+            self.end_barriers();
+            self.end_preparing();
+        }
+        if now >= self.next_period {
+            self.next_period = now + PERIOD;
+            self.periodic();
+        }
+        if self.status_due.is_some_and(|due| due <= clock::now()) {
+            self.publish();
+            self.status_due = None;
+            self.last_status = clock::now();
+        }
+    }
+
+    /// Something changed that status shows.
+    pub(super) fn touch(&mut self) {
+        if self.status_due.is_none() {
+            self.status_due = Some(self.last_status + STATUS_EVERY);
+        }
+    }
+
+    fn periodic(&mut self) {
+        let lost = |t: &Tree| matches!(t.stop, Some(Stop::Identity(_) | Stop::Fault(_)));
+        if self.trees.iter().any(lost) {
+            self.prove_all();
+        }
+        self.keep_acked();
+        self.touch();
+    }
+
+    /// Opens what is not open, and watches anew if that changed anything.
+    pub(super) fn prove_all(&mut self) {
+        let open = |trees: &[Tree]| trees.iter().map(|t| t.open.is_some()).collect::<Vec<_>>();
+        let before = open(&self.trees);
+        let shared = Arc::clone(&self.shared);
+        for tree in self.trees.iter_mut().filter(|t| t.open.is_none()) {
+            tree.prove(&shared.config.pair, &shared.index, &shared.roots);
+        }
+        if before != open(&self.trees) || self.watcher.is_none() {
+            self.watch();
+        }
+    }
+
+    /// Stops a tree and lets go of its root.
+    pub(super) fn stop(&mut self, at: usize, stop: Stop) {
+        let shared = Arc::clone(&self.shared);
+        self.trees[at].close(stop, &shared.roots);
+        self.touch();
+    }
+
+    fn watch(&mut self) {
+        let tree = |t: &Tree| {
+            let open = t.open.as_ref()?;
+            Some(WatchTree {
+                id: t.id,
+                root: Arc::clone(&open.root),
+                private: Arc::clone(&open.private),
+            })
+        };
+        let trees: Vec<WatchTree> = self.trees.iter().filter_map(tree).collect();
+        let to_events = self.to_events.clone();
+        let sink = Box::new(move |event| to_events.try_send(event).is_ok());
+        let mut options = Options::default();
+        if let Some(poll) = self.trees.iter().filter_map(|t| t.config.poll).min() {
+            options.poll_interval = poll;
+        }
+        // The old one goes first: its sentinels would confuse the new one.
+        self.watcher = None;
+        match Watcher::start(trees, options, sink) {
+            Ok(watcher) => self.watcher = Some(watcher),
+            Err(error) => tracing::error!(%error, "the trees cannot be watched"),
+        }
+        // What happened between the two watchers is not known.
+        for tree in &mut self.trees {
+            tree.rescan = true;
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Dirty {
+                tree,
+                path,
+                recursive,
+                own: _,
+            } => {
+                if self.mode != Mode::Idle && !path.is_private() {
+                    self.mark(
+                        tree,
+                        path,
+                        Dirt {
+                            recursive,
+                            ..Dirt::default()
+                        },
+                    );
+                }
+            }
+            Event::Overflow { tree } => {
+                if let Some(at) = self.position(tree) {
+                    tracing::warn!(
+                        tree = self.trees[at].config.name,
+                        "change events were lost: scanning"
+                    );
+                    self.trees[at].rescan = true;
+                }
+            }
+            Event::RootGone { tree } => {
+                if let Some(at) = self.position(tree) {
+                    let why = format!(
+                        "{} was moved, removed or unmounted",
+                        self.trees[at].config.root.display()
+                    );
+                    self.stop(at, Stop::Identity(why));
+                }
+            }
+            Event::Barrier { tree, token } => {
+                if let Some(barrier) = self.barriers.get_mut(&token) {
+                    barrier.trees.remove(&tree);
+                    self.dirty_due = Some(0);
+                }
+            }
+        }
+    }
+
+    /// Marks a path to be looked at soon.
+    pub(super) fn mark(&mut self, tree: TreeId, path: RelPath, dirt: Dirt) {
+        if let Some(at) = self.position(tree) {
+            self.trees[at].mark(path, dirt);
+            self.dirty_due.get_or_insert(clock::now() + DEBOUNCE);
+        }
+    }
+
+    /// Dirty paths are looked at not later than at this time.
+    pub(super) fn due_at(&mut self, time: u64) {
+        self.dirty_due = Some(self.dirty_due.map_or(time, |due| due.min(time)));
+    }
+
+    fn wake_later(&mut self, now: u64) {
+        for tree in self.trees.iter_mut().filter(|t| t.moves()) {
+            let due: Vec<RelPath> = tree
+                .later
+                .iter()
+                .filter(|(_, a)| a.at <= now)
+                .map(|(p, _)| p.clone())
+                .collect();
+            for path in due {
+                // The count of tries stays until the path was found at rest.
+                if let Some(again) = tree.later.get_mut(&path) {
+                    again.at = u64::MAX;
+                }
+                tree.mark(path, Dirt::FORCED);
+                self.dirty_due = Some(now);
+            }
+        }
+    }
+
+    /// Where a tree is in the list.
+    pub(super) fn position(&self, tree: TreeId) -> Option<usize> {
+        self.trees.iter().position(|t| t.id == tree)
+    }
+
+    /// Begins to wait until everything that happened so far is recorded.
+    pub(super) fn barrier(&mut self, reply: Reply<Recorded>) {
+        let token = self.next_token;
+        self.next_token += 1;
+        let mut barrier = Barrier {
+            trees: BTreeSet::new(),
+            not_covered: Vec::new(),
+            reply,
+        };
+        for tree in &self.trees {
+            let asked = match (&tree.stop, &self.watcher) {
+                (Some(stop), _) => Err(stop.why().to_owned()),
+                (None, Some(watcher)) => watcher
+                    .barrier(tree.id, token)
+                    .map_err(|e| format!("not watched: {e}")),
+                (None, None) => Err("not watched".to_owned()),
+            };
+            match asked {
+                Ok(()) => {
+                    barrier.trees.insert(tree.id);
+                }
+                Err(why) => barrier.not_covered.push(NotCovered {
+                    tree: Some(tree.config.name.clone()),
+                    why,
+                }),
+            }
+        }
+        self.barriers.insert(token, barrier);
+        self.dirty_due = Some(0);
+    }
+
+    fn end_barriers(&mut self) {
+        if self.barriers.is_empty() {
+            return;
+        }
+        let busy = |t: &Tree| t.moves() && (t.job.is_some() || t.rescan || !t.dirty.is_empty());
+        let trees: Vec<(TreeId, bool, Option<String>, String)> = self
+            .trees
+            .iter()
+            .map(|t| {
+                (
+                    t.id,
+                    busy(t),
+                    t.stop.as_ref().map(|s| s.why().to_owned()),
+                    t.config.name.clone(),
+                )
+            })
+            .collect();
+        let head = *self.shared.head.borrow();
+        let mut done = Vec::new();
+        for (token, barrier) in &mut self.barriers {
+            for (id, _, stop, name) in &trees {
+                // A tree that was stopped meanwhile reports no barrier any more.
+                if let Some(why) = stop
+                    && barrier.trees.remove(id)
+                {
+                    barrier.not_covered.push(NotCovered {
+                        tree: Some(name.clone()),
+                        why: why.clone(),
+                    });
+                }
+            }
+            if barrier.trees.is_empty() && !trees.iter().any(|(_, busy, ..)| *busy) {
+                done.push(*token);
+            }
+        }
+        for token in done {
+            if let Some(barrier) = self.barriers.remove(&token) {
+                // Whoever does not wait any more needs no answer.
+                let _ = barrier.reply.send(Recorded {
+                    head,
+                    not_covered: barrier.not_covered,
+                });
+            }
+        }
+    }
+}

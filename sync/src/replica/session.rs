@@ -1,0 +1,409 @@
+//! The replica's end of a session: the machine's effects carried out on staging, worker and stream.
+//!
+//! One thread runs the session, as on the source's side. What is applied is applied by the worker; the session hands it
+//! finished batches in order and goes on receiving meanwhile.
+
+use super::machine::{Effect, ReplicaMachine};
+use super::staging::Contents;
+use crate::engine::apply::{Applied, Batch};
+use crate::engine::clock::{self, ms};
+use crate::engine::command::{Command, Shared, heads};
+use crate::engine::prepare::Prepared;
+use crate::engine::stream::{self, Channel};
+use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
+use crate::lineage::NodeHeads;
+use crate::path::RelPath;
+use crate::source::session::ended;
+use crate::tree::TreeId;
+use crate::wire::{Accept, Bytes, Durable, End, Hello, Message, Refuse, VerifyPart};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How long the replica waits for the source's Hello: it comes at once.
+const HELLO: Duration = Duration::from_secs(10);
+/// How long a source may be silent. It says `Idle` each second, and sends batches otherwise; it may read a large file
+/// to compare it before the next byte comes.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Time between two questions for paths that stay unsettled.
+const ASK_AGAIN: u64 = ms(1000);
+
+/// Runs a session as the replica until it ends.
+///
+/// Dropping the future ends the session at its next step. A batch that the worker has is applied whole nevertheless.
+pub(crate) async fn run<S>(
+    shared: Arc<Shared>,
+    stream: S,
+    cancel: CancellationToken,
+) -> Result<SessionEnd, SessionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    if *shared.mode.borrow() != Mode::Replica {
+        return Err(SessionError::Role("receive"));
+    }
+    let own = cancel.child_token();
+    let _end = own.clone().drop_guard();
+    let channel = stream::open(stream, own).await?;
+    let runtime = tokio::runtime::Handle::current();
+    let work = tokio::task::spawn_blocking(move || {
+        let result = runtime.block_on(session(&shared, channel));
+        shared.set_session(None);
+        result
+    });
+    work.await
+        .map_err(|e| SessionError::Local(format!("the session's thread: {e}")))?
+}
+
+async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEnd, SessionError> {
+    let hello = tokio::time::timeout(HELLO, channel.incoming.recv()).await;
+    let hello = match hello.map_err(|_| SessionError::Silent(HELLO, "beginning"))? {
+        Some(Ok(Message::Hello(hello))) => hello,
+        Some(Ok(_)) => return Err(SessionError::Protocol("a message before Hello".into())),
+        other => return ended(other),
+    };
+    let local = |e: &dyn std::fmt::Display| SessionError::Local(e.to_string());
+    let mine = heads(shared).map_err(|e| local(&e))?;
+    let answer = Hello {
+        end: End::Replica,
+        pair: shared.config.pair.clone(),
+        heads: mine,
+    };
+    let prepared = if hello.end != End::Source || hello.pair != shared.config.pair {
+        Err(Refuse {
+            why: "a Hello of another pair or role".into(),
+            retry: false,
+        })
+    } else {
+        if channel.outgoing.send(Message::Hello(answer)).await.is_err() {
+            return Ok(SessionEnd::PeerClosed);
+        }
+        match prepare(shared, &mut channel, &hello.heads).await? {
+            Ok(prepared) => prepared,
+            Err(end) => return Ok(end),
+        }
+    };
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(refuse) => {
+            let end = SessionEnd::Refused {
+                why: refuse.why.clone(),
+                retry: refuse.retry,
+            };
+            // Whoever is gone needs no reason.
+            let _ = channel.outgoing.send(Message::Refuse(refuse)).await;
+            channel.finish().await;
+            return Ok(end);
+        }
+    };
+    let accept = Accept {
+        from: prepared.from,
+        inline: prepared.inline,
+        stamp: clock::now(),
+    };
+    if channel
+        .outgoing
+        .send(Message::Accept(accept))
+        .await
+        .is_err()
+    {
+        return Ok(SessionEnd::PeerClosed);
+    }
+    let (applied, results) = mpsc::channel(2 * crate::wire::WINDOW);
+    let mut session = Session {
+        shared,
+        machine: ReplicaMachine::new(),
+        contents: Contents::new(shared.roots.clone()),
+        source: hello.heads,
+        out: VecDeque::new(),
+        applied,
+        unsettled: 1,
+        asked_after: None,
+        asking: false,
+        ask_at: clock::now(),
+        status: SessionStatus {
+            version: channel.version,
+            in_flight: 0,
+            bytes: 0,
+            caught_up: false,
+        },
+    };
+    session.run(&mut channel, results).await
+}
+
+/// Has the worker classify what is here, and keeps the source waiting meanwhile.
+async fn prepare(
+    shared: &Arc<Shared>,
+    channel: &mut Channel,
+    theirs: &NodeHeads,
+) -> Result<Result<Result<Prepared, Refuse>, SessionEnd>, SessionError> {
+    let answer = shared.ask(|reply| Command::Prepare {
+        theirs: theirs.clone(),
+        reply,
+    });
+    let mut answer = std::pin::pin!(answer);
+    let mut mode = shared.mode.subscribe();
+    loop {
+        tokio::select! {
+            biased;
+            () = channel.cancel.cancelled() => return Ok(Err(SessionEnd::Cancelled)),
+            changed = mode.wait_for(|m| *m != Mode::Replica) => {
+                drop(changed);
+                return Ok(Err(SessionEnd::RoleChanged));
+            }
+            prepared = &mut answer => {
+                return prepared.map(Ok).map_err(|e| SessionError::Local(e.to_string()));
+            }
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
+                if channel.outgoing.send(Message::Wait).await.is_err() {
+                    return Ok(Err(SessionEnd::PeerClosed));
+                }
+            }
+        }
+    }
+}
+
+/// What the worker answered.
+enum Answer {
+    Applied(Result<Applied, String>),
+    Fresh {
+        upto: u64,
+        applied: Result<Applied, String>,
+    },
+    Unsettled(Option<(TreeId, Vec<RelPath>)>),
+}
+
+struct Session<'s> {
+    shared: &'s Arc<Shared>,
+    machine: ReplicaMachine,
+    contents: Contents,
+    source: NodeHeads,
+    out: VecDeque<Message>,
+    applied: mpsc::Sender<Answer>,
+    /// Paths that are not settled, as last heard.
+    unsettled: usize,
+    asked_after: Option<(TreeId, RelPath)>,
+    /// A question is at the worker or at the source.
+    asking: bool,
+    ask_at: u64,
+    status: SessionStatus,
+}
+
+impl Session<'_> {
+    async fn run(
+        &mut self,
+        channel: &mut Channel,
+        mut results: mpsc::Receiver<Answer>,
+    ) -> Result<SessionEnd, SessionError> {
+        let mut mode = self.shared.mode.subscribe();
+        let mut heard = clock::now();
+        let outgoing = channel.outgoing.clone();
+        let cancelled = channel.cancel.clone();
+        loop {
+            self.effects().await?;
+            self.ask().await;
+            self.show();
+            let has_output = !self.out.is_empty();
+            let wait = Duration::from_nanos(self.ask_at.saturating_sub(clock::now()))
+                .max(Duration::from_millis(1));
+            tokio::select! {
+                biased;
+                () = cancelled.cancelled() => return Ok(SessionEnd::Cancelled),
+                changed = mode.wait_for(|m| *m != Mode::Replica) => {
+                    drop(changed);
+                    return Ok(SessionEnd::RoleChanged);
+                }
+                Some(answer) = results.recv() => self.answer(answer)?,
+                permit = outgoing.reserve(), if has_output => match permit {
+                    Ok(permit) => if let Some(message) = self.out.pop_front() { permit.send(message) },
+                    Err(_) => return Ok(SessionEnd::PeerClosed),
+                },
+                message = channel.incoming.recv() => {
+                    heard = clock::now();
+                    match message {
+                        Some(Ok(message)) => self.message(message)?,
+                        other => return ended(other),
+                    }
+                }
+                () = self.shared.unsettled.notified() => {
+                    self.unsettled = self.unsettled.max(1);
+                    self.ask_at = clock::now();
+                }
+                () = tokio::time::sleep(wait.min(Duration::from_secs(1))) => {
+                    let silent = clock::now().saturating_sub(heard);
+                    if u128::from(silent) > SILENCE.as_nanos() && self.machine.in_flight() == 0 {
+                        return Err(SessionError::Silent(SILENCE, "sending"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message) -> Result<(), SessionError> {
+        if let Message::Data { bytes, .. } = &message {
+            self.status.bytes += bytes.len() as u64;
+        }
+        self.machine
+            .received(message)
+            .map_err(|v| SessionError::Protocol(v.to_string()))
+    }
+
+    async fn effects(&mut self) -> Result<(), SessionError> {
+        while let Some(effect) = self.machine.next_effect() {
+            match effect {
+                Effect::Lookup { batch } => {
+                    let records = self.machine.records(batch).unwrap_or_default();
+                    let wanted = self.contents.look_up(batch, records, &self.shared.index);
+                    let wanted = wanted.map_err(|e| SessionError::Local(e.to_string()))?;
+                    self.machine.looked_up(batch, wanted);
+                }
+                Effect::Send(message) => self.out.push_back(message),
+                Effect::Write { item, bytes, last } => {
+                    if !self.contents.write(item, &bytes, last) && last {
+                        self.machine.failed(item);
+                    }
+                }
+                Effect::Copy {
+                    item,
+                    from,
+                    len,
+                    last,
+                } => {
+                    if !self.contents.copy(item, from, len, last) && last {
+                        self.machine.failed(item);
+                    }
+                }
+                Effect::Signature { item, from, len } => {
+                    let signature = Bytes(self.contents.signature(item, from, len));
+                    self.out.push_back(Message::Sums {
+                        item,
+                        from,
+                        signature,
+                    });
+                }
+                Effect::Discard { item } => self.contents.discard(item),
+                Effect::Apply(ready) => {
+                    let contents = self.contents.take(ready.commit.batch);
+                    self.status.caught_up = ready.commit.caught_up;
+                    let batch = Box::new(Batch {
+                        ready,
+                        contents,
+                        source: self.source.clone(),
+                    });
+                    self.to_worker(|reply| Command::Apply { batch, reply }, Answer::Applied)
+                        .await;
+                }
+                Effect::Fresh(idle) => {
+                    let upto = idle.upto;
+                    self.status.caught_up = true;
+                    let source = self.source.clone();
+                    let answer = move |applied| Answer::Fresh { upto, applied };
+                    self.to_worker(
+                        |reply| Command::Fresh {
+                            idle,
+                            source,
+                            reply,
+                        },
+                        answer,
+                    )
+                    .await;
+                }
+                Effect::Verify(part) => self.verify(&part),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a command to the worker, in order, and has its answer come as a result.
+    async fn to_worker<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(tokio::sync::oneshot::Sender<T>) -> Command,
+        answer: impl FnOnce(T) -> Answer + Send + 'static,
+    ) {
+        let (reply, result) = tokio::sync::oneshot::channel();
+        let command = make(reply);
+        let (commands, applied) = (self.shared.commands.clone(), self.applied.clone());
+        // The order of batches is the order of this queue. A full queue (64 commands) means that the worker is busy with
+        // something long; the session's thread may wait for it.
+        if commands.send(command).await.is_ok() {
+            tokio::spawn(async move {
+                if let Ok(result) = result.await {
+                    // The session may have ended.
+                    let _ = applied.send(answer(result)).await;
+                }
+            });
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) -> Result<(), SessionError> {
+        match answer {
+            Answer::Applied(Err(why)) => return Err(SessionError::Local(why)),
+            Answer::Applied(Ok(applied)) => {
+                if applied.unsettled != self.unsettled {
+                    self.ask_at = clock::now();
+                }
+                self.unsettled = applied.unsettled;
+                self.asking = false;
+                self.machine
+                    .applied(applied.acked, applied.applied, clock::now());
+            }
+            Answer::Fresh {
+                applied: Err(why), ..
+            } => return Err(SessionError::Local(why)),
+            Answer::Fresh {
+                upto,
+                applied: Ok(applied),
+            } => {
+                self.unsettled = applied.unsettled;
+                self.asking = false;
+                let stamp = clock::now();
+                let durable = Durable {
+                    upto,
+                    batch: None,
+                    acked: applied.acked,
+                    applied: applied.applied,
+                    stamp,
+                };
+                self.out.push_back(Message::Durable(durable));
+            }
+            Answer::Unsettled(None) => (self.unsettled, self.asking) = (0, false),
+            Answer::Unsettled(Some((tree, paths))) => {
+                self.asked_after = paths.last().map(|path| (tree, path.clone()));
+                self.out.push_back(Message::Fetch { tree, paths });
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the source for paths that are not settled, once everything else is there.
+    async fn ask(&mut self) {
+        let now = clock::now();
+        if self.unsettled == 0 || self.asking || !self.status.caught_up || now < self.ask_at {
+            return;
+        }
+        self.asking = true;
+        self.ask_at = now + ASK_AGAIN;
+        let after = self.asked_after.clone();
+        self.to_worker(
+            |reply| Command::Unsettled { after, reply },
+            Answer::Unsettled,
+        )
+        .await;
+    }
+
+    fn show(&mut self) {
+        let in_flight = u32::try_from(self.machine.in_flight()).unwrap_or(u32::MAX);
+        if self.status.in_flight != in_flight {
+            self.status.in_flight = in_flight;
+            self.shared.set_session(Some(self.status.clone()));
+        }
+    }
+
+    fn verify(&mut self, part: &VerifyPart) {
+        let answer = crate::verify::compare(self.shared, part);
+        self.out.push_back(Message::Verified(answer));
+    }
+}

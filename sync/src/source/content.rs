@@ -1,0 +1,340 @@
+//! Sending the content of one file, piece by piece: as it is, or by its differences to the replica's basis.
+//!
+//! What is sent is what the record announces: the bytes are hashed while they are read, and when the hash of the
+//! announced number of bytes is not the announced one the item is given up instead of completed. A file that only grew
+//! meanwhile is sent as the prefix that was announced.
+
+use crate::delta::{self, Judge, Piece};
+use crate::entry::{ContentHash, Kind};
+use crate::wire::{Bytes, ChunkSums, Item, MAX_DATA, Message, Record, Want};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// Above this chunk size (files of more than 128 GiB) the file is sent whole: chunks are held in memory.
+const LARGEST_CHUNK: u32 = 4 << 20;
+
+/// What to do next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Send this; more follows.
+    Send(Message),
+    /// Send this, it is the last: complete.
+    Complete(Message),
+    /// Send this, it is the last: given up.
+    GivenUp(Message),
+    /// Wait for the replica's `Sums`.
+    Wait,
+}
+
+enum How {
+    Whole { skip: u64 },
+    Against(Box<Against>),
+}
+
+struct Against {
+    sums: ChunkSums,
+    judge: Judge,
+    /// A window that waits for the signature of its part of the basis.
+    window: Option<Window>,
+    /// A copy that the next chunk may continue.
+    copy: Option<(u64, u64)>,
+}
+
+struct Window {
+    new: Vec<u8>,
+    from: u64,
+    len: u64,
+    asked: bool,
+}
+
+/// A file on its way.
+pub(crate) struct Content {
+    item: Item,
+    file: File,
+    size: u64,
+    hash: ContentHash,
+    hasher: blake3::Hasher,
+    at: u64,
+    how: How,
+    queue: VecDeque<Message>,
+    failed: bool,
+    ended: bool,
+}
+
+impl Content {
+    /// For a file record; `None` for anything else.
+    pub fn new(item: Item, record: &Record, file: File, want: Want) -> Option<Self> {
+        let Kind::File { size, hash } = record.state.as_ref()?.kind else {
+            return None;
+        };
+        let how = match want {
+            Want::Whole => How::Whole { skip: 0 },
+            Want::From(offset) => How::Whole {
+                skip: offset.min(size),
+            },
+            Want::Against(sums) if sums.chunk <= LARGEST_CHUNK => How::Against(Box::new(Against {
+                sums,
+                judge: Judge::default(),
+                window: None,
+                copy: None,
+            })),
+            Want::Against(_) => How::Whole { skip: 0 },
+        };
+        let hasher = blake3::Hasher::new();
+        let queue = VecDeque::new();
+        Some(Content {
+            item,
+            file,
+            size,
+            hash,
+            hasher,
+            at: 0,
+            how,
+            queue,
+            failed: false,
+            ended: false,
+        })
+    }
+
+    /// The item.
+    pub fn item(&self) -> Item {
+        self.item
+    }
+
+    /// It waits for the replica's `Sums`.
+    pub fn waits(&self) -> bool {
+        let asked =
+            matches!(&self.how, How::Against(a) if a.window.as_ref().is_some_and(|w| w.asked));
+        asked && self.queue.is_empty() && !self.failed
+    }
+
+    /// The next step. Reads the file.
+    pub fn step(&mut self) -> Step {
+        loop {
+            if self.failed {
+                return Step::GivenUp(Message::GivenUp(self.item));
+            }
+            if let Some(message) = self.queue.pop_front() {
+                return Step::Send(message);
+            }
+            if self.ended {
+                return Step::Complete(self.data(Vec::new(), true));
+            }
+            match &mut self.how {
+                How::Whole { .. } => {
+                    if let Some(step) = self.whole() {
+                        return step;
+                    }
+                }
+                How::Against(against) => match &mut against.window {
+                    Some(window) if window.asked => return Step::Wait,
+                    Some(window) => {
+                        window.asked = true;
+                        return Step::Send(Message::SumsOf {
+                            item: self.item,
+                            from: window.from,
+                            len: window.len,
+                        });
+                    }
+                    None => self.chunk(),
+                },
+            }
+        }
+    }
+
+    fn data(&self, bytes: Vec<u8>, last: bool) -> Message {
+        Message::Data {
+            item: self.item,
+            bytes: Bytes(bytes),
+            last,
+        }
+    }
+
+    /// Reads exactly `length` bytes at the current place and hashes them; `None` when the file is shorter now.
+    fn read(&mut self, length: u64) -> Option<Vec<u8>> {
+        // At most a chunk: LARGEST_CHUNK or MAX_DATA.
+        let mut bytes = vec![0; usize::try_from(length).ok()?];
+        if self.file.read_exact_at(&mut bytes, self.at).is_err() {
+            self.failed = true;
+            return None;
+        }
+        self.hasher.update(&bytes);
+        self.at += length;
+        Some(bytes)
+    }
+
+    fn whole(&mut self) -> Option<Step> {
+        let How::Whole { skip } = self.how else {
+            return None;
+        };
+        let bytes = self.read((self.size - self.at).min(MAX_DATA as u64))?;
+        let before = self.at - bytes.len() as u64;
+        let new = bytes[usize::try_from(skip.saturating_sub(before))
+            .unwrap_or(bytes.len())
+            .min(bytes.len())..]
+            .to_vec();
+        if self.at < self.size {
+            return (!new.is_empty()).then(|| Step::Send(self.data(new, false)));
+        }
+        if !self.is_as_announced() {
+            return None;
+        }
+        Some(Step::Complete(self.data(new, true)))
+    }
+
+    fn is_as_announced(&mut self) -> bool {
+        let good = ContentHash::from(self.hasher.finalize()) == self.hash;
+        self.failed = !good;
+        good
+    }
+
+    /// The next aligned chunk of the new content.
+    fn chunk(&mut self) {
+        let How::Against(against) = &mut self.how else {
+            return;
+        };
+        if self.at >= self.size {
+            if let Some((from, len)) = against.copy.take() {
+                self.queue.push_back(Message::Copy {
+                    item: self.item,
+                    from,
+                    len,
+                    last: false,
+                });
+            }
+            self.ended = self.is_as_announced();
+            return;
+        }
+        let (chunk, at) = (u64::from(against.sums.chunk), self.at);
+        // A window that was cut may have left the place between two chunks.
+        let to_border = chunk - at % chunk;
+        let Some(new) = self.read(to_border.min(self.size - at)) else {
+            return;
+        };
+        let How::Against(against) = &mut self.how else {
+            return;
+        };
+        if against.sums.same_at(at, &new) {
+            let len = new.len() as u64;
+            against.copy = Some(match against.copy {
+                Some((from, before)) if from + before == at => (from, before + len),
+                Some((from, before)) => {
+                    self.queue.push_back(Message::Copy {
+                        item: self.item,
+                        from,
+                        len: before,
+                        last: false,
+                    });
+                    (at, len)
+                }
+                None => (at, len),
+            });
+            return;
+        }
+        if let Some((from, len)) = against.copy.take() {
+            self.queue.push_back(Message::Copy {
+                item: self.item,
+                from,
+                len,
+                last: false,
+            });
+        }
+        let (from, len) = delta::window_of_basis(at, new.len() as u64, against.sums.size);
+        if !against.judge.pays() || len == 0 || len > delta::MAX_BASIS {
+            self.literal(&new);
+            return;
+        }
+        let new = self.widen(new);
+        let How::Against(against) = &mut self.how else {
+            return;
+        };
+        let (from, len) = match delta::window_of_basis(at, new.len() as u64, against.sums.size) {
+            (_, 0) => (from, len),
+            window => window,
+        };
+        against.window = Some(Window {
+            new,
+            from,
+            len,
+            asked: false,
+        });
+    }
+
+    /// Takes further chunks into a window, so that fewer questions are asked. Content that moved differs in all
+    /// following chunks.
+    fn widen(&mut self, mut new: Vec<u8>) -> Vec<u8> {
+        let How::Against(against) = &self.how else {
+            return new;
+        };
+        let chunk = u64::from(against.sums.chunk);
+        while new.len() as u64 + chunk <= delta::WINDOW as u64
+            && self.at < self.size
+            && !self.failed
+        {
+            let at = self.at;
+            let Some(next) = self.read(chunk.min(self.size - at)) else {
+                break;
+            };
+            let How::Against(against) = &self.how else {
+                break;
+            };
+            let same = against.sums.same_at(at, &next);
+            new.extend_from_slice(&next);
+            if same {
+                break;
+            }
+        }
+        new
+    }
+
+    fn literal(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(MAX_DATA) {
+            let message = self.data(part.to_vec(), false);
+            self.queue.push_back(message);
+        }
+    }
+
+    /// The replica's answer to `SumsOf`. False when nothing like that was asked. `now` (nanoseconds) measures what the
+    /// comparison costs.
+    pub fn sums(&mut self, from: u64, signature: &[u8], now: impl Fn() -> u64) -> bool {
+        let How::Against(against) = &mut self.how else {
+            return false;
+        };
+        let Some(window) = against.window.take_if(|w| w.asked && w.from == from) else {
+            return false;
+        };
+        let begun = now();
+        let pieces = delta::diff(signature, window.from, window.len, &window.new);
+        let pieces = pieces.unwrap_or_else(|_| vec![Piece::Literal(0..window.new.len())]);
+        let matched = pieces
+            .iter()
+            .map(|p| {
+                if let Piece::Copy { len, .. } = p {
+                    *len
+                } else {
+                    0
+                }
+            })
+            .sum();
+        against.judge.note(
+            window.new.len() as u64,
+            matched,
+            now().saturating_sub(begun),
+        );
+        for piece in pieces {
+            match piece {
+                Piece::Copy { from, len } => {
+                    self.queue.push_back(Message::Copy {
+                        item: self.item,
+                        from,
+                        len,
+                        last: false,
+                    });
+                }
+                Piece::Literal(range) => self.literal(&window.new[range]),
+            }
+        }
+        true
+    }
+}

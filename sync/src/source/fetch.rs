@@ -1,0 +1,215 @@
+//! Reading records from the index for the next batch.
+
+use super::machine::Fetched;
+use crate::entry::{IndexEntry, Kind};
+use crate::index::{Index, IndexError, Located, Snapshot};
+use crate::path::RelPath;
+use crate::tree::TreeId;
+use crate::wire::{BATCH_BYTES, INLINE_BATCH_BYTES, INLINE_FILE, Record};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+/// Entries read from the index at once.
+const ROWS: usize = 2048;
+/// Records of one batch; with those that must come early it stays below [`crate::wire::MAX_RECORDS`].
+const RECORDS: usize = 2048;
+/// What a record takes besides its path and attributes, rounded up.
+const OVERHEAD: usize = 128;
+
+/// Makes batches for one session.
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    /// Per tree: what the replica had when the session began. A tree that is not here is not sent.
+    from: BTreeMap<TreeId, u64>,
+    /// Everything may come inline.
+    inline: bool,
+    /// What is newer than the session comes inline in any case.
+    inline_after: u64,
+    /// Paths that the replica asked for.
+    asked: VecDeque<(TreeId, RelPath)>,
+}
+
+#[derive(Default)]
+struct Building {
+    records: Vec<Record>,
+    places: HashSet<(TreeId, RelPath)>,
+    bytes: usize,
+    inline_bytes: u64,
+}
+
+impl Building {
+    fn is_full(&self) -> bool {
+        self.records.len() >= RECORDS
+            || self.bytes >= BATCH_BYTES
+            || self.inline_bytes >= INLINE_BATCH_BYTES
+    }
+}
+
+impl Fetcher {
+    /// A fetcher for a session that began at `head`.
+    pub fn new(from: BTreeMap<TreeId, u64>, inline: bool, head: u64) -> Self {
+        Fetcher {
+            from,
+            inline,
+            inline_after: head,
+            asked: VecDeque::new(),
+        }
+    }
+
+    /// The lowest position of all trees: where the stream begins.
+    pub fn start(&self) -> u64 {
+        self.from.values().copied().min().unwrap_or(u64::MAX)
+    }
+
+    /// Remembers what the replica asked for.
+    pub fn ask(&mut self, tree: TreeId, paths: Vec<RelPath>) {
+        self.asked
+            .extend(paths.into_iter().map(|path| (tree, path)));
+    }
+
+    /// The next records of the stream.
+    pub fn stream(&self, index: &Index, after: u64) -> Result<Fetched, IndexError> {
+        let snapshot = index.snapshot()?;
+        let rows = snapshot.changes(after, ROWS)?;
+        let complete = rows.len() < ROWS;
+        let mut batch = Building::default();
+        let mut upto = after;
+        let mut all = true;
+        for row in rows {
+            if batch.is_full() {
+                all = false;
+                break;
+            }
+            upto = row.entry.seq;
+            if self
+                .from
+                .get(&row.tree)
+                .is_some_and(|from| row.entry.seq > *from)
+            {
+                self.add(&snapshot, &mut batch, row, after)?;
+            }
+        }
+        let at_head = complete && all;
+        if at_head {
+            upto = snapshot.last_seq();
+        }
+        Ok(Fetched {
+            records: batch.records,
+            upto,
+            at_head,
+        })
+    }
+
+    /// The records of what the replica asked for, and how many questions they answer.
+    pub fn answer(
+        &mut self,
+        index: &Index,
+        sent_upto: u64,
+    ) -> Result<(Fetched, usize), IndexError> {
+        let snapshot = index.snapshot()?;
+        let mut batch = Building::default();
+        let mut settled = 0;
+        while !batch.is_full()
+            && let Some((tree, path)) = self.asked.pop_front()
+        {
+            settled += 1;
+            if !self.from.contains_key(&tree) {
+                continue;
+            }
+            let entry = snapshot.get(tree, &path)?;
+            let gone = || IndexEntry::received(None, 0, None);
+            self.add(
+                &snapshot,
+                &mut batch,
+                Located {
+                    tree,
+                    path,
+                    entry: entry.unwrap_or_else(gone),
+                },
+                sent_upto,
+            )?;
+        }
+        let at_head = sent_upto >= snapshot.last_seq();
+        Ok((
+            Fetched {
+                records: batch.records,
+                upto: sent_upto,
+                at_head,
+            },
+            settled,
+        ))
+    }
+
+    /// Adds a record, after the directories and the first name that it needs and that are newer than what was sent.
+    fn add(
+        &self,
+        snapshot: &Snapshot,
+        batch: &mut Building,
+        row: Located,
+        sent: u64,
+    ) -> Result<(), IndexError> {
+        let mut needed: Vec<RelPath> = row.path.ancestors().filter(|dir| !dir.is_root()).collect();
+        needed.reverse();
+        if let Some(Kind::HardLink { to }) = row.entry.current.as_ref().map(|s| &s.kind) {
+            needed.extend(to.ancestors().filter(|dir| !dir.is_root()));
+            needed.push(to.clone());
+        }
+        if row.entry.current.is_some() {
+            for path in needed {
+                if batch.places.contains(&(row.tree, path.clone())) {
+                    continue;
+                }
+                if let Some(entry) = snapshot.get(row.tree, &path)?
+                    && entry.seq > sent
+                {
+                    self.push(
+                        batch,
+                        Located {
+                            tree: row.tree,
+                            path,
+                            entry,
+                        },
+                    );
+                }
+            }
+        }
+        self.push(batch, row);
+        Ok(())
+    }
+
+    fn push(&self, batch: &mut Building, row: Located) {
+        let Located { tree, path, entry } = row;
+        if !batch.places.insert((tree, path.clone())) {
+            return;
+        }
+        let state = entry.current;
+        let small = state
+            .as_ref()
+            .filter(|s| s.kind.hash().is_some() && s.kind.size() <= INLINE_FILE);
+        let inline = small.is_some() && (self.inline || entry.seq > self.inline_after);
+        if inline {
+            batch.inline_bytes += small.map_or(0, |s| s.kind.size());
+        }
+        let attributes = |s: &crate::entry::State| {
+            let xattrs: usize = s
+                .meta
+                .xattrs
+                .iter()
+                .map(|(name, value)| name.len() + value.len() + 8)
+                .sum();
+            let names = match &s.kind {
+                Kind::Symlink { target } => target.len(),
+                Kind::HardLink { to } => to.as_bytes().len(),
+                _ => 0,
+            };
+            xattrs + names
+        };
+        batch.bytes += OVERHEAD + path.as_bytes().len() + state.as_ref().map_or(0, attributes);
+        batch.records.push(Record {
+            tree,
+            path,
+            seq: entry.seq,
+            state,
+            inline,
+        });
+    }
+}

@@ -1,0 +1,367 @@
+//! The source's end of a session: the machine's effects carried out on index, files and stream.
+//!
+//! One thread runs the session. It waits in one place only, for whatever comes first: the cancel token, a change of role,
+//! a message, new entries in the index, an examined path, room in the queue to the peer, the idle timer. Reading files
+//! and the index happens in that thread between two waits, in pieces of at most a chunk.
+
+use super::content::{Content, Step};
+use super::fetch::Fetcher;
+use super::machine::{Effect, SourceMachine};
+use crate::engine::clock;
+use crate::engine::command::{Command, Peer, Shared, heads};
+use crate::engine::stream::{self, Channel, Ended};
+use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
+use crate::index::IndexError;
+use crate::wire::{Accept, End, Hello, Item, Message, Want};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How long the source waits for a word of the replica while that prepares itself; it says `Wait` every second.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a replica may be silent while something of it is awaited. It answers an `Idle` each second, and a batch when
+/// it is durable; a large batch on a slow disk takes some seconds.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Paths that may wait to be looked at again because they changed while they were sent.
+const EXAMINED: usize = 4096;
+
+/// Runs a session as the source until it ends.
+///
+/// Dropping the future ends the session at its next step; what was sent and not answered is sent again in the next one.
+pub(crate) async fn run<S>(
+    shared: Arc<Shared>,
+    stream: S,
+    cancel: CancellationToken,
+) -> Result<SessionEnd, SessionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    if !matches!(*shared.mode.borrow(), Mode::Source { .. }) {
+        return Err(SessionError::Role("send"));
+    }
+    let own = cancel.child_token();
+    let _end = own.clone().drop_guard();
+    let channel = stream::open(stream, own).await?;
+    let runtime = tokio::runtime::Handle::current();
+    let work = tokio::task::spawn_blocking(move || {
+        let result = runtime.block_on(session(&shared, channel));
+        shared.peer.send_modify(|peer| {
+            *peer = Peer {
+                session: false,
+                caught_up: false,
+                ..*peer
+            }
+        });
+        shared.set_session(None);
+        result
+    });
+    work.await
+        .map_err(|e| SessionError::Local(format!("the session's thread: {e}")))?
+}
+
+async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEnd, SessionError> {
+    let mine = heads(shared).map_err(|e| SessionError::Local(e.to_string()))?;
+    let hello = Hello {
+        end: End::Source,
+        pair: shared.config.pair.clone(),
+        heads: mine,
+    };
+    if channel.outgoing.send(Message::Hello(hello)).await.is_err() {
+        return Ok(SessionEnd::PeerClosed);
+    }
+    let accept = match accepted(shared, &mut channel).await? {
+        Ok(accept) => accept,
+        Err(end) => return Ok(end),
+    };
+    let mut head = shared.head.subscribe();
+    let newest = *head.borrow_and_update();
+    let fetcher = Fetcher::new(accept.from.iter().copied().collect(), accept.inline, newest);
+    let begin = fetcher.start().min(newest);
+    let (examined, examined_heads) = mpsc::channel(EXAMINED);
+    let mut session = Session {
+        shared,
+        machine: SourceMachine::new(begin, newest, accept.stamp, clock::now()),
+        fetcher,
+        out: VecDeque::new(),
+        contents: VecDeque::new(),
+        content: None,
+        examined,
+        status: SessionStatus {
+            version: channel.version,
+            in_flight: 0,
+            bytes: 0,
+            caught_up: false,
+        },
+    };
+    // A tree that the replica does not take keeps everything from being called acknowledged.
+    let whole = shared
+        .config
+        .trees
+        .iter()
+        .all(|t| accept.from.iter().any(|(id, _)| *id == t.id()));
+    session.shared.peer.send_modify(|peer| {
+        peer.session = true;
+        peer.acked = if whole {
+            peer.acked.max(begin)
+        } else {
+            peer.acked
+        };
+    });
+    session
+        .run(&mut channel, &mut head, examined_heads, whole)
+        .await
+}
+
+/// Waits for the replica's Hello and its answer.
+async fn accepted(
+    shared: &Arc<Shared>,
+    channel: &mut Channel,
+) -> Result<Result<Accept, SessionEnd>, SessionError> {
+    let mut mode = shared.mode.subscribe();
+    loop {
+        let next = tokio::select! {
+            biased;
+            changed = mode.wait_for(|m| !matches!(m, Mode::Source { .. })) => {
+                drop(changed);
+                return Ok(Err(SessionEnd::RoleChanged));
+            }
+            next = tokio::time::timeout(PATIENCE, channel.incoming.recv()) => next,
+        };
+        match next.map_err(|_| SessionError::Silent(PATIENCE, "preparing to receive"))? {
+            Some(Ok(Message::Hello(hello)))
+                if hello.end == End::Replica && hello.pair == shared.config.pair => {}
+            Some(Ok(Message::Hello(_))) => {
+                return Err(SessionError::Protocol(
+                    "a Hello of another pair or role".into(),
+                ));
+            }
+            Some(Ok(Message::Wait)) => {}
+            Some(Ok(Message::Accept(accept))) => return Ok(Ok(accept)),
+            Some(Ok(Message::Refuse(refuse))) => {
+                return Ok(Err(SessionEnd::Refused {
+                    why: refuse.why,
+                    retry: refuse.retry,
+                }));
+            }
+            Some(Ok(_)) => return Err(SessionError::Protocol("a message before Accept".into())),
+            other => return ended(other).map(Err),
+        }
+    }
+}
+
+/// Why no message came.
+pub(crate) fn ended(last: Option<Result<Message, Ended>>) -> Result<SessionEnd, SessionError> {
+    match last {
+        Some(Err(Ended::Failed(error))) => Err(error),
+        Some(Err(Ended::Cancelled)) => Ok(SessionEnd::Cancelled),
+        Some(Err(Ended::Closed) | Ok(_)) | None => Ok(SessionEnd::PeerClosed),
+    }
+}
+
+struct Session<'s> {
+    shared: &'s Arc<Shared>,
+    machine: SourceMachine,
+    fetcher: Fetcher,
+    out: VecDeque<Message>,
+    contents: VecDeque<(Item, Want)>,
+    content: Option<Content>,
+    examined: mpsc::Sender<u64>,
+    status: SessionStatus,
+}
+
+impl Session<'_> {
+    async fn run(
+        &mut self,
+        channel: &mut Channel,
+        head: &mut tokio::sync::watch::Receiver<u64>,
+        mut examined: mpsc::Receiver<u64>,
+        whole: bool,
+    ) -> Result<SessionEnd, SessionError> {
+        let mut mode = self.shared.mode.subscribe();
+        let mut heard = clock::now();
+        let (outgoing, cancelled) = (channel.outgoing.clone(), channel.cancel.clone());
+        loop {
+            self.effects(whole)
+                .map_err(|e| SessionError::Local(format!("index: {e}")))?;
+            self.show();
+            let idle = self.machine.tick(clock::now());
+            self.effects(whole)
+                .map_err(|e| SessionError::Local(format!("index: {e}")))?;
+            let wait = Duration::from_nanos(idle.saturating_sub(clock::now()));
+            let has_output = self.has_output();
+            tokio::select! {
+                biased;
+                () = cancelled.cancelled() => return drain(channel).await,
+                changed = mode.wait_for(|m| !matches!(m, Mode::Source { .. })) => {
+                    drop(changed);
+                    return Ok(SessionEnd::RoleChanged);
+                }
+                message = channel.incoming.recv() => {
+                    heard = clock::now();
+                    match message {
+                        Some(Ok(message)) => self.message(message)?,
+                        other => return ended(other),
+                    }
+                }
+                Some(head) = examined.recv() => self.machine.examined(head),
+                Ok(()) = head.changed() => {
+                    let newest = *head.borrow_and_update();
+                    self.machine.head_moved(newest);
+                }
+                permit = outgoing.reserve(), if has_output => match permit {
+                    Ok(permit) => if let Some(message) = self.output() { permit.send(message) },
+                    Err(_) => return drain(channel).await,
+                },
+                () = tokio::time::sleep(wait) => {
+                    if clock::now().saturating_sub(heard) > SILENCE.as_nanos() as u64 && !self.has_output() {
+                        return Err(SessionError::Silent(SILENCE, "answering"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message) -> Result<(), SessionError> {
+        match message {
+            Message::Sums {
+                item,
+                from,
+                signature,
+            } => {
+                let content = self.content.as_mut().filter(|c| c.item() == item);
+                if content.is_some_and(|content| content.sums(from, &signature, clock::now)) {
+                    return Ok(());
+                }
+                Err(SessionError::Protocol(
+                    "a signature that was not asked for".into(),
+                ))
+            }
+            other => self
+                .machine
+                .received(other)
+                .map_err(|v| SessionError::Protocol(v.to_string())),
+        }
+    }
+
+    /// Carries out what the machine wants.
+    fn effects(&mut self, whole: bool) -> Result<(), IndexError> {
+        while let Some(effect) = self.machine.next_effect() {
+            match effect {
+                Effect::Fetch { after } => {
+                    let fetched = self.fetcher.stream(&self.shared.index, after)?;
+                    self.machine.fetched(fetched, None);
+                }
+                Effect::FetchAsked => {
+                    let (fetched, settled) = self
+                        .fetcher
+                        .answer(&self.shared.index, self.machine.cursor())?;
+                    self.machine.fetched(fetched, Some(settled));
+                }
+                Effect::Asked { tree, paths } => self.fetcher.ask(tree, paths),
+                Effect::Send(message) => self.out.push_back(message),
+                Effect::SendContent { item, want } => self.contents.push_back((item, want)),
+                Effect::Examine { tree, path } => {
+                    let (shared, examined) = (Arc::clone(self.shared), self.examined.clone());
+                    tokio::spawn(async move {
+                        let head = shared
+                            .ask(|reply| Command::Examine { tree, path, reply })
+                            .await
+                            .unwrap_or(0);
+                        // The session may have ended.
+                        let _ = examined.send(head).await;
+                    });
+                }
+                Effect::Acked {
+                    acked,
+                    applied,
+                    durable: _,
+                } => {
+                    self.shared.peer.send_modify(|peer| {
+                        peer.acked = if whole {
+                            peer.acked.max(acked)
+                        } else {
+                            peer.acked
+                        };
+                        peer.applied = applied;
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&mut self) {
+        let caught_up = self.machine.caught_up();
+        let in_flight = u32::try_from(self.machine.in_flight()).unwrap_or(u32::MAX);
+        if (self.status.in_flight, self.status.caught_up) != (in_flight, caught_up) {
+            (self.status.in_flight, self.status.caught_up) = (in_flight, caught_up);
+            self.shared.set_session(Some(self.status.clone()));
+            self.shared.peer.send_if_modified(|peer| {
+                std::mem::replace(&mut peer.caught_up, caught_up) != caught_up
+            });
+        }
+    }
+
+    fn has_output(&self) -> bool {
+        let content = self
+            .content
+            .as_ref()
+            .map_or(!self.contents.is_empty(), |content| !content.waits());
+        !self.out.is_empty() || content
+    }
+
+    /// The next message to the peer.
+    fn output(&mut self) -> Option<Message> {
+        if let Some(message) = self.out.pop_front() {
+            return Some(message);
+        }
+        if self.content.is_none() {
+            let (item, want) = self.contents.pop_front()?;
+            self.content = self.open(item, want);
+            if self.content.is_none() {
+                self.machine.sent(item, false);
+                return Some(Message::GivenUp(item));
+            }
+        }
+        let content = self.content.as_mut()?;
+        let item = content.item();
+        let message = match content.step() {
+            Step::Send(message) => message,
+            Step::Wait => return None,
+            Step::Complete(message) => {
+                self.content = None;
+                self.machine.sent(item, true);
+                message
+            }
+            Step::GivenUp(message) => {
+                self.content = None;
+                self.machine.sent(item, false);
+                message
+            }
+        };
+        if let Message::Data { bytes, .. } = &message {
+            self.status.bytes += bytes.len() as u64;
+        }
+        Some(message)
+    }
+
+    fn open(&self, item: Item, want: Want) -> Option<Content> {
+        let record = self.machine.record(item)?;
+        let open = self.shared.roots.get(record.tree)?;
+        let file = open.root.open_file(&record.path).ok()?;
+        Content::new(item, record, file, want)
+    }
+}
+
+/// The stream is gone: its reader knows why.
+async fn drain(channel: &mut Channel) -> Result<SessionEnd, SessionError> {
+    while let Some(message) = channel.incoming.recv().await {
+        if message.is_err() {
+            return ended(Some(message));
+        }
+    }
+    Ok(SessionEnd::Cancelled)
+}

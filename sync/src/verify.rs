@@ -1,0 +1,102 @@
+//! Comparing the contents of both sides, freshly read on both.
+//!
+//! The source sends what it reads now, part by part in path order; the replica reads the same paths and answers with what
+//! differs. Changes that are on their way look like differences, so the source asks again about differing paths
+//! after a flush before it believes them.
+
+use crate::engine::command::Shared;
+use crate::entry::State;
+use crate::fault::Fault;
+use crate::hash;
+use crate::meta::{self, What};
+use crate::path::RelPath;
+use crate::wire::{Differs, VerifyAnswer, VerifyPart};
+use std::collections::BTreeSet;
+
+/// Most differences of one answer.
+const MOST: usize = 2 * crate::wire::MAX_PATHS;
+
+/// Compares a part with what lies here.
+pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
+    let mut differences = Vec::new();
+    let (Some(open), Some(config)) = (
+        shared.roots.get(part.tree),
+        shared.config.trees.iter().find(|t| t.id() == part.tree),
+    ) else {
+        let all = part
+            .entries
+            .iter()
+            .map(|e| (e.path.clone(), Differs::Unreadable));
+        return VerifyAnswer {
+            id: part.id,
+            differences: all.collect(),
+        };
+    };
+    let ours = |path: &RelPath, dir: bool| {
+        !config.protect.covers(path, dir) && !config.exclude.covers(path, dir)
+    };
+    let mut named = BTreeSet::new();
+    for entry in &part.entries {
+        named.insert(&entry.path);
+        let is_dir = entry.state.kind.is_dir();
+        if ours(&entry.path, is_dir)
+            && let Some(how) = differs(&open.root, &entry.path, &entry.state)
+        {
+            differences.push((entry.path.clone(), how));
+        }
+    }
+    let inside = |path: &RelPath| {
+        part.after.as_ref().is_none_or(|after| path > after)
+            && part.to.as_ref().is_none_or(|to| path <= to)
+    };
+    let from = part.after.clone().unwrap_or_else(RelPath::root);
+    let rows = shared
+        .index
+        .snapshot()
+        .and_then(|s| s.entries(part.tree, &from));
+    for row in rows.into_iter().flatten().map_while(Result::ok) {
+        let (path, entry) = row;
+        if part.to.as_ref().is_some_and(|to| path > *to) || differences.len() >= MOST {
+            break;
+        }
+        let is_dir = entry.current.as_ref().is_some_and(|s| s.kind.is_dir());
+        let extra = entry.current.is_some()
+            && inside(&path)
+            && !named.contains(&path)
+            && ours(&path, is_dir);
+        if extra && matches!(open.root.stat(&path), Ok(Some(_))) {
+            differences.push((path, Differs::Extra));
+        }
+    }
+    differences.truncate(MOST);
+    VerifyAnswer {
+        id: part.id,
+        differences,
+    }
+}
+
+/// How what lies at a path differs from `theirs`; `None`: it does not.
+fn differs(root: &crate::beneath::Root, path: &RelPath, theirs: &State) -> Option<Differs> {
+    let seen = match meta::read(root, path) {
+        Ok(Some(seen)) => seen,
+        Ok(None) | Err(Fault::Missing | Fault::NotBeneath) => return Some(Differs::Missing),
+        Err(_) => return Some(Differs::Unreadable),
+    };
+    let content = match seen.what {
+        What::File(_) => match hash::hash_path(root, path, false) {
+            Ok(hashed) => Some(hashed.hash),
+            Err(_) => return Some(Differs::Unreadable),
+        },
+        _ => None,
+    };
+    let Some(mine) = seen.state(content) else {
+        return Some(Differs::Kind);
+    };
+    if mine.kind.name() != theirs.kind.name() {
+        return Some(Differs::Kind);
+    }
+    if mine.kind != theirs.kind {
+        return Some(Differs::Content);
+    }
+    (mine.meta != theirs.meta).then_some(Differs::Metadata)
+}
