@@ -34,6 +34,7 @@ use crate::api::types as api;
 use crate::config::Loaded;
 use crate::config::facts::Facts;
 use crate::journal::Journal;
+use crate::link::PeerRpc;
 use crate::notify::Notifier;
 use data::DataHalf;
 use hold::Held;
@@ -79,6 +80,8 @@ pub struct Daemon {
     journal: Journal,
     tickets: Tickets,
     peer: Mutex<PeerSide>,
+    /// For calls to the peer; `None` without a control connection.
+    rpc: watch::Sender<Option<PeerRpc>>,
     held: Mutex<Option<Held>>,
     restores: Restores,
     last_decision: Mutex<Option<api::DecisionReport>>,
@@ -186,7 +189,7 @@ impl Daemon {
             _ => "Unknown".to_owned(),
         };
         let session = api::SessionStatus {
-            up: peer.rpc.is_some(),
+            up: self.rpc.borrow().is_some(),
             link: peer.link.clone(),
             why: peer.why.clone(),
         };

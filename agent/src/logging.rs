@@ -13,7 +13,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 /// The environment variable.
 pub const VARIABLE: &str = "TANDEM_LOG";
 /// What is logged without it. russh logs every packet at debug.
-pub const DEFAULT: &str = "info,russh=warn";
+pub const DEFAULT: &str = "info,russh=off";
 
 /// Why there are no logs.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn what_is_wanted_comes_on_top_of_the_default() {
-        assert_eq!(filter(None).unwrap().to_string(), "russh=warn,info");
+        assert_eq!(filter(None).unwrap().to_string(), "russh=off,info");
         assert_eq!(
             filter(Some("debug")).unwrap().to_string(),
             "russh=warn,debug"

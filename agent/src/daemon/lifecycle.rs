@@ -127,7 +127,8 @@ impl Daemon {
         if self.reconfigure.send(setup).await.is_err() {
             return Err(ApiError::new(ErrorCode::Stopping, "the agent is stopping"));
         }
-        if let Ok(rpc) = self.peer_rpc() {
+        let rpc = self.rpc.borrow().clone();
+        if let Some(rpc) = rpc {
             let _ = rpc.send(&message).await;
         }
         self.facts_changed();

@@ -14,14 +14,15 @@ use tokio::sync::mpsc;
 /// Events of the link that may wait for the daemon.
 pub const LINK_EVENTS: usize = 64;
 
+/// A node that has just come back makes its connection within this time, or it is not there.
+const CONNECT_WAIT: Duration = Duration::from_secs(2);
+
 /// Longest encoded lineages that are decoded: 32 trees with full lineages are below 3 MB.
 const LINEAGES_BOUND: usize = 4 << 20;
 
 /// What is known of the other node by the control connection.
 #[derive(Default)]
 pub struct PeerSide {
-    /// For calls; gone with the connection.
-    pub rpc: Option<PeerRpc>,
     /// The link of the connection.
     pub link: Option<String>,
     /// Why there is no connection.
@@ -147,7 +148,7 @@ impl Daemon {
                 let mine = self.engine.lineages().ok();
                 {
                     let mut peer = self.peer();
-                    peer.rpc = Some(rpc);
+                    self.rpc.send_replace(Some(rpc));
                     peer.link = Some(link);
                     peer.why = None;
                     if peer.incarnation.replace(hello.incarnation) != Some(hello.incarnation) {
@@ -164,7 +165,7 @@ impl Daemon {
             LinkEvent::Disconnected { reason } => {
                 tracing::info!(reason, "peer disconnected");
                 let mut peer = self.peer();
-                peer.rpc = None;
+                self.rpc.send_replace(None);
                 peer.link = None;
                 peer.why = Some(reason);
             }
@@ -209,7 +210,7 @@ impl Daemon {
         command: &Forwarded,
         within: Duration,
     ) -> Result<Vec<u8>, ApiError> {
-        let rpc = self.peer_rpc()?;
+        let rpc = self.peer_rpc().await?;
         let bytes = serde_json::to_vec(command)
             .map_err(|e| ApiError::new(ApiCode::Internal, e.to_string()))?;
         match rpc.call(&Request::Forward(bytes), within).await {
@@ -222,16 +223,20 @@ impl Daemon {
         }
     }
 
-    /// The connection for calls, or why there is none.
-    pub fn peer_rpc(&self) -> Result<PeerRpc, ApiError> {
+    /// The connection for calls, or why there is none. Waits a moment for one that is being made.
+    pub async fn peer_rpc(&self) -> Result<PeerRpc, ApiError> {
+        let mut rpcs = self.rpc.subscribe();
+        if let Ok(Ok(rpc)) = tokio::time::timeout(CONNECT_WAIT, rpcs.wait_for(Option::is_some)).await
+            && let Some(rpc) = rpc.clone()
+        {
+            return Ok(rpc);
+        }
         let peer = self.peer();
-        peer.rpc.clone().ok_or_else(|| {
-            let why = peer.why.as_deref().unwrap_or("it was never connected");
-            ApiError::new(
-                ApiCode::PeerUnreachable,
-                format!("no control connection to the other node: {why}"),
-            )
-        })
+        let why = peer.why.as_deref().unwrap_or("it was never connected");
+        Err(ApiError::new(
+            ApiCode::PeerUnreachable,
+            format!("no control connection to the other node: {why}"),
+        ))
     }
 }
 

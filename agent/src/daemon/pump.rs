@@ -169,7 +169,8 @@ impl Daemon {
 
     /// The lineages go to the peer when they changed.
     async fn tell_peer(&self, sent: &mut Vec<u8>) {
-        let Ok(rpc) = self.peer_rpc() else {
+        let Some(rpc) = self.rpc.borrow().clone() else {
+            sent.clear();
             return;
         };
         let heads = self.encoded_heads();

@@ -168,7 +168,7 @@ impl Daemon {
                 .put_file(&header.tree, header.path, header.mode, file);
             return done.await.map(|_| ()).map_err(|e| e.to_string());
         }
-        let rpc = self.peer_rpc().map_err(|e| e.message)?;
+        let rpc = self.peer_rpc().await.map_err(|e| e.message)?;
         let call = |request: Request| {
             let rpc = rpc.clone();
             async move {

@@ -189,6 +189,7 @@ fn compose(
             journal,
             tickets: Default::default(),
             peer: Mutex::default(),
+            rpc: Default::default(),
             held: Mutex::default(),
             restores: Restores::new(state_dir),
             last_decision: Mutex::default(),

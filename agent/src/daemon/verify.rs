@@ -78,7 +78,7 @@ impl Daemon {
             tree.name == request.tree
                 && matches!(tree.state, tandem_sync::engine::TreeState::Stopped { .. })
         });
-        if waits_here || self.peer_rpc().is_err() {
+        if waits_here || self.rpc.borrow().is_none() {
             return self.accept_here(&request.tree).await;
         }
         let within = Duration::from_secs(30);
