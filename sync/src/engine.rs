@@ -31,3 +31,7 @@ pub use report::{
     VerifyDifference, VerifyReport,
 };
 pub use status::{Alarm, EngineStatus, Mode, Progress, SessionStatus, TreeState, TreeStatus};
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests;

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 /// A place for an answer.
 pub(crate) type Reply<T> = oneshot::Sender<T>;
@@ -82,6 +83,8 @@ pub(crate) struct Shared {
     pub commands: mpsc::Sender<Command>,
     /// Newest number that is durable in the index.
     pub head: watch::Sender<u64>,
+    /// Fires when the engine ends.
+    pub end: CancellationToken,
     /// What the engine does; sessions end when it changes.
     pub mode: watch::Sender<Mode>,
     /// The peer as the session sees it.

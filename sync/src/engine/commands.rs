@@ -58,6 +58,7 @@ impl Worker {
             tree.dirty.clear();
             tree.later.clear();
             tree.rescue = None;
+            tree.receives = false;
         }
     }
 
@@ -232,6 +233,7 @@ impl Worker {
         let counts = index.counts(tree.id)?;
         let state = match (&tree.stop, head.state) {
             (Some(stop), _) => TreeState::Stopped { why: stop.why().to_owned() },
+            (None, CopyState::Unborn) if tree.receives => TreeState::Copying,
             (None, CopyState::Unborn) => TreeState::Unborn,
             (None, CopyState::Copying) => TreeState::Copying,
             (None, CopyState::CatchingUp) => TreeState::CatchingUp,

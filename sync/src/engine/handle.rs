@@ -20,13 +20,29 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+/// How long a closing engine waits for its sessions.
+const CLOSING: Duration = Duration::from_secs(5);
 /// Commands that may wait for the worker.
 const COMMANDS: usize = 64;
 
-/// The trees of one node. Cheap to clone; the worker ends when the last clone and the last session are gone.
+/// The trees of one node. Cheap to clone; when the last clone is gone, sessions and worker end.
 #[derive(Clone)]
 pub struct Engine {
     pub(super) shared: Arc<Shared>,
+    alive: Arc<Alive>,
+}
+
+/// Ends the engine when it is dropped.
+struct Alive {
+    end: CancellationToken,
+    /// Closed when the worker has ended.
+    ended: watch::Receiver<()>,
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.end.cancel();
+    }
 }
 
 impl std::fmt::Debug for Engine {
@@ -58,6 +74,7 @@ impl Engine {
             token: RoleToken::new(),
             commands,
             head: watch::Sender::new(last),
+            end: CancellationToken::new(),
             mode: watch::Sender::new(Mode::Idle),
             peer: watch::Sender::new(Peer::default()),
             status: watch::Sender::new(EngineStatus::nothing_yet()),
@@ -70,12 +87,33 @@ impl Engine {
             progress: Mutex::new(BTreeMap::new()),
             alarms: Mutex::new(BTreeMap::new()),
         });
+        let (running, ended) = watch::channel(());
         let worker = Worker::new(Arc::clone(&shared), node);
         std::thread::Builder::new()
             .name("tandem-sync".into())
-            .spawn(move || worker.run(receiver))
+            .spawn(move || {
+                worker.run(receiver);
+                drop(running);
+            })
             .map_err(OpenError::Thread)?;
-        Ok(Engine { shared })
+        let alive = Arc::new(Alive { end: shared.end.clone(), ended });
+        Ok(Engine { shared, alive })
+    }
+
+    /// Ends the engine whatever other clones there are: sessions end, an apply in flight ends whole, the worker closes
+    /// the index. Returns when that is done.
+    pub async fn close(self) {
+        self.alive.end.cancel();
+        let mut ended = self.alive.ended.clone();
+        // The sender is dropped with the worker, which is the error that is waited for.
+        while ended.changed().await.is_ok() {}
+        // Sessions end at their next step; the index's file is free when they have. Other clones are not waited for.
+        let sessions = async {
+            while Arc::strong_count(&self.shared) > Arc::strong_count(&self.alive) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSING, sessions).await;
     }
 
     /// The first epoch of every tree that has none: `tandem init --source`, or R2's first direction. Durable when it

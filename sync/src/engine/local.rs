@@ -14,8 +14,6 @@ use std::sync::Arc;
 
 /// Paths of one slice: a slice takes some milliseconds when nothing must be read.
 const SLICE: usize = 512;
-/// Bytes of one slice: 64 MiB are hashed in some tens of milliseconds.
-const SLICE_BYTES: u64 = 64 << 20;
 /// How long a path that was not at rest, or whose stamp is too young to prove anything, waits for the next look.
 const AGAIN: u64 = ms(25);
 /// Longest such wait.

@@ -3,7 +3,7 @@
 //! Shared by both roles: the source records what it sees with new numbers, the replica learns of local changes.
 
 use super::tree::{Dirt, Open};
-use crate::entry::{ContentHash, IndexEntry, Kind, LocalKey, State};
+use crate::entry::{IndexEntry, Kind, LocalKey, State};
 use crate::fault::Fault;
 use crate::hash;
 use crate::index::{IndexError, Snapshot};
@@ -412,9 +412,4 @@ impl Walk {
             self.gone.push(path);
         }
     }
-}
-
-/// The hash of a state's content, if it is a file's.
-pub(crate) fn content_of(state: Option<&State>) -> Option<ContentHash> {
-    state.and_then(|s| s.kind.hash().copied())
 }

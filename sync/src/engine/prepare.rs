@@ -94,6 +94,7 @@ impl Worker {
             turns.push((at, turn));
         }
         for (at, turn) in &turns {
+            self.trees[*at].receives = true;
             self.trees[*at].rescue_why = match turn {
                 Turn::Continue => "local changes on the standby",
                 Turn::Rewind(_) => "writes of a returning master that the pair had not acknowledged",

@@ -1,6 +1,5 @@
 //! One tree as the worker holds it: its opened root, its identity, what waits to be examined.
 
-use super::status::Progress;
 use crate::beneath::Root;
 use crate::identity::{self, FsId};
 use crate::index::{Index, IndexError, Snapshot};
@@ -160,12 +159,12 @@ pub(crate) struct Tree {
     pub sockets: BTreeSet<RelPath>,
     /// Files that never rest.
     pub fuzzy: BTreeSet<RelPath>,
-    /// A copy or a catch-up.
-    pub progress: Option<Progress>,
     /// Entries in the rescue, as last counted.
     pub rescued: u64,
     /// Paths whose local version is not settled with the source's yet; the durable list is in the index.
     pub unsettled: BTreeSet<RelPath>,
+    /// A session that fills it was accepted.
+    pub receives: bool,
     /// The rescue set of this session.
     pub rescue: Option<OpenSet>,
     /// On what occasion things go to the rescue now.
@@ -207,9 +206,9 @@ impl Tree {
             mounts: BTreeSet::new(),
             sockets: BTreeSet::new(),
             fuzzy: BTreeSet::new(),
-            progress: None,
             rescued: 0,
             unsettled: BTreeSet::new(),
+            receives: false,
             rescue: None,
             rescue_why: "local changes on the standby".into(),
         }

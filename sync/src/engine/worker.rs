@@ -124,8 +124,10 @@ impl Worker {
     ) -> Next {
         let deadline = self.deadline();
         let wait = deadline.saturating_sub(clock::now());
+        let end = self.shared.end.clone();
         tokio::select! {
             biased;
+            () = end.cancelled() => Next::Ended,
             command = commands.recv() => command.map_or(Next::Ended, Next::Command),
             Some(event) = self.events.recv() => Next::Event(event),
             Ok(()) = peer.changed() => {
@@ -234,6 +236,10 @@ impl Worker {
         match event {
             Event::Dirty { tree, path, recursive, own: _ } => {
                 if self.mode != Mode::Idle && !path.is_private() {
+                    // What is made or removed in a directory moves its time, of which there is no event.
+                    if let Some(parent) = path.parent() {
+                        self.mark(tree, parent, Dirt::WALKED);
+                    }
                     self.mark(tree, path, Dirt { recursive, ..Dirt::default() });
                 }
             }

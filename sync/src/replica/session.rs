@@ -43,6 +43,14 @@ where
     }
     let own = cancel.child_token();
     let _end = own.clone().drop_guard();
+    let (end, this) = (shared.end.clone(), own.clone());
+    // Ends with the session, whose token it waits for too.
+    tokio::spawn(async move {
+        tokio::select! {
+            () = end.cancelled() => this.cancel(),
+            () = this.cancelled() => {}
+        }
+    });
     let channel = stream::open(stream, own).await?;
     let runtime = tokio::runtime::Handle::current();
     let work = tokio::task::spawn_blocking(move || {
@@ -102,6 +110,7 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         ask_at: clock::now(),
         status: SessionStatus { version: channel.version, in_flight: 0, bytes: 0, caught_up: false },
     };
+    shared.set_session(Some(session.status.clone()));
     session.run(&mut channel, results).await
 }
 

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 const ROWS: usize = 2048;
 /// Records of one batch; with those that must come early it stays below [`crate::wire::MAX_RECORDS`].
 const RECORDS: usize = 2048;
+/// Content of a batch, sent or only offered: bounds what is staged before it becomes visible, and what a cut can waste.
+const CONTENT: u64 = 64 << 20;
 /// What a record takes besides its path and attributes, rounded up.
 const OVERHEAD: usize = 128;
 
@@ -34,11 +36,12 @@ struct Building {
     places: HashSet<(TreeId, RelPath)>,
     bytes: usize,
     inline_bytes: u64,
+    content_bytes: u64,
 }
 
 impl Building {
     fn is_full(&self) -> bool {
-        self.records.len() >= RECORDS || self.bytes >= BATCH_BYTES || self.inline_bytes >= INLINE_BATCH_BYTES
+        self.records.len() >= RECORDS || self.bytes >= BATCH_BYTES || self.inline_bytes >= INLINE_BATCH_BYTES || self.content_bytes >= CONTENT
     }
 }
 
@@ -138,6 +141,7 @@ impl Fetcher {
         if inline {
             batch.inline_bytes += small.map_or(0, |s| s.kind.size());
         }
+        batch.content_bytes += state.as_ref().map_or(0, |s| s.kind.size());
         let attributes = |s: &crate::entry::State| {
             let xattrs: usize = s.meta.xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
             let names = match &s.kind {

@@ -40,6 +40,14 @@ where
     }
     let own = cancel.child_token();
     let _end = own.clone().drop_guard();
+    let (end, this) = (shared.end.clone(), own.clone());
+    // Ends with the session, whose token it waits for too.
+    tokio::spawn(async move {
+        tokio::select! {
+            () = end.cancelled() => this.cancel(),
+            () = this.cancelled() => {}
+        }
+    });
     let channel = stream::open(stream, own).await?;
     let runtime = tokio::runtime::Handle::current();
     let work = tokio::task::spawn_blocking(move || {
@@ -82,6 +90,7 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         peer.session = true;
         peer.acked = if whole { peer.acked.max(begin) } else { peer.acked };
     });
+    shared.set_session(Some(session.status.clone()));
     session.run(&mut channel, &mut head, examined_heads, whole).await
 }
 

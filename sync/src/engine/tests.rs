@@ -1,0 +1,6 @@
+//! Two engines in one process, real directories, a stream between them.
+
+mod compare;
+mod copy;
+mod pair;
+mod reversal;

@@ -1,0 +1,139 @@
+//! Two nodes with one tree, and the cable between them.
+
+use crate::engine::{Engine, EngineStatus, SessionEnd, SessionError};
+use crate::tree::{PairConfig, TreeConfig};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for anything. Reached only by a failing test.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One node: its engine, if it runs, and its directories.
+pub struct Node {
+    pub name: &'static str,
+    pub dir: TempDir,
+    pub engine: Option<Engine>,
+    pub change: fn(&mut TreeConfig),
+}
+
+impl Node {
+    pub fn new(name: &'static str, change: fn(&mut TreeConfig)) -> Node {
+        let dir = tempfile::Builder::new().prefix("tandem-sync-").tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("tree")).unwrap();
+        let mut node = Node { name, dir, engine: None, change };
+        node.start();
+        node
+    }
+
+    pub fn start(&mut self) {
+        let mut tree = TreeConfig::new("data", self.tree());
+        (self.change)(&mut tree);
+        let other = if self.name == "a" { "b" } else { "a" };
+        let config = PairConfig {
+            pair: "test".into(),
+            node: self.name.into(),
+            peer: other.into(),
+            trees: vec![tree],
+            state_dir: self.dir.path().join("state"),
+            max_stale: Duration::from_secs(60),
+        };
+        self.engine = Some(Engine::open(config).unwrap());
+    }
+
+    /// Ends the engine, as a restart of the agent does.
+    pub async fn stop(&mut self) {
+        self.engine.take().expect("the node runs").close().await;
+    }
+
+    pub fn tree(&self) -> PathBuf {
+        self.dir.path().join("tree")
+    }
+
+    pub fn engine(&self) -> &Engine {
+        self.engine.as_ref().expect("the node runs")
+    }
+
+    /// Waits until the status fulfils the condition.
+    pub async fn until(&self, what: &str, condition: impl FnMut(&EngineStatus) -> bool) {
+        let mut changes = self.engine().status_changes();
+        let found = tokio::time::timeout(PATIENCE, changes.wait_for(condition)).await.is_ok();
+        if !found {
+            panic!("{}: not {what} after {PATIENCE:?}: {:#?}", self.name, self.engine().status());
+        }
+    }
+}
+
+/// A session between two nodes.
+pub struct Cable {
+    cancel: CancellationToken,
+    pub source: JoinHandle<Result<SessionEnd, SessionError>>,
+    pub replica: JoinHandle<Result<SessionEnd, SessionError>>,
+}
+
+impl Cable {
+    pub fn plug(source: &Node, replica: &Node) -> Cable {
+        let (a, b) = tokio::io::duplex(64 << 10);
+        Cable::over(source, replica, a, b)
+    }
+
+    pub fn over<S>(source: &Node, replica: &Node, a: S, b: S) -> Cable
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let cancel = CancellationToken::new();
+        let (from, to) = (source.engine().clone(), replica.engine().clone());
+        let (one, two) = (cancel.clone(), cancel.clone());
+        Cable {
+            source: tokio::spawn(async move { from.run_source_session(a, one).await }),
+            replica: tokio::spawn(async move { to.run_replica_session(b, two).await }),
+            cancel,
+        }
+    }
+
+    pub async fn cut(self) {
+        self.cancel.cancel();
+        // A cut may hit either end anywhere; whatever it says is fine.
+        let _ = self.ended().await;
+    }
+
+    /// Waits for both ends. What they say is looked at by tests that care.
+    pub async fn ended(self) -> (Result<SessionEnd, SessionError>, Result<SessionEnd, SessionError>) {
+        let both = async { (self.source.await.unwrap(), self.replica.await.unwrap()) };
+        tokio::time::timeout(PATIENCE, both).await.expect("both ends of a session end")
+    }
+}
+
+/// Source a with a first epoch, replica b.
+pub async fn pair(change: fn(&mut TreeConfig)) -> (Node, Node) {
+    let (a, b) = (Node::new("a", change), Node::new("b", change));
+    a.engine().init_source().await.unwrap();
+    a.engine().begin_source(1).await.unwrap();
+    b.engine().begin_replica().await.unwrap();
+    (a, b)
+}
+
+/// Everything written on the source so far is durable on the replica.
+pub async fn flush(source: &Node) {
+    let mut peer = source.engine().shared.peer.subscribe();
+    let connected = tokio::time::timeout(PATIENCE, peer.wait_for(|p| p.session)).await.is_ok();
+    assert!(connected, "no session: {:#?}", source.engine().status());
+    let report = source.engine().flush(PATIENCE).await.unwrap();
+    assert!(report.not_covered.is_empty(), "{report:?}");
+}
+
+pub fn write(path: &Path, content: impl AsRef<[u8]>) {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).unwrap();
+    }
+    std::fs::write(path, content).unwrap();
+}
+
+/// Repeatable bytes that do not compress and do not repeat.
+pub fn noise(n: usize, seed: u64) -> Vec<u8> {
+    let mut out = vec![0; n];
+    blake3::Hasher::new_derive_key("tandem tests").update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    out
+}
