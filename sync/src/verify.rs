@@ -19,13 +19,22 @@ const MOST: usize = 2 * crate::wire::MAX_PATHS;
 /// Compares a part with what lies here.
 pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
     let mut differences = Vec::new();
-    let (Some(open), Some(config)) =
-        (shared.roots.get(part.tree), shared.config.trees.iter().find(|t| t.id() == part.tree))
-    else {
-        let all = part.entries.iter().map(|e| (e.path.clone(), Differs::Unreadable));
-        return VerifyAnswer { id: part.id, differences: all.collect() };
+    let (Some(open), Some(config)) = (
+        shared.roots.get(part.tree),
+        shared.config.trees.iter().find(|t| t.id() == part.tree),
+    ) else {
+        let all = part
+            .entries
+            .iter()
+            .map(|e| (e.path.clone(), Differs::Unreadable));
+        return VerifyAnswer {
+            id: part.id,
+            differences: all.collect(),
+        };
     };
-    let ours = |path: &RelPath, dir: bool| !config.protect.covers(path, dir) && !config.exclude.covers(path, dir);
+    let ours = |path: &RelPath, dir: bool| {
+        !config.protect.covers(path, dir) && !config.exclude.covers(path, dir)
+    };
     let mut named = BTreeSet::new();
     for entry in &part.entries {
         named.insert(&entry.path);
@@ -37,23 +46,33 @@ pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
         }
     }
     let inside = |path: &RelPath| {
-        part.after.as_ref().is_none_or(|after| path > after) && part.to.as_ref().is_none_or(|to| path <= to)
+        part.after.as_ref().is_none_or(|after| path > after)
+            && part.to.as_ref().is_none_or(|to| path <= to)
     };
     let from = part.after.clone().unwrap_or_else(RelPath::root);
-    let rows = shared.index.snapshot().and_then(|s| s.entries(part.tree, &from));
+    let rows = shared
+        .index
+        .snapshot()
+        .and_then(|s| s.entries(part.tree, &from));
     for row in rows.into_iter().flatten().map_while(Result::ok) {
         let (path, entry) = row;
         if part.to.as_ref().is_some_and(|to| path > *to) || differences.len() >= MOST {
             break;
         }
         let is_dir = entry.current.as_ref().is_some_and(|s| s.kind.is_dir());
-        let extra = entry.current.is_some() && inside(&path) && !named.contains(&path) && ours(&path, is_dir);
+        let extra = entry.current.is_some()
+            && inside(&path)
+            && !named.contains(&path)
+            && ours(&path, is_dir);
         if extra && matches!(open.root.stat(&path), Ok(Some(_))) {
             differences.push((path, Differs::Extra));
         }
     }
     differences.truncate(MOST);
-    VerifyAnswer { id: part.id, differences }
+    VerifyAnswer {
+        id: part.id,
+        differences,
+    }
 }
 
 /// How what lies at a path differs from `theirs`; `None`: it does not.
@@ -70,7 +89,9 @@ fn differs(root: &crate::beneath::Root, path: &RelPath, theirs: &State) -> Optio
         },
         _ => None,
     };
-    let Some(mine) = seen.state(content) else { return Some(Differs::Kind) };
+    let Some(mine) = seen.state(content) else {
+        return Some(Differs::Kind);
+    };
     if mine.kind.name() != theirs.kind.name() {
         return Some(Differs::Kind);
     }

@@ -226,7 +226,8 @@ impl Daemon {
     /// The connection for calls, or why there is none. Waits a moment for one that is being made.
     pub async fn peer_rpc(&self) -> Result<PeerRpc, ApiError> {
         let mut rpcs = self.rpc.subscribe();
-        if let Ok(Ok(rpc)) = tokio::time::timeout(CONNECT_WAIT, rpcs.wait_for(Option::is_some)).await
+        if let Ok(Ok(rpc)) =
+            tokio::time::timeout(CONNECT_WAIT, rpcs.wait_for(Option::is_some)).await
             && let Some(rpc) = rpc.clone()
         {
             return Ok(rpc);

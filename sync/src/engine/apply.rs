@@ -75,23 +75,39 @@ impl Worker {
         if self.mode != Mode::Replica || !self.shared.token.is_granted() {
             return Err("the role changed".into());
         }
-        let Batch { ready, mut contents, source } = batch;
+        let Batch {
+            ready,
+            mut contents,
+            source,
+        } = batch;
         let commit = ready.commit;
-        let skip: BTreeSet<u32> = ready.given_up.iter().chain(&ready.failed).copied().collect();
+        let skip: BTreeSet<u32> = ready
+            .given_up
+            .iter()
+            .chain(&ready.failed)
+            .copied()
+            .collect();
         let mut results = Results::default();
         let mut by_tree: BTreeMap<TreeId, Vec<Item>> = BTreeMap::new();
         for (number, record) in (0u32..).zip(ready.records) {
             if ready.failed.contains(&number) {
                 results.failed.push((record.tree, record.path, None));
             } else if !skip.contains(&number) {
-                by_tree.entry(record.tree).or_default().push(Item { number, record });
+                by_tree
+                    .entry(record.tree)
+                    .or_default()
+                    .push(Item { number, record });
             }
         }
         for (tree, items) in by_tree {
-            let at = self.position(tree).filter(|at| self.trees[*at].moves()).ok_or("a record for a tree that is stopped")?;
+            let at = self
+                .position(tree)
+                .filter(|at| self.trees[*at].moves())
+                .ok_or("a record for a tree that is stopped")?;
             self.apply_tree(at, items, &commit, &mut contents, &mut results)?;
         }
-        self.finish(commit, &source, results).map_err(|e| e.to_string())
+        self.finish(commit, &source, results)
+            .map_err(|e| e.to_string())
     }
 
     fn apply_tree(
@@ -102,38 +118,74 @@ impl Worker {
         contents: &mut HashMap<u32, Staged>,
         results: &mut Results,
     ) -> Result<(), String> {
-        let open = self.trees[at].open.clone().ok_or("a record for a tree that is stopped")?;
+        let open = self.trees[at]
+            .open
+            .clone()
+            .ok_or("a record for a tree that is stopped")?;
         let items = self.settle_local_versions(at, &open, items, results)?;
         if items.is_empty() {
             return Ok(());
         }
-        self.write_intent(at, &items, commit).map_err(|e| e.to_string())?;
+        self.write_intent(at, &items, commit)
+            .map_err(|e| e.to_string())?;
         let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
         let config = self.trees[at].config.clone();
-        let incoming: Vec<Incoming<'_>> =
-            items.iter().map(|i| Incoming { path: &i.record.path, state: i.record.state.as_ref() }).collect();
-        let known = IndexView { tree: self.trees[at].id, index: &snapshot };
-        let policy = Policy { deletes: config.deletes, protect: &config.protect, exclude: &config.exclude };
+        let incoming: Vec<Incoming<'_>> = items
+            .iter()
+            .map(|i| Incoming {
+                path: &i.record.path,
+                state: i.record.state.as_ref(),
+            })
+            .collect();
+        let known = IndexView {
+            tree: self.trees[at].id,
+            index: &snapshot,
+        };
+        let policy = Policy {
+            deletes: config.deletes,
+            protect: &config.protect,
+            exclude: &config.exclude,
+        };
         let plan = plan::plan(&incoming, policy, &known).map_err(|e| match e {
             PlanError::Known(error) => error.to_string(),
             other => other.to_string(),
         })?;
-        let numbers: HashMap<&RelPath, u32> = items.iter().map(|i| (&i.record.path, i.number)).collect();
+        let numbers: HashMap<&RelPath, u32> =
+            items.iter().map(|i| (&i.record.path, i.number)).collect();
         let (work, lacking) = with_contents(&plan, &numbers, contents);
-        let actions: Vec<(RelPath, Action)> = work.iter().map(|w| (w.step.path.clone(), w.step.action.clone())).collect();
-        let protect = |path: &RelPath, is_dir: bool| config.protect.covers(path, is_dir) || config.exclude.covers(path, is_dir);
-        let target = Target { root: &open.root, private: &open.private, protect: &protect };
+        let actions: Vec<(RelPath, Action)> = work
+            .iter()
+            .map(|w| (w.step.path.clone(), w.step.action.clone()))
+            .collect();
+        let protect = |path: &RelPath, is_dir: bool| {
+            config.protect.covers(path, is_dir) || config.exclude.covers(path, is_dir)
+        };
+        let target = Target {
+            root: &open.root,
+            private: &open.private,
+            protect: &protect,
+        };
         let report = commit::apply(&target, work, &self.shared.token);
         if let Some(fault) = &report.stopped {
-            self.shared.alarm(Some(&config.name), "apply-error", fault.is_no_space().then(|| fault.to_string()));
+            self.shared.alarm(
+                Some(&config.name),
+                "apply-error",
+                fault.is_no_space().then(|| fault.to_string()),
+            );
             return Err(fault.to_string());
         }
         self.shared.alarm(Some(&config.name), "apply-error", None);
-        self.collect(at, &snapshot, &items, &plan, &actions, report, &lacking, results).map_err(|e| e.to_string())
+        self.collect(
+            at, &snapshot, &items, &plan, &actions, report, &lacking, results,
+        )
+        .map_err(|e| e.to_string())
     }
 
     /// Reads out of the report what the index must learn.
-    #[expect(clippy::too_many_arguments, reason = "the last step of apply_tree, which holds all of this")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the last step of apply_tree, which holds all of this"
+    )]
     fn collect(
         &mut self,
         at: usize,
@@ -157,7 +209,11 @@ impl Worker {
                 Err(fault) => drop(faults.entry(outcome.path).or_insert(fault)),
             }
         }
-        let skipped: HashMap<&RelPath, Why> = plan.skipped.iter().map(|(path, why)| (path, *why)).collect();
+        let skipped: HashMap<&RelPath, Why> = plan
+            .skipped
+            .iter()
+            .map(|(path, why)| (path, *why))
+            .collect();
         let mut own: BTreeSet<&RelPath> = BTreeSet::new();
         for Item { record, .. } in items {
             let path = &record.path;
@@ -165,20 +221,37 @@ impl Worker {
             if let Some(why) = skipped.get(path) {
                 self.skipped(at, record, *why, results);
             } else if lacking.contains(path) {
-                results.failed.push((tree, path.clone(), index.get(tree, path)?.and_then(|e| e.current)));
+                results.failed.push((
+                    tree,
+                    path.clone(),
+                    index.get(tree, path)?.and_then(|e| e.current),
+                ));
             } else if let Some(fault) = faults.get(path) {
                 self.trees[at].error(path, fault.to_string());
                 if !matches!(fault, Fault::Flagged(_) | Fault::Protected) {
-                    results.failed.push((tree, path.clone(), index.get(tree, path)?.and_then(|e| e.current)));
+                    results.failed.push((
+                        tree,
+                        path.clone(),
+                        index.get(tree, path)?.and_then(|e| e.current),
+                    ));
                 }
             } else {
                 let key = keys.get(path).copied().flatten();
-                let key = if record.state.is_some() && key.is_none() { index.get(tree, path)?.and_then(|e| e.local) } else { key };
-                results.received.push((tree, path.clone(), record.state.clone(), record.seq, key));
+                let key = if record.state.is_some() && key.is_none() {
+                    index.get(tree, path)?.and_then(|e| e.local)
+                } else {
+                    key
+                };
+                results
+                    .received
+                    .push((tree, path.clone(), record.state.clone(), record.seq, key));
                 results.settled.insert((tree, path.clone()));
             }
         }
-        for (path, action) in actions.iter().filter(|(path, _)| !own.contains(path) && !faults.contains_key(path)) {
+        for (path, action) in actions
+            .iter()
+            .filter(|(path, _)| !own.contains(path) && !faults.contains_key(path))
+        {
             let key = keys.get(path).copied().flatten();
             let entry = index.get(tree, path)?;
             match (action, key) {
@@ -196,20 +269,30 @@ impl Worker {
                 (_, key) => results.keys.push((tree, path.clone(), key)),
             }
         }
-        results.keys.extend(report.dirs.into_iter().map(|(path, key)| (tree, path, Some(key))));
+        results.keys.extend(
+            report
+                .dirs
+                .into_iter()
+                .map(|(path, key)| (tree, path, Some(key))),
+        );
         Ok(())
     }
 
     fn open_root(&self, at: usize) -> Result<std::sync::Arc<crate::beneath::Root>, IndexError> {
         let open = self.trees[at].open.as_ref();
-        open.map(|o| o.root.clone()).ok_or_else(|| IndexError::Damaged { what: "the root was closed".into() })
+        open.map(|o| o.root.clone())
+            .ok_or_else(|| IndexError::Damaged {
+                what: "the root was closed".into(),
+            })
     }
 
     fn skipped(&mut self, at: usize, record: &Record, why: Why, results: &mut Results) {
         let tree = self.trees[at].id;
         match why {
             // It stays here, and is no part of the pair's data any more.
-            Why::Kept => results.received.push((tree, record.path.clone(), None, record.seq, None)),
+            Why::Kept => results
+                .received
+                .push((tree, record.path.clone(), None, record.seq, None)),
             Why::Occupied => self.trees[at].error(&record.path, why.to_string()),
             Why::NoParent => return results.failed.push((tree, record.path.clone(), None)),
             Why::Protected | Why::Excluded => {}
@@ -218,9 +301,21 @@ impl Worker {
     }
 
     /// Makes durable what is about to be changed, and that the files are of different moments until it is done.
-    fn write_intent(&mut self, at: usize, items: &[Item], commit: &Commit) -> Result<(), IndexError> {
+    fn write_intent(
+        &mut self,
+        at: usize,
+        items: &[Item],
+        commit: &Commit,
+    ) -> Result<(), IndexError> {
         let tree = self.trees[at].id;
-        let record = |i: &Item| (tree, i.record.path.clone(), i.record.seq, i.record.state.clone());
+        let record = |i: &Item| {
+            (
+                tree,
+                i.record.path.clone(),
+                i.record.seq,
+                i.record.state.clone(),
+            )
+        };
         let intent = Intent(items.iter().map(record).collect());
         let whole = commit.caught_up && items.len() == 1;
         self.shared.index.write(|w| {
@@ -233,20 +328,37 @@ impl Worker {
     }
 
     /// Makes the result of a batch durable.
-    fn finish(&mut self, commit: Commit, source: &NodeHeads, results: Results) -> Result<Applied, IndexError> {
-        let mut unsettled: BTreeMap<TreeId, BTreeSet<RelPath>> =
-            self.trees.iter_mut().map(|t| (t.id, std::mem::take(&mut t.unsettled))).collect();
+    fn finish(
+        &mut self,
+        commit: Commit,
+        source: &NodeHeads,
+        results: Results,
+    ) -> Result<Applied, IndexError> {
+        let mut unsettled: BTreeMap<TreeId, BTreeSet<RelPath>> = self
+            .trees
+            .iter_mut()
+            .map(|t| (t.id, std::mem::take(&mut t.unsettled)))
+            .collect();
         for (tree, path) in &results.settled {
             unsettled.entry(*tree).or_default().remove(path);
         }
         for (tree, path, _) in &results.failed {
             unsettled.entry(*tree).or_default().insert(path.clone());
         }
-        let leftovers = if commit.caught_up { self.all_leftovers(&results)? } else { Vec::new() };
+        let leftovers = if commit.caught_up {
+            self.all_leftovers(&results)?
+        } else {
+            Vec::new()
+        };
         for (tree, path, _) in &leftovers {
             unsettled.entry(*tree).or_default().insert(path.clone());
         }
-        let moving: Vec<TreeId> = self.trees.iter().filter(|t| t.moves()).map(|t| t.id).collect();
+        let moving: Vec<TreeId> = self
+            .trees
+            .iter()
+            .filter(|t| t.moves())
+            .map(|t| t.id)
+            .collect();
         let written = self.shared.index.write(|w| {
             for (tree, path, state, key) in &results.found {
                 w.found(*tree, path, state.clone(), *key)?;
@@ -262,16 +374,29 @@ impl Worker {
             }
             for (tree, path, ours) in &results.failed {
                 let base = crate::entry::Base::Unknown;
-                w.list_unreplicated(*tree, path, &Unreplicated { ours: ours.clone(), base })?;
+                w.list_unreplicated(
+                    *tree,
+                    path,
+                    &Unreplicated {
+                        ours: ours.clone(),
+                        base,
+                    },
+                )?;
             }
             for (tree, path, state) in &leftovers {
-                let record = Unreplicated { ours: Some(state.clone()), base: crate::entry::Base::Never };
+                let record = Unreplicated {
+                    ours: Some(state.clone()),
+                    base: crate::entry::Base::Never,
+                };
                 w.list_unreplicated(*tree, path, &record)?;
             }
             for tree in moving {
-                let Some(theirs) = source.get(tree) else { continue };
+                let Some(theirs) = source.get(tree) else {
+                    continue;
+                };
                 if w.head(tree)?.seq <= commit.upto {
-                    let complete = commit.caught_up && unsettled.get(&tree).is_none_or(BTreeSet::is_empty);
+                    let complete =
+                        commit.caught_up && unsettled.get(&tree).is_none_or(BTreeSet::is_empty);
                     w.advance(tree, &theirs.head.lineage, commit.upto, complete)?;
                 }
             }
@@ -302,24 +427,40 @@ impl Worker {
             waits |= head.state != CopyState::Consistent && tree.unsettled.is_empty();
         }
         drop(snapshot);
-        let commit = Commit { batch: 0, upto: idle.upto, caught_up: true, stamp: idle.stamp };
+        let commit = Commit {
+            batch: 0,
+            upto: idle.upto,
+            caught_up: true,
+            stamp: idle.stamp,
+        };
         if waits {
-            return self.finish(commit, source, Results::default()).map_err(|e| e.to_string());
+            return self
+                .finish(commit, source, Results::default())
+                .map_err(|e| e.to_string());
         }
         Ok(self.after_batch(commit))
     }
 
     /// At the end of a first copy: what lies here and is not at the source.
-    fn all_leftovers(&self, results: &Results) -> Result<Vec<(TreeId, RelPath, State)>, IndexError> {
+    fn all_leftovers(
+        &self,
+        results: &Results,
+    ) -> Result<Vec<(TreeId, RelPath, State)>, IndexError> {
         let snapshot = self.shared.index.snapshot()?;
         let mut all = Vec::new();
         for at in 0..self.trees.len() {
             let tree = self.trees[at].id;
-            if !matches!(snapshot.head(tree)?.state, CopyState::Unborn | CopyState::Copying) {
+            if !matches!(
+                snapshot.head(tree)?.state,
+                CopyState::Unborn | CopyState::Copying
+            ) {
                 continue;
             }
             for (path, state) in self.leftovers(&snapshot, at)? {
-                let comes = results.received.iter().any(|(t, p, ..)| *t == tree && *p == path);
+                let comes = results
+                    .received
+                    .iter()
+                    .any(|(t, p, ..)| *t == tree && *p == path);
                 if !comes && !results.settled.contains(&(tree, path.clone())) {
                     all.push((tree, path, state));
                 }
@@ -332,14 +473,26 @@ impl Worker {
         let unsettled: usize = self.trees.iter().map(|t| t.unsettled.len()).sum();
         let stopped = self.trees.iter().any(|t| !t.moves());
         let before = self.shared.answered();
-        let acked = if unsettled == 0 && !stopped { commit.upto.max(before) } else { before };
-        self.shared.answered.store(acked, std::sync::atomic::Ordering::Release);
+        let acked = if unsettled == 0 && !stopped {
+            commit.upto.max(before)
+        } else {
+            before
+        };
+        self.shared
+            .answered
+            .store(acked, std::sync::atomic::Ordering::Release);
         if commit.caught_up && unsettled == 0 && !stopped {
-            self.shared.fresh_at.store(commit.stamp, std::sync::atomic::Ordering::Release);
+            self.shared
+                .fresh_at
+                .store(commit.stamp, std::sync::atomic::Ordering::Release);
         }
         self.shared.head.send_replace(commit.upto);
         self.touch();
-        Applied { acked, applied: commit.upto, unsettled }
+        Applied {
+            acked,
+            applied: commit.upto,
+            unsettled,
+        }
     }
 }
 
@@ -352,12 +505,27 @@ fn with_contents(
     let mut lacking = BTreeSet::new();
     let mut work = Vec::new();
     for step in &plan.steps {
-        let is_file = matches!(&step.action, Action::Put(State { kind: Kind::File { .. }, .. }));
-        let content = if is_file { numbers.get(&step.path).and_then(|number| contents.remove(number)) } else { None };
+        let is_file = matches!(
+            &step.action,
+            Action::Put(State {
+                kind: Kind::File { .. },
+                ..
+            })
+        );
+        let content = if is_file {
+            numbers
+                .get(&step.path)
+                .and_then(|number| contents.remove(number))
+        } else {
+            None
+        };
         if is_file && content.is_none() {
             lacking.insert(step.path.clone());
         } else {
-            work.push(Work { step: step.clone(), content });
+            work.push(Work {
+                step: step.clone(),
+                content,
+            });
         }
     }
     // What must make room for something that lacks its content stays too.
@@ -385,6 +553,10 @@ impl Known for IndexView<'_> {
     fn names(&self, local: &LocalKey) -> Result<Vec<RelPath>, IndexError> {
         const MOST: usize = 4096;
         let all = self.index.by_inode(local.dev, local.ino, MOST)?;
-        Ok(all.into_iter().filter(|(tree, _)| *tree == self.tree).map(|(_, path)| path).collect())
+        Ok(all
+            .into_iter()
+            .filter(|(tree, _)| *tree == self.tree)
+            .map(|(_, path)| path)
+            .collect())
     }
 }

@@ -26,25 +26,48 @@ pub(crate) enum Command {
     /// First epoch of every unborn tree.
     Init(Reply<Result<InitReport, CommandError>>),
     /// Become the source.
-    BeginSource { term: u64, reply: Reply<Result<(), CommandError>> },
+    BeginSource {
+        term: u64,
+        reply: Reply<Result<(), CommandError>>,
+    },
     /// Become the replica.
     BeginReplica(Reply<Result<(), CommandError>>),
     /// Become neither.
     Idle(Reply<Result<(), CommandError>>),
     /// Look at a path again, then tell the newest number.
-    Examine { tree: TreeId, path: RelPath, reply: Reply<u64> },
+    Examine {
+        tree: TreeId,
+        path: RelPath,
+        reply: Reply<u64>,
+    },
     /// Record everything that happened before this command, then tell the newest number.
     Barrier(Reply<Recorded>),
     /// Classify what is here, then say what the source may send.
-    Prepare { theirs: NodeHeads, reply: Reply<Result<Prepared, Refuse>> },
+    Prepare {
+        theirs: NodeHeads,
+        reply: Reply<Result<Prepared, Refuse>>,
+    },
     /// Apply a batch.
-    Apply { batch: Box<Batch>, reply: Reply<Result<Applied, String>> },
+    Apply {
+        batch: Box<Batch>,
+        reply: Reply<Result<Applied, String>>,
+    },
     /// "Durable up to here".
-    Fresh { idle: Idle, source: NodeHeads, reply: Reply<Result<Applied, String>> },
+    Fresh {
+        idle: Idle,
+        source: NodeHeads,
+        reply: Reply<Result<Applied, String>>,
+    },
     /// Paths that are not settled, of one tree, after this place.
-    Unsettled { after: Option<(TreeId, RelPath)>, reply: Reply<Option<(TreeId, Vec<RelPath>)>> },
+    Unsettled {
+        after: Option<(TreeId, RelPath)>,
+        reply: Reply<Option<(TreeId, Vec<RelPath>)>>,
+    },
     /// Let the deletions pass that the guard held back.
-    Accept { tree: String, reply: Reply<Result<(), CommandError>> },
+    Accept {
+        tree: String,
+        reply: Reply<Result<(), CommandError>>,
+    },
 }
 
 /// Answer to a barrier.
@@ -188,7 +211,10 @@ impl Shared {
     /// [`CommandError::Ended`] when there is no worker any more.
     pub async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, CommandError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(make(reply)).await.map_err(|_| CommandError::Ended)?;
+        self.commands
+            .send(make(reply))
+            .await
+            .map_err(|_| CommandError::Ended)?;
         answer.await.map_err(|_| CommandError::Ended)
     }
 }
@@ -203,7 +229,11 @@ pub(crate) fn heads(shared: &Shared) -> Result<NodeHeads, CommandError> {
         let open = shared.roots.get(tree.id());
         let empty = open.is_some_and(|open| crate::identity::is_empty(&open.root).unwrap_or(false));
         let head = snapshot.head(tree.id()).map_err(|e| failed(&e))?;
-        trees.push(TreeHead { tree: tree.id(), head, empty });
+        trees.push(TreeHead {
+            tree: tree.id(),
+            head,
+            empty,
+        });
     }
     let node = NodeName::try_from(shared.config.node.as_str()).map_err(|e| failed(&e))?;
     NodeHeads::new(node, trees).map_err(|e| failed(&e))

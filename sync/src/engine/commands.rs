@@ -39,9 +39,15 @@ impl Worker {
                 let _ = reply.send(*self.shared.head.borrow());
             }
             Command::Barrier(reply) => self.barrier(reply),
-            Command::Prepare { theirs, reply } => self.preparing = Some(Preparing { theirs, reply }),
+            Command::Prepare { theirs, reply } => {
+                self.preparing = Some(Preparing { theirs, reply })
+            }
             Command::Apply { batch, reply } => drop(reply.send(self.apply(*batch))),
-            Command::Fresh { idle, source, reply } => drop(reply.send(self.fresh(idle, &source))),
+            Command::Fresh {
+                idle,
+                source,
+                reply,
+            } => drop(reply.send(self.fresh(idle, &source))),
             Command::Unsettled { after, reply } => drop(reply.send(self.unsettled_after(after))),
             Command::Accept { tree, reply } => drop(reply.send(self.accept(&tree))),
         }
@@ -66,7 +72,9 @@ impl Worker {
     fn unsettled_after(&self, after: Option<(TreeId, RelPath)>) -> Option<(TreeId, Vec<RelPath>)> {
         let page = |tree: &Tree, after: Option<&RelPath>| {
             let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-            let paths = tree.unsettled.range::<RelPath, _>((from, std::ops::Bound::Unbounded));
+            let paths = tree
+                .unsettled
+                .range::<RelPath, _>((from, std::ops::Bound::Unbounded));
             let paths: Vec<RelPath> = paths.take(crate::wire::MAX_PATHS).cloned().collect();
             (!paths.is_empty()).then_some((tree.id, paths))
         };
@@ -91,7 +99,10 @@ impl Worker {
         let mut unborn = Vec::new();
         for tree in &self.trees {
             if let Some(stop) = &tree.stop {
-                return Err(CommandError::Root { tree: tree.config.name.clone(), why: stop.why().to_owned() });
+                return Err(CommandError::Root {
+                    tree: tree.config.name.clone(),
+                    why: stop.why().to_owned(),
+                });
             }
             if snapshot.head(tree.id).map_err(index)?.lineage.is_unborn() {
                 unborn.push((tree.id, random_epoch()?));
@@ -102,7 +113,11 @@ impl Worker {
         let node = self.node.clone();
         self.shared
             .index
-            .write(|w| unborn.iter().try_for_each(|(tree, id)| w.init(*tree, *id, 0, &node).map(drop)))
+            .write(|w| {
+                unborn
+                    .iter()
+                    .try_for_each(|(tree, id)| w.init(*tree, *id, 0, &node).map(drop))
+            })
             .map_err(index)?;
         Ok(report)
     }
@@ -129,7 +144,9 @@ impl Worker {
         // An agent that starts again in its own term goes on in its epoch.
         if !same_epoch || !unsettled.is_empty() {
             let begin = |w: &mut crate::index::Writer<'_>| {
-                unsettled.iter().try_for_each(|(tree, path, record)| unsettle(w, *tree, path, record))?;
+                unsettled
+                    .iter()
+                    .try_for_each(|(tree, path, record)| unsettle(w, *tree, path, record))?;
                 w.begin(&epochs, term, &node).map(|_| w.last_seq())
             };
             self.shared.index.write(begin).map_err(index)?;
@@ -172,7 +189,12 @@ impl Worker {
         while self.lag.front().is_some_and(|(seq, _)| *seq <= acked) {
             self.lag.pop_front();
         }
-        match self.shared.index.snapshot().and_then(|snapshot| self.status(&snapshot, acked)) {
+        match self
+            .shared
+            .index
+            .snapshot()
+            .and_then(|snapshot| self.status(&snapshot, acked))
+        {
             Ok(status) => {
                 self.shared.status.send_replace(status);
             }
@@ -193,13 +215,20 @@ impl Worker {
             trees.push(self.tree_status(tree, &head, index, acked, dirty)?);
             if let Some(stop) = &tree.stop {
                 let (kind, text) = (stop.kind().to_owned(), stop.why().to_owned());
-                alarms.push(Alarm { tree: Some(tree.config.name.clone()), kind, text });
+                alarms.push(Alarm {
+                    tree: Some(tree.config.name.clone()),
+                    kind,
+                    text,
+                });
             }
             heads.push(head);
         }
         alarms.extend(self.shared.alarms());
         let source = matches!(self.mode, Mode::Source { .. });
-        let lag = self.lag.front().map_or(0, |(_, since)| clock::now().saturating_sub(*since));
+        let lag = self
+            .lag
+            .front()
+            .map_or(0, |(_, since)| clock::now().saturating_sub(*since));
         let mut first = [0; 8];
         first.copy_from_slice(&digest.finalize().as_bytes()[..8]);
         let bad = |t: &&TreeStatus| t.state != TreeState::Consistent || !t.proven;
@@ -207,13 +236,23 @@ impl Worker {
             mode: self.mode,
             born: heads.iter().all(|h| !h.lineage.is_unborn()),
             consistent: !trees.iter().any(|t| bad(&t)),
-            catching_up_only: trees.iter().filter(bad).all(|t| t.proven && t.state == TreeState::CatchingUp),
+            catching_up_only: trees
+                .iter()
+                .filter(bad)
+                .all(|t| t.proven && t.state == TreeState::CatchingUp),
             reason: trees.iter().find(bad).map(reason),
             seq: index.last_seq(),
-            acked: if source { acked } else { self.shared.answered() },
+            acked: if source {
+                acked
+            } else {
+                self.shared.answered()
+            },
             heads_digest: u64::from_le_bytes(first),
             lag: source.then(|| Duration::from_nanos(lag)),
-            fresh_at: self.shared.fresh_at().filter(|_| self.mode == Mode::Replica),
+            fresh_at: self
+                .shared
+                .fresh_at()
+                .filter(|_| self.mode == Mode::Replica),
             hold: self.shared.held(),
             spooled: self.shared.spooled(),
             session: self.shared.session(),
@@ -232,7 +271,9 @@ impl Worker {
     ) -> Result<TreeStatus, IndexError> {
         let counts = index.counts(tree.id)?;
         let state = match (&tree.stop, head.state) {
-            (Some(stop), _) => TreeState::Stopped { why: stop.why().to_owned() },
+            (Some(stop), _) => TreeState::Stopped {
+                why: stop.why().to_owned(),
+            },
             (None, CopyState::Unborn) if tree.receives => TreeState::Copying,
             (None, CopyState::Unborn) => TreeState::Unborn,
             (None, CopyState::Copying) => TreeState::Copying,
@@ -246,7 +287,11 @@ impl Worker {
             _ => 0,
         };
         let scanning = tree.job.as_ref().map_or(0, |job| job.look.len() as u64);
-        let watching = self.watcher.as_ref().filter(|_| tree.open.is_some()).and_then(|w| w.watching(tree.id));
+        let watching = self
+            .watcher
+            .as_ref()
+            .filter(|_| tree.open.is_some())
+            .and_then(|w| w.watching(tree.id));
         Ok(TreeStatus {
             name: tree.config.name.clone(),
             root: tree.config.root.display().to_string(),
@@ -276,7 +321,8 @@ fn scan_progress(tree: &Tree) -> Option<Progress> {
     let job = tree.job.as_ref()?;
     let done = job.total.saturating_sub(job.look.len() as u64);
     let spent = clock::now().saturating_sub(job.started).max(1);
-    let rate = (u128::from(job.bytes) * 1_000_000_000 / u128::from(spent)).min(u128::from(u64::MAX)) as u64;
+    let rate = (u128::from(job.bytes) * 1_000_000_000 / u128::from(spent)).min(u128::from(u64::MAX))
+        as u64;
     let left = u128::from(spent) * (job.look.len() as u128) / u128::from(done.max(1));
     Some(Progress {
         what: "scan".into(),
@@ -312,9 +358,29 @@ fn unsettle(
     if record.ours.is_some() || w.get(tree, path)?.is_some() {
         return Ok(());
     }
-    let meta = crate::entry::Meta { mode: 0, uid: 0, gid: 0, mtime_ns: 0, xattrs: Default::default() };
-    let nothing = crate::entry::LocalKey { dev: 0, ino: 0, ctime_ns: 0, mtime_ns: 0, size: 0 };
-    w.found(tree, path, crate::entry::State { kind: Kind::Fifo, meta }, nothing)
+    let meta = crate::entry::Meta {
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        mtime_ns: 0,
+        xattrs: Default::default(),
+    };
+    let nothing = crate::entry::LocalKey {
+        dev: 0,
+        ino: 0,
+        ctime_ns: 0,
+        mtime_ns: 0,
+        size: 0,
+    };
+    w.found(
+        tree,
+        path,
+        crate::entry::State {
+            kind: Kind::Fifo,
+            meta,
+        },
+        nothing,
+    )
 }
 
 fn index(error: IndexError) -> CommandError {
@@ -328,4 +394,3 @@ fn random_epoch() -> Result<EpochId, CommandError> {
         .map_err(|e| CommandError::Index(format!("no random bytes: {e}")))?;
     Ok(EpochId(u128::from_le_bytes(bytes)))
 }
-

@@ -13,8 +13,8 @@ use crate::tree::{MAX_TREES, PairConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc, watch};
@@ -47,7 +47,9 @@ impl Drop for Alive {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("node", &self.shared.config.node).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("node", &self.shared.config.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -59,11 +61,24 @@ impl Engine {
     /// The configuration, the state directory or the index cannot be used.
     pub fn open(config: PairConfig) -> Result<Engine, OpenError> {
         let node = check(&config)?;
-        let state_dir = |source| OpenError::StateDir { path: config.state_dir.display().to_string(), source };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir).map_err(state_dir)?;
+        let state_dir = |source| OpenError::StateDir {
+            path: config.state_dir.display().to_string(),
+            source,
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&config.state_dir)
+            .map_err(state_dir)?;
         let path = config.state_dir.join("index.redb");
-        let identity = IndexIdentity { pair: config.pair.clone(), node: config.node.clone() };
-        let index_error = |why: &dyn std::fmt::Display| OpenError::Index { path: path.display().to_string(), why: why.to_string() };
+        let identity = IndexIdentity {
+            pair: config.pair.clone(),
+            node: config.node.clone(),
+        };
+        let index_error = |why: &dyn std::fmt::Display| OpenError::Index {
+            path: path.display().to_string(),
+            why: why.to_string(),
+        };
         let index = Index::open(&path, &identity).map_err(|e| index_error(&e))?;
         let last = index.snapshot().map_err(|e| index_error(&e))?.last_seq();
         let (commands, receiver) = mpsc::channel(COMMANDS);
@@ -96,7 +111,10 @@ impl Engine {
                 drop(running);
             })
             .map_err(OpenError::Thread)?;
-        let alive = Arc::new(Alive { end: shared.end.clone(), ended });
+        let alive = Arc::new(Alive {
+            end: shared.end.clone(),
+            ended,
+        });
         Ok(Engine { shared, alive })
     }
 
@@ -131,7 +149,9 @@ impl Engine {
     /// # Errors
     /// [`CommandError::Unborn`] (R5), or the index fails.
     pub async fn begin_source(&self, term: u64) -> Result<(), CommandError> {
-        self.shared.ask(|reply| Command::BeginSource { term, reply }).await?
+        self.shared
+            .ask(|reply| Command::BeginSource { term, reply })
+            .await?
     }
 
     /// This node follows: sessions as replica are accepted and applied.
@@ -155,7 +175,10 @@ impl Engine {
     pub fn revoke(&self, within: Duration) -> RevokeReport {
         let begun = Instant::now();
         let clean = self.shared.token.revoke(within);
-        RevokeReport { clean, took: begun.elapsed() }
+        RevokeReport {
+            clean,
+            took: begun.elapsed(),
+        }
     }
 
     /// Runs one session as the source over `stream` until it ends. Needs a multi-thread runtime.
@@ -164,7 +187,11 @@ impl Engine {
     ///
     /// # Errors
     /// What ended it, if that was an error. The next session begins with what is durable.
-    pub async fn run_source_session<S>(&self, stream: S, cancel: CancellationToken) -> Result<SessionEnd, SessionError>
+    pub async fn run_source_session<S>(
+        &self,
+        stream: S,
+        cancel: CancellationToken,
+    ) -> Result<SessionEnd, SessionError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -175,7 +202,11 @@ impl Engine {
     ///
     /// # Errors
     /// As there.
-    pub async fn run_replica_session<S>(&self, stream: S, cancel: CancellationToken) -> Result<SessionEnd, SessionError>
+    pub async fn run_replica_session<S>(
+        &self,
+        stream: S,
+        cancel: CancellationToken,
+    ) -> Result<SessionEnd, SessionError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -214,7 +245,9 @@ impl Engine {
     /// No such tree.
     pub async fn accept(&self, tree: &str) -> Result<(), CommandError> {
         let tree = tree.to_owned();
-        self.shared.ask(|reply| Command::Accept { tree, reply }).await?
+        self.shared
+            .ask(|reply| Command::Accept { tree, reply })
+            .await?
     }
 
     /// Returns when everything written before the call is durable on the peer, or names what is not.
@@ -230,7 +263,9 @@ impl Engine {
         let work = async {
             recorded = self.shared.ask(Command::Barrier).await?;
             let mut peer = self.shared.peer.subscribe();
-            let reached = peer.wait_for(|p| p.acked >= recorded.head || !p.session).await;
+            let reached = peer
+                .wait_for(|p| p.acked >= recorded.head || !p.session)
+                .await;
             let session = reached.is_ok_and(|p| p.acked >= recorded.head);
             Ok::<bool, CommandError>(session)
         };
@@ -246,7 +281,10 @@ impl Engine {
             not_covered.push(NotCovered { tree: None, why });
         }
         if durable && peer.applied < recorded.head {
-            not_covered.push(NotCovered { tree: None, why: "durable in the peer's spool, not applied (hold)".into() });
+            not_covered.push(NotCovered {
+                tree: None,
+                why: "durable in the peer's spool, not applied (hold)".into(),
+            });
         }
         let heads = heads(&self.shared)?;
         let mut report = FlushReport {
@@ -258,7 +296,9 @@ impl Engine {
         };
         for tree in &self.shared.config.trees {
             if let Some(epoch) = heads.get(tree.id()).and_then(|t| t.head.lineage.head()) {
-                report.epochs.push((tree.name.clone(), epoch.id.to_string()));
+                report
+                    .epochs
+                    .push((tree.name.clone(), epoch.id.to_string()));
             }
             let named = |n: &NotCovered| n.tree.as_ref() == Some(&tree.name);
             if durable && !report.not_covered.iter().any(named) {
@@ -294,7 +334,8 @@ impl Engine {
 }
 
 fn check(config: &PairConfig) -> Result<NodeName, OpenError> {
-    let node = NodeName::try_from(config.node.as_str()).map_err(|e| OpenError::Config(e.to_string()))?;
+    let node =
+        NodeName::try_from(config.node.as_str()).map_err(|e| OpenError::Config(e.to_string()))?;
     if config.trees.len() > MAX_TREES {
         return Err(OpenError::Config(format!("more than {MAX_TREES} trees")));
     }

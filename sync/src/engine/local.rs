@@ -54,7 +54,9 @@ impl Worker {
             if self.trees[at].rescan && self.trees[at].job.is_none() {
                 self.walk(at);
             }
-            let Some(job) = &mut self.trees[at].job else { continue };
+            let Some(job) = &mut self.trees[at].job else {
+                continue;
+            };
             let mut paths = Vec::new();
             while paths.len() < SLICE
                 && let Some(path) = job.look.pop_front()
@@ -101,7 +103,12 @@ impl Worker {
         look.sort();
         look.dedup();
         let total = look.len() as u64;
-        tree.job = Some(Job { look: look.into(), total, bytes: 0, started: clock::now() });
+        tree.job = Some(Job {
+            look: look.into(),
+            total,
+            bytes: 0,
+            started: clock::now(),
+        });
     }
 
     /// Calls `work` with a looker on the tree; `None` when the tree is not open.
@@ -117,7 +124,13 @@ impl Worker {
             Err(error) => return Some(Err(error)),
         };
         let receiver = self.mode == Mode::Replica;
-        let looker = Looker { tree: tree.id, config: &config, open: &open, index: &snapshot, receiver };
+        let looker = Looker {
+            tree: tree.id,
+            config: &config,
+            open: &open,
+            index: &snapshot,
+            receiver,
+        };
         Some(work(&looker))
     }
 
@@ -185,7 +198,9 @@ impl Worker {
     /// Records local changes with new numbers. Durable when it returns.
     pub(super) fn record(&mut self, at: usize, sights: Vec<Sight>) -> Result<(), IndexError> {
         let snapshot = self.shared.index.snapshot()?;
-        let Some(sights) = self.guard(at, &snapshot, sights)? else { return Ok(()) };
+        let Some(sights) = self.guard(at, &snapshot, sights)? else {
+            return Ok(());
+        };
         drop(snapshot);
         let now = clock::now();
         let (tree, acked) = (self.trees[at].id, self.shared.peer.borrow().acked);
@@ -195,7 +210,9 @@ impl Worker {
             let before = w.last_seq();
             for sight in sights {
                 let gone = sight.state.is_none();
-                if let Observed::Changed(_) = w.observe(tree, &sight.path, sight.state, sight.local)? {
+                if let Observed::Changed(_) =
+                    w.observe(tree, &sight.path, sight.state, sight.local)?
+                {
                     deleted += u64::from(gone);
                 }
             }
@@ -208,7 +225,8 @@ impl Worker {
             self.lag.push_back((head.1, now));
             if self.lag.len() > MAX_LAG {
                 // Keeps the older time for the younger number.
-                if let (Some((_, time)), Some(next)) = (self.lag.pop_front(), self.lag.front_mut()) {
+                if let (Some((_, time)), Some(next)) = (self.lag.pop_front(), self.lag.front_mut())
+                {
                     next.1 = time;
                 }
             }
@@ -220,10 +238,18 @@ impl Worker {
 
     /// Invariant 4: nothing is recorded as deleted on the word of a root that is not proven, or beyond the limit.
     /// `None`: the tree is stopped, nothing is recorded.
-    fn guard(&mut self, at: usize, index: &Snapshot, sights: Vec<Sight>) -> Result<Option<Vec<Sight>>, IndexError> {
+    fn guard(
+        &mut self,
+        at: usize,
+        index: &Snapshot,
+        sights: Vec<Sight>,
+    ) -> Result<Option<Vec<Sight>>, IndexError> {
         let mut gone = BTreeSet::new();
         for sight in sights.iter().filter(|s| s.state.is_none()) {
-            if index.get(self.trees[at].id, &sight.path)?.is_some_and(|e| e.current.is_some()) {
+            if index
+                .get(self.trees[at].id, &sight.path)?
+                .is_some_and(|e| e.current.is_some())
+            {
                 gone.insert(sight.path.clone());
             }
         }
@@ -244,7 +270,11 @@ impl Worker {
         if self.mode == Mode::Replica {
             return true;
         }
-        let entries = self.shared.index.snapshot().and_then(|s| s.counts(self.trees[at].id));
+        let entries = self
+            .shared
+            .index
+            .snapshot()
+            .and_then(|s| s.counts(self.trees[at].id));
         let entries = match entries {
             Ok(counts) => counts.entries(),
             Err(error) => {
@@ -254,16 +284,20 @@ impl Worker {
         };
         let now = clock::now();
         let tree = &mut self.trees[at];
-        let accepted = |path: &RelPath| tree.accepted.as_ref().is_some_and(|set| set.contains(path));
+        let accepted =
+            |path: &RelPath| tree.accepted.as_ref().is_some_and(|set| set.contains(path));
         let counted = gone.iter().filter(|path| !accepted(path)).count() as u64;
-        tree.recent_deletes.retain(|(time, _)| time.saturating_add(DELETES_TOGETHER) > now);
+        tree.recent_deletes
+            .retain(|(time, _)| time.saturating_add(DELETES_TOGETHER) > now);
         let recent: u64 = tree.recent_deletes.iter().map(|(_, n)| n).sum();
         let (together, of) = (counted + recent, entries + recent);
         if counted == 0 || !exceeds(tree.config.max_delete, together, of) {
             return true;
         }
         let name = &tree.config.name;
-        let why = format!("{together} of {of} entries are gone; `tandem tree accept {name}` lets them go");
+        let why = format!(
+            "{together} of {of} entries are gone; `tandem tree accept {name}` lets them go"
+        );
         tracing::error!(tree = name, why, "the tree is stopped");
         tree.held_back.extend(gone);
         tree.job = None;
@@ -275,7 +309,10 @@ impl Worker {
 
     /// Local changes get numbers: this node is or was the last writer, or nothing was decided yet.
     pub(super) fn numbers_changes(&self) -> bool {
-        self.shared.index.snapshot().is_ok_and(|s| s.mode() != crate::index::Mode::Receiving)
+        self.shared
+            .index
+            .snapshot()
+            .is_ok_and(|s| s.mode() != crate::index::Mode::Receiving)
     }
 
     /// `tandem tree accept`: exactly the deletions that were held back may be recorded.
@@ -312,6 +349,8 @@ fn exceeds(limit: MaxDelete, gone: u64, of: u64) -> bool {
     const FLOOR: u64 = 100;
     match limit {
         MaxDelete::Count(most) => gone > most,
-        MaxDelete::Percent(percent) => gone > FLOOR && gone.saturating_mul(100) > of.saturating_mul(u64::from(percent)),
+        MaxDelete::Percent(percent) => {
+            gone > FLOOR && gone.saturating_mul(100) > of.saturating_mul(u64::from(percent))
+        }
     }
 }

@@ -89,18 +89,30 @@ impl Looker<'_> {
     fn hash_ahead(&self, paths: &[(RelPath, Dirt)], hashes: &mut Hashes) -> Result<(), IndexError> {
         let mut wanted = Vec::new();
         for (path, dirt) in paths {
-            let Ok(Some(stat)) = self.open.root.stat(path) else { continue };
+            let Ok(Some(stat)) = self.open.root.stat(path) else {
+                continue;
+            };
             let known = self.index.get(self.tree, path)?.and_then(|e| e.local);
-            if stat.is_file() && (dirt.force || known != Some(stat.key())) && !self.is_outside(path, false) {
+            if stat.is_file()
+                && (dirt.force || known != Some(stat.key()))
+                && !self.is_outside(path, false)
+            {
                 wanted.push(path.clone());
             }
         }
         let never = std::sync::atomic::AtomicBool::new(false);
-        hash::hash_many(&self.open.root, &wanted, false, 2, &never, |path, result| {
-            if let Ok(hashed) = result {
-                hashes.0.insert(path.clone(), hashed);
-            }
-        });
+        hash::hash_many(
+            &self.open.root,
+            &wanted,
+            false,
+            2,
+            &never,
+            |path, result| {
+                if let Ok(hashed) = result {
+                    hashes.0.insert(path.clone(), hashed);
+                }
+            },
+        );
         Ok(())
     }
 
@@ -127,7 +139,8 @@ impl Looker<'_> {
         if self.is_outside(path, is_dir) {
             return Ok(());
         }
-        let Some(seen) = seen.filter(|s| s.what != What::Socket || Self::note_socket(path, out)) else {
+        let Some(seen) = seen.filter(|s| s.what != What::Socket || Self::note_socket(path, out))
+        else {
             return self.gone(path, entry.as_ref(), out);
         };
         if !is_dir && self.was_dir(entry.as_ref()) {
@@ -156,7 +169,9 @@ impl Looker<'_> {
     }
 
     fn was_dir(&self, entry: Option<&IndexEntry>) -> bool {
-        entry.and_then(|e| e.current.as_ref()).is_some_and(|s| s.kind.is_dir())
+        entry
+            .and_then(|e| e.current.as_ref())
+            .is_some_and(|s| s.kind.is_dir())
     }
 
     fn plain(&self, path: &RelPath, seen: &Seen, entry: Option<&IndexEntry>, out: &mut Sights) {
@@ -164,11 +179,20 @@ impl Looker<'_> {
         if entry.is_some_and(|e| e.local == local && e.current.is_some() && e.seq != 0) {
             return;
         }
-        out.seen.push(Sight { path: path.clone(), state: seen.state(None), local });
+        out.seen.push(Sight {
+            path: path.clone(),
+            state: seen.state(None),
+            local,
+        });
     }
 
     /// Nothing lies here: what the index knows here and below is gone.
-    fn gone(&self, path: &RelPath, entry: Option<&IndexEntry>, out: &mut Sights) -> Result<(), IndexError> {
+    fn gone(
+        &self,
+        path: &RelPath,
+        entry: Option<&IndexEntry>,
+        out: &mut Sights,
+    ) -> Result<(), IndexError> {
         if self.was_dir(entry) {
             self.gone_below(path, out)?;
         }
@@ -176,7 +200,11 @@ impl Looker<'_> {
             && entry.current.is_some()
         {
             self.other_names(path, entry, out)?;
-            out.seen.push(Sight { path: path.clone(), state: None, local: None });
+            out.seen.push(Sight {
+                path: path.clone(),
+                state: None,
+                local: None,
+            });
         }
         Ok(())
     }
@@ -186,16 +214,30 @@ impl Looker<'_> {
             let (path, entry) = row?;
             if entry.current.is_some() {
                 self.other_names(&path, &entry, out)?;
-                out.seen.push(Sight { path, state: None, local: None });
+                out.seen.push(Sight {
+                    path,
+                    state: None,
+                    local: None,
+                });
             }
         }
         Ok(())
     }
 
     /// A name of a file is gone; its other names may need a new first one.
-    fn other_names(&self, path: &RelPath, entry: &IndexEntry, out: &mut Sights) -> Result<(), IndexError> {
-        let Some(local) = entry.local else { return Ok(()) };
-        if !matches!(entry.current.as_ref().map(|s| &s.kind), Some(Kind::File { .. })) {
+    fn other_names(
+        &self,
+        path: &RelPath,
+        entry: &IndexEntry,
+        out: &mut Sights,
+    ) -> Result<(), IndexError> {
+        let Some(local) = entry.local else {
+            return Ok(());
+        };
+        if !matches!(
+            entry.current.as_ref().map(|s| &s.kind),
+            Some(Kind::File { .. })
+        ) {
             return Ok(());
         }
         for (tree, other) in self.index.by_inode(local.dev, local.ino, MAX_NAMES)? {
@@ -206,7 +248,10 @@ impl Looker<'_> {
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one step of `look`, which holds all of this")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one step of `look`, which holds all of this"
+    )]
     fn file(
         &self,
         path: &RelPath,
@@ -218,11 +263,15 @@ impl Looker<'_> {
         out: &mut Sights,
     ) -> Result<(), IndexError> {
         let key = seen.key();
-        let known = entry.is_some_and(|e| e.local == Some(key) && e.current.is_some() && e.seq != 0);
+        let known =
+            entry.is_some_and(|e| e.local == Some(key) && e.current.is_some() && e.seq != 0);
         if known && !dirt.force {
             return Ok(());
         }
-        let hashed = match hashes.take(path, &key).map_or_else(|| hash::hash_path(&self.open.root, path, false), Ok) {
+        let hashed = match hashes
+            .take(path, &key)
+            .map_or_else(|| hash::hash_path(&self.open.root, path, false), Ok)
+        {
             Ok(hashed) => hashed,
             Err(Fault::Missing | Fault::NotBeneath | Fault::Changed(_)) => {
                 out.again.push((path.clone(), true));
@@ -238,15 +287,25 @@ impl Looker<'_> {
         if !at_rest || hashed.fresh {
             out.again.push((path.clone(), !at_rest));
         }
-        let kind = Kind::File { size: hashed.size, hash: hashed.hash };
-        let state = State { kind, meta: seen.meta.clone() };
+        let kind = Kind::File {
+            size: hashed.size,
+            hash: hashed.hash,
+        };
+        let state = State {
+            kind,
+            meta: seen.meta.clone(),
+        };
         // What was not at rest is recorded as it was read, so that a growing file is sent prefix by prefix, and is read
         // again because its key is unknown.
         let local = at_rest.then_some(key);
         if seen.has_other_names() {
             return self.group(path, &key, state, local, names, out);
         }
-        out.seen.push(Sight { path: path.clone(), state: Some(state), local });
+        out.seen.push(Sight {
+            path: path.clone(),
+            state: Some(state),
+            local,
+        });
         Ok(())
     }
 
@@ -274,12 +333,25 @@ impl Looker<'_> {
             matches!(stat, Ok(Some(s)) if s.is_file() && s.ino == key.ino && s.dev == key.dev)
         };
         group.retain(|name| name == path || still(name));
-        let Some(first) = group.first().cloned() else { return Ok(()) };
+        let Some(first) = group.first().cloned() else {
+            return Ok(());
+        };
         for name in group.iter() {
-            let kind = if *name == first { state.kind.clone() } else { Kind::HardLink { to: first.clone() } };
-            let state = State { kind, meta: state.meta.clone() };
+            let kind = if *name == first {
+                state.kind.clone()
+            } else {
+                Kind::HardLink { to: first.clone() }
+            };
+            let state = State {
+                kind,
+                meta: state.meta.clone(),
+            };
             out.seen.retain(|sight| sight.path != *name);
-            out.seen.push(Sight { path: name.clone(), state: Some(state), local });
+            out.seen.push(Sight {
+                path: name.clone(),
+                state: Some(state),
+                local,
+            });
         }
         Ok(())
     }
@@ -287,7 +359,12 @@ impl Looker<'_> {
     /// Walks what lies below a directory and adds what must be looked at.
     fn below(&self, dir: &RelPath, out: &mut Sights) -> Result<(), IndexError> {
         let walk = self.walk(dir)?;
-        out.more.extend(walk.look.into_iter().chain(walk.gone).map(|path| (path, Dirt::WALKED)));
+        out.more.extend(
+            walk.look
+                .into_iter()
+                .chain(walk.gone)
+                .map(|path| (path, Dirt::WALKED)),
+        );
         out.sockets.extend(walk.sockets);
         out.errors.extend(walk.errors);
         Ok(())
@@ -300,7 +377,8 @@ impl Looker<'_> {
         let mut unknown_below: Vec<RelPath> = Vec::new();
         let mut failed = None;
         let outside = |path: &RelPath, is_dir: bool| {
-            self.config.exclude.matches(path, is_dir) || (self.receiver && self.config.protect.matches(path, is_dir))
+            self.config.exclude.matches(path, is_dir)
+                || (self.receiver && self.config.protect.matches(path, is_dir))
         };
         let walked = scan::walk(&self.open.root, dir, &outside, &mut |path, found| {
             let step = walk.step(path, found, &mut known, &mut unknown_below);
@@ -326,7 +404,8 @@ impl Looker<'_> {
             walk.missing(path, &entry, &unknown_below);
         }
         // What became excluded is in the index and not in the walk: it is not gone.
-        walk.gone.retain(|path| !self.is_outside(path, false) && !self.is_outside(path, true));
+        walk.gone
+            .retain(|path| !self.is_outside(path, false) && !self.is_outside(path, true));
         Ok(walk)
     }
 }
@@ -373,7 +452,9 @@ impl Walk {
         unknown_below: &mut Vec<RelPath>,
     ) -> Result<(), IndexError> {
         let mut entry = None;
-        while let Some(row) = known.next_if(|row| row.as_ref().map_or(true, |(known, _)| known <= path)) {
+        while let Some(row) =
+            known.next_if(|row| row.as_ref().map_or(true, |(known, _)| known <= path))
+        {
             let (at, row) = row?;
             if at == *path {
                 entry = Some(row);
@@ -384,7 +465,9 @@ impl Walk {
         match found {
             Found::Entry(stat) => {
                 self.entries += 1;
-                let same = entry.is_some_and(|e| e.local == Some(stat.key()) && e.current.is_some() && e.seq != 0);
+                let same = entry.is_some_and(|e| {
+                    e.local == Some(stat.key()) && e.current.is_some() && e.seq != 0
+                });
                 if !same {
                     self.look.push(path.clone());
                 }

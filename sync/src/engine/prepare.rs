@@ -43,11 +43,17 @@ impl Worker {
         if self.trees.iter().any(busy) {
             return;
         }
-        let Some(Preparing { theirs, reply }) = self.preparing.take() else { return };
+        let Some(Preparing { theirs, reply }) = self.preparing.take() else {
+            return;
+        };
         if reply.is_closed() {
             return;
         }
-        let answer = if self.mode == Mode::Replica { self.prepare(&theirs) } else { Err(refuse("this node does not receive now", true)) };
+        let answer = if self.mode == Mode::Replica {
+            self.prepare(&theirs)
+        } else {
+            Err(refuse("this node does not receive now", true))
+        };
         if let Err(refuse) = &answer {
             tracing::warn!(why = refuse.why, "a session is refused");
         }
@@ -63,11 +69,22 @@ impl Worker {
         let mut diverged = Vec::new();
         for at in 0..self.trees.len() {
             let tree = &self.trees[at];
-            let (Some(a), Some(b)) = (mine.get(tree.id), theirs.get(tree.id)) else { continue };
+            let (Some(a), Some(b)) = (mine.get(tree.id), theirs.get(tree.id)) else {
+                continue;
+            };
             if !tree.moves() {
                 continue;
             }
-            let sides = (Side { node: &mine.node, head: &a.head }, Side { node: &theirs.node, head: &b.head });
+            let sides = (
+                Side {
+                    node: &mine.node,
+                    head: &a.head,
+                },
+                Side {
+                    node: &theirs.node,
+                    head: &b.head,
+                },
+            );
             let name = &tree.config.name;
             let turn = match compare(sides.0, sides.1) {
                 TreeRelation::Equal => Turn::Continue,
@@ -79,16 +96,32 @@ impl Worker {
                 }
                 TreeRelation::MineUnborn => Turn::Fresh,
                 TreeRelation::BothUnborn | TreeRelation::TheirsUnborn => {
-                    return Err(refuse(&format!("tree {name}: the source has no epoch"), true));
+                    return Err(refuse(
+                        &format!("tree {name}: the source has no epoch"),
+                        true,
+                    ));
                 }
                 TreeRelation::Ahead { .. } => {
-                    return Err(refuse(&format!("tree {name}: this node's data are ahead of the source's"), true));
+                    return Err(refuse(
+                        &format!("tree {name}: this node's data are ahead of the source's"),
+                        true,
+                    ));
                 }
                 TreeRelation::Unrelated => {
-                    return Err(refuse(&format!("tree {name}: no common history; `tandem adopt` on this node gives its own up"), false));
+                    return Err(refuse(
+                        &format!(
+                            "tree {name}: no common history; `tandem adopt` on this node gives its own up"
+                        ),
+                        false,
+                    ));
                 }
                 TreeRelation::Regressed(_) => {
-                    return Err(refuse(&format!("tree {name}: a node shows less than it had (restored or rolled back)"), false));
+                    return Err(refuse(
+                        &format!(
+                            "tree {name}: a node shows less than it had (restored or rolled back)"
+                        ),
+                        false,
+                    ));
                 }
             };
             turns.push((at, turn));
@@ -97,16 +130,29 @@ impl Worker {
             self.trees[*at].receives = true;
             self.trees[*at].rescue_why = match turn {
                 Turn::Continue => "local changes on the standby",
-                Turn::Rewind(_) => "writes of a returning master that the pair had not acknowledged",
+                Turn::Rewind(_) => {
+                    "writes of a returning master that the pair had not acknowledged"
+                }
                 Turn::Fresh => "what lay here before the first copy",
             }
             .into();
         }
-        let text = (!diverged.is_empty()).then(|| format!("both nodes wrote in {}: this node's own writes go to the rescue", diverged.join(", ")));
+        let text = (!diverged.is_empty()).then(|| {
+            format!(
+                "both nodes wrote in {}: this node's own writes go to the rescue",
+                diverged.join(", ")
+            )
+        });
         if text.is_some() {
             self.shared.alarm(None, "diverged", text);
         }
-        self.check_writers(&turns.iter().filter(|(_, t)| matches!(t, Turn::Rewind(_))).map(|(at, _)| *at).collect::<Vec<_>>())?;
+        self.check_writers(
+            &turns
+                .iter()
+                .filter(|(_, t)| matches!(t, Turn::Rewind(_)))
+                .map(|(at, _)| *at)
+                .collect::<Vec<_>>(),
+        )?;
         self.turn(&turns).map_err(|e| failed(&e))?;
         self.load_unsettled().map_err(|e| failed(&e))?;
         let snapshot = self.shared.index.snapshot().map_err(|e| failed(&e))?;
@@ -115,7 +161,10 @@ impl Worker {
 
     /// The durable step: from here on this node only has what it shares with the source.
     fn turn(&mut self, turns: &[(usize, Turn)]) -> Result<(), IndexError> {
-        let ids: Vec<(TreeId, &Turn)> = turns.iter().map(|(at, turn)| (self.trees[*at].id, turn)).collect();
+        let ids: Vec<(TreeId, &Turn)> = turns
+            .iter()
+            .map(|(at, turn)| (self.trees[*at].id, turn))
+            .collect();
         let listed = self.shared.index.write(|w| {
             if w.mode() != IndexMode::Receiving {
                 w.start_receiving()?;
@@ -129,9 +178,14 @@ impl Worker {
             Ok::<_, IndexError>(listed)
         })?;
         if listed > 0 {
-            tracing::warn!(paths = listed, "local changes that the pair had not acknowledged are compared and put into the rescue");
+            tracing::warn!(
+                paths = listed,
+                "local changes that the pair had not acknowledged are compared and put into the rescue"
+            );
         }
-        self.shared.head.send_replace(self.shared.index.snapshot()?.last_seq());
+        self.shared
+            .head
+            .send_replace(self.shared.index.snapshot()?.last_seq());
         Ok(())
     }
 
@@ -156,7 +210,8 @@ impl Worker {
         let mut all: BTreeMap<TreeId, BTreeSet<_>> = BTreeMap::new();
         let mut last = None;
         loop {
-            let page = snapshot.unreplicated(last.as_ref().map(|(tree, path)| (*tree, path)), PAGE)?;
+            let page =
+                snapshot.unreplicated(last.as_ref().map(|(tree, path)| (*tree, path)), PAGE)?;
             last = page.last().map(|(tree, path, _)| (*tree, path.clone()));
             let end = page.len() < PAGE;
             for (tree, path, _) in page {
@@ -178,7 +233,8 @@ impl Worker {
             let tree = &self.trees[*at];
             let Some(open) = &tree.open else { continue };
             let name = &tree.config.name;
-            let found = writers::find(&open.root).map_err(|e| refuse(&format!("tree {name}: {e}"), true))?;
+            let found = writers::find(&open.root)
+                .map_err(|e| refuse(&format!("tree {name}: {e}"), true))?;
             let Some(first) = found.first() else {
                 self.shared.alarm(Some(name), "writers", None);
                 continue;

@@ -7,8 +7,8 @@ use super::apply::{Intent, Item, Results};
 use super::look::Sight;
 use super::tree::Open;
 use super::worker::Worker;
-use crate::entry::{Base, IndexEntry, LocalKey, State};
 use crate::entry::Meta;
+use crate::entry::{Base, IndexEntry, LocalKey, State};
 use crate::fault::Fault;
 use crate::hash;
 use crate::index::{IndexError, Snapshot, Unreplicated};
@@ -31,7 +31,11 @@ type Forget = Vec<(RelPath, Option<(State, LocalKey)>)>;
 
 impl Worker {
     /// What differs from the index although this node only receives.
-    pub(super) fn local_changes(&mut self, at: usize, sights: Vec<Sight>) -> Result<(), IndexError> {
+    pub(super) fn local_changes(
+        &mut self,
+        at: usize,
+        sights: Vec<Sight>,
+    ) -> Result<(), IndexError> {
         let snapshot = self.shared.index.snapshot()?;
         let intent: Intent = snapshot.value(super::apply::INTENT)?.unwrap_or_default();
         let (tree, config) = (self.trees[at].id, self.trees[at].config.clone());
@@ -48,9 +52,14 @@ impl Worker {
             if known.is_none() && config.deletes == Deletes::Keep {
                 continue;
             }
-            let began = intent.0.iter().find(|(t, path, ..)| *t == tree && *path == sight.path);
+            let began = intent
+                .0
+                .iter()
+                .find(|(t, path, ..)| *t == tree && *path == sight.path);
             match began {
-                Some((_, _, seq, state)) if same(state.as_ref(), sight.state.as_ref()) => own.push((sight, *seq, state.clone())),
+                Some((_, _, seq, state)) if same(state.as_ref(), sight.state.as_ref()) => {
+                    own.push((sight, *seq, state.clone()))
+                }
                 _ => foreign.push((sight, entry)),
             }
         }
@@ -80,8 +89,14 @@ impl Worker {
             Ok::<_, IndexError>(())
         })?;
         if !foreign.is_empty() {
-            tracing::warn!(tree = config.name, paths = foreign.len(), "local changes on the standby are repaired");
-            self.trees[at].unsettled.extend(foreign.into_iter().map(|(sight, _)| sight.path));
+            tracing::warn!(
+                tree = config.name,
+                paths = foreign.len(),
+                "local changes on the standby are repaired"
+            );
+            self.trees[at]
+                .unsettled
+                .extend(foreign.into_iter().map(|(sight, _)| sight.path));
             self.shared.unsettled.notify_one();
             self.touch();
         }
@@ -105,7 +120,10 @@ impl Worker {
         for item in items {
             let path = &item.record.path;
             let is_dir = item.record.state.as_ref().is_some_and(|s| s.kind.is_dir());
-            if path.is_root() || config.protect.covers(path, is_dir) || config.exclude.covers(path, is_dir) {
+            if path.is_root()
+                || config.protect.covers(path, is_dir)
+                || config.exclude.covers(path, is_dir)
+            {
                 left.push(item);
                 continue;
             }
@@ -120,17 +138,27 @@ impl Worker {
                 Ok(lies) => lies,
                 Err(why) => {
                     self.trees[at].error(path, why);
-                    results.failed.push((tree, path.clone(), entry.and_then(|e| e.current)));
+                    results
+                        .failed
+                        .push((tree, path.clone(), entry.and_then(|e| e.current)));
                     continue;
                 }
             };
             if same(lies.state.as_ref(), item.record.state.as_ref()) {
-                results.received.push((tree, path.clone(), item.record.state.clone(), item.record.seq, lies.key));
+                results.received.push((
+                    tree,
+                    path.clone(),
+                    item.record.state.clone(),
+                    item.record.seq,
+                    lies.key,
+                ));
                 results.settled.insert((tree, path.clone()));
                 continue;
             }
             if item.record.state.is_none() && config.deletes == Deletes::Keep {
-                results.received.push((tree, path.clone(), None, item.record.seq, None));
+                results
+                    .received
+                    .push((tree, path.clone(), None, item.record.seq, None));
                 results.settled.insert((tree, path.clone()));
                 continue;
             }
@@ -138,7 +166,9 @@ impl Worker {
                 Ok(()) => left.push(item),
                 Err(why) => {
                     self.trees[at].error(path, why);
-                    results.failed.push((tree, path.clone(), entry.and_then(|e| e.current)));
+                    results
+                        .failed
+                        .push((tree, path.clone(), entry.and_then(|e| e.current)));
                 }
             }
         }
@@ -147,10 +177,15 @@ impl Worker {
             let write = |w: &mut crate::index::Writer<'_>| {
                 forget.iter().try_for_each(|(path, found)| {
                     w.remove(tree, path)?;
-                    found.as_ref().map_or(Ok(()), |(state, key)| w.found(tree, path, state.clone(), *key))
+                    found.as_ref().map_or(Ok(()), |(state, key)| {
+                        w.found(tree, path, state.clone(), *key)
+                    })
                 })
             };
-            self.shared.index.write(write).map_err(|e: IndexError| e.to_string())?;
+            self.shared
+                .index
+                .write(write)
+                .map_err(|e: IndexError| e.to_string())?;
         }
         Ok(left)
     }
@@ -158,19 +193,36 @@ impl Worker {
 
 impl Worker {
     /// Reads what lies at a path.
-    fn lies(&self, open: &Open, path: &RelPath, entry: Option<&IndexEntry>) -> Result<Lies, String> {
+    fn lies(
+        &self,
+        open: &Open,
+        path: &RelPath,
+        entry: Option<&IndexEntry>,
+    ) -> Result<Lies, String> {
         let seen = match meta::read(&open.root, path) {
             Ok(seen) => seen,
             Err(Fault::NotBeneath | Fault::Missing) => None,
             Err(fault) => return Err(fault.to_string()),
         };
-        let Some(seen) = seen else { return Ok(Lies { state: None, key: None, exists: false }) };
+        let Some(seen) = seen else {
+            return Ok(Lies {
+                state: None,
+                key: None,
+                exists: false,
+            });
+        };
         let key = seen.key();
-        let known = entry.filter(|e| e.local == Some(key)).and_then(|e| e.current.clone());
+        let known = entry
+            .filter(|e| e.local == Some(key))
+            .and_then(|e| e.current.clone());
         let state = match (&seen.what, known) {
-            (What::File(_), Some(known)) => Some(State { kind: known.kind, meta: seen.meta.clone() }),
+            (What::File(_), Some(known)) => Some(State {
+                kind: known.kind,
+                meta: seen.meta.clone(),
+            }),
             (What::File(_), None) => {
-                let hashed = hash::hash_path(&open.root, path, false).map_err(|fault| fault.to_string())?;
+                let hashed =
+                    hash::hash_path(&open.root, path, false).map_err(|fault| fault.to_string())?;
                 if !hashed.is_stable() || hashed.before != key {
                     return Err("somebody writes here".into());
                 }
@@ -178,7 +230,11 @@ impl Worker {
             }
             _ => seen.state(None),
         };
-        Ok(Lies { state, key: Some(key), exists: true })
+        Ok(Lies {
+            state,
+            key: Some(key),
+            exists: true,
+        })
     }
 
     /// Puts the local version at the item's path into the rescue, durably, so that the path may be changed.
@@ -193,7 +249,13 @@ impl Worker {
     ) -> Result<(), String> {
         let path = &item.record.path;
         let theirs = item.record.state.as_ref();
-        let keep = |change, take| Keep { path: path.clone(), change, other: None, state: lies.state.clone(), take };
+        let keep = |change, take| Keep {
+            path: path.clone(),
+            change,
+            other: None,
+            state: lies.state.clone(),
+            take,
+        };
         if !lies.exists {
             if unsettled && theirs.is_some() {
                 self.keep(at, open, &[keep(Change::Deleted, false)])?;
@@ -205,7 +267,9 @@ impl Worker {
         if lies.state.as_ref().is_some_and(|s| s.kind.is_dir()) {
             match theirs {
                 Some(theirs) if theirs.kind.is_dir() => {
-                    if unsettled && !same_but_time(&theirs.meta, lies.state.as_ref().map(|s| &s.meta)) {
+                    if unsettled
+                        && !same_but_time(&theirs.meta, lies.state.as_ref().map(|s| &s.meta))
+                    {
                         self.keep(at, open, &[keep(Change::Metadata, false)])?;
                     }
                 }
@@ -214,23 +278,41 @@ impl Worker {
             forget.push((path.clone(), found));
             return Ok(());
         }
-        let change = if theirs.is_none() { Change::Created } else { Change::Changed };
+        let change = if theirs.is_none() {
+            Change::Created
+        } else {
+            Change::Changed
+        };
         self.keep(at, open, &[keep(change, true)])?;
         forget.push((path.clone(), None));
         Ok(())
     }
 
     /// A directory goes: what lies in it and is not of the pair's history goes to the rescue first.
-    fn put_aside_below(&mut self, at: usize, open: &Open, dir: &RelPath, forget: &mut Forget) -> Result<(), String> {
+    fn put_aside_below(
+        &mut self,
+        at: usize,
+        open: &Open,
+        dir: &RelPath,
+        forget: &mut Forget,
+    ) -> Result<(), String> {
         let tree = self.trees[at].id;
         let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
         let mut keeps = Vec::new();
         for row in snapshot.below(tree, dir).map_err(|e| e.to_string())? {
             let (path, entry) = row.map_err(|e| e.to_string())?;
             let ours = entry.seq == 0 || self.trees[at].unsettled.contains(&path);
-            let Some(state) = entry.current.filter(|s| ours && !s.kind.is_dir()) else { continue };
+            let Some(state) = entry.current.filter(|s| ours && !s.kind.is_dir()) else {
+                continue;
+            };
             if matches!(open.root.stat(&path), Ok(Some(_))) {
-                keeps.push(Keep { path: path.clone(), change: Change::Created, other: None, state: Some(state), take: true });
+                keeps.push(Keep {
+                    path: path.clone(),
+                    change: Change::Created,
+                    other: None,
+                    state: Some(state),
+                    take: true,
+                });
             }
             forget.push((path, None));
         }
@@ -242,37 +324,58 @@ impl Worker {
         if versions.is_empty() {
             return Ok(());
         }
-        let Some(_guard) = self.shared.token.hold() else { return Err("the role changed".into()) };
+        let Some(_guard) = self.shared.token.hold() else {
+            return Err("the role changed".into());
+        };
         let tree = &mut self.trees[at];
         if tree.rescue.is_none() {
             let header = rescue_header(&tree.config.name, &tree.rescue_why);
             tree.rescue = Some(OpenSet::open(&open.private, &header).map_err(|e| e.to_string())?);
         }
-        let Some(set) = &mut tree.rescue else { return Err("no rescue".into()) };
+        let Some(set) = &mut tree.rescue else {
+            return Err("no rescue".into());
+        };
         let kept = set.keep(&open.root, versions);
         let name = tree.config.name.clone();
         match kept {
             Ok(results) => {
                 let first = results.into_iter().find_map(Result::err);
-                self.shared.alarm(Some(&name), "rescue", first.as_ref().map(|fault| format!("a local version cannot be put aside: {fault}")));
+                self.shared.alarm(
+                    Some(&name),
+                    "rescue",
+                    first
+                        .as_ref()
+                        .map(|fault| format!("a local version cannot be put aside: {fault}")),
+                );
                 tree.rescued += versions.len() as u64;
-                first.map_or(Ok(()), |fault| Err(format!("cannot be put into the rescue: {fault}")))
+                first.map_or(Ok(()), |fault| {
+                    Err(format!("cannot be put into the rescue: {fault}"))
+                })
             }
             Err(error) => {
-                self.shared.alarm(Some(&name), "rescue", Some(error.to_string()));
+                self.shared
+                    .alarm(Some(&name), "rescue", Some(error.to_string()));
                 Err(error.to_string())
             }
         }
     }
 
     /// What lies in a tree that was never copied here and is not at the source: to be put aside too.
-    pub(super) fn leftovers(&self, index: &Snapshot, at: usize) -> Result<Vec<(RelPath, State)>, IndexError> {
+    pub(super) fn leftovers(
+        &self,
+        index: &Snapshot,
+        at: usize,
+    ) -> Result<Vec<(RelPath, State)>, IndexError> {
         let tree = &self.trees[at];
         let mut found = Vec::new();
         for row in index.entries(tree.id, &RelPath::root())? {
             let (path, entry) = row?;
-            let Some(state) = entry.current.filter(|_| entry.seq == 0 && !path.is_root()) else { continue };
-            if !tree.config.protect.covers(&path, state.kind.is_dir()) && tree.config.deletes == Deletes::Mirror {
+            let Some(state) = entry.current.filter(|_| entry.seq == 0 && !path.is_root()) else {
+                continue;
+            };
+            if !tree.config.protect.covers(&path, state.kind.is_dir())
+                && tree.config.deletes == Deletes::Mirror
+            {
                 found.push((path, state));
             }
         }
@@ -332,7 +435,14 @@ fn list(
         Some(entry) if entry.seq != 0 => Base::Was(entry.current.clone().map(Box::new)),
         _ => Base::Never,
     };
-    w.list_unreplicated(tree, &sight.path, &Unreplicated { ours: sight.state.clone(), base })?;
+    w.list_unreplicated(
+        tree,
+        &sight.path,
+        &Unreplicated {
+            ours: sight.state.clone(),
+            base,
+        },
+    )?;
     w.remove(tree, &sight.path)?;
     match (&sight.state, sight.local) {
         (Some(state), Some(key)) => w.found(tree, &sight.path, state.clone(), key),

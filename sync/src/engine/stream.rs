@@ -77,7 +77,8 @@ where
         writer.write_all(&ours).await?;
         writer.flush().await?;
         let body = wire::read_frame(&mut reader).await.map_err(from_frame)?;
-        let body = body.ok_or_else(|| SessionError::Protocol("the stream ended before a greeting".into()))?;
+        let body = body
+            .ok_or_else(|| SessionError::Protocol("the stream ended before a greeting".into()))?;
         wire::decode_greeting(&body).map_err(from_frame)
     };
     let theirs = tokio::select! {
@@ -97,7 +98,12 @@ where
     let (outgoing, from_logic) = mpsc::channel(QUEUE);
     tokio::spawn(read_all(reader, to_logic, cancel.clone()));
     tokio::spawn(write_all(writer, from_logic, cancel.clone()));
-    Ok(Channel { incoming, outgoing, cancel, version })
+    Ok(Channel {
+        incoming,
+        outgoing,
+        cancel,
+        version,
+    })
 }
 
 fn from_frame(error: FrameError) -> SessionError {
@@ -107,8 +113,11 @@ fn from_frame(error: FrameError) -> SessionError {
     }
 }
 
-async fn read_all<R>(mut reader: R, queue: mpsc::Sender<Result<Message, Ended>>, cancel: CancellationToken)
-where
+async fn read_all<R>(
+    mut reader: R,
+    queue: mpsc::Sender<Result<Message, Ended>>,
+    cancel: CancellationToken,
+) where
     R: AsyncRead + Unpin,
 {
     loop {
@@ -152,7 +161,12 @@ where
                     return;
                 }
             }
-            if let Err(error) = async { writer.write_all(&buffer).await?; writer.flush().await }.await {
+            if let Err(error) = async {
+                writer.write_all(&buffer).await?;
+                writer.flush().await
+            }
+            .await
+            {
                 tracing::debug!(%error, "the stream to the peer does not take bytes any more");
                 return;
             }

@@ -45,7 +45,11 @@ impl Roots {
     /// The opened root of a tree, if it is open and proven.
     pub fn get(&self, tree: TreeId) -> Option<Open> {
         // The map is changed by single inserts and removes; a panic elsewhere cannot leave it half changed.
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&tree).cloned()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&tree)
+            .cloned()
     }
 
     fn set(&self, tree: TreeId, open: Option<Open>) {
@@ -99,9 +103,17 @@ pub(crate) struct Dirt {
 
 impl Dirt {
     /// Read the content in any case.
-    pub const FORCED: Dirt = Dirt { recursive: false, force: true, walked: false };
+    pub const FORCED: Dirt = Dirt {
+        recursive: false,
+        force: true,
+        walked: false,
+    };
     /// Found by a walk.
-    pub const WALKED: Dirt = Dirt { recursive: false, force: false, walked: true };
+    pub const WALKED: Dirt = Dirt {
+        recursive: false,
+        force: false,
+        walked: true,
+    };
 
     fn merge(&mut self, other: Dirt) {
         self.walked &= other.walked;
@@ -233,7 +245,11 @@ impl Tree {
     /// Stops the tree and lets go of its root.
     pub fn close(&mut self, stop: Stop, roots: &Roots) {
         if self.stop.as_ref() != Some(&stop) {
-            tracing::error!(tree = self.config.name, why = stop.why(), "the tree is stopped");
+            tracing::error!(
+                tree = self.config.name,
+                why = stop.why(),
+                "the tree is stopped"
+            );
         }
         roots.set(self.id, None);
         self.open = None;
@@ -243,41 +259,66 @@ impl Tree {
 
     fn try_open(&self, pair: &str, index: &Index) -> Result<Open, Stop> {
         let broken = |what: &str, e: &dyn std::fmt::Display| Stop::Fault(format!("{what}: {e}"));
-        let root = Root::open(&self.config.root, self.config.cross_mounts)
-            .map_err(|e| Stop::Identity(format!("the root {} cannot be opened: {e}", self.config.root.display())))?;
+        let root = Root::open(&self.config.root, self.config.cross_mounts).map_err(|e| {
+            Stop::Identity(format!(
+                "the root {} cannot be opened: {e}",
+                self.config.root.display()
+            ))
+        })?;
         let facts = identity::facts(&root).map_err(|e| broken("the root", &e))?;
         let snapshot = index.snapshot().map_err(|e| broken("index", &e))?;
-        let known: Option<RootRecord> =
-            snapshot.value(&RootRecord::key(self.id)).map_err(|e| broken("index", &e))?;
+        let known: Option<RootRecord> = snapshot
+            .value(&RootRecord::key(self.id))
+            .map_err(|e| broken("index", &e))?;
         if let Some(known) = known {
             if let Some(why) = mismatch(&known, &facts) {
                 return Err(Stop::Identity(why));
             }
             let private = Private::open(&root).map_err(|e| broken(".tandem", &e))?;
-            return Ok(Open { root: Arc::new(root), private: Arc::new(private) });
+            return Ok(Open {
+                root: Arc::new(root),
+                private: Arc::new(private),
+            });
         }
         let private = Private::open(&root).map_err(|e| broken(".tandem", &e))?;
         let marker = match facts.marker {
             Some(marker) if marker.pair == pair && marker.tree == self.config.name => marker,
-            _ => identity::create_marker(&private, pair, &self.config.name).map_err(|e| broken("marker", &e))?,
+            _ => identity::create_marker(&private, pair, &self.config.name)
+                .map_err(|e| broken("marker", &e))?,
         };
-        let record = RootRecord { marker: marker.id, fs: facts.fs, mount_point: facts.is_mount_point };
+        let record = RootRecord {
+            marker: marker.id,
+            fs: facts.fs,
+            mount_point: facts.is_mount_point,
+        };
         let key = RootRecord::key(self.id);
-        index.write(|w| w.put_value(&key, &record)).map_err(|e: IndexError| broken("index", &e))?;
-        Ok(Open { root: Arc::new(root), private: Arc::new(private) })
+        index
+            .write(|w| w.put_value(&key, &record))
+            .map_err(|e: IndexError| broken("index", &e))?;
+        Ok(Open {
+            root: Arc::new(root),
+            private: Arc::new(private),
+        })
     }
 
     /// Whether the held root is still what the configured path leads to and still is the recorded one. Asked before
     /// deletions are recorded (invariant 4).
     pub fn still_proven(&self, snapshot: &Snapshot) -> Result<(), Stop> {
-        let gone = || Stop::Identity(format!("{} no longer leads to the recorded root", self.config.root.display()));
+        let gone = || {
+            Stop::Identity(format!(
+                "{} no longer leads to the recorded root",
+                self.config.root.display()
+            ))
+        };
         let open = self.open.as_ref().ok_or_else(gone)?;
         if !open.root.still_there() {
             return Err(gone());
         }
-        let facts = identity::facts(&open.root).map_err(|e| Stop::Fault(format!("the root: {e}")))?;
-        let known: Option<RootRecord> =
-            snapshot.value(&RootRecord::key(self.id)).map_err(|e| Stop::Fault(format!("index: {e}")))?;
+        let facts =
+            identity::facts(&open.root).map_err(|e| Stop::Fault(format!("the root: {e}")))?;
+        let known: Option<RootRecord> = snapshot
+            .value(&RootRecord::key(self.id))
+            .map_err(|e| Stop::Fault(format!("index: {e}")))?;
         match known.and_then(|known| mismatch(&known, &facts)) {
             Some(why) => Err(Stop::Identity(why)),
             None => Ok(()),
@@ -307,7 +348,10 @@ impl Tree {
             self.rescan = true;
             return;
         }
-        let again = self.later.entry(path).or_insert(Again { at: now, tries: 0 });
+        let again = self
+            .later
+            .entry(path)
+            .or_insert(Again { at: now, tries: 0 });
         again.at = now.saturating_add(delay);
         again.tries += 1;
     }
@@ -317,7 +361,11 @@ impl Tree {
         self.last_error = Some(format!("{path}: {why}"));
         if self.errors.len() < MAX_NAMED || self.errors.contains_key(path) {
             if self.errors.insert(path.clone(), why).is_none() {
-                tracing::warn!(tree = self.config.name, error = self.last_error, "path with an error");
+                tracing::warn!(
+                    tree = self.config.name,
+                    error = self.last_error,
+                    "path with an error"
+                );
             }
         }
     }
@@ -334,7 +382,9 @@ impl Tree {
 /// Why a root is not the recorded one; `None`: it is.
 fn mismatch(known: &RootRecord, facts: &identity::RootFacts) -> Option<String> {
     match &facts.marker {
-        None if facts.is_empty => return Some("the root is empty and has no marker: not mounted, or replaced".into()),
+        None if facts.is_empty => {
+            return Some("the root is empty and has no marker: not mounted, or replaced".into());
+        }
         None => return Some("the root has no marker: replaced, or restored from elsewhere".into()),
         Some(marker) if marker.id != known.marker => {
             return Some("the root has the marker of another directory".into());
@@ -342,7 +392,10 @@ fn mismatch(known: &RootRecord, facts: &identity::RootFacts) -> Option<String> {
         Some(_) => {}
     }
     if facts.fs != known.fs {
-        return Some(format!("the root lies on file system {}, not on {}", facts.fs, known.fs));
+        return Some(format!(
+            "the root lies on file system {}, not on {}",
+            facts.fs, known.fs
+        ));
     }
     if known.mount_point && !facts.is_mount_point {
         return Some("the root was a mount point and is none now".into());

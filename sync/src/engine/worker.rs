@@ -91,7 +91,10 @@ impl Worker {
 
     /// Works until nobody can send commands any more.
     pub fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        let runtime = match tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+        {
             Ok(runtime) => runtime,
             Err(error) => {
                 tracing::error!(%error, "the worker cannot start");
@@ -106,7 +109,9 @@ impl Worker {
                 Next::Event(event) => {
                     self.event(event);
                     for _ in 0..EVENTS_AT_ONCE {
-                        let Ok(event) = self.events.try_recv() else { break };
+                        let Ok(event) = self.events.try_recv() else {
+                            break;
+                        };
                         self.event(event);
                     }
                 }
@@ -140,12 +145,22 @@ impl Worker {
 
     /// When there is something to do even if nothing happens.
     fn deadline(&self) -> u64 {
-        if self.trees.iter().any(|t| t.moves() && (t.job.is_some() || t.rescan)) && self.mode != Mode::Idle {
+        if self
+            .trees
+            .iter()
+            .any(|t| t.moves() && (t.job.is_some() || t.rescan))
+            && self.mode != Mode::Idle
+        {
             return 0;
         }
         let moving = self.trees.iter().filter(|t| t.moves());
         let later = moving.flat_map(|t| t.later.values().map(|a| a.at)).min();
-        let all = [Some(self.next_period), self.dirty_due, self.status_due, later];
+        let all = [
+            Some(self.next_period),
+            self.dirty_due,
+            self.status_due,
+            later,
+        ];
         all.into_iter().flatten().min().unwrap_or(0)
     }
 
@@ -211,7 +226,11 @@ impl Worker {
     fn watch(&mut self) {
         let tree = |t: &Tree| {
             let open = t.open.as_ref()?;
-            Some(WatchTree { id: t.id, root: Arc::clone(&open.root), private: Arc::clone(&open.private) })
+            Some(WatchTree {
+                id: t.id,
+                root: Arc::clone(&open.root),
+                private: Arc::clone(&open.private),
+            })
         };
         let trees: Vec<WatchTree> = self.trees.iter().filter_map(tree).collect();
         let to_events = self.to_events.clone();
@@ -234,24 +253,42 @@ impl Worker {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Dirty { tree, path, recursive, own: _ } => {
+            Event::Dirty {
+                tree,
+                path,
+                recursive,
+                own: _,
+            } => {
                 if self.mode != Mode::Idle && !path.is_private() {
                     // What is made or removed in a directory moves its time, of which there is no event.
                     if let Some(parent) = path.parent() {
                         self.mark(tree, parent, Dirt::WALKED);
                     }
-                    self.mark(tree, path, Dirt { recursive, ..Dirt::default() });
+                    self.mark(
+                        tree,
+                        path,
+                        Dirt {
+                            recursive,
+                            ..Dirt::default()
+                        },
+                    );
                 }
             }
             Event::Overflow { tree } => {
                 if let Some(at) = self.position(tree) {
-                    tracing::warn!(tree = self.trees[at].config.name, "change events were lost: scanning");
+                    tracing::warn!(
+                        tree = self.trees[at].config.name,
+                        "change events were lost: scanning"
+                    );
                     self.trees[at].rescan = true;
                 }
             }
             Event::RootGone { tree } => {
                 if let Some(at) = self.position(tree) {
-                    let why = format!("{} was moved, removed or unmounted", self.trees[at].config.root.display());
+                    let why = format!(
+                        "{} was moved, removed or unmounted",
+                        self.trees[at].config.root.display()
+                    );
                     self.stop(at, Stop::Identity(why));
                 }
             }
@@ -279,7 +316,12 @@ impl Worker {
 
     fn wake_later(&mut self, now: u64) {
         for tree in self.trees.iter_mut().filter(|t| t.moves()) {
-            let due: Vec<RelPath> = tree.later.iter().filter(|(_, a)| a.at <= now).map(|(p, _)| p.clone()).collect();
+            let due: Vec<RelPath> = tree
+                .later
+                .iter()
+                .filter(|(_, a)| a.at <= now)
+                .map(|(p, _)| p.clone())
+                .collect();
             for path in due {
                 // The count of tries stays until the path was found at rest.
                 if let Some(again) = tree.later.get_mut(&path) {
@@ -300,18 +342,27 @@ impl Worker {
     pub(super) fn barrier(&mut self, reply: Reply<Recorded>) {
         let token = self.next_token;
         self.next_token += 1;
-        let mut barrier = Barrier { trees: BTreeSet::new(), not_covered: Vec::new(), reply };
+        let mut barrier = Barrier {
+            trees: BTreeSet::new(),
+            not_covered: Vec::new(),
+            reply,
+        };
         for tree in &self.trees {
             let asked = match (&tree.stop, &self.watcher) {
                 (Some(stop), _) => Err(stop.why().to_owned()),
-                (None, Some(watcher)) => watcher.barrier(tree.id, token).map_err(|e| format!("not watched: {e}")),
+                (None, Some(watcher)) => watcher
+                    .barrier(tree.id, token)
+                    .map_err(|e| format!("not watched: {e}")),
                 (None, None) => Err("not watched".to_owned()),
             };
             match asked {
                 Ok(()) => {
                     barrier.trees.insert(tree.id);
                 }
-                Err(why) => barrier.not_covered.push(NotCovered { tree: Some(tree.config.name.clone()), why }),
+                Err(why) => barrier.not_covered.push(NotCovered {
+                    tree: Some(tree.config.name.clone()),
+                    why,
+                }),
             }
         }
         self.barriers.insert(token, barrier);
@@ -326,7 +377,14 @@ impl Worker {
         let trees: Vec<(TreeId, bool, Option<String>, String)> = self
             .trees
             .iter()
-            .map(|t| (t.id, busy(t), t.stop.as_ref().map(|s| s.why().to_owned()), t.config.name.clone()))
+            .map(|t| {
+                (
+                    t.id,
+                    busy(t),
+                    t.stop.as_ref().map(|s| s.why().to_owned()),
+                    t.config.name.clone(),
+                )
+            })
             .collect();
         let head = *self.shared.head.borrow();
         let mut done = Vec::new();
@@ -336,7 +394,10 @@ impl Worker {
                 if let Some(why) = stop
                     && barrier.trees.remove(id)
                 {
-                    barrier.not_covered.push(NotCovered { tree: Some(name.clone()), why: why.clone() });
+                    barrier.not_covered.push(NotCovered {
+                        tree: Some(name.clone()),
+                        why: why.clone(),
+                    });
                 }
             }
             if barrier.trees.is_empty() && !trees.iter().any(|(_, busy, ..)| *busy) {
@@ -346,7 +407,10 @@ impl Worker {
         for token in done {
             if let Some(barrier) = self.barriers.remove(&token) {
                 // Whoever does not wait any more needs no answer.
-                let _ = barrier.reply.send(Recorded { head, not_covered: barrier.not_covered });
+                let _ = barrier.reply.send(Recorded {
+                    head,
+                    not_covered: barrier.not_covered,
+                });
             }
         }
     }

@@ -34,7 +34,11 @@ const ASK_AGAIN: u64 = ms(1000);
 /// Runs a session as the replica until it ends.
 ///
 /// Dropping the future ends the session at its next step. A batch that the worker has is applied whole nevertheless.
-pub(crate) async fn run<S>(shared: Arc<Shared>, stream: S, cancel: CancellationToken) -> Result<SessionEnd, SessionError>
+pub(crate) async fn run<S>(
+    shared: Arc<Shared>,
+    stream: S,
+    cancel: CancellationToken,
+) -> Result<SessionEnd, SessionError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -58,7 +62,8 @@ where
         shared.set_session(None);
         result
     });
-    work.await.map_err(|e| SessionError::Local(format!("the session's thread: {e}")))?
+    work.await
+        .map_err(|e| SessionError::Local(format!("the session's thread: {e}")))?
 }
 
 async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEnd, SessionError> {
@@ -70,9 +75,16 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
     };
     let local = |e: &dyn std::fmt::Display| SessionError::Local(e.to_string());
     let mine = heads(shared).map_err(|e| local(&e))?;
-    let answer = Hello { end: End::Replica, pair: shared.config.pair.clone(), heads: mine };
+    let answer = Hello {
+        end: End::Replica,
+        pair: shared.config.pair.clone(),
+        heads: mine,
+    };
     let prepared = if hello.end != End::Source || hello.pair != shared.config.pair {
-        Err(Refuse { why: "a Hello of another pair or role".into(), retry: false })
+        Err(Refuse {
+            why: "a Hello of another pair or role".into(),
+            retry: false,
+        })
     } else {
         if channel.outgoing.send(Message::Hello(answer)).await.is_err() {
             return Ok(SessionEnd::PeerClosed);
@@ -85,15 +97,27 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
     let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(refuse) => {
-            let end = SessionEnd::Refused { why: refuse.why.clone(), retry: refuse.retry };
+            let end = SessionEnd::Refused {
+                why: refuse.why.clone(),
+                retry: refuse.retry,
+            };
             // Whoever is gone needs no reason.
             let _ = channel.outgoing.send(Message::Refuse(refuse)).await;
             channel.finish().await;
             return Ok(end);
         }
     };
-    let accept = Accept { from: prepared.from, inline: prepared.inline, stamp: clock::now() };
-    if channel.outgoing.send(Message::Accept(accept)).await.is_err() {
+    let accept = Accept {
+        from: prepared.from,
+        inline: prepared.inline,
+        stamp: clock::now(),
+    };
+    if channel
+        .outgoing
+        .send(Message::Accept(accept))
+        .await
+        .is_err()
+    {
         return Ok(SessionEnd::PeerClosed);
     }
     let (applied, results) = mpsc::channel(2 * crate::wire::WINDOW);
@@ -108,7 +132,12 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         asked_after: None,
         asking: false,
         ask_at: clock::now(),
-        status: SessionStatus { version: channel.version, in_flight: 0, bytes: 0, caught_up: false },
+        status: SessionStatus {
+            version: channel.version,
+            in_flight: 0,
+            bytes: 0,
+            caught_up: false,
+        },
     };
     shared.set_session(Some(session.status.clone()));
     session.run(&mut channel, results).await
@@ -120,7 +149,10 @@ async fn prepare(
     channel: &mut Channel,
     theirs: &NodeHeads,
 ) -> Result<Result<Result<Prepared, Refuse>, SessionEnd>, SessionError> {
-    let answer = shared.ask(|reply| Command::Prepare { theirs: theirs.clone(), reply });
+    let answer = shared.ask(|reply| Command::Prepare {
+        theirs: theirs.clone(),
+        reply,
+    });
     let mut answer = std::pin::pin!(answer);
     let mut mode = shared.mode.subscribe();
     loop {
@@ -146,7 +178,10 @@ async fn prepare(
 /// What the worker answered.
 enum Answer {
     Applied(Result<Applied, String>),
-    Fresh { upto: u64, applied: Result<Applied, String> },
+    Fresh {
+        upto: u64,
+        applied: Result<Applied, String>,
+    },
     Unsettled(Option<(TreeId, Vec<RelPath>)>),
 }
 
@@ -167,7 +202,11 @@ struct Session<'s> {
 }
 
 impl Session<'_> {
-    async fn run(&mut self, channel: &mut Channel, mut results: mpsc::Receiver<Answer>) -> Result<SessionEnd, SessionError> {
+    async fn run(
+        &mut self,
+        channel: &mut Channel,
+        mut results: mpsc::Receiver<Answer>,
+    ) -> Result<SessionEnd, SessionError> {
         let mut mode = self.shared.mode.subscribe();
         let mut heard = clock::now();
         let outgoing = channel.outgoing.clone();
@@ -177,7 +216,8 @@ impl Session<'_> {
             self.ask().await;
             self.show();
             let has_output = !self.out.is_empty();
-            let wait = Duration::from_nanos(self.ask_at.saturating_sub(clock::now())).max(Duration::from_millis(1));
+            let wait = Duration::from_nanos(self.ask_at.saturating_sub(clock::now()))
+                .max(Duration::from_millis(1));
             tokio::select! {
                 biased;
                 () = cancelled.cancelled() => return Ok(SessionEnd::Cancelled),
@@ -215,7 +255,9 @@ impl Session<'_> {
         if let Message::Data { bytes, .. } = &message {
             self.status.bytes += bytes.len() as u64;
         }
-        self.machine.received(message).map_err(|v| SessionError::Protocol(v.to_string()))
+        self.machine
+            .received(message)
+            .map_err(|v| SessionError::Protocol(v.to_string()))
     }
 
     async fn effects(&mut self) -> Result<(), SessionError> {
@@ -233,28 +275,50 @@ impl Session<'_> {
                         self.machine.failed(item);
                     }
                 }
-                Effect::Copy { item, from, len, last } => {
+                Effect::Copy {
+                    item,
+                    from,
+                    len,
+                    last,
+                } => {
                     if !self.contents.copy(item, from, len, last) && last {
                         self.machine.failed(item);
                     }
                 }
                 Effect::Signature { item, from, len } => {
                     let signature = Bytes(self.contents.signature(item, from, len));
-                    self.out.push_back(Message::Sums { item, from, signature });
+                    self.out.push_back(Message::Sums {
+                        item,
+                        from,
+                        signature,
+                    });
                 }
                 Effect::Discard { item } => self.contents.discard(item),
                 Effect::Apply(ready) => {
                     let contents = self.contents.take(ready.commit.batch);
                     self.status.caught_up = ready.commit.caught_up;
-                    let batch = Box::new(Batch { ready, contents, source: self.source.clone() });
-                    self.to_worker(|reply| Command::Apply { batch, reply }, Answer::Applied).await;
+                    let batch = Box::new(Batch {
+                        ready,
+                        contents,
+                        source: self.source.clone(),
+                    });
+                    self.to_worker(|reply| Command::Apply { batch, reply }, Answer::Applied)
+                        .await;
                 }
                 Effect::Fresh(idle) => {
                     let upto = idle.upto;
                     self.status.caught_up = true;
                     let source = self.source.clone();
                     let answer = move |applied| Answer::Fresh { upto, applied };
-                    self.to_worker(|reply| Command::Fresh { idle, source, reply }, answer).await;
+                    self.to_worker(
+                        |reply| Command::Fresh {
+                            idle,
+                            source,
+                            reply,
+                        },
+                        answer,
+                    )
+                    .await;
                 }
                 Effect::Verify(part) => self.verify(&part),
             }
@@ -292,14 +356,26 @@ impl Session<'_> {
                 }
                 self.unsettled = applied.unsettled;
                 self.asking = false;
-                self.machine.applied(applied.acked, applied.applied, clock::now());
+                self.machine
+                    .applied(applied.acked, applied.applied, clock::now());
             }
-            Answer::Fresh { applied: Err(why), .. } => return Err(SessionError::Local(why)),
-            Answer::Fresh { upto, applied: Ok(applied) } => {
+            Answer::Fresh {
+                applied: Err(why), ..
+            } => return Err(SessionError::Local(why)),
+            Answer::Fresh {
+                upto,
+                applied: Ok(applied),
+            } => {
                 self.unsettled = applied.unsettled;
                 self.asking = false;
                 let stamp = clock::now();
-                let durable = Durable { upto, batch: None, acked: applied.acked, applied: applied.applied, stamp };
+                let durable = Durable {
+                    upto,
+                    batch: None,
+                    acked: applied.acked,
+                    applied: applied.applied,
+                    stamp,
+                };
                 self.out.push_back(Message::Durable(durable));
             }
             Answer::Unsettled(None) => (self.unsettled, self.asking) = (0, false),
@@ -320,7 +396,11 @@ impl Session<'_> {
         self.asking = true;
         self.ask_at = now + ASK_AGAIN;
         let after = self.asked_after.clone();
-        self.to_worker(|reply| Command::Unsettled { after, reply }, Answer::Unsettled).await;
+        self.to_worker(
+            |reply| Command::Unsettled { after, reply },
+            Answer::Unsettled,
+        )
+        .await;
     }
 
     fn show(&mut self) {

@@ -21,7 +21,11 @@ const CHUNK: usize = 256 << 10;
 /// One content.
 enum Slot {
     /// Being written. The basis is open while the content comes by differences.
-    Coming { staging: Staging, hash: ContentHash, basis: Option<File> },
+    Coming {
+        staging: Staging,
+        hash: ContentHash,
+        basis: Option<File>,
+    },
     /// Complete and correct.
     Ready(Staged),
     /// Cannot be used; what still comes of it is thrown away.
@@ -39,23 +43,48 @@ pub(crate) struct Contents {
 impl Contents {
     /// None yet.
     pub fn new(roots: Roots) -> Self {
-        Contents { roots, slots: HashMap::new(), whole: false }
+        Contents {
+            roots,
+            slots: HashMap::new(),
+            whole: false,
+        }
     }
 
     /// Prepares a place for every file of the batch that is not here, and says how each is wanted.
-    pub fn look_up(&mut self, batch: u64, records: &[Record], index: &Index) -> Result<Vec<(u32, Want)>, IndexError> {
+    pub fn look_up(
+        &mut self,
+        batch: u64,
+        records: &[Record],
+        index: &Index,
+    ) -> Result<Vec<(u32, Want)>, IndexError> {
         let snapshot = index.snapshot()?;
         let mut wanted = Vec::new();
         for (number, record) in (0u32..).zip(records) {
-            let Some(Kind::File { size, hash }) = record.state.as_ref().map(|s| &s.kind) else { continue };
-            let item = Item { batch, index: number };
+            let Some(Kind::File { size, hash }) = record.state.as_ref().map(|s| &s.kind) else {
+                continue;
+            };
+            let item = Item {
+                batch,
+                index: number,
+            };
             if record.inline {
                 self.begin(item, record.tree, *size, *hash, None);
                 continue;
             }
             let entry = snapshot.get(record.tree, &record.path)?;
-            let same = |kind: &Kind| *kind == Kind::File { size: *size, hash: *hash };
-            if !self.whole && entry.as_ref().and_then(|e| e.current.as_ref()).is_some_and(|s| same(&s.kind)) {
+            let same = |kind: &Kind| {
+                *kind
+                    == Kind::File {
+                        size: *size,
+                        hash: *hash,
+                    }
+            };
+            if !self.whole
+                && entry
+                    .as_ref()
+                    .and_then(|e| e.current.as_ref())
+                    .is_some_and(|s| same(&s.kind))
+            {
                 continue;
             }
             if !self.whole
@@ -75,9 +104,24 @@ impl Contents {
         Ok(wanted)
     }
 
-    fn begin(&mut self, item: Item, tree: TreeId, size: u64, hash: ContentHash, basis: Option<File>) {
-        let slot = match self.roots.get(tree).map(|open| Staging::begin(&open.private, size)) {
-            Some(Ok(staging)) => Slot::Coming { staging, hash, basis },
+    fn begin(
+        &mut self,
+        item: Item,
+        tree: TreeId,
+        size: u64,
+        hash: ContentHash,
+        basis: Option<File>,
+    ) {
+        let slot = match self
+            .roots
+            .get(tree)
+            .map(|open| Staging::begin(&open.private, size))
+        {
+            Some(Ok(staging)) => Slot::Coming {
+                staging,
+                hash,
+                basis,
+            },
             Some(Err(fault)) => {
                 tracing::warn!(%fault, "a file cannot be staged");
                 Slot::Failed
@@ -95,12 +139,16 @@ impl Contents {
         size: u64,
         hash: ContentHash,
     ) -> Result<Option<Staged>, IndexError> {
-        let Some(open) = self.roots.get(tree) else { return Ok(None) };
+        let Some(open) = self.roots.get(tree) else {
+            return Ok(None);
+        };
         for (other, path) in snapshot.by_hash(&hash, SAME_CONTENT)? {
             if other != tree {
                 continue;
             }
-            let Ok(file) = open.root.open_file(&path) else { continue };
+            let Ok(file) = open.root.open_file(&path) else {
+                continue;
+            };
             let copied = Staging::begin(&open.private, size).and_then(|mut staging| {
                 staging.copy_from(&file, 0, size)?;
                 staging.finish(hash)
@@ -127,7 +175,10 @@ impl Contents {
         let mut at = 0;
         while at < have {
             let want = usize::try_from(have - at).unwrap_or(CHUNK).min(CHUNK);
-            let got = file.read_at(&mut buffer[..want], at).ok().filter(|n| *n > 0)?;
+            let got = file
+                .read_at(&mut buffer[..want], at)
+                .ok()
+                .filter(|n| *n > 0)?;
             if !builder.update(&buffer[..got]) {
                 return None;
             }
@@ -155,8 +206,12 @@ impl Contents {
         last: bool,
         write: impl FnOnce(&mut Staging, Option<&File>) -> Result<(), Fault>,
     ) -> bool {
-        let Some(slot) = self.slots.get_mut(&item) else { return false };
-        let Slot::Coming { staging, basis, .. } = slot else { return false };
+        let Some(slot) = self.slots.get_mut(&item) else {
+            return false;
+        };
+        let Slot::Coming { staging, basis, .. } = slot else {
+            return false;
+        };
         if let Err(fault) = write(staging, basis.as_ref()) {
             tracing::warn!(%fault, "a content cannot be staged");
             *slot = Slot::Failed;
@@ -165,7 +220,9 @@ impl Contents {
         if !last {
             return true;
         }
-        let Slot::Coming { staging, hash, .. } = std::mem::replace(slot, Slot::Failed) else { return false };
+        let Slot::Coming { staging, hash, .. } = std::mem::replace(slot, Slot::Failed) else {
+            return false;
+        };
         match staging.finish(hash) {
             Ok(staged) => {
                 *slot = Slot::Ready(staged);
@@ -180,7 +237,12 @@ impl Contents {
 
     /// The rsync signature of a part of an item's basis; empty when it cannot be read.
     pub fn signature(&self, item: Item, from: u64, len: u64) -> Vec<u8> {
-        let Some(Slot::Coming { basis: Some(basis), .. }) = self.slots.get(&item) else { return Vec::new() };
+        let Some(Slot::Coming {
+            basis: Some(basis), ..
+        }) = self.slots.get(&item)
+        else {
+            return Vec::new();
+        };
         if len > delta::MAX_BASIS {
             return Vec::new();
         }
@@ -199,7 +261,12 @@ impl Contents {
 
     /// The complete contents of a batch, by record.
     pub fn take(&mut self, batch: u64) -> HashMap<u32, Staged> {
-        let items: Vec<Item> = self.slots.keys().filter(|item| item.batch == batch).copied().collect();
+        let items: Vec<Item> = self
+            .slots
+            .keys()
+            .filter(|item| item.batch == batch)
+            .copied()
+            .collect();
         let mut ready = HashMap::new();
         for item in items {
             if let Some(Slot::Ready(staged)) = self.slots.remove(&item) {

@@ -65,18 +65,36 @@ pub(crate) struct Content {
 impl Content {
     /// For a file record; `None` for anything else.
     pub fn new(item: Item, record: &Record, file: File, want: Want) -> Option<Self> {
-        let Kind::File { size, hash } = record.state.as_ref()?.kind else { return None };
+        let Kind::File { size, hash } = record.state.as_ref()?.kind else {
+            return None;
+        };
         let how = match want {
             Want::Whole => How::Whole { skip: 0 },
-            Want::From(offset) => How::Whole { skip: offset.min(size) },
-            Want::Against(sums) if sums.chunk <= LARGEST_CHUNK => {
-                How::Against(Box::new(Against { sums, judge: Judge::default(), window: None, copy: None }))
-            }
+            Want::From(offset) => How::Whole {
+                skip: offset.min(size),
+            },
+            Want::Against(sums) if sums.chunk <= LARGEST_CHUNK => How::Against(Box::new(Against {
+                sums,
+                judge: Judge::default(),
+                window: None,
+                copy: None,
+            })),
             Want::Against(_) => How::Whole { skip: 0 },
         };
         let hasher = blake3::Hasher::new();
         let queue = VecDeque::new();
-        Some(Content { item, file, size, hash, hasher, at: 0, how, queue, failed: false, ended: false })
+        Some(Content {
+            item,
+            file,
+            size,
+            hash,
+            hasher,
+            at: 0,
+            how,
+            queue,
+            failed: false,
+            ended: false,
+        })
     }
 
     /// The item.
@@ -86,7 +104,8 @@ impl Content {
 
     /// It waits for the replica's `Sums`.
     pub fn waits(&self) -> bool {
-        let asked = matches!(&self.how, How::Against(a) if a.window.as_ref().is_some_and(|w| w.asked));
+        let asked =
+            matches!(&self.how, How::Against(a) if a.window.as_ref().is_some_and(|w| w.asked));
         asked && self.queue.is_empty() && !self.failed
     }
 
@@ -112,7 +131,11 @@ impl Content {
                     Some(window) if window.asked => return Step::Wait,
                     Some(window) => {
                         window.asked = true;
-                        return Step::Send(Message::SumsOf { item: self.item, from: window.from, len: window.len });
+                        return Step::Send(Message::SumsOf {
+                            item: self.item,
+                            from: window.from,
+                            len: window.len,
+                        });
                     }
                     None => self.chunk(),
                 },
@@ -121,7 +144,11 @@ impl Content {
     }
 
     fn data(&self, bytes: Vec<u8>, last: bool) -> Message {
-        Message::Data { item: self.item, bytes: Bytes(bytes), last }
+        Message::Data {
+            item: self.item,
+            bytes: Bytes(bytes),
+            last,
+        }
     }
 
     /// Reads exactly `length` bytes at the current place and hashes them; `None` when the file is shorter now.
@@ -138,10 +165,15 @@ impl Content {
     }
 
     fn whole(&mut self) -> Option<Step> {
-        let How::Whole { skip } = self.how else { return None };
+        let How::Whole { skip } = self.how else {
+            return None;
+        };
         let bytes = self.read((self.size - self.at).min(MAX_DATA as u64))?;
         let before = self.at - bytes.len() as u64;
-        let new = bytes[usize::try_from(skip.saturating_sub(before)).unwrap_or(bytes.len()).min(bytes.len())..].to_vec();
+        let new = bytes[usize::try_from(skip.saturating_sub(before))
+            .unwrap_or(bytes.len())
+            .min(bytes.len())..]
+            .to_vec();
         if self.at < self.size {
             return (!new.is_empty()).then(|| Step::Send(self.data(new, false)));
         }
@@ -159,10 +191,17 @@ impl Content {
 
     /// The next aligned chunk of the new content.
     fn chunk(&mut self) {
-        let How::Against(against) = &mut self.how else { return };
+        let How::Against(against) = &mut self.how else {
+            return;
+        };
         if self.at >= self.size {
             if let Some((from, len)) = against.copy.take() {
-                self.queue.push_back(Message::Copy { item: self.item, from, len, last: false });
+                self.queue.push_back(Message::Copy {
+                    item: self.item,
+                    from,
+                    len,
+                    last: false,
+                });
             }
             self.ended = self.is_as_announced();
             return;
@@ -170,14 +209,23 @@ impl Content {
         let (chunk, at) = (u64::from(against.sums.chunk), self.at);
         // A window that was cut may have left the place between two chunks.
         let to_border = chunk - at % chunk;
-        let Some(new) = self.read(to_border.min(self.size - at)) else { return };
-        let How::Against(against) = &mut self.how else { return };
+        let Some(new) = self.read(to_border.min(self.size - at)) else {
+            return;
+        };
+        let How::Against(against) = &mut self.how else {
+            return;
+        };
         if against.sums.same_at(at, &new) {
             let len = new.len() as u64;
             against.copy = Some(match against.copy {
                 Some((from, before)) if from + before == at => (from, before + len),
                 Some((from, before)) => {
-                    self.queue.push_back(Message::Copy { item: self.item, from, len: before, last: false });
+                    self.queue.push_back(Message::Copy {
+                        item: self.item,
+                        from,
+                        len: before,
+                        last: false,
+                    });
                     (at, len)
                 }
                 None => (at, len),
@@ -185,7 +233,12 @@ impl Content {
             return;
         }
         if let Some((from, len)) = against.copy.take() {
-            self.queue.push_back(Message::Copy { item: self.item, from, len, last: false });
+            self.queue.push_back(Message::Copy {
+                item: self.item,
+                from,
+                len,
+                last: false,
+            });
         }
         let (from, len) = delta::window_of_basis(at, new.len() as u64, against.sums.size);
         if !against.judge.pays() || len == 0 || len > delta::MAX_BASIS {
@@ -193,23 +246,39 @@ impl Content {
             return;
         }
         let new = self.widen(new);
-        let How::Against(against) = &mut self.how else { return };
+        let How::Against(against) = &mut self.how else {
+            return;
+        };
         let (from, len) = match delta::window_of_basis(at, new.len() as u64, against.sums.size) {
             (_, 0) => (from, len),
             window => window,
         };
-        against.window = Some(Window { new, from, len, asked: false });
+        against.window = Some(Window {
+            new,
+            from,
+            len,
+            asked: false,
+        });
     }
 
     /// Takes further chunks into a window, so that fewer questions are asked. Content that moved differs in all
     /// following chunks.
     fn widen(&mut self, mut new: Vec<u8>) -> Vec<u8> {
-        let How::Against(against) = &self.how else { return new };
+        let How::Against(against) = &self.how else {
+            return new;
+        };
         let chunk = u64::from(against.sums.chunk);
-        while new.len() as u64 + chunk <= delta::WINDOW as u64 && self.at < self.size && !self.failed {
+        while new.len() as u64 + chunk <= delta::WINDOW as u64
+            && self.at < self.size
+            && !self.failed
+        {
             let at = self.at;
-            let Some(next) = self.read(chunk.min(self.size - at)) else { break };
-            let How::Against(against) = &self.how else { break };
+            let Some(next) = self.read(chunk.min(self.size - at)) else {
+                break;
+            };
+            let How::Against(against) = &self.how else {
+                break;
+            };
             let same = against.sums.same_at(at, &next);
             new.extend_from_slice(&next);
             if same {
@@ -229,17 +298,39 @@ impl Content {
     /// The replica's answer to `SumsOf`. False when nothing like that was asked. `now` (nanoseconds) measures what the
     /// comparison costs.
     pub fn sums(&mut self, from: u64, signature: &[u8], now: impl Fn() -> u64) -> bool {
-        let How::Against(against) = &mut self.how else { return false };
-        let Some(window) = against.window.take_if(|w| w.asked && w.from == from) else { return false };
+        let How::Against(against) = &mut self.how else {
+            return false;
+        };
+        let Some(window) = against.window.take_if(|w| w.asked && w.from == from) else {
+            return false;
+        };
         let begun = now();
         let pieces = delta::diff(signature, window.from, window.len, &window.new);
         let pieces = pieces.unwrap_or_else(|_| vec![Piece::Literal(0..window.new.len())]);
-        let matched = pieces.iter().map(|p| if let Piece::Copy { len, .. } = p { *len } else { 0 }).sum();
-        against.judge.note(window.new.len() as u64, matched, now().saturating_sub(begun));
+        let matched = pieces
+            .iter()
+            .map(|p| {
+                if let Piece::Copy { len, .. } = p {
+                    *len
+                } else {
+                    0
+                }
+            })
+            .sum();
+        against.judge.note(
+            window.new.len() as u64,
+            matched,
+            now().saturating_sub(begun),
+        );
         for piece in pieces {
             match piece {
                 Piece::Copy { from, len } => {
-                    self.queue.push_back(Message::Copy { item: self.item, from, len, last: false });
+                    self.queue.push_back(Message::Copy {
+                        item: self.item,
+                        from,
+                        len,
+                        last: false,
+                    });
                 }
                 Piece::Literal(range) => self.literal(&window.new[range]),
             }

@@ -41,14 +41,22 @@ struct Building {
 
 impl Building {
     fn is_full(&self) -> bool {
-        self.records.len() >= RECORDS || self.bytes >= BATCH_BYTES || self.inline_bytes >= INLINE_BATCH_BYTES || self.content_bytes >= CONTENT
+        self.records.len() >= RECORDS
+            || self.bytes >= BATCH_BYTES
+            || self.inline_bytes >= INLINE_BATCH_BYTES
+            || self.content_bytes >= CONTENT
     }
 }
 
 impl Fetcher {
     /// A fetcher for a session that began at `head`.
     pub fn new(from: BTreeMap<TreeId, u64>, inline: bool, head: u64) -> Self {
-        Fetcher { from, inline, inline_after: head, asked: VecDeque::new() }
+        Fetcher {
+            from,
+            inline,
+            inline_after: head,
+            asked: VecDeque::new(),
+        }
     }
 
     /// The lowest position of all trees: where the stream begins.
@@ -58,7 +66,8 @@ impl Fetcher {
 
     /// Remembers what the replica asked for.
     pub fn ask(&mut self, tree: TreeId, paths: Vec<RelPath>) {
-        self.asked.extend(paths.into_iter().map(|path| (tree, path)));
+        self.asked
+            .extend(paths.into_iter().map(|path| (tree, path)));
     }
 
     /// The next records of the stream.
@@ -75,7 +84,11 @@ impl Fetcher {
                 break;
             }
             upto = row.entry.seq;
-            if self.from.get(&row.tree).is_some_and(|from| row.entry.seq > *from) {
+            if self
+                .from
+                .get(&row.tree)
+                .is_some_and(|from| row.entry.seq > *from)
+            {
                 self.add(&snapshot, &mut batch, row, after)?;
             }
         }
@@ -83,11 +96,19 @@ impl Fetcher {
         if at_head {
             upto = snapshot.last_seq();
         }
-        Ok(Fetched { records: batch.records, upto, at_head })
+        Ok(Fetched {
+            records: batch.records,
+            upto,
+            at_head,
+        })
     }
 
     /// The records of what the replica asked for, and how many questions they answer.
-    pub fn answer(&mut self, index: &Index, sent_upto: u64) -> Result<(Fetched, usize), IndexError> {
+    pub fn answer(
+        &mut self,
+        index: &Index,
+        sent_upto: u64,
+    ) -> Result<(Fetched, usize), IndexError> {
         let snapshot = index.snapshot()?;
         let mut batch = Building::default();
         let mut settled = 0;
@@ -100,14 +121,36 @@ impl Fetcher {
             }
             let entry = snapshot.get(tree, &path)?;
             let gone = || IndexEntry::received(None, 0, None);
-            self.add(&snapshot, &mut batch, Located { tree, path, entry: entry.unwrap_or_else(gone) }, sent_upto)?;
+            self.add(
+                &snapshot,
+                &mut batch,
+                Located {
+                    tree,
+                    path,
+                    entry: entry.unwrap_or_else(gone),
+                },
+                sent_upto,
+            )?;
         }
         let at_head = sent_upto >= snapshot.last_seq();
-        Ok((Fetched { records: batch.records, upto: sent_upto, at_head }, settled))
+        Ok((
+            Fetched {
+                records: batch.records,
+                upto: sent_upto,
+                at_head,
+            },
+            settled,
+        ))
     }
 
     /// Adds a record, after the directories and the first name that it needs and that are newer than what was sent.
-    fn add(&self, snapshot: &Snapshot, batch: &mut Building, row: Located, sent: u64) -> Result<(), IndexError> {
+    fn add(
+        &self,
+        snapshot: &Snapshot,
+        batch: &mut Building,
+        row: Located,
+        sent: u64,
+    ) -> Result<(), IndexError> {
         let mut needed: Vec<RelPath> = row.path.ancestors().filter(|dir| !dir.is_root()).collect();
         needed.reverse();
         if let Some(Kind::HardLink { to }) = row.entry.current.as_ref().map(|s| &s.kind) {
@@ -122,7 +165,14 @@ impl Fetcher {
                 if let Some(entry) = snapshot.get(row.tree, &path)?
                     && entry.seq > sent
                 {
-                    self.push(batch, Located { tree: row.tree, path, entry });
+                    self.push(
+                        batch,
+                        Located {
+                            tree: row.tree,
+                            path,
+                            entry,
+                        },
+                    );
                 }
             }
         }
@@ -136,14 +186,21 @@ impl Fetcher {
             return;
         }
         let state = entry.current;
-        let small = state.as_ref().filter(|s| s.kind.hash().is_some() && s.kind.size() <= INLINE_FILE);
+        let small = state
+            .as_ref()
+            .filter(|s| s.kind.hash().is_some() && s.kind.size() <= INLINE_FILE);
         let inline = small.is_some() && (self.inline || entry.seq > self.inline_after);
         if inline {
             batch.inline_bytes += small.map_or(0, |s| s.kind.size());
         }
         batch.content_bytes += state.as_ref().map_or(0, |s| s.kind.size());
         let attributes = |s: &crate::entry::State| {
-            let xattrs: usize = s.meta.xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+            let xattrs: usize = s
+                .meta
+                .xattrs
+                .iter()
+                .map(|(name, value)| name.len() + value.len() + 8)
+                .sum();
             let names = match &s.kind {
                 Kind::Symlink { target } => target.len(),
                 Kind::HardLink { to } => to.as_bytes().len(),
@@ -152,6 +209,12 @@ impl Fetcher {
             xattrs + names
         };
         batch.bytes += OVERHEAD + path.as_bytes().len() + state.as_ref().map_or(0, attributes);
-        batch.records.push(Record { tree, path, seq: entry.seq, state, inline });
+        batch.records.push(Record {
+            tree,
+            path,
+            seq: entry.seq,
+            state,
+            inline,
+        });
     }
 }

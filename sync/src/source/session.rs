@@ -31,7 +31,11 @@ const EXAMINED: usize = 4096;
 /// Runs a session as the source until it ends.
 ///
 /// Dropping the future ends the session at its next step; what was sent and not answered is sent again in the next one.
-pub(crate) async fn run<S>(shared: Arc<Shared>, stream: S, cancel: CancellationToken) -> Result<SessionEnd, SessionError>
+pub(crate) async fn run<S>(
+    shared: Arc<Shared>,
+    stream: S,
+    cancel: CancellationToken,
+) -> Result<SessionEnd, SessionError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -52,16 +56,27 @@ where
     let runtime = tokio::runtime::Handle::current();
     let work = tokio::task::spawn_blocking(move || {
         let result = runtime.block_on(session(&shared, channel));
-        shared.peer.send_modify(|peer| *peer = Peer { session: false, caught_up: false, ..*peer });
+        shared.peer.send_modify(|peer| {
+            *peer = Peer {
+                session: false,
+                caught_up: false,
+                ..*peer
+            }
+        });
         shared.set_session(None);
         result
     });
-    work.await.map_err(|e| SessionError::Local(format!("the session's thread: {e}")))?
+    work.await
+        .map_err(|e| SessionError::Local(format!("the session's thread: {e}")))?
 }
 
 async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEnd, SessionError> {
     let mine = heads(shared).map_err(|e| SessionError::Local(e.to_string()))?;
-    let hello = Hello { end: End::Source, pair: shared.config.pair.clone(), heads: mine };
+    let hello = Hello {
+        end: End::Source,
+        pair: shared.config.pair.clone(),
+        heads: mine,
+    };
     if channel.outgoing.send(Message::Hello(hello)).await.is_err() {
         return Ok(SessionEnd::PeerClosed);
     }
@@ -82,20 +97,38 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         contents: VecDeque::new(),
         content: None,
         examined,
-        status: SessionStatus { version: channel.version, in_flight: 0, bytes: 0, caught_up: false },
+        status: SessionStatus {
+            version: channel.version,
+            in_flight: 0,
+            bytes: 0,
+            caught_up: false,
+        },
     };
     // A tree that the replica does not take keeps everything from being called acknowledged.
-    let whole = shared.config.trees.iter().all(|t| accept.from.iter().any(|(id, _)| *id == t.id()));
+    let whole = shared
+        .config
+        .trees
+        .iter()
+        .all(|t| accept.from.iter().any(|(id, _)| *id == t.id()));
     session.shared.peer.send_modify(|peer| {
         peer.session = true;
-        peer.acked = if whole { peer.acked.max(begin) } else { peer.acked };
+        peer.acked = if whole {
+            peer.acked.max(begin)
+        } else {
+            peer.acked
+        };
     });
     shared.set_session(Some(session.status.clone()));
-    session.run(&mut channel, &mut head, examined_heads, whole).await
+    session
+        .run(&mut channel, &mut head, examined_heads, whole)
+        .await
 }
 
 /// Waits for the replica's Hello and its answer.
-async fn accepted(shared: &Arc<Shared>, channel: &mut Channel) -> Result<Result<Accept, SessionEnd>, SessionError> {
+async fn accepted(
+    shared: &Arc<Shared>,
+    channel: &mut Channel,
+) -> Result<Result<Accept, SessionEnd>, SessionError> {
     let mut mode = shared.mode.subscribe();
     loop {
         let next = tokio::select! {
@@ -107,12 +140,20 @@ async fn accepted(shared: &Arc<Shared>, channel: &mut Channel) -> Result<Result<
             next = tokio::time::timeout(PATIENCE, channel.incoming.recv()) => next,
         };
         match next.map_err(|_| SessionError::Silent(PATIENCE, "preparing to receive"))? {
-            Some(Ok(Message::Hello(hello))) if hello.end == End::Replica && hello.pair == shared.config.pair => {}
-            Some(Ok(Message::Hello(_))) => return Err(SessionError::Protocol("a Hello of another pair or role".into())),
+            Some(Ok(Message::Hello(hello)))
+                if hello.end == End::Replica && hello.pair == shared.config.pair => {}
+            Some(Ok(Message::Hello(_))) => {
+                return Err(SessionError::Protocol(
+                    "a Hello of another pair or role".into(),
+                ));
+            }
             Some(Ok(Message::Wait)) => {}
             Some(Ok(Message::Accept(accept))) => return Ok(Ok(accept)),
             Some(Ok(Message::Refuse(refuse))) => {
-                return Ok(Err(SessionEnd::Refused { why: refuse.why, retry: refuse.retry }));
+                return Ok(Err(SessionEnd::Refused {
+                    why: refuse.why,
+                    retry: refuse.retry,
+                }));
             }
             Some(Ok(_)) => return Err(SessionError::Protocol("a message before Accept".into())),
             other => return ended(other).map(Err),
@@ -152,10 +193,12 @@ impl Session<'_> {
         let mut heard = clock::now();
         let (outgoing, cancelled) = (channel.outgoing.clone(), channel.cancel.clone());
         loop {
-            self.effects(whole).map_err(|e| SessionError::Local(format!("index: {e}")))?;
+            self.effects(whole)
+                .map_err(|e| SessionError::Local(format!("index: {e}")))?;
             self.show();
             let idle = self.machine.tick(clock::now());
-            self.effects(whole).map_err(|e| SessionError::Local(format!("index: {e}")))?;
+            self.effects(whole)
+                .map_err(|e| SessionError::Local(format!("index: {e}")))?;
             let wait = Duration::from_nanos(idle.saturating_sub(clock::now()));
             let has_output = self.has_output();
             tokio::select! {
@@ -192,14 +235,23 @@ impl Session<'_> {
 
     fn message(&mut self, message: Message) -> Result<(), SessionError> {
         match message {
-            Message::Sums { item, from, signature } => {
+            Message::Sums {
+                item,
+                from,
+                signature,
+            } => {
                 let content = self.content.as_mut().filter(|c| c.item() == item);
                 if content.is_some_and(|content| content.sums(from, &signature, clock::now)) {
                     return Ok(());
                 }
-                Err(SessionError::Protocol("a signature that was not asked for".into()))
+                Err(SessionError::Protocol(
+                    "a signature that was not asked for".into(),
+                ))
             }
-            other => self.machine.received(other).map_err(|v| SessionError::Protocol(v.to_string())),
+            other => self
+                .machine
+                .received(other)
+                .map_err(|v| SessionError::Protocol(v.to_string())),
         }
     }
 
@@ -212,7 +264,9 @@ impl Session<'_> {
                     self.machine.fetched(fetched, None);
                 }
                 Effect::FetchAsked => {
-                    let (fetched, settled) = self.fetcher.answer(&self.shared.index, self.machine.cursor())?;
+                    let (fetched, settled) = self
+                        .fetcher
+                        .answer(&self.shared.index, self.machine.cursor())?;
                     self.machine.fetched(fetched, Some(settled));
                 }
                 Effect::Asked { tree, paths } => self.fetcher.ask(tree, paths),
@@ -221,14 +275,25 @@ impl Session<'_> {
                 Effect::Examine { tree, path } => {
                     let (shared, examined) = (Arc::clone(self.shared), self.examined.clone());
                     tokio::spawn(async move {
-                        let head = shared.ask(|reply| Command::Examine { tree, path, reply }).await.unwrap_or(0);
+                        let head = shared
+                            .ask(|reply| Command::Examine { tree, path, reply })
+                            .await
+                            .unwrap_or(0);
                         // The session may have ended.
                         let _ = examined.send(head).await;
                     });
                 }
-                Effect::Acked { acked, applied, durable: _ } => {
+                Effect::Acked {
+                    acked,
+                    applied,
+                    durable: _,
+                } => {
                     self.shared.peer.send_modify(|peer| {
-                        peer.acked = if whole { peer.acked.max(acked) } else { peer.acked };
+                        peer.acked = if whole {
+                            peer.acked.max(acked)
+                        } else {
+                            peer.acked
+                        };
                         peer.applied = applied;
                     });
                 }
@@ -243,12 +308,17 @@ impl Session<'_> {
         if (self.status.in_flight, self.status.caught_up) != (in_flight, caught_up) {
             (self.status.in_flight, self.status.caught_up) = (in_flight, caught_up);
             self.shared.set_session(Some(self.status.clone()));
-            self.shared.peer.send_if_modified(|peer| std::mem::replace(&mut peer.caught_up, caught_up) != caught_up);
+            self.shared.peer.send_if_modified(|peer| {
+                std::mem::replace(&mut peer.caught_up, caught_up) != caught_up
+            });
         }
     }
 
     fn has_output(&self) -> bool {
-        let content = self.content.as_ref().map_or(!self.contents.is_empty(), |content| !content.waits());
+        let content = self
+            .content
+            .as_ref()
+            .map_or(!self.contents.is_empty(), |content| !content.waits());
         !self.out.is_empty() || content
     }
 

@@ -82,8 +82,13 @@ pub fn decode(body: &[u8]) -> Result<Message, FrameError> {
 /// # Errors
 /// Anything that is not a greeting of Tandem.
 pub fn decode_greeting(body: &[u8]) -> Result<Greeting, FrameError> {
-    let (greeting, _): (Greeting, _) = postcard::take_from_bytes(body).map_err(FrameError::Decode)?;
-    if greeting.magic == Greeting::MAGIC { Ok(greeting) } else { Err(BadMessage("not a greeting of Tandem").into()) }
+    let (greeting, _): (Greeting, _) =
+        postcard::take_from_bytes(body).map_err(FrameError::Decode)?;
+    if greeting.magic == Greeting::MAGIC {
+        Ok(greeting)
+    } else {
+        Err(BadMessage("not a greeting of Tandem").into())
+    }
 }
 
 /// Reads any type from the whole body of a frame.

@@ -16,8 +16,17 @@ pub fn differences(a: &Path, b: &Path) -> Vec<String> {
             Some(_) => {}
         }
     }
-    found.extend(right.keys().filter(|p| !left.contains_key(*p)).map(|p| format!("{}: only on the right", p.display())));
-    found.extend(groups(a, &left).symmetric_difference(&groups(b, &right)).map(|g| format!("hard links {g:?}")));
+    found.extend(
+        right
+            .keys()
+            .filter(|p| !left.contains_key(*p))
+            .map(|p| format!("{}: only on the right", p.display())),
+    );
+    found.extend(
+        groups(a, &left)
+            .symmetric_difference(&groups(b, &right))
+            .map(|g| format!("hard links {g:?}")),
+    );
     found
 }
 
@@ -35,13 +44,21 @@ impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let hash = blake3::hash(&self.content).to_hex();
         let (kind, mode, mtime, size) = (&self.kind, self.mode, self.mtime, self.content.len());
-        write!(f, "{kind} {mode:o} {:?} {mtime:?} {size} bytes {} {:?}", self.owner, &hash[..8], self.xattrs)
+        write!(
+            f,
+            "{kind} {mode:o} {:?} {mtime:?} {size} bytes {} {:?}",
+            self.owner,
+            &hash[..8],
+            self.xattrs
+        )
     }
 }
 
 fn list(root: &Path) -> BTreeMap<PathBuf, Entry> {
     let mut all = BTreeMap::new();
-    let walk = walkdir::WalkDir::new(root).into_iter().filter_entry(|e| e.file_name() != ".tandem" || e.depth() != 1);
+    let walk = walkdir::WalkDir::new(root)
+        .into_iter()
+        .filter_entry(|e| e.file_name() != ".tandem" || e.depth() != 1);
     for entry in walk {
         let entry = entry.unwrap();
         let meta = std::fs::symlink_metadata(entry.path()).unwrap();
@@ -51,7 +68,14 @@ fn list(root: &Path) -> BTreeMap<PathBuf, Entry> {
         }
         let path = entry.path().strip_prefix(root).unwrap().to_path_buf();
         let (name, content) = if kind.is_symlink() {
-            ("link", std::fs::read_link(entry.path()).unwrap().as_os_str().as_bytes().to_vec())
+            (
+                "link",
+                std::fs::read_link(entry.path())
+                    .unwrap()
+                    .as_os_str()
+                    .as_bytes()
+                    .to_vec(),
+            )
         } else if kind.is_file() {
             ("file", std::fs::read(entry.path()).unwrap())
         } else if kind.is_dir() {
@@ -72,18 +96,36 @@ fn list(root: &Path) -> BTreeMap<PathBuf, Entry> {
         xattrs.sort();
         // The root's own time moves with Tandem's directory in it, and is the first thing that is put right; its mode
         // and owner count as everything else.
-        let mtime = if path.as_os_str().is_empty() { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) };
+        let mtime = if path.as_os_str().is_empty() {
+            (0, 0)
+        } else {
+            (meta.mtime(), meta.mtime_nsec())
+        };
         let kind = format!("{name}{:o}", meta.mode() & 0o170_000);
-        let entry = Entry { kind, mode: meta.mode() & 0o7777, owner: (meta.uid(), meta.gid()), mtime, content, xattrs };
+        let entry = Entry {
+            kind,
+            mode: meta.mode() & 0o7777,
+            owner: (meta.uid(), meta.gid()),
+            mtime,
+            content,
+            xattrs,
+        };
         all.insert(path, entry);
     }
     all
 }
 
 /// Names of one inode, as groups.
-fn groups(root: &Path, entries: &BTreeMap<PathBuf, Entry>) -> std::collections::BTreeSet<Vec<PathBuf>> {
+fn groups(
+    root: &Path,
+    entries: &BTreeMap<PathBuf, Entry>,
+) -> std::collections::BTreeSet<Vec<PathBuf>> {
     let mut by_inode: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
-    for path in entries.iter().filter(|(_, e)| e.kind.starts_with("file")).map(|(p, _)| p) {
+    for path in entries
+        .iter()
+        .filter(|(_, e)| e.kind.starts_with("file"))
+        .map(|(p, _)| p)
+    {
         let inode = std::fs::symlink_metadata(root.join(path)).unwrap().ino();
         by_inode.entry(inode).or_default().push(path.clone());
     }
@@ -93,5 +135,10 @@ fn groups(root: &Path, entries: &BTreeMap<PathBuf, Entry>) -> std::collections::
 /// Fails with the first differences.
 pub fn assert_equal(a: &Path, b: &Path) {
     let found = differences(a, b);
-    assert!(found.is_empty(), "{} differences:\n{}", found.len(), found[..found.len().min(20)].join("\n"));
+    assert!(
+        found.is_empty(),
+        "{} differences:\n{}",
+        found.len(),
+        found[..found.len().min(20)].join("\n")
+    );
 }

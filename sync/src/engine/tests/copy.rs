@@ -16,14 +16,24 @@ pub fn fill(root: &Path, files: usize) {
             2 => 300_000,
             n => n * 37,
         };
-        write(&root.join(format!("d{}/e{}/f{i}", i % 7, i % 31)), noise(size, i as u64));
+        write(
+            &root.join(format!("d{}/e{}/f{i}", i % 7, i % 31)),
+            noise(size, i as u64),
+        );
     }
     write(&root.join("big"), noise(3 << 20, 999_999));
     symlink("d1/e1", root.join("link")).unwrap();
     symlink("nowhere", root.join("dangling")).unwrap();
     std::fs::create_dir_all(root.join("empty/deeper")).unwrap();
     std::fs::set_permissions(root.join("empty"), PermissionsExt::from_mode(0o1751)).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, root.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        root.join("fifo"),
+        FileType::Fifo,
+        Mode::from_raw_mode(0o640),
+        0,
+    )
+    .unwrap();
     write(&root.join("hard/z"), "several names");
     std::fs::hard_link(root.join("hard/z"), root.join("hard/a")).unwrap();
     std::fs::hard_link(root.join("hard/z"), root.join("hard2")).unwrap();
@@ -31,7 +41,10 @@ pub fn fill(root: &Path, files: usize) {
     rustix::fs::setxattr(root.join("hard/z"), "user.note", b"value", flags).unwrap();
     std::fs::set_permissions(root.join("big"), PermissionsExt::from_mode(0o4711)).unwrap();
     let bad = std::os::unix::ffi::OsStrExt::from_bytes(b"caf\xe9\n");
-    write(&root.join(std::path::Path::new::<std::ffi::OsStr>(bad)), "not utf-8");
+    write(
+        &root.join(std::path::Path::new::<std::ffi::OsStr>(bad)),
+        "not utf-8",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,12 +99,25 @@ async fn a_cut_session_goes_on_where_it_was() {
     for round in 0..50u64 {
         let (left, right) = tokio::io::duplex(8 << 10);
         let cable = Cable::over(&a, &b, left, right);
-        write(&a.tree().join(format!("round/{}", round % 9)), noise(5000 + round as usize * 7000, round));
-        std::fs::remove_file(a.tree().join(format!("d{}/e{}/f{round}", round % 7, round % 31))).unwrap();
+        write(
+            &a.tree().join(format!("round/{}", round % 9)),
+            noise(5000 + round as usize * 7000, round),
+        );
+        std::fs::remove_file(
+            a.tree()
+                .join(format!("d{}/e{}/f{round}", round % 7, round % 31)),
+        )
+        .unwrap();
         // Cuts lie at all distances: before the Hello, in the middle of batches, after the end.
         let bytes = (round * round * 2000) as usize;
-        let enough = |s: &crate::engine::EngineStatus| s.session.as_ref().is_some_and(|s| s.bytes as usize >= bytes);
-        let wait = b.until("enough", |s| enough(s) || s.consistent && s.session.is_some());
+        let enough = |s: &crate::engine::EngineStatus| {
+            s.session
+                .as_ref()
+                .is_some_and(|s| s.bytes as usize >= bytes)
+        };
+        let wait = b.until("enough", |s| {
+            enough(s) || s.consistent && s.session.is_some()
+        });
         // Either so many bytes have come or a little time has passed; both are cuts.
         let _ = tokio::time::timeout(std::time::Duration::from_millis(3 * round), wait).await;
         cable.cut().await;
@@ -100,7 +126,10 @@ async fn a_cut_session_goes_on_where_it_was() {
     flush(&a).await;
     b.until("consistent", |s| s.consistent).await;
     assert_equal(&a.tree(), &b.tree());
-    assert_eq!(super::reversal::rescued(&b), std::collections::BTreeMap::new());
+    assert_eq!(
+        super::reversal::rescued(&b),
+        std::collections::BTreeMap::new()
+    );
     cable.cut().await;
 }
 
@@ -111,13 +140,19 @@ async fn a_half_copied_tree_is_not_consistent_even_after_a_restart() {
         write(&a.tree().join(format!("f{i}")), noise(3 << 20, i));
     }
     let cable = Cable::plug(&a, &b);
-    b.until("half copied", |s| s.trees[0].state == TreeState::Copying && s.trees[0].epoch.is_some()).await;
+    b.until("half copied", |s| {
+        s.trees[0].state == TreeState::Copying && s.trees[0].epoch.is_some()
+    })
+    .await;
     cable.cut().await;
     assert_eq!(b.engine().status().trees[0].state, TreeState::Copying);
     b.stop().await;
     b.start();
     b.engine().begin_replica().await.unwrap();
-    b.until("copying", |s| s.trees[0].state == TreeState::Copying && !s.consistent).await;
+    b.until("copying", |s| {
+        s.trees[0].state == TreeState::Copying && !s.consistent
+    })
+    .await;
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
     b.until("consistent", |s| s.consistent).await;

@@ -21,9 +21,17 @@ pub struct Node {
 
 impl Node {
     pub fn new(name: &'static str, change: fn(&mut TreeConfig)) -> Node {
-        let dir = tempfile::Builder::new().prefix("tandem-sync-").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("tandem-sync-")
+            .tempdir()
+            .unwrap();
         std::fs::create_dir(dir.path().join("tree")).unwrap();
-        let mut node = Node { name, dir, engine: None, change };
+        let mut node = Node {
+            name,
+            dir,
+            engine: None,
+            change,
+        };
         node.start();
         node
     }
@@ -59,9 +67,15 @@ impl Node {
     /// Waits until the status fulfils the condition.
     pub async fn until(&self, what: &str, condition: impl FnMut(&EngineStatus) -> bool) {
         let mut changes = self.engine().status_changes();
-        let found = tokio::time::timeout(PATIENCE, changes.wait_for(condition)).await.is_ok();
+        let found = tokio::time::timeout(PATIENCE, changes.wait_for(condition))
+            .await
+            .is_ok();
         if !found {
-            panic!("{}: not {what} after {PATIENCE:?}: {:#?}", self.name, self.engine().status());
+            panic!(
+                "{}: not {what} after {PATIENCE:?}: {:#?}",
+                self.name,
+                self.engine().status()
+            );
         }
     }
 }
@@ -100,9 +114,16 @@ impl Cable {
     }
 
     /// Waits for both ends. What they say is looked at by tests that care.
-    pub async fn ended(self) -> (Result<SessionEnd, SessionError>, Result<SessionEnd, SessionError>) {
+    pub async fn ended(
+        self,
+    ) -> (
+        Result<SessionEnd, SessionError>,
+        Result<SessionEnd, SessionError>,
+    ) {
         let both = async { (self.source.await.unwrap(), self.replica.await.unwrap()) };
-        tokio::time::timeout(PATIENCE, both).await.expect("both ends of a session end")
+        tokio::time::timeout(PATIENCE, both)
+            .await
+            .expect("both ends of a session end")
     }
 }
 
@@ -118,7 +139,9 @@ pub async fn pair(change: fn(&mut TreeConfig)) -> (Node, Node) {
 /// Everything written on the source so far is durable on the replica.
 pub async fn flush(source: &Node) {
     let mut peer = source.engine().shared.peer.subscribe();
-    let connected = tokio::time::timeout(PATIENCE, peer.wait_for(|p| p.session)).await.is_ok();
+    let connected = tokio::time::timeout(PATIENCE, peer.wait_for(|p| p.session))
+        .await
+        .is_ok();
     assert!(connected, "no session: {:#?}", source.engine().status());
     let report = source.engine().flush(PATIENCE).await.unwrap();
     assert!(report.not_covered.is_empty(), "{report:?}");
@@ -134,6 +157,9 @@ pub fn write(path: &Path, content: impl AsRef<[u8]>) {
 /// Repeatable bytes that do not compress and do not repeat.
 pub fn noise(n: usize, seed: u64) -> Vec<u8> {
     let mut out = vec![0; n];
-    blake3::Hasher::new_derive_key("tandem tests").update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    blake3::Hasher::new_derive_key("tandem tests")
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut out);
     out
 }

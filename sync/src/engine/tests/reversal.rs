@@ -32,7 +32,15 @@ pub fn rescued(node: &Node) -> BTreeMap<String, String> {
 async fn both() -> (Node, Node) {
     let (a, b) = pair(|_| {}).await;
     let cable = Cable::plug(&a, &b);
-    for name in ["same", "changed on a", "changed on both", "deleted on a", "dir/file", "deleted on b", "becomes dir"] {
+    for name in [
+        "same",
+        "changed on a",
+        "changed on both",
+        "deleted on a",
+        "dir/file",
+        "deleted on b",
+        "becomes dir",
+    ] {
         write(&a.tree().join(name), format!("first {name}"));
     }
     flush(&a).await;
@@ -54,7 +62,10 @@ async fn an_old_masters_unreplicated_writes_are_in_the_rescue_exactly() {
     // Some are in a's index, some are made after its agent died.
     write(&a.tree().join("changed on a"), "late");
     write(&a.tree().join("new on a"), "new");
-    a.engine().flush(std::time::Duration::from_millis(300)).await.unwrap();
+    a.engine()
+        .flush(std::time::Duration::from_millis(300))
+        .await
+        .unwrap();
     a.stop().await;
     write(&a.tree().join("changed on both"), "a's");
     std::fs::remove_file(a.tree().join("deleted on a")).unwrap();
@@ -79,7 +90,10 @@ async fn an_old_masters_unreplicated_writes_are_in_the_rescue_exactly() {
         ("new on a", "new"),
     ];
     let found = rescued(&a);
-    let found: Vec<(&str, &str)> = found.iter().map(|(p, c)| (p.as_str(), c.as_str())).collect();
+    let found: Vec<(&str, &str)> = found
+        .iter()
+        .map(|(p, c)| (p.as_str(), c.as_str()))
+        .collect();
     assert_eq!(found, expected);
     assert!(rescued(&b).is_empty());
     cable.cut().await;
