@@ -30,8 +30,8 @@ impl Daemon {
         command: Forwarded,
     ) -> Result<Vec<u8>, ApiError> {
         match command {
-            Forwarded::Failback => json(&self.ask_machine(Command::Failback).await?),
-            Forwarded::Switchover => json(&self.ask_machine(Command::Switchover).await?),
+            Forwarded::Failback => json(&self.ask_move(Command::Failback).await?),
+            Forwarded::Switchover => json(&self.ask_move(Command::Switchover).await?),
             Forwarded::Flush(request) => json(&self.flush_here(request).await?),
             Forwarded::Verify(request) => json(&self.verify_here(request).await?),
             Forwarded::Accept(request) => json(&self.accept_here(&request.tree).await?),

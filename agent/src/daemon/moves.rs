@@ -15,6 +15,9 @@ use tokio::time::Instant;
 /// Longer than every bound of the role machine within one move: each step there has its own deadline.
 const MOVE_BOUND: Duration = Duration::from_secs(120);
 
+/// Some heartbeats at their longest usual interval.
+const READY_WAIT: Duration = Duration::from_secs(2);
+
 impl Daemon {
     /// Gives a command to the role machine and waits for its answer.
     pub async fn ask_machine(&self, command: Command) -> Result<String, ApiError> {
@@ -37,6 +40,19 @@ impl Daemon {
         }
     }
 
+    /// Gives a planned move to the role machine. A standby that has just become ready says so with its next heartbeat:
+    /// that is waited for, a moment, so that the move is not refused for what is over already.
+    pub async fn ask_move(&self, command: Command) -> Result<String, ApiError> {
+        let mut views = self.views();
+        let ready = views.wait_for(|view| {
+            let peer = view.peer.as_ref();
+            view.role != Role::Master || peer.is_some_and(|p| p.heard && p.eligible.is_ok())
+        });
+        // When the time is over the machine says why not.
+        let _ = tokio::time::timeout(READY_WAIT, ready).await;
+        self.ask_machine(command).await
+    }
+
     /// `failback`: to the preferred node, asked of whoever is master.
     pub fn failback_lines(self: &Arc<Self>, within: Option<Duration>) -> Lines<MoveEvent> {
         self.move_lines(Command::Failback, Forwarded::Failback, within)
@@ -56,7 +72,7 @@ impl Daemon {
         let daemon = self.clone();
         self.lines(async move {
             if daemon.view().role == Role::Master {
-                daemon.ask_machine(here).await
+                daemon.ask_move(here).await
             } else {
                 daemon
                     .forwarded::<String>(there, within.unwrap_or(MOVE_BOUND))
