@@ -106,6 +106,8 @@ pub(crate) struct Shared {
     pub commands: mpsc::Sender<Command>,
     /// Newest number that is durable in the index.
     pub head: watch::Sender<u64>,
+    /// No scan is due or under way: the index knows all that lies in the trees. Until then nothing is "caught up".
+    pub scanned: watch::Sender<bool>,
     /// Fires when the engine ends.
     pub end: CancellationToken,
     /// What the engine does; sessions end when it changes.

@@ -57,6 +57,8 @@ impl Worker {
     fn set_mode(&mut self, mode: Mode) {
         self.mode = mode;
         self.lag.clear();
+        // Before a session can see the new mode.
+        self.shared.scanned.send_replace(false);
         self.shared.mode.send_replace(mode);
         for tree in &mut self.trees {
             tree.rescan = true;

@@ -89,6 +89,7 @@ impl Engine {
             token: RoleToken::new(),
             commands,
             head: watch::Sender::new(last),
+            scanned: watch::Sender::new(false),
             end: CancellationToken::new(),
             mode: watch::Sender::new(Mode::Idle),
             peer: watch::Sender::new(Peer::default()),

@@ -164,6 +164,15 @@ impl Worker {
         all.into_iter().flatten().min().unwrap_or(0)
     }
 
+    /// Sessions claim to have caught up only while every tree that moves is known as it is.
+    fn tell_scanned(&self) {
+        let due = |t: &Tree| t.moves() && (t.job.is_some() || t.rescan);
+        let scanned = !self.trees.iter().any(due);
+        self.shared
+            .scanned
+            .send_if_modified(|told| std::mem::replace(told, scanned) != scanned);
+    }
+
     fn work(&mut self) {
         let now = clock::now();
         if self.mode != Mode::Idle {
@@ -173,6 +182,7 @@ impl Worker {
                 self.look_at_dirty();
             }
             self.jobs();
+            self.tell_scanned();
             self.end_barriers();
             self.end_preparing();
         }

@@ -113,6 +113,8 @@ pub struct SourceMachine {
     /// goes on from here.
     floor: Option<u64>,
     examining: usize,
+    /// The index knows everything that lies in the trees.
+    scanned: bool,
     stamp: u64,
     next_idle: u64,
     effects: VecDeque<Effect>,
@@ -130,6 +132,7 @@ impl SourceMachine {
             asked: 0,
             floor: None,
             examining: 0,
+            scanned: false,
             stamp,
             next_idle: now,
             effects: VecDeque::new(),
@@ -155,13 +158,23 @@ impl SourceMachine {
 
     /// Everything that is known here is durable on the replica.
     pub fn caught_up(&self) -> bool {
-        self.flights.is_empty() && self.floor.is_none() && self.cursor >= self.head
+        self.scanned && self.flights.is_empty() && self.floor.is_none() && self.cursor >= self.head
     }
 
     /// The record of an item in flight.
     pub fn record(&self, item: Item) -> Option<&Record> {
         let flight = self.flights.iter().find(|f| f.id == item.batch)?;
         flight.records.get(usize::try_from(item.index).ok()?)
+    }
+
+    /// Whether a scan is due or under way. While one is, nothing is claimed to be caught up: a first copy whose
+    /// source is still being listed is half a copy.
+    pub fn scanned(&mut self, scanned: bool) {
+        if scanned && !self.scanned {
+            // The replica hears of it at once, also when nothing else is to be sent.
+            self.next_idle = 0;
+        }
+        self.scanned = scanned;
     }
 
     /// The index has a new newest number.
@@ -366,7 +379,7 @@ impl SourceMachine {
                 .floor
                 .map_or(flight.upto, |floor| floor.min(flight.upto));
             flight.committed = Some(upto);
-            let caught_up = flight.at_head && self.floor.is_none();
+            let caught_up = self.scanned && flight.at_head && self.floor.is_none();
             let commit = Commit {
                 batch: flight.id,
                 upto,

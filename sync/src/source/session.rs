@@ -190,6 +190,8 @@ impl Session<'_> {
         whole: bool,
     ) -> Result<SessionEnd, SessionError> {
         let mut mode = self.shared.mode.subscribe();
+        let mut scanned = self.shared.scanned.subscribe();
+        self.machine.scanned(*scanned.borrow_and_update());
         let mut heard = clock::now();
         let (outgoing, cancelled) = (channel.outgoing.clone(), channel.cancel.clone());
         loop {
@@ -214,6 +216,12 @@ impl Session<'_> {
                         Some(Ok(message)) => self.message(message)?,
                         other => return ended(other),
                     }
+                }
+                Ok(()) = scanned.changed() => {
+                    let now = *scanned.borrow_and_update();
+                    // What the scan found is known before it is told to be over.
+                    self.machine.head_moved(*self.shared.head.borrow());
+                    self.machine.scanned(now);
                 }
                 Some(head) = examined.recv() => self.machine.examined(head),
                 Ok(()) = head.changed() => {

@@ -59,6 +59,7 @@ fn fetched(records: Vec<Record>, upto: u64, at_head: bool) -> Fetched {
 #[test]
 fn a_batch_without_content_is_committed_at_once_and_ends_durable() {
     let mut m = SourceMachine::new(0, 2, 7, 0);
+    m.scanned(true);
     assert_eq!(effects(&mut m), [Effect::Fetch { after: 0 }]);
     m.fetched(
         fetched(
@@ -87,6 +88,7 @@ fn a_batch_without_content_is_committed_at_once_and_ends_durable() {
 #[test]
 fn a_commit_waits_for_inline_content_and_for_what_is_needed() {
     let mut m = SourceMachine::new(0, 2, 7, 0);
+    m.scanned(true);
     effects(&mut m);
     m.fetched(
         fetched(
@@ -122,6 +124,7 @@ fn a_commit_waits_for_inline_content_and_for_what_is_needed() {
 #[test]
 fn commits_keep_the_order_and_the_window_is_bounded() {
     let mut m = SourceMachine::new(0, 100, 7, 0);
+    m.scanned(true);
     let mut fetches = 0;
     for seq in 1.. {
         match effects(&mut m).last() {
@@ -151,6 +154,7 @@ fn commits_keep_the_order_and_the_window_is_bounded() {
 #[test]
 fn nothing_is_claimed_past_what_was_given_up_until_it_came_by_again() {
     let mut m = SourceMachine::new(10, 13, 7, 0);
+    m.scanned(true);
     effects(&mut m);
     m.fetched(
         fetched(
@@ -198,6 +202,7 @@ fn nothing_is_claimed_past_what_was_given_up_until_it_came_by_again() {
 #[test]
 fn asked_paths_come_without_moving_the_position() {
     let mut m = SourceMachine::new(5, 5, 7, 0);
+    m.scanned(true);
     m.received(Message::Fetch {
         tree: TreeId::of("t"),
         paths: vec![RelPath::new("x").unwrap()],
@@ -221,6 +226,7 @@ fn asked_paths_come_without_moving_the_position() {
 #[test]
 fn idle_is_said_only_when_all_is_durable_and_repeats_the_newest_stamp() {
     let mut m = SourceMachine::new(5, 5, 7, 1000);
+    m.scanned(true);
     assert_eq!(m.tick(1000), 1000 + IDLE_EVERY);
     assert_eq!(
         effects(&mut m),
@@ -252,6 +258,7 @@ fn idle_is_said_only_when_all_is_durable_and_repeats_the_newest_stamp() {
 fn violations_are_refused() {
     let fresh = || {
         let mut m = SourceMachine::new(0, 1, 7, 0);
+        m.scanned(true);
         m.fetched(
             fetched(
                 vec![record(1, Some(1 << 20), false), record(1, None, false)],
