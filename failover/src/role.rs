@@ -20,7 +20,7 @@ pub enum Role {
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Joining => "joining",
             Self::Standby => "standby",
             Self::Master => "master",
@@ -57,7 +57,7 @@ pub enum Phase {
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Joining => "joining",
             Self::Claiming => "claiming",
             Self::Releasing => "releasing",
@@ -117,7 +117,7 @@ pub enum Reason {
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::NotFollowing => "it does not follow a master",
             Self::Releasing => "it is still stopping services and removing addresses",
             Self::DataUnknown => "the state of its data is not known yet",

@@ -156,6 +156,9 @@ impl Machine {
                     self.follow("the peer is master");
                 }
             }
+            State::Taking(taking) if taking.thought_dead() => {
+                self.call_off("the peer is heard again as master: the takeover is called off");
+            }
             State::Taking(taking) => {
                 if taking.cause != Cause::Forced || body.term >= taking.term {
                     self.follow("the peer is master");

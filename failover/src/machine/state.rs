@@ -113,6 +113,11 @@ pub(super) struct Taking {
 }
 
 impl Taking {
+    /// A standby takes over because its master seemed dead; a sign of life calls that off.
+    pub(super) fn thought_dead(&self) -> bool {
+        matches!(self.cause, Cause::Dead | Cause::Hung) && !self.term_used()
+    }
+
     pub(super) fn term_used(&self) -> bool {
         matches!(
             self.step,

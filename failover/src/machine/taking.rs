@@ -201,8 +201,7 @@ impl Machine {
         let State::Taking(taking) = &self.state else {
             return;
         };
-        let unconfirmed = matches!(taking.cause, Cause::Dead | Cause::Hung);
-        if unconfirmed && !taking.term_used() && self.peer_heard() {
+        if taking.thought_dead() && self.peer_heard() {
             self.call_off("the peer is heard again: the takeover is called off");
         }
     }

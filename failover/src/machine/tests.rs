@@ -1,1 +1,6 @@
+//! One machine: the table of states and inputs, random operations with invariants, and the agreement.
 
+mod agreement;
+mod puppet;
+mod random;
+mod table;

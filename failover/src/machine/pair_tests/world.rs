@@ -1,6 +1,10 @@
 //! Two machines on one virtual clock: lossy links, disks that forget what was not synced, addresses, services, a
 //! client that writes all the time, and data with lineages. Everything comes from one seed.
 
+mod checks;
+mod data;
+mod effects;
+
 use super::super::evidence::Verdict;
 use super::super::{Boot, Machine};
 use crate::effect::{DataCommand, Decision, Effect, Notice, ServiceCommand, Ticket};
@@ -96,7 +100,9 @@ pub(super) struct Node {
     pub hold: bool,
     pub exited: bool,
     highest_used: u64,
+    /// The machine does not run; what comes in waits.
     pub paused: bool,
+    queue: Vec<Input>,
 }
 
 #[derive(Debug)]
@@ -172,6 +178,7 @@ impl World {
             exited: false,
             highest_used: 0,
             paused: false,
+            queue: Vec::new(),
         };
         let mut world = Self {
             now: SECOND,
@@ -270,12 +277,22 @@ impl World {
         n.machine = None;
         n.next_tick = None;
         n.paused = false;
+        n.queue.clear();
         let life = n.life;
         let lifetime = self.policy[node].address_lifetime;
         self.later(
             lifetime.as_nanos() as u64,
             Event::AddressesExpire { node, life },
         );
+    }
+
+    /// A paused machine runs again: first its clock, then what waited, in order.
+    pub(super) fn resume(&mut self, node: usize) {
+        self.nodes[node].paused = false;
+        self.feed(node, Input::Tick);
+        for input in std::mem::take(&mut self.nodes[node].queue) {
+            self.feed(node, input);
+        }
     }
 
     pub(super) fn power_cut(&mut self, node: usize) {
@@ -337,8 +354,7 @@ impl World {
                 let n = &self.nodes[node];
                 if n.life == life && n.machine.is_some() {
                     if n.paused {
-                        // It waits in the queue until the machine runs again.
-                        self.later(10 * MS, Event::Input { node, life, input });
+                        self.nodes[node].queue.push(input);
                     } else {
                         self.feed(node, input);
                     }
@@ -422,487 +438,6 @@ impl World {
             self.later(delay, Event::Tick { node, life });
         }
     }
-
-    fn carry_out(&mut self, node: usize, effect: Effect) {
-        let other = 1 - node;
-        match effect {
-            Effect::SendHeartbeat(heartbeat) => self.send(node, &heartbeat),
-            Effect::Persist {
-                generation,
-                durable,
-            } => {
-                // One write after the other, as the driver does it.
-                let took = MS + self.dice.roll(5 * MS);
-                let done = self.nodes[node].disk_free.max(self.now) + took;
-                self.nodes[node].disk_free = done;
-                let life = self.nodes[node].life;
-                let event = Event::Written {
-                    node,
-                    life,
-                    generation,
-                    durable,
-                };
-                self.later(done - self.now, event);
-            }
-            Effect::AddAddresses { ticket } => {
-                self.may_act(node);
-                self.nodes[node].addresses = true;
-                self.result(
-                    node,
-                    MS,
-                    Input::AddressesDone {
-                        ticket,
-                        result: Ok(()),
-                    },
-                );
-            }
-            Effect::RemoveAddresses { ticket } => {
-                self.nodes[node].addresses = false;
-                self.result(
-                    node,
-                    MS,
-                    Input::AddressesDone {
-                        ticket,
-                        result: Ok(()),
-                    },
-                );
-            }
-            Effect::RefreshAddresses => {
-                self.may_act(node);
-                self.nodes[node].addresses = true;
-            }
-            Effect::Announce { .. } => {
-                self.may_act(node);
-                if self.nodes[node].public {
-                    self.arp_owner = Some(node);
-                }
-            }
-            Effect::Fence { ticket } => {
-                self.nodes[node].fenced = true;
-                self.result(
-                    node,
-                    MS,
-                    Input::FenceDone {
-                        ticket,
-                        result: Ok(()),
-                    },
-                );
-            }
-            Effect::Unfence { ticket } => {
-                self.nodes[node].fenced = false;
-                self.result(
-                    node,
-                    MS,
-                    Input::FenceDone {
-                        ticket,
-                        result: Ok(()),
-                    },
-                );
-            }
-            Effect::FencePeer { ticket } => {
-                self.power_cut(other);
-                self.result(
-                    node,
-                    MS,
-                    Input::PeerFenced {
-                        ticket,
-                        result: Ok(()),
-                    },
-                );
-            }
-            Effect::ProbePeer { ticket, within } => {
-                let public = self.nodes[node].public && self.nodes[other].public;
-                let ways = (0..2).any(|l| self.link[node][l] && self.link[other][l]);
-                let kernel = self.nodes[other].host_up && (ways || public);
-                let service = public
-                    && self.serves(other)
-                    && self.nodes[other].services
-                    && !self.nodes[other].service_broken;
-                let answers = ProbeAnswers {
-                    icmp: kernel,
-                    arp: kernel,
-                    tcp: kernel,
-                    service,
-                };
-                let delay = if answers.any() {
-                    MS
-                } else {
-                    within.as_nanos() as u64
-                };
-                self.result(node, delay, Input::ProbeDone { ticket, answers });
-            }
-            Effect::ProbeConflict { ticket, within } => {
-                let public = self.nodes[node].public && self.nodes[other].public;
-                let answered = public && self.serves(other);
-                let delay = if answered {
-                    MS
-                } else {
-                    within.as_nanos() as u64
-                };
-                self.result(node, delay, Input::ConflictDone { ticket, answered });
-            }
-            Effect::Data { ticket, command } => self.data_command(node, ticket, command),
-            Effect::Services { ticket, command } => {
-                match command {
-                    ServiceCommand::Start => self.nodes[node].services = true,
-                    ServiceCommand::Stop => self.nodes[node].services = false,
-                    ServiceCommand::Freeze | ServiceCommand::Thaw => {}
-                }
-                self.result(
-                    node,
-                    20 * MS,
-                    Input::ServicesDone {
-                        ticket,
-                        result: Ok(()),
-                    },
-                );
-            }
-            Effect::Notify(notice) => self.notices.push((self.now, node, notice)),
-            Effect::Record(decision) => self.decisions.push((self.now, node, *decision)),
-            Effect::Answer { ticket, result } => self.answers.push((ticket, result)),
-            Effect::Exit => {
-                self.nodes[node].exited = true;
-                self.kill_agent(node);
-            }
-        }
-    }
-
-    fn send(&mut self, node: usize, heartbeat: &Heartbeat) {
-        let other = 1 - node;
-        // Through the real bytes.
-        let bytes = crate::heartbeat::encode(PAIR, self.policy[node].own, heartbeat, |_| [0; 64])
-            .expect("a heartbeat fits");
-        let (_, heartbeat) =
-            crate::heartbeat::decode(PAIR, &bytes, |_, _, _| Some(true)).expect("it comes back");
-        let link = usize::from(heartbeat.link);
-        let copies = 1 + u64::from(self.loss_percent > 0 && self.dice.roll(10) == 0);
-        for _ in 0..copies {
-            let lost = self.dice.roll(100) < self.loss_percent;
-            let up = self.link[node][link]
-                && (link == 0 || (self.nodes[0].public && self.nodes[1].public));
-            if lost || !up || self.nodes[other].machine.is_none() {
-                continue;
-            }
-            let jitter = if self.loss_percent > 0 { 300 * MS } else { MS };
-            let delay = MS / 5 + self.dice.roll(jitter);
-            let input = Input::Heartbeat {
-                link: link as u8,
-                heartbeat: Box::new(heartbeat.clone()),
-            };
-            self.result(other, delay, input);
-        }
-    }
-
-    fn data_link(&self) -> bool {
-        self.link[0][0]
-            && self.link[1][0]
-            && (0..2).all(|n| self.nodes[n].machine.is_some() && !self.nodes[n].paused)
-    }
-
-    fn data_command(&mut self, node: usize, ticket: Ticket, command: DataCommand) {
-        let other = 1 - node;
-        let (mut delay, mut result) = (2 * MS, Ok(()));
-        let n = &mut self.nodes[node];
-        match command {
-            DataCommand::EndHold { .. } => n.hold = false,
-            DataCommand::RevokeApply { .. } | DataCommand::Idle => {
-                (n.receiving, n.sending) = (false, false);
-                n.fresh_until = None;
-            }
-            DataCommand::BeginSource { .. } => {
-                self.next_epoch += 1;
-                n.data.lineage.push((self.next_epoch, n.data.log.len()));
-                (n.receiving, n.sending) = (false, true);
-            }
-            DataCommand::BeginReplica => (n.receiving, n.sending) = (true, false),
-            DataCommand::Drain { within } | DataCommand::FinalFlush { within } => {
-                if !(self.data_link() && self.nodes[other].receiving && self.replicate_from(node)) {
-                    delay = within.as_nanos() as u64;
-                    result = Err("the standby is not connected".to_owned());
-                }
-            }
-            DataCommand::BearFirstEpoch => {
-                self.next_epoch += 1;
-                n.data.lineage.push((self.next_epoch, 0));
-                n.data.consistent = true;
-            }
-        }
-        let data = &self.nodes[node].data;
-        let report = DataReport {
-            heads_digest: head(data),
-            seq: data.log.len() as u64,
-        };
-        self.tell_facts();
-        self.result(
-            node,
-            delay,
-            Input::DataDone {
-                ticket,
-                result: result.map(|()| report),
-            },
-        );
-    }
-
-    /// The source sends everything to the replica, if their lineages allow it.
-    fn replicate_from(&mut self, source: usize) -> bool {
-        let target = 1 - source;
-        let acting = self.nodes[target]
-            .machine
-            .as_ref()
-            .is_some_and(|m| Machine::acts(m.phase()));
-        assert!(!acting, "applied while master");
-        let [first, second] = &mut self.nodes;
-        let (from, to) = if source == 0 {
-            (&first.data, &mut second.data)
-        } else {
-            (&second.data, &mut first.data)
-        };
-        let common = to.lineage.iter().any(|e| from.lineage.contains(e));
-        if !common && !to.lineage.is_empty() {
-            return false;
-        }
-        if from.log.starts_with(&to.log) {
-            to.log.extend_from_slice(&from.log[to.log.len()..]);
-        } else {
-            let theirs: BTreeSet<u64> = from.log.iter().copied().collect();
-            to.rescue
-                .extend(to.log.iter().filter(|write| !theirs.contains(write)));
-            to.log.clone_from(&from.log);
-        }
-        to.lineage.clone_from(&from.lineage);
-        to.consistent = true;
-        let stale = self.policy[target].max_stale;
-        self.nodes[target].fresh_until = Some(Instant::from_nanos(self.now) + stale);
-        true
-    }
-
-    fn replicate(&mut self) {
-        if self.data_link() {
-            for source in 0..2 {
-                let same = |n: usize| {
-                    let machine = self.nodes[n].machine.as_ref().expect("both run");
-                    machine
-                        .view(Instant::from_nanos(self.now))
-                        .peer
-                        .is_none_or(|p| p.identity == crate::view::PeerIdentity::Same)
-                };
-                if self.nodes[source].sending
-                    && self.nodes[1 - source].receiving
-                    && same(0)
-                    && same(1)
-                {
-                    self.replicate_from(source);
-                }
-            }
-        }
-        self.tell_facts();
-    }
-
-    fn tell_facts(&mut self) {
-        let contact = self.data_link();
-        for node in 0..2 {
-            if self.nodes[node].machine.is_none() || self.nodes[node].paused {
-                continue;
-            }
-            if contact {
-                self.nodes[node].relation =
-                    relation(&self.nodes[node].data, &self.nodes[1 - node].data);
-            }
-            let n = &self.nodes[node];
-            let facts = DataFacts {
-                born: !n.data.lineage.is_empty(),
-                consistent: n.data.consistent,
-                fresh_until: n.fresh_until,
-                relation: n.relation,
-                heads_digest: head(&n.data),
-                seq: n.data.log.len() as u64,
-                lag: n.sending.then_some(Duration::from_millis(20)),
-                ..DataFacts::default()
-            };
-            if n.told.as_ref() != Some(&facts) {
-                self.nodes[node].told = Some(facts.clone());
-                self.result(node, MS, Input::Data(Box::new(facts)));
-            }
-        }
-    }
-
-    fn health(&mut self) {
-        for node in 0..2 {
-            let (n, other) = (&self.nodes[node], &self.nodes[1 - node]);
-            let good = |good: bool, was: Option<Health>| match (good, was) {
-                (true, _) => Health::Good,
-                (false, Some(Health::Good | Health::Bad)) => Health::Bad,
-                (false, _) => Health::Unknown,
-            };
-            let serves =
-                |n: &Node| n.host_up && n.addresses && !n.fenced && n.services && !n.service_broken;
-            let own = n.services && !n.service_broken;
-            let peers = n.public && other.public && serves(other);
-            let new = [
-                good(n.public, n.told_health[0]),
-                if n.services {
-                    good(own, n.told_health[1])
-                } else {
-                    Health::Unknown
-                },
-                good(peers, n.told_health[2]),
-            ];
-            for (index, health) in new.into_iter().enumerate() {
-                if self.nodes[node].told_health[index] != Some(health) && !self.nodes[node].paused {
-                    self.nodes[node].told_health[index] = Some(health);
-                    let input = match index {
-                        0 => Input::OwnNetwork(health),
-                        1 => Input::OwnServices(health),
-                        _ => Input::PeerServices(health),
-                    };
-                    self.result(node, MS, input);
-                }
-            }
-        }
-    }
-
-    /// The client writes through the floating IP, where its ARP cache says.
-    fn client(&mut self) {
-        let Some(node) = self.arp_owner else { return };
-        let n = &mut self.nodes[node];
-        let works = n.services && !n.service_broken && n.public && !n.paused;
-        if n.host_up && n.addresses && !n.fenced && works {
-            self.next_write += 1;
-            n.data.log.push(self.next_write);
-            self.acknowledged.insert(self.next_write);
-        }
-    }
-
-    // What must always hold.
-
-    pub(super) fn serves(&self, node: usize) -> bool {
-        let n = &self.nodes[node];
-        n.host_up && n.addresses && !n.fenced
-    }
-
-    fn may_act(&self, node: usize) {
-        let machine = self.nodes[node]
-            .machine
-            .as_ref()
-            .expect("it acts, so it runs");
-        assert!(
-            Machine::acts(machine.phase()),
-            "addresses in phase {}",
-            machine.phase()
-        );
-    }
-
-    fn check(&mut self) {
-        for node in 0..2 {
-            let n = &mut self.nodes[node];
-            let Some(machine) = &n.machine else { continue };
-            let phase = machine.phase();
-            if Machine::acts(phase) {
-                let used = machine.term();
-                let durable = n.disk.term_used.max(n.disk.term_armed);
-                assert!(
-                    durable >= used,
-                    "node {node} acts with term {used}, durable is {durable}"
-                );
-                assert!(
-                    used >= n.highest_used,
-                    "node {node} acts with an older term"
-                );
-                n.highest_used = used;
-                assert!(!n.receiving, "node {node} applies while it acts");
-            }
-            if phase == Phase::Standby {
-                assert!(!n.addresses, "a standby holds addresses");
-                assert!(!n.services, "a standby runs services");
-            }
-            if phase == Phase::Ceded {
-                assert!(n.fenced || !n.addresses, "a node that ceded answers");
-            }
-        }
-    }
-
-    // What tests ask.
-
-    pub(super) fn phase(&self, node: usize) -> Option<Phase> {
-        self.nodes[node].machine.as_ref().map(Machine::phase)
-    }
-
-    pub(super) fn term(&self, node: usize) -> u64 {
-        self.nodes[node].machine.as_ref().map_or(0, Machine::term)
-    }
-
-    pub(super) fn is_pair(&self, master: usize) -> bool {
-        self.phase(master) == Some(Phase::Master)
-            && self.phase(1 - master) == Some(Phase::Standby)
-            && self.nodes[1 - master]
-                .machine
-                .as_ref()
-                .is_some_and(|m| m.against_takeover().is_empty())
-            && self.serves(master)
-    }
-
-    pub(super) fn any_pair(&self) -> bool {
-        self.is_pair(0) || self.is_pair(1)
-    }
-
-    pub(super) fn master(&self) -> Option<usize> {
-        (0..2).find(|n| self.phase(*n) == Some(Phase::Master))
-    }
-
-    pub(super) fn eligible(&self, node: usize) -> bool {
-        self.nodes[node]
-            .machine
-            .as_ref()
-            .is_some_and(|m| m.against_takeover().is_empty())
-    }
-
-    pub(super) fn verdict(&self, node: usize) -> Option<Verdict> {
-        use super::super::state::Suspicion;
-        match self.nodes[node].machine.as_ref()?.suspicion {
-            Suspicion::Answered(verdict, _) => Some(verdict),
-            Suspicion::Calm => None,
-        }
-    }
-
-    /// Every write that a client was told is safe is in some log or some rescue.
-    pub(super) fn assert_nothing_lost(&self) {
-        let data = || self.nodes.iter().map(|n| &n.data);
-        let kept: BTreeSet<u64> = data()
-            .flat_map(|d| d.log.iter().chain(&d.rescue))
-            .copied()
-            .collect();
-        let lost: Vec<&u64> = self.acknowledged.difference(&kept).collect();
-        assert!(
-            lost.is_empty(),
-            "writes {lost:?} are lost\n{}",
-            self.story()
-        );
-    }
-
-    /// The decisions of both nodes, for a failed test.
-    pub(super) fn story(&self) -> String {
-        let line = |(at, node, d): &(u64, usize, Decision)| {
-            format!(
-                "{:>9.3} s  node {node}  term {}  {} -> {}  {}",
-                *at as f64 / 1e9,
-                d.term,
-                d.from,
-                d.to,
-                d.why
-            )
-        };
-        let mut lines: Vec<String> = self.decisions.iter().map(line).collect();
-        for node in 0..2 {
-            let n = &self.nodes[node];
-            lines.push(format!(
-                "node {node}: phase {:?} addresses {} fenced {} services {} disk {:?} told {:?} waiting {:?} against {:?}",
-                self.phase(node), n.addresses, n.fenced, n.services, n.disk, n.told,
-                n.machine.as_ref().map(|m| m.waiting.clone()),
-                n.machine.as_ref().map(Machine::against_takeover),
-            ));
-        }
-        lines.join("\n")
-    }
 }
 
 /// Whether the effect is a step of a takeover or move: a place to crash at.
@@ -919,30 +454,4 @@ fn is_step(effect: &Effect) -> bool {
             | Effect::Services { .. }
             | Effect::Answer { .. }
     )
-}
-
-fn head(data: &Store) -> u64 {
-    data.lineage.last().map_or(0, |(epoch, _)| *epoch)
-}
-
-/// R2 for a single tree.
-pub(super) fn relation(mine: &Store, peers: &Store) -> Relation {
-    match (mine.lineage.last(), peers.lineage.last()) {
-        (None, None) => match (mine.log.is_empty(), peers.log.is_empty()) {
-            (false, true) => Relation::BothUnbornMineFilled,
-            (true, false) => Relation::BothUnbornPeersFilled,
-            _ => Relation::BothUnborn,
-        },
-        (None, Some(_)) => Relation::Behind,
-        (Some(_), None) => Relation::Ahead,
-        (Some(my), Some(their)) if my == their => match mine.log.len().cmp(&peers.log.len()) {
-            std::cmp::Ordering::Equal => Relation::Equal,
-            std::cmp::Ordering::Greater => Relation::Ahead,
-            std::cmp::Ordering::Less => Relation::Behind,
-        },
-        (Some(my), Some(_)) if peers.lineage.contains(my) => Relation::Behind,
-        (Some(_), Some(their)) if mine.lineage.contains(their) => Relation::Ahead,
-        _ if mine.lineage.iter().any(|e| peers.lineage.contains(e)) => Relation::Diverged,
-        _ => Relation::Unrelated,
-    }
 }

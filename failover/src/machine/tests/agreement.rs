@@ -1,0 +1,146 @@
+//! Both sides of the boot agreement compute from mirrored facts: never do both claim.
+
+use super::super::agreement::{Own, Verdict, verdict};
+use super::puppet::Puppet;
+use crate::heartbeat::Body;
+use crate::input::{DataFacts, Input, Relation};
+use crate::role::{Phase, Reason};
+
+const RELATIONS: [(Relation, Relation); 11] = [
+    (Relation::Unknown, Relation::Unknown),
+    (Relation::Equal, Relation::Equal),
+    (Relation::Ahead, Relation::Behind),
+    (Relation::Behind, Relation::Ahead),
+    (Relation::Diverged, Relation::Diverged),
+    (Relation::Unrelated, Relation::Unrelated),
+    (Relation::BothUnborn, Relation::BothUnborn),
+    (
+        Relation::BothUnbornMineFilled,
+        Relation::BothUnbornPeersFilled,
+    ),
+    (
+        Relation::BothUnbornPeersFilled,
+        Relation::BothUnbornMineFilled,
+    ),
+    (Relation::Ahead, Relation::Unknown),
+    (Relation::Unknown, Relation::Ahead),
+];
+
+#[derive(Clone, Copy)]
+struct Side {
+    follows: bool,
+    was_master: bool,
+    term: u64,
+    seq: u64,
+    able: bool,
+    ceded: bool,
+}
+
+fn facts(side: Side, relation: Relation) -> DataFacts {
+    DataFacts {
+        born: true,
+        consistent: side.able,
+        relation,
+        heads_digest: 1,
+        seq: side.seq,
+        ..DataFacts::default()
+    }
+}
+
+fn body(side: Side) -> Body {
+    let phase = if side.follows {
+        Phase::Standby
+    } else {
+        Phase::Joining
+    };
+    let Input::Heartbeat { heartbeat, .. } =
+        Puppet::new(false).heartbeat(phase, side.term, |body| {
+            body.was_master = side.was_master;
+            body.seq = side.seq;
+            body.against = (!side.able).then_some(Reason::NotConsistent);
+        })
+    else {
+        unreachable!("a heartbeat is one")
+    };
+    heartbeat.body
+}
+
+fn decide(side: Side, preferred: bool, relation: Relation, peer: &Body) -> Verdict {
+    let facts = facts(side, relation);
+    let own = Own {
+        preferred,
+        was_master: side.was_master,
+        term: side.term,
+        follows: side.follows,
+        ceded: side.ceded,
+        network: true,
+        granted: false,
+        facts: Some(&facts),
+    };
+    verdict(&own, peer)
+}
+
+fn sides() -> Vec<Side> {
+    let mut sides = Vec::new();
+    for bits in 0..64_u8 {
+        let bit = |n: u8| bits & (1 << n) != 0;
+        sides.push(Side {
+            follows: bit(0),
+            was_master: bit(1) && !bit(0),
+            term: 3 + u64::from(bit(2)),
+            seq: 10 + u64::from(bit(3)),
+            able: bit(4),
+            ceded: bit(5) && !bit(0),
+        });
+    }
+    sides
+}
+
+#[test]
+fn two_sides_never_both_claim() {
+    let mut claims = 0;
+    for a in sides() {
+        let shown_by_a = body(a);
+        for b in sides() {
+            let shown_by_b = body(b);
+            for (mine, theirs) in RELATIONS {
+                let first = decide(a, true, mine, &shown_by_b);
+                let second = decide(b, false, theirs, &shown_by_a);
+                let both = first == Verdict::Claim && second == Verdict::Claim;
+                // Two that both believe to be the last master contradict each other in facts that cannot
+                // both be true; without a grant neither acts.
+                let impossible = a.was_master && b.was_master;
+                assert!(!both || impossible || a.follows != b.follows, "{mine:?}");
+                claims += u32::from(first == Verdict::Claim);
+            }
+        }
+    }
+    assert!(claims > 100);
+}
+
+#[test]
+fn unborn_and_half_copied_data_never_claim() {
+    let side = Side {
+        follows: false,
+        was_master: true,
+        term: 9,
+        seq: 99,
+        able: false,
+        ceded: false,
+    };
+    let peer = body(Side {
+        follows: true,
+        was_master: false,
+        term: 1,
+        seq: 1,
+        able: true,
+        ceded: false,
+    });
+    for (relation, _) in RELATIONS {
+        assert_ne!(
+            decide(side, true, relation, &peer),
+            Verdict::Claim,
+            "{relation:?}"
+        );
+    }
+}
