@@ -2,7 +2,7 @@
 
 use super::Machine;
 use super::state::{Release, State};
-use crate::effect::{Effect, NoticeKind};
+use crate::effect::Effect;
 use crate::timer::Timer;
 use std::time::Duration;
 
@@ -63,8 +63,7 @@ impl Machine {
                 self.timers.set(Timer::Persist, self.now + AGAIN);
                 if !self.write_failed {
                     self.write_failed = true;
-                    let text = format!("the durable state cannot be written: {error}");
-                    self.notify(NoticeKind::Trouble, text);
+                    self.trouble("the durable state cannot be written", &error);
                 }
             }
         }
