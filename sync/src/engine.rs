@@ -7,6 +7,7 @@ pub(crate) mod apply;
 #[allow(clippy::disallowed_methods)]
 pub mod clock;
 pub(crate) mod command;
+#[allow(clippy::disallowed_methods)]
 mod commands;
 pub mod error;
 #[allow(clippy::disallowed_methods)]
@@ -20,8 +21,10 @@ pub(crate) mod prepare;
 pub mod report;
 mod standby;
 pub mod status;
+#[allow(clippy::disallowed_methods)]
 pub(crate) mod stream;
 pub(crate) mod tree;
+#[allow(clippy::disallowed_methods)]
 mod worker;
 
 pub use error::{CommandError, OpenError, SessionError};

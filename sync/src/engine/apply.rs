@@ -54,11 +54,14 @@ pub(super) struct Item {
     pub record: Record,
 }
 
+/// What a path is by the source's word: (tree, path, state, number, key).
+type Received = (TreeId, RelPath, Option<State>, u64, Option<LocalKey>);
+
 /// The changes to the index that follow from an apply.
 #[derive(Default)]
 pub(super) struct Results {
     /// (tree, path, state, number, key).
-    pub received: Vec<(TreeId, RelPath, Option<State>, u64, Option<LocalKey>)>,
+    pub received: Vec<Received>,
     /// Only the key is new.
     pub keys: Vec<(TreeId, RelPath, Option<LocalKey>)>,
     /// Made on the way, of no number yet.

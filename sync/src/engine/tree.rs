@@ -359,14 +359,13 @@ impl Tree {
     /// Notes a path that could not be read or applied.
     pub fn error(&mut self, path: &RelPath, why: String) {
         self.last_error = Some(format!("{path}: {why}"));
-        if self.errors.len() < MAX_NAMED || self.errors.contains_key(path) {
-            if self.errors.insert(path.clone(), why).is_none() {
-                tracing::warn!(
-                    tree = self.config.name,
-                    error = self.last_error,
-                    "path with an error"
-                );
-            }
+        let named = self.errors.len() < MAX_NAMED || self.errors.contains_key(path);
+        if named && self.errors.insert(path.clone(), why).is_none() {
+            tracing::warn!(
+                tree = self.config.name,
+                error = self.last_error,
+                "path with an error"
+            );
         }
     }
 

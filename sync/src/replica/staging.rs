@@ -18,7 +18,8 @@ const SAME_CONTENT: usize = 8;
 /// Bytes per read of a basis.
 const CHUNK: usize = 256 << 10;
 
-/// One content.
+/// One content. Few are open at a time: those of the batches in flight.
+#[expect(clippy::large_enum_variant)]
 enum Slot {
     /// Being written. The basis is open while the content comes by differences.
     Coming {
