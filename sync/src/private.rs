@@ -27,6 +27,8 @@ pub struct Private {
     dir: OwnedFd,
     staging: OwnedFd,
     rescue: OwnedFd,
+    /// Random, so that names differ from those of an earlier process and of an earlier opening.
+    opening: u64,
     next: AtomicU64,
 }
 
@@ -39,10 +41,15 @@ impl Private {
         let dir = open_or_make(root.fd(), PRIVATE_DIR, root.opened_as())?;
         let staging = open_or_make(dir.as_fd(), STAGING, root.opened_as())?;
         let rescue = open_or_make(dir.as_fd(), RESCUE, root.opened_as())?;
+        let mut opening = [0; 8];
+        // Up to 256 bytes come whole once the kernel's generator is ready, which the default flags wait for.
+        rustix::rand::getrandom(&mut opening, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| Fault::os("getrandom", e))?;
         Ok(Private {
             dir,
             staging,
             rescue,
+            opening: u64::from_ne_bytes(opening),
             next: AtomicU64::new(0),
         })
     }
@@ -62,11 +69,11 @@ impl Private {
         self.rescue.as_fd()
     }
 
-    /// A place in staging with a name that was not given out since [`Private::open`].
+    /// A place in staging with a name that was never given out before.
     pub fn staging_place(&self) -> Result<Place, Fault> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let dir = duplicate(self.staging())?;
-        Place::new(dir, format!("{number:016x}").as_bytes())
+        Place::new(dir, format!("{:016x}-{number:x}", self.opening).as_bytes())
     }
 
     /// Removes everything in staging: left-overs of an apply that was cut. Call it before the first apply only.
@@ -168,6 +175,9 @@ mod tests {
         let first = private.staging_place().expect("place");
         let second = private.staging_place().expect("place");
         assert_ne!(first.name(), second.name());
+        let again = Private::open(&root).expect("opened again");
+        let third = again.staging_place().expect("place");
+        assert!(third.name() != first.name() && third.name() != second.name());
     }
 
     #[test]

@@ -143,6 +143,8 @@ pub(crate) struct Tree {
     pub id: TreeId,
     /// The opened root, if it is proven.
     pub open: Option<Open>,
+    /// Staging holds nothing of an earlier process.
+    cleaned: bool,
     /// Why it does not move.
     pub stop: Option<Stop>,
     /// Paths to be looked at.
@@ -204,6 +206,7 @@ impl Tree {
             id: config.id(),
             config: Arc::new(config),
             open: None,
+            cleaned: false,
             stop: None,
             dirty: BTreeMap::new(),
             later: BTreeMap::new(),
@@ -231,6 +234,7 @@ impl Tree {
         let verdict = self.try_open(pair, index);
         match verdict {
             Ok(open) => {
+                self.clean(&open);
                 roots.set(self.id, Some(open.clone()));
                 self.open = Some(open);
                 if matches!(self.stop, Some(Stop::Identity(_) | Stop::Fault(_))) {
@@ -239,6 +243,28 @@ impl Tree {
                 }
             }
             Err(stop) => self.close(stop, roots),
+        }
+    }
+
+    /// Removes what an apply left in staging that was cut by a crash. Only once: sessions of this process stage there.
+    fn clean(&mut self, open: &Open) {
+        if self.cleaned {
+            return;
+        }
+        match open.private.clean_staging() {
+            Ok(0) => self.cleaned = true,
+            Ok(entries) => {
+                self.cleaned = true;
+                tracing::info!(
+                    tree = self.config.name,
+                    entries,
+                    "left-overs were removed from staging"
+                );
+            }
+            // They take room and are in nobody's way: their names are not given out again.
+            Err(fault) => {
+                tracing::warn!(tree = self.config.name, %fault, "staging cannot be cleaned")
+            }
         }
     }
 
