@@ -14,7 +14,7 @@ pub mod error;
 mod handle;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 mod keeping;
-mod later;
+mod hold;
 mod local;
 mod look;
 pub(crate) mod prepare;
@@ -24,6 +24,8 @@ pub mod status;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod stream;
 pub(crate) mod tree;
+#[allow(clippy::disallowed_methods)]
+mod verify;
 #[allow(clippy::disallowed_methods)]
 mod worker;
 

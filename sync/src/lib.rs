@@ -33,6 +33,8 @@ pub mod rescue;
 pub mod scan;
 pub mod source;
 #[allow(clippy::disallowed_methods)]
+pub(crate) mod spool;
+#[allow(clippy::disallowed_methods)]
 pub mod stat;
 #[allow(clippy::disallowed_methods)]
 pub mod token;

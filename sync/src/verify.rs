@@ -5,7 +5,7 @@
 //! after a flush before it believes them.
 
 use crate::engine::command::Shared;
-use crate::entry::State;
+use crate::entry::{Kind, State};
 use crate::fault::Fault;
 use crate::hash;
 use crate::meta::{self, What};
@@ -45,27 +45,27 @@ pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
             differences.push((entry.path.clone(), how));
         }
     }
-    let inside = |path: &RelPath| {
-        part.after.as_ref().is_none_or(|after| path > after)
-            && part.to.as_ref().is_none_or(|to| path <= to)
-    };
-    let from = part.after.clone().unwrap_or_else(RelPath::root);
-    let rows = shared
-        .index
-        .snapshot()
-        .and_then(|s| s.entries(part.tree, &from));
-    for row in rows.into_iter().flatten().map_while(Result::ok) {
-        let (path, entry) = row;
-        if part.to.as_ref().is_some_and(|to| path > *to) || differences.len() >= MOST {
-            break;
+    let there = |path: &RelPath| matches!(open.root.stat(path), Ok(Some(_)));
+    for path in &part.absent {
+        if ours(path, false) && there(path) {
+            differences.push((path.clone(), Differs::Extra));
         }
-        let is_dir = entry.current.as_ref().is_some_and(|s| s.kind.is_dir());
-        let extra = entry.current.is_some()
-            && inside(&path)
-            && !named.contains(&path)
-            && ours(&path, is_dir);
-        if extra && matches!(open.root.stat(&path), Ok(Some(_))) {
-            differences.push((path, Differs::Extra));
+    }
+    if let Some((after, to)) = &part.range {
+        let from = after.clone().unwrap_or_else(RelPath::root);
+        let rows = shared
+            .index
+            .snapshot()
+            .and_then(|s| s.entries(part.tree, &from));
+        for (path, entry) in rows.into_iter().flatten().map_while(Result::ok) {
+            if to.as_ref().is_some_and(|to| path > *to) || differences.len() >= MOST {
+                break;
+            }
+            let is_dir = entry.current.as_ref().is_some_and(|s| s.kind.is_dir());
+            let unnamed = after.as_ref() != Some(&path) && !named.contains(&path);
+            if entry.current.is_some() && unnamed && ours(&path, is_dir) && there(&path) {
+                differences.push((path, Differs::Extra));
+            }
         }
     }
     differences.truncate(MOST);
@@ -82,6 +82,11 @@ fn differs(root: &crate::beneath::Root, path: &RelPath, theirs: &State) -> Optio
         Ok(None) | Err(Fault::Missing | Fault::NotBeneath) => return Some(Differs::Missing),
         Err(_) => return Some(Differs::Unreadable),
     };
+    if let (Kind::HardLink { to }, What::File(_)) = (&theirs.kind, &seen.what) {
+        let first = root.stat(to).ok().flatten();
+        let same = first.is_some_and(|f| (f.dev, f.ino) == (seen.stat.dev, seen.stat.ino));
+        return (!same).then_some(Differs::Kind);
+    }
     let content = match seen.what {
         What::File(_) => match hash::hash_path(root, path, false) {
             Ok(hashed) => Some(hashed.hash),

@@ -249,12 +249,15 @@ pub struct VerifyPart {
     pub id: u64,
     /// Tree.
     pub tree: TreeId,
-    /// The part reaches from after this path (`None`: from the beginning)...
-    pub after: Option<RelPath>,
-    /// ...to this one (`None`: to the end).
-    pub to: Option<RelPath>,
-    /// Everything that lies there. At most [`MAX_PATHS`].
+    /// The part reaches from after the first path (`None`: from the beginning) to the second one (`None`: to the end).
+    /// No range: only the paths that are named are compared.
+    pub range: Option<(Option<RelPath>, Option<RelPath>)>,
+    /// What lies there. At most [`MAX_PATHS`].
     pub entries: Vec<VerifyEntry>,
+    /// Paths at which nothing lies. At most [`MAX_PATHS`].
+    pub absent: Vec<RelPath>,
+    /// The replica puts what differs into its rescue and asks for the source's versions.
+    pub repair: bool,
 }
 
 /// What differs in a part.
@@ -420,10 +423,11 @@ impl Message {
             }
             Message::Verify(part) => {
                 too_many(
-                    part.entries.len(),
+                    part.entries.len().max(part.absent.len()),
                     MAX_PATHS,
                     "a Verify with too many entries",
                 )?;
+                part.absent.iter().try_for_each(check_path)?;
                 part.entries.iter().try_for_each(|e| check_path(&e.path))
             }
             Message::Verified(answer) => {

@@ -123,6 +123,11 @@ impl Staged {
         staging.finish(hash)
     }
 
+    /// The content, for reading at offsets.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     pub(super) fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.file.as_fd()
     }

@@ -73,8 +73,18 @@ pub(super) struct Results {
 }
 
 impl Worker {
-    /// Applies one batch. Durable when it returns.
+    /// Applies one batch, or spools it while applying is held. Durable when it returns.
     pub(super) fn apply(&mut self, batch: Batch) -> Result<Applied, String> {
+        if self.shared.held() {
+            return self.spool_batch(batch);
+        }
+        // What came before is applied before.
+        self.apply_spool()?;
+        self.apply_now(batch)
+    }
+
+    /// Applies one batch. Durable when it returns.
+    pub(super) fn apply_now(&mut self, batch: Batch) -> Result<Applied, String> {
         if self.mode != Mode::Replica || !self.shared.token.is_granted() {
             return Err("the role changed".into());
         }
@@ -422,6 +432,11 @@ impl Worker {
     pub(super) fn fresh(&mut self, idle: Idle, source: &NodeHeads) -> Result<Applied, String> {
         if self.mode != Mode::Replica || !self.shared.token.is_granted() {
             return Err("the role changed".into());
+        }
+        if self.spooled_upto()? > 0 || self.shared.held() {
+            self.shared.fresh_at.store(idle.stamp, std::sync::atomic::Ordering::Release);
+            let applied = self.shared.index.snapshot().map_err(|e| e.to_string())?.last_seq();
+            return Ok(Applied { acked: self.shared.answered(), applied, unsettled: 0 });
         }
         let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
         let mut waits = false;

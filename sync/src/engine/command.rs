@@ -11,7 +11,7 @@ use crate::lineage::NodeHeads;
 use crate::path::RelPath;
 use crate::token::RoleToken;
 use crate::tree::{PairConfig, TreeId};
-use crate::wire::{Idle, Refuse};
+use crate::wire::{Idle, Refuse, VerifyAnswer, VerifyPart};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,11 +63,27 @@ pub(crate) enum Command {
         after: Option<(TreeId, RelPath)>,
         reply: Reply<Option<(TreeId, Vec<RelPath>)>>,
     },
+    /// Compare these paths by their content; what differs from the index goes to the rescue and is asked for.
+    Suspect { tree: TreeId, paths: Vec<RelPath> },
+    /// Pause applying.
+    Hold(Reply<Result<(), CommandError>>),
+    /// Apply what was spooled and go on.
+    Release(Reply<Result<(), CommandError>>),
+    /// Give up this node's own history.
+    Adopt(Reply<Result<(), CommandError>>),
     /// Let the deletions pass that the guard held back.
     Accept {
         tree: String,
         reply: Reply<Result<(), CommandError>>,
     },
+}
+
+/// A question of `verify` to the replica.
+pub(crate) struct VerifyAsk {
+    /// What this node has.
+    pub part: VerifyPart,
+    /// What differs there.
+    pub reply: Reply<VerifyAnswer>,
 }
 
 /// Answer to a barrier.
@@ -124,6 +140,8 @@ pub(crate) struct Shared {
     pub answered: AtomicU64,
     /// Something became unsettled: the session asks the source for it.
     pub unsettled: Notify,
+    /// The way to the source session, for `verify`. 4 questions may wait.
+    pub verifier: Mutex<Option<mpsc::Sender<VerifyAsk>>>,
     /// Applying is paused.
     pub held: AtomicBool,
     /// Bytes in the spool.
@@ -161,6 +179,16 @@ impl Shared {
             Some(progress) => lock(&self.progress).insert(tree, progress),
             None => lock(&self.progress).remove(&tree),
         };
+    }
+
+    /// The way to the source session, while there is one.
+    pub fn verifier(&self) -> Option<mpsc::Sender<VerifyAsk>> {
+        lock(&self.verifier).clone()
+    }
+
+    /// A source session begins or ends.
+    pub fn set_verifier(&self, verifier: Option<mpsc::Sender<VerifyAsk>>) {
+        *lock(&self.verifier) = verifier;
     }
 
     /// Open alarms.

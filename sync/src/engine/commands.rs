@@ -49,6 +49,10 @@ impl Worker {
                 reply,
             } => drop(reply.send(self.fresh(idle, &source))),
             Command::Unsettled { after, reply } => drop(reply.send(self.unsettled_after(after))),
+            Command::Suspect { tree, paths } => self.suspect(tree, paths),
+            Command::Hold(reply) => drop(reply.send(self.hold())),
+            Command::Release(reply) => drop(reply.send(self.release())),
+            Command::Adopt(reply) => drop(reply.send(self.adopt())),
             Command::Accept { tree, reply } => drop(reply.send(self.accept(&tree))),
         }
         self.touch();
@@ -128,6 +132,7 @@ impl Worker {
         if self.mode == (Mode::Source { term }) {
             return Ok(());
         }
+        self.end_hold_for_takeover()?;
         self.shared.token.revoke(REVOKE);
         let snapshot = self.shared.index.snapshot().map_err(index)?;
         let mut epochs = Vec::new();
@@ -156,6 +161,42 @@ impl Worker {
         let last = self.shared.index.snapshot().map_err(index)?.last_seq();
         self.shared.head.send_replace(last);
         self.set_mode(Mode::Source { term });
+        Ok(())
+    }
+
+    /// What was spooled was answered as durable: it is applied before this node writes.
+    fn end_hold_for_takeover(&mut self) -> Result<(), CommandError> {
+        self.shared.held.store(false, Ordering::Release);
+        if self.spooled_upto().map_err(CommandError::Spool)? == 0 {
+            return Ok(());
+        }
+        let mode = std::mem::replace(&mut self.mode, Mode::Replica);
+        self.shared.token.grant();
+        let applied = self.apply_spool();
+        self.shared.token.revoke(REVOKE);
+        self.mode = mode;
+        applied.map_err(CommandError::Spool)
+    }
+
+    /// `tandem adopt`: what lies here becomes of no history, and the peer's trees are received.
+    fn adopt(&mut self) -> Result<(), CommandError> {
+        if matches!(self.mode, Mode::Source { .. }) {
+            return Err(CommandError::IsSource);
+        }
+        let trees: Vec<TreeId> = self.trees.iter().map(|t| t.id).collect();
+        let unsettled = self.shared.index.snapshot().and_then(|s| s.unreplicated(None, usize::MAX)).map_err(index)?;
+        self.shared
+            .index
+            .write(|w| {
+                unsettled.iter().try_for_each(|(tree, path, _)| w.settle(*tree, path))?;
+                trees.iter().try_for_each(|tree| w.forget_tree(*tree))
+            })
+            .map_err(index)?;
+        let mode = self.mode;
+        self.set_mode(mode);
+        for tree in &mut self.trees {
+            tree.unsettled.clear();
+        }
         Ok(())
     }
 

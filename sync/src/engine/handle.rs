@@ -98,6 +98,7 @@ impl Engine {
             fresh_at: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             unsettled: Notify::new(),
+            verifier: Mutex::new(None),
             held: AtomicBool::new(false),
             spooled: AtomicU64::new(0),
             progress: Mutex::new(BTreeMap::new()),
@@ -249,6 +250,43 @@ impl Engine {
         self.shared
             .ask(|reply| Command::Accept { tree, reply })
             .await?
+    }
+
+    /// Pauses applying on the replica: what comes is spooled, durably, and answered.
+    ///
+    /// # Errors
+    /// The spool cannot be used.
+    pub async fn hold(&self) -> Result<(), CommandError> {
+        self.shared.ask(Command::Hold).await?
+    }
+
+    /// Ends a hold; returns when what was spooled is applied.
+    ///
+    /// # Errors
+    /// It cannot be applied (it stays in the spool, and is tried again), or not within `within` (it goes on).
+    pub async fn release_hold(&self, within: Duration) -> Result<(), CommandError> {
+        let released = tokio::time::timeout(within, self.shared.ask(Command::Release)).await;
+        released.map_err(|_| CommandError::Timeout(within, "applying what was spooled".into()))??
+    }
+
+    /// A takeover ends a hold: as [`Engine::release_hold`], and nothing where there is none.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn end_hold(&self, within: Duration) -> Result<(), CommandError> {
+        if !self.shared.held() && self.shared.spooled() == 0 {
+            return Ok(());
+        }
+        self.release_hold(within).await
+    }
+
+    /// Gives up this node's own history: what lies in its trees becomes of no history, and the peer's trees are received
+    /// as for the first time. What differs goes to the rescue.
+    ///
+    /// # Errors
+    /// This node is the source, or the index fails.
+    pub async fn adopt(&self) -> Result<(), CommandError> {
+        self.shared.ask(Command::Adopt).await?
     }
 
     /// Returns when everything written before the call is durable on the peer, or names what is not.

@@ -64,6 +64,10 @@ impl Worker {
 
     fn prepare(&mut self, theirs: &NodeHeads) -> Result<Prepared, Refuse> {
         let failed = |e: &dyn std::fmt::Display| refuse(&e.to_string(), true);
+        if !self.shared.held() {
+            self.apply_spool().map_err(|why| refuse(&why, true))?;
+        }
+        let spooled = self.spooled_upto().map_err(|why| refuse(&why, true))?;
         let mine = heads(&self.shared).map_err(|e| failed(&e))?;
         let mut turns = Vec::new();
         let mut diverged = Vec::new();
@@ -156,7 +160,7 @@ impl Worker {
         self.turn(&turns).map_err(|e| failed(&e))?;
         self.load_unsettled().map_err(|e| failed(&e))?;
         let snapshot = self.shared.index.snapshot().map_err(|e| failed(&e))?;
-        self.prepared(&snapshot, &turns).map_err(|e| failed(&e))
+        self.prepared(&snapshot, &turns, spooled).map_err(|e| failed(&e))
     }
 
     /// The durable step: from here on this node only has what it shares with the source.
@@ -189,14 +193,15 @@ impl Worker {
         Ok(())
     }
 
-    fn prepared(&self, index: &Snapshot, turns: &[(usize, Turn)]) -> Result<Prepared, IndexError> {
+    fn prepared(&self, index: &Snapshot, turns: &[(usize, Turn)], spooled: u64) -> Result<Prepared, IndexError> {
         let mut from = Vec::new();
         let mut inline = true;
         for (at, turn) in turns {
             let tree = &self.trees[*at];
             let head = index.head(tree.id)?;
             let unborn = head.state == CopyState::Unborn;
-            from.push((tree.id, if unborn { 0 } else { head.seq }));
+            let seq = if unborn { 0 } else { head.seq };
+            from.push((tree.id, seq.max(spooled)));
             inline &= tree.unsettled.is_empty() && !matches!(turn, Turn::Rewind(_));
             inline &= !unborn || index.counts(tree.id)?.entries() == 0;
         }

@@ -5,7 +5,8 @@
 
 use super::apply::{Intent, Item, Results};
 use super::look::Sight;
-use super::tree::Open;
+use super::status::Mode;
+use super::tree::{Dirt, Open};
 use super::worker::Worker;
 use crate::entry::Meta;
 use crate::entry::{Base, IndexEntry, LocalKey, State};
@@ -36,6 +37,16 @@ impl Worker {
         at: usize,
         sights: Vec<Sight>,
     ) -> Result<(), IndexError> {
+        let repair = self.trees[at].config.local_changes == LocalChanges::Repair;
+        self.changed_locally(at, sights, repair)
+    }
+
+    fn changed_locally(
+        &mut self,
+        at: usize,
+        sights: Vec<Sight>,
+        repair: bool,
+    ) -> Result<(), IndexError> {
         let snapshot = self.shared.index.snapshot()?;
         let intent: Intent = snapshot.value(super::apply::INTENT)?.unwrap_or_default();
         let (tree, config) = (self.trees[at].id, self.trees[at].config.clone());
@@ -64,7 +75,6 @@ impl Worker {
             }
         }
         drop(snapshot);
-        let repair = config.local_changes == LocalChanges::Repair;
         if !repair {
             for (sight, _) in &foreign {
                 if self.trees[at].local_changes.len() < super::tree::MAX_NAMED {
@@ -100,6 +110,50 @@ impl Worker {
             self.shared.unsettled.notify_one();
             self.touch();
         }
+        Ok(())
+    }
+
+    /// Paths whose content is not what the source has, whatever their stamps say.
+    pub(super) fn suspect(&mut self, tree: TreeId, paths: Vec<RelPath>) {
+        let Some(at) = self.position(tree).filter(|at| self.trees[*at].moves()) else {
+            return;
+        };
+        if self.mode != Mode::Replica {
+            return;
+        }
+        let paths: Vec<(RelPath, Dirt)> = paths.into_iter().map(|p| (p, Dirt::FORCED)).collect();
+        let sights = match self.looker(at, |looker| looker.look_all(&paths)) {
+            Some(Ok(sights)) => sights.seen,
+            Some(Err(error)) => return self.index_failed(&error),
+            None => return,
+        };
+        // What is as the index says differs from the source's all the same: it is asked for too.
+        let rest = paths.into_iter().map(|(path, _)| path).collect();
+        let result = self
+            .changed_locally(at, sights, true)
+            .and_then(|()| self.list_as_is(at, rest));
+        if let Err(error) = result {
+            self.index_failed(&error);
+        }
+    }
+
+    /// Puts paths on the list of what is to be settled, as the index has them.
+    fn list_as_is(&mut self, at: usize, paths: Vec<RelPath>) -> Result<(), IndexError> {
+        let tree = self.trees[at].id;
+        let unsettled = &mut self.trees[at].unsettled;
+        let paths: Vec<RelPath> = paths
+            .into_iter()
+            .filter(|path| unsettled.insert(path.clone()))
+            .collect();
+        self.shared.index.write(|w| {
+            for path in &paths {
+                let ours = w.get(tree, path)?.and_then(|e| e.current);
+                let base = Base::Unknown;
+                w.list_unreplicated(tree, path, &Unreplicated { ours, base })?;
+            }
+            Ok::<_, IndexError>(())
+        })?;
+        self.shared.unsettled.notify_one();
         Ok(())
     }
 

@@ -3,4 +3,5 @@
 mod compare;
 mod copy;
 mod pair;
+mod policy;
 mod reversal;

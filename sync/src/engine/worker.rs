@@ -11,6 +11,7 @@ use super::status::Mode;
 use super::tree::{Dirt, Stop, Tree};
 use crate::lineage::NodeName;
 use crate::path::RelPath;
+use crate::spool::Spool;
 use crate::tree::TreeId;
 use crate::watch::{Event, Options, WatchTree, Watcher};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -43,6 +44,7 @@ pub(crate) struct Worker {
     pub(super) mode: Mode,
     pub(super) watcher: Option<Watcher>,
     pub(super) preparing: Option<Preparing>,
+    pub(super) spool: Option<Spool>,
     events: mpsc::Receiver<Event>,
     to_events: mpsc::Sender<Event>,
     barriers: BTreeMap<u64, Barrier>,
@@ -74,6 +76,7 @@ impl Worker {
             mode: Mode::Idle,
             watcher: None,
             preparing: None,
+            spool: None,
             events,
             to_events,
             barriers: BTreeMap::new(),

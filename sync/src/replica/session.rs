@@ -15,7 +15,7 @@ use crate::lineage::NodeHeads;
 use crate::path::RelPath;
 use crate::source::session::ended;
 use crate::tree::TreeId;
-use crate::wire::{Accept, Bytes, Durable, End, Hello, Message, Refuse, VerifyPart};
+use crate::wire::{Accept, Bytes, Durable, End, Hello, Message, Refuse, VerifyAnswer, VerifyPart};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -183,6 +183,7 @@ enum Answer {
         applied: Result<Applied, String>,
     },
     Unsettled(Option<(TreeId, Vec<RelPath>)>),
+    Verified(VerifyAnswer),
 }
 
 struct Session<'s> {
@@ -265,7 +266,12 @@ impl Session<'_> {
             match effect {
                 Effect::Lookup { batch } => {
                     let records = self.machine.records(batch).unwrap_or_default();
-                    let wanted = self.contents.look_up(batch, records, &self.shared.index);
+                    let wanted = self.contents.look_up(
+                        self.shared.held() || self.shared.spooled() > 0,
+                        batch,
+                        records,
+                        &self.shared.index,
+                    );
                     let wanted = wanted.map_err(|e| SessionError::Local(e.to_string()))?;
                     self.machine.looked_up(batch, wanted);
                 }
@@ -320,7 +326,7 @@ impl Session<'_> {
                     )
                     .await;
                 }
-                Effect::Verify(part) => self.verify(&part),
+                Effect::Verify(part) => self.verify(part),
             }
         }
         Ok(())
@@ -378,6 +384,7 @@ impl Session<'_> {
                 };
                 self.out.push_back(Message::Durable(durable));
             }
+            Answer::Verified(answer) => self.out.push_back(Message::Verified(answer)),
             Answer::Unsettled(None) => (self.unsettled, self.asking) = (0, false),
             Answer::Unsettled(Some((tree, paths))) => {
                 self.asked_after = paths.last().map(|path| (tree, path.clone()));
@@ -411,8 +418,19 @@ impl Session<'_> {
         }
     }
 
-    fn verify(&mut self, part: &VerifyPart) {
-        let answer = crate::verify::compare(self.shared, part);
-        self.out.push_back(Message::Verified(answer));
+    /// Compares in a thread of its own: a part may hold a huge file.
+    fn verify(&mut self, part: VerifyPart) {
+        let (shared, applied) = (Arc::clone(self.shared), self.applied.clone());
+        tokio::task::spawn_blocking(move || {
+            let answer = crate::verify::compare(&shared, &part);
+            let paths: Vec<RelPath> = answer.differences.iter().map(|(p, _)| p.clone()).collect();
+            if part.repair && !paths.is_empty() {
+                let command = Command::Suspect { tree: part.tree, paths };
+                // An engine that ended repairs nothing.
+                let _ = shared.commands.blocking_send(command);
+            }
+            // The session may have ended.
+            let _ = applied.blocking_send(Answer::Verified(answer));
+        });
     }
 }

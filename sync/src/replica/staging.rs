@@ -54,11 +54,13 @@ impl Contents {
     /// Prepares a place for every file of the batch that is not here, and says how each is wanted.
     pub fn look_up(
         &mut self,
+        held: bool,
         batch: u64,
         records: &[Record],
         index: &Index,
     ) -> Result<Vec<(u32, Want)>, IndexError> {
         let snapshot = index.snapshot()?;
+        self.whole = held;
         let mut wanted = Vec::new();
         for (number, record) in (0u32..).zip(records) {
             let Some(Kind::File { size, hash }) = record.state.as_ref().map(|s| &s.kind) else {

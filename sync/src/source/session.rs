@@ -8,16 +8,16 @@ use super::content::{Content, Step};
 use super::fetch::Fetcher;
 use super::machine::{Effect, SourceMachine};
 use crate::engine::clock;
-use crate::engine::command::{Command, Peer, Shared, heads};
+use crate::engine::command::{Command, Peer, Shared, VerifyAsk, heads};
 use crate::engine::stream::{self, Channel, Ended};
 use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
 use crate::index::IndexError;
-use crate::wire::{Accept, End, Hello, Item, Message, Want};
-use std::collections::VecDeque;
+use crate::wire::{Accept, End, Hello, Item, Message, VerifyAnswer, Want};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// How long the source waits for a word of the replica while that prepares itself; it says `Wait` every second.
@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a replica may be silent while something of it is awaited. It answers an `Idle` each second, and a batch when
 /// it is durable; a large batch on a slow disk takes some seconds.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Questions of `verify` that may wait for room.
+const QUESTIONS: usize = 4;
 /// Paths that may wait to be looked at again because they changed while they were sent.
 const EXAMINED: usize = 4096;
 
@@ -64,6 +66,7 @@ where
             }
         });
         shared.set_session(None);
+        shared.set_verifier(None);
         result
     });
     work.await
@@ -96,6 +99,8 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         out: VecDeque::new(),
         contents: VecDeque::new(),
         content: None,
+        questions: BTreeMap::new(),
+        next_question: 1,
         examined,
         status: SessionStatus {
             version: channel.version,
@@ -177,6 +182,9 @@ struct Session<'s> {
     out: VecDeque<Message>,
     contents: VecDeque<(Item, Want)>,
     content: Option<Content>,
+    /// Questions of `verify` that wait for their answers.
+    questions: BTreeMap<u64, oneshot::Sender<VerifyAnswer>>,
+    next_question: u64,
     examined: mpsc::Sender<u64>,
     status: SessionStatus,
 }
@@ -193,6 +201,8 @@ impl Session<'_> {
         let mut scanned = self.shared.scanned.subscribe();
         self.machine.scanned(*scanned.borrow_and_update());
         let mut heard = clock::now();
+        let (verifier, mut asks) = mpsc::channel(QUESTIONS);
+        self.shared.set_verifier(Some(verifier));
         let (outgoing, cancelled) = (channel.outgoing.clone(), channel.cancel.clone());
         loop {
             self.effects(whole)
@@ -223,6 +233,7 @@ impl Session<'_> {
                     self.machine.head_moved(*self.shared.head.borrow());
                     self.machine.scanned(now);
                 }
+                Some(ask) = asks.recv() => self.question(ask),
                 Some(head) = examined.recv() => self.machine.examined(head),
                 Ok(()) = head.changed() => {
                     let newest = *head.borrow_and_update();
@@ -256,11 +267,29 @@ impl Session<'_> {
                     "a signature that was not asked for".into(),
                 ))
             }
+            Message::Verified(answer) => match self.questions.remove(&answer.id) {
+                Some(reply) => {
+                    // Whoever asked may be gone.
+                    let _ = reply.send(answer);
+                    Ok(())
+                }
+                None => Err(SessionError::Protocol(
+                    "an answer without question".into(),
+                )),
+            },
             other => self
                 .machine
                 .received(other)
                 .map_err(|v| SessionError::Protocol(v.to_string())),
         }
+    }
+
+    fn question(&mut self, ask: VerifyAsk) {
+        let VerifyAsk { mut part, reply } = ask;
+        part.id = self.next_question;
+        self.next_question += 1;
+        self.questions.insert(part.id, reply);
+        self.out.push_back(Message::Verify(part));
     }
 
     /// Carries out what the machine wants.

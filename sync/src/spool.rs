@@ -1,0 +1,237 @@
+//! The spool: batches that arrive while applying is paused, durable in `STATE_DIR/spool`.
+//!
+//! ```text
+//!   NNNNNNNNNNNNNNNN.batch    length of the head (u32, little endian), head (postcard), contents one after the other
+//! ```
+//! A batch is written to a temporary name, made durable and renamed: it is there whole or not at all. Numbers are in the order of
+//! arrival. Version 1; a file of another version is refused by name.
+
+use crate::lineage::NodeHeads;
+use crate::wire::{Commit, Record};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Format of the files.
+const VERSION: u32 = 1;
+/// Room that the spool leaves to others on its file system: the index must be able to grow.
+const RESERVE: u64 = 256 << 20;
+/// Largest head: records as on the wire, with their early companions, and the lineages.
+const MAX_HEAD: usize = 16 << 20;
+const TEMPORARY: &str = "next.tmp";
+
+/// What a batch is, without its contents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head {
+    version: u32,
+    /// The commit.
+    pub commit: Commit,
+    /// The records.
+    pub records: Vec<Record>,
+    /// Items that were given up by the source.
+    pub given_up: Vec<u32>,
+    /// Items whose content did not arrive as announced.
+    pub failed: Vec<u32>,
+    /// The source's lineages.
+    pub source: NodeHeads,
+    /// (record, bytes) of the contents that follow, in their order.
+    pub contents: Vec<(u32, u64)>,
+}
+
+impl Head {
+    /// A head of the version that is written.
+    pub fn new(ready: crate::replica::machine::Ready, source: NodeHeads, contents: Vec<(u32, u64)>) -> Self {
+        let crate::replica::machine::Ready { commit, records, given_up, failed } = ready;
+        Head { version: VERSION, commit, records, given_up, failed, source, contents }
+    }
+}
+
+/// A spooled batch that is being read.
+#[derive(Debug)]
+pub(crate) struct Spooled {
+    /// What it is.
+    pub head: Head,
+    /// Holds the contents.
+    pub file: File,
+    /// Where the first content begins.
+    pub begin: u64,
+    path: PathBuf,
+}
+
+/// The directory.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    dir: PathBuf,
+    /// Numbers of the batches in it, in order.
+    numbers: std::collections::VecDeque<u64>,
+    bytes: u64,
+    /// Everything up to here is in it.
+    upto: u64,
+}
+
+impl Spool {
+    /// Opens or makes it, and finds what a former process left.
+    pub fn open(state_dir: &Path) -> io::Result<Spool> {
+        let dir = state_dir.join("spool");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        let mut numbers = Vec::new();
+        let mut bytes = 0;
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|n| n.strip_suffix(".batch")).and_then(|n| u64::from_str_radix(n, 16).ok());
+            if let Some(number) = number {
+                numbers.push(number);
+                bytes += entry.metadata()?.len();
+            }
+        }
+        numbers.sort_unstable();
+        let mut spool = Spool { dir, numbers: numbers.into(), bytes, upto: 0 };
+        if let Some(last) = spool.numbers.back().copied() {
+            spool.upto = spool.read(last)?.head.commit.upto;
+        }
+        Ok(spool)
+    }
+
+    /// Nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    /// Bytes in it.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// With what is in it, everything up to here has arrived. 0: nothing is in it.
+    pub fn upto(&self) -> u64 {
+        if self.is_empty() { 0 } else { self.upto }
+    }
+
+    /// Adds a batch; `contents` are the files that the head names. Durable when it returns.
+    ///
+    /// # Errors
+    /// The file system's; `StorageFull` before its last reserve is touched.
+    pub fn add(&mut self, head: &Head, contents: &[&File]) -> io::Result<()> {
+        let encoded = postcard::to_stdvec(head).map_err(io::Error::other)?;
+        let length = u32::try_from(encoded.len()).ok().filter(|n| *n as usize <= MAX_HEAD);
+        let length = length.ok_or_else(|| io::Error::other("a batch that is too large to be spooled"))?;
+        let size = head.contents.iter().map(|(_, n)| n).sum::<u64>() + u64::from(length) + 4;
+        let room = rustix::fs::statvfs(&self.dir)?;
+        if room.f_bavail.saturating_mul(room.f_frsize) < size.saturating_add(RESERVE) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let temporary = self.dir.join(TEMPORARY);
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&length.to_le_bytes())?;
+        file.write_all(&encoded)?;
+        for ((_, bytes), content) in head.contents.iter().zip(contents) {
+            copy(content, *bytes, &mut file)?;
+        }
+        file.sync_data()?;
+        let number = self.numbers.back().map_or(1, |last| last + 1);
+        fs::rename(&temporary, self.path(number))?;
+        File::open(&self.dir)?.sync_all()?;
+        self.numbers.push_back(number);
+        self.bytes += size;
+        self.upto = head.commit.upto;
+        Ok(())
+    }
+
+    /// The oldest batch.
+    pub fn first(&self) -> io::Result<Option<Spooled>> {
+        self.numbers.front().map(|number| self.read(*number)).transpose()
+    }
+
+    /// The batch was applied and is durable in the trees and in the index.
+    pub fn remove(&mut self, batch: &Spooled) -> io::Result<()> {
+        let size = batch.file.metadata()?.len();
+        fs::remove_file(&batch.path)?;
+        self.numbers.pop_front();
+        self.bytes = self.bytes.saturating_sub(size);
+        Ok(())
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number:016x}.batch"))
+    }
+
+    fn read(&self, number: u64) -> io::Result<Spooled> {
+        let path = self.path(number);
+        let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", path.display()));
+        let mut file = File::open(&path)?;
+        let mut length = [0; 4];
+        file.read_exact(&mut length)?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > MAX_HEAD {
+            return Err(bad("not a spooled batch"));
+        }
+        let mut encoded = vec![0; length];
+        file.read_exact(&mut encoded)?;
+        let head: Head = postcard::from_bytes(&encoded).map_err(|_| bad("not a spooled batch of this version"))?;
+        if head.version != VERSION {
+            return Err(bad("a spooled batch of another version"));
+        }
+        Ok(Spooled { head, file, begin: 4 + length as u64, path })
+    }
+}
+
+fn copy(from: &File, bytes: u64, to: &mut File) -> io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut at = 0;
+    while at < bytes {
+        let want = usize::try_from(bytes - at).unwrap_or(buffer.len()).min(buffer.len());
+        from.read_exact_at(&mut buffer[..want], at)?;
+        to.write_all(&buffer[..want])?;
+        at += want as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lineage::NodeName;
+    use crate::replica::machine::Ready;
+
+    fn head(upto: u64, contents: Vec<(u32, u64)>) -> Head {
+        let commit = Commit { batch: upto, upto, caught_up: true, stamp: 1 };
+        let ready = Ready { commit, records: Vec::new(), given_up: Vec::new(), failed: vec![3] };
+        let source = NodeHeads::new(NodeName::try_from("a").unwrap(), Vec::new()).unwrap();
+        Head::new(ready, source, contents)
+    }
+
+    #[test]
+    fn batches_come_out_in_order_also_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut content = tempfile::tempfile().unwrap();
+        content.write_all(b"hello world").unwrap();
+        let mut spool = Spool::open(dir.path()).unwrap();
+        assert!(spool.is_empty() && spool.upto() == 0);
+        spool.add(&head(5, vec![(0, 11), (2, 5)]), &[&content, &content]).unwrap();
+        spool.add(&head(9, vec![]), &[]).unwrap();
+        let mut spool = Spool::open(dir.path()).unwrap();
+        assert_eq!(spool.upto(), 9);
+        let first = spool.first().unwrap().unwrap();
+        assert_eq!(first.head, head(5, vec![(0, 11), (2, 5)]));
+        let mut second = [0; 5];
+        first.file.read_exact_at(&mut second, first.begin + 11).unwrap();
+        assert_eq!(&second, b"hello");
+        spool.remove(&first).unwrap();
+        let next = spool.first().unwrap().unwrap();
+        assert_eq!(next.head.commit.upto, 9);
+        spool.remove(&next).unwrap();
+        assert!(spool.first().unwrap().is_none() && spool.bytes() == 0);
+    }
+
+    #[test]
+    fn what_is_no_batch_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Spool::open(dir.path()).unwrap());
+        fs::write(dir.path().join("spool/0000000000000001.batch"), [9, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]).unwrap();
+        let error = Spool::open(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("0000000000000001.batch"), "{error}");
+    }
+}
