@@ -12,9 +12,9 @@ mod commands;
 pub mod error;
 #[allow(clippy::disallowed_methods)]
 mod handle;
+mod hold;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 mod keeping;
-mod hold;
 mod local;
 mod look;
 pub(crate) mod prepare;

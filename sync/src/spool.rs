@@ -42,9 +42,26 @@ pub(crate) struct Head {
 
 impl Head {
     /// A head of the version that is written.
-    pub fn new(ready: crate::replica::machine::Ready, source: NodeHeads, contents: Vec<(u32, u64)>) -> Self {
-        let crate::replica::machine::Ready { commit, records, given_up, failed } = ready;
-        Head { version: VERSION, commit, records, given_up, failed, source, contents }
+    pub fn new(
+        ready: crate::replica::machine::Ready,
+        source: NodeHeads,
+        contents: Vec<(u32, u64)>,
+    ) -> Self {
+        let crate::replica::machine::Ready {
+            commit,
+            records,
+            given_up,
+            failed,
+        } = ready;
+        Head {
+            version: VERSION,
+            commit,
+            records,
+            given_up,
+            failed,
+            source,
+            contents,
+        }
     }
 }
 
@@ -75,20 +92,31 @@ impl Spool {
     /// Opens or makes it, and finds what a former process left.
     pub fn open(state_dir: &Path) -> io::Result<Spool> {
         let dir = state_dir.join("spool");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)?;
         let mut numbers = Vec::new();
         let mut bytes = 0;
         for entry in fs::read_dir(&dir)? {
             let entry = entry?;
             let name = entry.file_name();
-            let number = name.to_str().and_then(|n| n.strip_suffix(".batch")).and_then(|n| u64::from_str_radix(n, 16).ok());
+            let number = name
+                .to_str()
+                .and_then(|n| n.strip_suffix(".batch"))
+                .and_then(|n| u64::from_str_radix(n, 16).ok());
             if let Some(number) = number {
                 numbers.push(number);
                 bytes += entry.metadata()?.len();
             }
         }
         numbers.sort_unstable();
-        let mut spool = Spool { dir, numbers: numbers.into(), bytes, upto: 0 };
+        let mut spool = Spool {
+            dir,
+            numbers: numbers.into(),
+            bytes,
+            upto: 0,
+        };
         if let Some(last) = spool.numbers.back().copied() {
             spool.upto = spool.read(last)?.head.commit.upto;
         }
@@ -116,15 +144,23 @@ impl Spool {
     /// The file system's; `StorageFull` before its last reserve is touched.
     pub fn add(&mut self, head: &Head, contents: &[&File]) -> io::Result<()> {
         let encoded = postcard::to_stdvec(head).map_err(io::Error::other)?;
-        let length = u32::try_from(encoded.len()).ok().filter(|n| *n as usize <= MAX_HEAD);
-        let length = length.ok_or_else(|| io::Error::other("a batch that is too large to be spooled"))?;
+        let length = u32::try_from(encoded.len())
+            .ok()
+            .filter(|n| *n as usize <= MAX_HEAD);
+        let length =
+            length.ok_or_else(|| io::Error::other("a batch that is too large to be spooled"))?;
         let size = head.contents.iter().map(|(_, n)| n).sum::<u64>() + u64::from(length) + 4;
         let room = rustix::fs::statvfs(&self.dir)?;
         if room.f_bavail.saturating_mul(room.f_frsize) < size.saturating_add(RESERVE) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let temporary = self.dir.join(TEMPORARY);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(&length.to_le_bytes())?;
         file.write_all(&encoded)?;
         for ((_, bytes), content) in head.contents.iter().zip(contents) {
@@ -142,7 +178,10 @@ impl Spool {
 
     /// The oldest batch.
     pub fn first(&self) -> io::Result<Option<Spooled>> {
-        self.numbers.front().map(|number| self.read(*number)).transpose()
+        self.numbers
+            .front()
+            .map(|number| self.read(*number))
+            .transpose()
     }
 
     /// The batch was applied and is durable in the trees and in the index.
@@ -160,7 +199,12 @@ impl Spool {
 
     fn read(&self, number: u64) -> io::Result<Spooled> {
         let path = self.path(number);
-        let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", path.display()));
+        let bad = |why: &str| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{}: {why}", path.display()),
+            )
+        };
         let mut file = File::open(&path)?;
         let mut length = [0; 4];
         file.read_exact(&mut length)?;
@@ -170,11 +214,17 @@ impl Spool {
         }
         let mut encoded = vec![0; length];
         file.read_exact(&mut encoded)?;
-        let head: Head = postcard::from_bytes(&encoded).map_err(|_| bad("not a spooled batch of this version"))?;
+        let head: Head = postcard::from_bytes(&encoded)
+            .map_err(|_| bad("not a spooled batch of this version"))?;
         if head.version != VERSION {
             return Err(bad("a spooled batch of another version"));
         }
-        Ok(Spooled { head, file, begin: 4 + length as u64, path })
+        Ok(Spooled {
+            head,
+            file,
+            begin: 4 + length as u64,
+            path,
+        })
     }
 }
 
@@ -182,7 +232,9 @@ fn copy(from: &File, bytes: u64, to: &mut File) -> io::Result<()> {
     let mut buffer = vec![0; 256 << 10];
     let mut at = 0;
     while at < bytes {
-        let want = usize::try_from(bytes - at).unwrap_or(buffer.len()).min(buffer.len());
+        let want = usize::try_from(bytes - at)
+            .unwrap_or(buffer.len())
+            .min(buffer.len());
         from.read_exact_at(&mut buffer[..want], at)?;
         to.write_all(&buffer[..want])?;
         at += want as u64;
@@ -197,8 +249,18 @@ mod tests {
     use crate::replica::machine::Ready;
 
     fn head(upto: u64, contents: Vec<(u32, u64)>) -> Head {
-        let commit = Commit { batch: upto, upto, caught_up: true, stamp: 1 };
-        let ready = Ready { commit, records: Vec::new(), given_up: Vec::new(), failed: vec![3] };
+        let commit = Commit {
+            batch: upto,
+            upto,
+            caught_up: true,
+            stamp: 1,
+        };
+        let ready = Ready {
+            commit,
+            records: Vec::new(),
+            given_up: Vec::new(),
+            failed: vec![3],
+        };
         let source = NodeHeads::new(NodeName::try_from("a").unwrap(), Vec::new()).unwrap();
         Head::new(ready, source, contents)
     }
@@ -210,14 +272,19 @@ mod tests {
         content.write_all(b"hello world").unwrap();
         let mut spool = Spool::open(dir.path()).unwrap();
         assert!(spool.is_empty() && spool.upto() == 0);
-        spool.add(&head(5, vec![(0, 11), (2, 5)]), &[&content, &content]).unwrap();
+        spool
+            .add(&head(5, vec![(0, 11), (2, 5)]), &[&content, &content])
+            .unwrap();
         spool.add(&head(9, vec![]), &[]).unwrap();
         let mut spool = Spool::open(dir.path()).unwrap();
         assert_eq!(spool.upto(), 9);
         let first = spool.first().unwrap().unwrap();
         assert_eq!(first.head, head(5, vec![(0, 11), (2, 5)]));
         let mut second = [0; 5];
-        first.file.read_exact_at(&mut second, first.begin + 11).unwrap();
+        first
+            .file
+            .read_exact_at(&mut second, first.begin + 11)
+            .unwrap();
         assert_eq!(&second, b"hello");
         spool.remove(&first).unwrap();
         let next = spool.first().unwrap().unwrap();
@@ -230,8 +297,15 @@ mod tests {
     fn what_is_no_batch_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         drop(Spool::open(dir.path()).unwrap());
-        fs::write(dir.path().join("spool/0000000000000001.batch"), [9, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]).unwrap();
+        fs::write(
+            dir.path().join("spool/0000000000000001.batch"),
+            [9, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+        )
+        .unwrap();
         let error = Spool::open(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("0000000000000001.batch"), "{error}");
+        assert!(
+            error.to_string().contains("0000000000000001.batch"),
+            "{error}"
+        );
     }
 }

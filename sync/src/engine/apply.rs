@@ -434,9 +434,20 @@ impl Worker {
             return Err("the role changed".into());
         }
         if self.spooled_upto()? > 0 || self.shared.held() {
-            self.shared.fresh_at.store(idle.stamp, std::sync::atomic::Ordering::Release);
-            let applied = self.shared.index.snapshot().map_err(|e| e.to_string())?.last_seq();
-            return Ok(Applied { acked: self.shared.answered(), applied, unsettled: 0 });
+            self.shared
+                .fresh_at
+                .store(idle.stamp, std::sync::atomic::Ordering::Release);
+            let applied = self
+                .shared
+                .index
+                .snapshot()
+                .map_err(|e| e.to_string())?
+                .last_seq();
+            return Ok(Applied {
+                acked: self.shared.answered(),
+                applied,
+                unsettled: 0,
+            });
         }
         let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
         let mut waits = false;

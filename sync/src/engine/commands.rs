@@ -184,11 +184,18 @@ impl Worker {
             return Err(CommandError::IsSource);
         }
         let trees: Vec<TreeId> = self.trees.iter().map(|t| t.id).collect();
-        let unsettled = self.shared.index.snapshot().and_then(|s| s.unreplicated(None, usize::MAX)).map_err(index)?;
+        let unsettled = self
+            .shared
+            .index
+            .snapshot()
+            .and_then(|s| s.unreplicated(None, usize::MAX))
+            .map_err(index)?;
         self.shared
             .index
             .write(|w| {
-                unsettled.iter().try_for_each(|(tree, path, _)| w.settle(*tree, path))?;
+                unsettled
+                    .iter()
+                    .try_for_each(|(tree, path, _)| w.settle(*tree, path))?;
                 trees.iter().try_for_each(|tree| w.forget_tree(*tree))
             })
             .map_err(index)?;

@@ -266,7 +266,8 @@ impl Engine {
     /// It cannot be applied (it stays in the spool, and is tried again), or not within `within` (it goes on).
     pub async fn release_hold(&self, within: Duration) -> Result<(), CommandError> {
         let released = tokio::time::timeout(within, self.shared.ask(Command::Release)).await;
-        released.map_err(|_| CommandError::Timeout(within, "applying what was spooled".into()))??
+        released
+            .map_err(|_| CommandError::Timeout(within, "applying what was spooled".into()))??
     }
 
     /// A takeover ends a hold: as [`Engine::release_hold`], and nothing where there is none.

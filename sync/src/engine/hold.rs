@@ -27,7 +27,8 @@ impl Worker {
 
     fn open_spool(&mut self) -> Result<&mut Spool, CommandError> {
         if self.spool.is_none() {
-            let spool = Spool::open(&self.shared.config.state_dir).map_err(|e| CommandError::Spool(e.to_string()))?;
+            let spool = Spool::open(&self.shared.config.state_dir)
+                .map_err(|e| CommandError::Spool(e.to_string()))?;
             self.shared.spooled.store(spool.bytes(), Ordering::Release);
             self.spool = Some(spool);
         }
@@ -36,16 +37,34 @@ impl Worker {
 
     /// Everything up to here has arrived with what is spooled; 0: nothing is spooled.
     pub(super) fn spooled_upto(&mut self) -> Result<u64, String> {
-        self.open_spool().map(|spool| spool.upto()).map_err(|e| e.to_string())
+        self.open_spool()
+            .map(|spool| spool.upto())
+            .map_err(|e| e.to_string())
     }
 
     /// Spools a batch instead of applying it.
     pub(super) fn spool_batch(&mut self, batch: Batch) -> Result<Applied, String> {
-        let Batch { ready, contents, source } = batch;
-        let mut list: Vec<(u32, &Staged)> = contents.iter().map(|(index, staged)| (*index, staged)).collect();
+        let Batch {
+            ready,
+            contents,
+            source,
+        } = batch;
+        let mut list: Vec<(u32, &Staged)> = contents
+            .iter()
+            .map(|(index, staged)| (*index, staged))
+            .collect();
         list.sort_by_key(|(index, _)| *index);
-        let size = |index: u32| ready.records.get(index as usize).and_then(|r| r.state.as_ref()).map_or(0, |s| s.kind.size());
-        let sizes = list.iter().map(|(index, _)| (*index, size(*index))).collect();
+        let size = |index: u32| {
+            ready
+                .records
+                .get(index as usize)
+                .and_then(|r| r.state.as_ref())
+                .map_or(0, |s| s.kind.size())
+        };
+        let sizes = list
+            .iter()
+            .map(|(index, _)| (*index, size(*index)))
+            .collect();
         let files: Vec<&File> = list.iter().map(|(_, staged)| staged.file()).collect();
         let commit = ready.commit;
         let head = Head::new(ready, source, sizes);
@@ -53,7 +72,10 @@ impl Worker {
         let added = spool.add(&head, &files);
         let bytes = spool.bytes();
         self.shared.spooled.store(bytes, Ordering::Release);
-        let why = added.as_ref().err().map(|e| format!("changes cannot be spooled while applying is held: {e}"));
+        let why = added
+            .as_ref()
+            .err()
+            .map(|e| format!("changes cannot be spooled while applying is held: {e}"));
         self.shared.alarm(None, "spool-full", why.clone());
         if let Some(why) = why {
             return Err(why);
@@ -62,18 +84,33 @@ impl Worker {
             self.shared.fresh_at.store(commit.stamp, Ordering::Release);
         }
         self.touch();
-        let applied = self.shared.index.snapshot().map_err(|e| e.to_string())?.last_seq();
+        let applied = self
+            .shared
+            .index
+            .snapshot()
+            .map_err(|e| e.to_string())?
+            .last_seq();
         let unsettled: usize = self.trees.iter().map(|t| t.unsettled.len()).sum();
-        let acked = if unsettled == 0 && head.failed.is_empty() { commit.upto } else { self.shared.answered() };
+        let acked = if unsettled == 0 && head.failed.is_empty() {
+            commit.upto
+        } else {
+            self.shared.answered()
+        };
         self.shared.answered.fetch_max(acked, Ordering::AcqRel);
-        Ok(Applied { acked: self.shared.answered(), applied, unsettled: 0 })
+        Ok(Applied {
+            acked: self.shared.answered(),
+            applied,
+            unsettled: 0,
+        })
     }
 
     /// Applies what is spooled, oldest first. What cannot be applied stays.
     pub(super) fn apply_spool(&mut self) -> Result<(), String> {
         loop {
             let spool = self.open_spool().map_err(|e| e.to_string())?;
-            let Some(spooled) = spool.first().map_err(|e| e.to_string())? else { break };
+            let Some(spooled) = spool.first().map_err(|e| e.to_string())? else {
+                break;
+            };
             let batch = self.unspool(&spooled)?;
             self.apply_now(batch)?;
             let spool = self.open_spool().map_err(|e| e.to_string())?;
@@ -90,20 +127,43 @@ impl Worker {
         let mut contents = HashMap::new();
         let mut at = spooled.begin;
         for (index, bytes) in &head.contents {
-            let record = head.records.get(*index as usize).ok_or("a spooled content without record")?;
+            let record = head
+                .records
+                .get(*index as usize)
+                .ok_or("a spooled content without record")?;
             let Some(Kind::File { hash, .. }) = record.state.as_ref().map(|s| &s.kind) else {
                 return Err("a spooled content of what is no file".into());
             };
-            let open = self.shared.roots.get(record.tree).ok_or("a tree of the spool is stopped")?;
+            let open = self
+                .shared
+                .roots
+                .get(record.tree)
+                .ok_or("a tree of the spool is stopped")?;
             let staged = Staging::begin(&open.private, *bytes).and_then(|mut staging| {
                 staging.copy_from(&spooled.file, at, *bytes)?;
                 staging.finish(*hash)
             });
-            contents.insert(*index, staged.map_err(|fault| format!("{}: {fault}", record.path))?);
+            contents.insert(
+                *index,
+                staged.map_err(|fault| format!("{}: {fault}", record.path))?,
+            );
             at += bytes;
         }
-        let (records, given_up, failed) = (head.records.clone(), head.given_up.clone(), head.failed.clone());
-        let ready = Ready { commit: head.commit, records, given_up, failed };
-        Ok(Batch { ready, contents, source: head.source.clone() })
+        let (records, given_up, failed) = (
+            head.records.clone(),
+            head.given_up.clone(),
+            head.failed.clone(),
+        );
+        let ready = Ready {
+            commit: head.commit,
+            records,
+            given_up,
+            failed,
+        };
+        Ok(Batch {
+            ready,
+            contents,
+            source: head.source.clone(),
+        })
     }
 }

@@ -160,7 +160,8 @@ impl Worker {
         self.turn(&turns).map_err(|e| failed(&e))?;
         self.load_unsettled().map_err(|e| failed(&e))?;
         let snapshot = self.shared.index.snapshot().map_err(|e| failed(&e))?;
-        self.prepared(&snapshot, &turns, spooled).map_err(|e| failed(&e))
+        self.prepared(&snapshot, &turns, spooled)
+            .map_err(|e| failed(&e))
     }
 
     /// The durable step: from here on this node only has what it shares with the source.
@@ -193,7 +194,12 @@ impl Worker {
         Ok(())
     }
 
-    fn prepared(&self, index: &Snapshot, turns: &[(usize, Turn)], spooled: u64) -> Result<Prepared, IndexError> {
+    fn prepared(
+        &self,
+        index: &Snapshot,
+        turns: &[(usize, Turn)],
+        spooled: u64,
+    ) -> Result<Prepared, IndexError> {
         let mut from = Vec::new();
         let mut inline = true;
         for (at, turn) in turns {

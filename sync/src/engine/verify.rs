@@ -33,7 +33,11 @@ impl Engine {
     ///
     /// # Errors
     /// This node is not the source, no such tree, no session, or the session ended.
-    pub async fn verify(&self, tree: Option<&str>, repair: bool) -> Result<VerifyReport, CommandError> {
+    pub async fn verify(
+        &self,
+        tree: Option<&str>,
+        repair: bool,
+    ) -> Result<VerifyReport, CommandError> {
         let begun = Instant::now();
         if let Some(name) = tree
             && !self.shared.config.trees.iter().any(|t| t.name == name)
@@ -52,10 +56,19 @@ impl Engine {
         if !self.shared.peer.borrow().session {
             return Err(CommandError::NoSession);
         }
-        for config in self.shared.config.trees.iter().filter(|t| tree.is_none_or(|name| t.name == name)) {
+        for config in self
+            .shared
+            .config
+            .trees
+            .iter()
+            .filter(|t| tree.is_none_or(|name| t.name == name))
+        {
             if self.shared.roots.get(config.id()).is_none() {
                 let why = "the tree is stopped".to_owned();
-                report.not_covered.push(NotCovered { tree: Some(config.name.clone()), why });
+                report.not_covered.push(NotCovered {
+                    tree: Some(config.name.clone()),
+                    why,
+                });
                 continue;
             }
             let mut found = self.whole_tree(config.id(), &mut report).await?;
@@ -71,7 +84,11 @@ impl Engine {
             for (path, how) in found {
                 if report.differences.len() < VerifyReport::MAX_LISTED {
                     let (tree, path) = (config.name.clone(), path.to_string());
-                    report.differences.push(VerifyDifference { tree, path, what: words(how).to_owned() });
+                    report.differences.push(VerifyDifference {
+                        tree,
+                        path,
+                        what: words(how).to_owned(),
+                    });
                 }
             }
         }
@@ -80,13 +97,19 @@ impl Engine {
         Ok(report)
     }
 
-    async fn whole_tree(&self, tree: TreeId, report: &mut VerifyReport) -> Result<Found, CommandError> {
+    async fn whole_tree(
+        &self,
+        tree: TreeId,
+        report: &mut VerifyReport,
+    ) -> Result<Found, CommandError> {
         let mut found = Vec::new();
         let mut after = None;
         loop {
             let (shared, from) = (Arc::clone(&self.shared), after.clone());
             let part = tokio::task::spawn_blocking(move || part(&shared, tree, from));
-            let (part, bytes) = part.await.map_err(|e| CommandError::Index(e.to_string()))??;
+            let (part, bytes) = part
+                .await
+                .map_err(|e| CommandError::Index(e.to_string()))??;
             report.compared += part.entries.len() as u64;
             report.bytes += bytes;
             let next = part.range.as_ref().and_then(|(_, to)| to.clone());
@@ -114,7 +137,10 @@ impl Engine {
     async fn ask_replica(&self, part: VerifyPart) -> Result<VerifyAnswer, CommandError> {
         let session = self.shared.verifier().ok_or(CommandError::NoSession)?;
         let (reply, answer) = oneshot::channel();
-        session.send(VerifyAsk { part, reply }).await.map_err(|_| CommandError::NoSession)?;
+        session
+            .send(VerifyAsk { part, reply })
+            .await
+            .map_err(|_| CommandError::NoSession)?;
         let answer = tokio::time::timeout(ANSWER, answer).await;
         let answer = answer.map_err(|_| CommandError::Timeout(ANSWER, "comparing".into()))?;
         answer.map_err(|_| CommandError::NoSession)
@@ -122,7 +148,11 @@ impl Engine {
 }
 
 /// The next part of a tree, freshly read, and the bytes that were read.
-fn part(shared: &Shared, tree: TreeId, after: Option<RelPath>) -> Result<(VerifyPart, u64), CommandError> {
+fn part(
+    shared: &Shared,
+    tree: TreeId,
+    after: Option<RelPath>,
+) -> Result<(VerifyPart, u64), CommandError> {
     let failed = |e: &dyn std::fmt::Display| CommandError::Index(e.to_string());
     let snapshot = shared.index.snapshot().map_err(|e| failed(&e))?;
     let from = after.clone().unwrap_or_else(RelPath::root);
@@ -147,7 +177,17 @@ fn part(shared: &Shared, tree: TreeId, after: Option<RelPath>) -> Result<(Verify
     }
     let full = entries.len() >= PART || bytes >= PART_BYTES;
     let range = Some((after, to.filter(|_| full)));
-    Ok((VerifyPart { id: 0, tree, range, entries, absent: Vec::new(), repair: false }, bytes))
+    Ok((
+        VerifyPart {
+            id: 0,
+            tree,
+            range,
+            entries,
+            absent: Vec::new(),
+            repair: false,
+        },
+        bytes,
+    ))
 }
 
 fn some(shared: &Shared, tree: TreeId, paths: &[RelPath], repair: bool) -> VerifyPart {
@@ -155,13 +195,27 @@ fn some(shared: &Shared, tree: TreeId, paths: &[RelPath], repair: bool) -> Verif
     let mut absent = Vec::new();
     let snapshot = shared.index.snapshot();
     for path in paths {
-        let indexed = snapshot.as_ref().ok().and_then(|s| s.get(tree, path).ok().flatten()).and_then(|e| e.current);
+        let indexed = snapshot
+            .as_ref()
+            .ok()
+            .and_then(|s| s.get(tree, path).ok().flatten())
+            .and_then(|e| e.current);
         match indexed.and_then(|indexed| fresh(shared, tree, path, &indexed)) {
-            Some(state) => entries.push(VerifyEntry { path: path.clone(), state }),
+            Some(state) => entries.push(VerifyEntry {
+                path: path.clone(),
+                state,
+            }),
             None => absent.push(path.clone()),
         }
     }
-    VerifyPart { id: 0, tree, range: None, entries, absent, repair }
+    VerifyPart {
+        id: 0,
+        tree,
+        range: None,
+        entries,
+        absent,
+        repair,
+    }
 }
 
 /// What lies at a path now. A further name of a file keeps the kind that the index gives it.
@@ -174,9 +228,10 @@ fn fresh(shared: &Shared, tree: TreeId, path: &RelPath, indexed: &State) -> Opti
     };
     let state = seen.state(hash)?;
     match (&indexed.kind, &state.kind) {
-        (crate::entry::Kind::HardLink { .. }, crate::entry::Kind::File { .. }) => {
-            Some(State { kind: indexed.kind.clone(), meta: state.meta })
-        }
+        (crate::entry::Kind::HardLink { .. }, crate::entry::Kind::File { .. }) => Some(State {
+            kind: indexed.kind.clone(),
+            meta: state.meta,
+        }),
         _ => Some(state),
     }
 }

@@ -425,7 +425,10 @@ impl Session<'_> {
             let answer = crate::verify::compare(&shared, &part);
             let paths: Vec<RelPath> = answer.differences.iter().map(|(p, _)| p.clone()).collect();
             if part.repair && !paths.is_empty() {
-                let command = Command::Suspect { tree: part.tree, paths };
+                let command = Command::Suspect {
+                    tree: part.tree,
+                    paths,
+                };
                 // An engine that ended repairs nothing.
                 let _ = shared.commands.blocking_send(command);
             }

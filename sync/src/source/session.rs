@@ -273,9 +273,7 @@ impl Session<'_> {
                     let _ = reply.send(answer);
                     Ok(())
                 }
-                None => Err(SessionError::Protocol(
-                    "an answer without question".into(),
-                )),
+                None => Err(SessionError::Protocol("an answer without question".into())),
             },
             other => self
                 .machine

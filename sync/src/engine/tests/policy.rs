@@ -11,7 +11,10 @@ use std::os::unix::fs::FileExt;
 async fn with_files(change: fn(&mut crate::tree::TreeConfig), files: usize) -> (Node, Node, Cable) {
     let (a, b) = pair(change).await;
     for i in 0..files {
-        write(&a.tree().join(format!("d{}/f{i}", i % 5)), format!("content {i}"));
+        write(
+            &a.tree().join(format!("d{}/f{i}", i % 5)),
+            format!("content {i}"),
+        );
     }
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
@@ -25,17 +28,32 @@ async fn too_many_deletions_stop_the_tree_and_accept_lets_exactly_them_pass() {
     let (a, b, cable) = with_files(|t| t.max_delete = MaxDelete::Count(10), 50).await;
     std::fs::remove_dir_all(a.tree().join("d1")).unwrap();
     std::fs::remove_dir_all(a.tree().join("d2")).unwrap();
-    a.until("stopped", |s| matches!(s.trees[0].state, TreeState::Stopped { .. })).await;
+    a.until("stopped", |s| {
+        matches!(s.trees[0].state, TreeState::Stopped { .. })
+    })
+    .await;
     let report = a.engine().flush(PATIENCE).await.unwrap();
-    assert!(report.covered.is_empty() && !report.not_covered.is_empty(), "{report:?}");
-    let gone = differences(&a.tree(), &b.tree()).iter().filter(|d| d.contains("only on the right")).count();
-    assert!(gone >= 12, "nearly all of it is still on the standby: {gone}");
+    assert!(
+        report.covered.is_empty() && !report.not_covered.is_empty(),
+        "{report:?}"
+    );
+    let gone = differences(&a.tree(), &b.tree())
+        .iter()
+        .filter(|d| d.contains("only on the right"))
+        .count();
+    assert!(
+        gone >= 12,
+        "nearly all of it is still on the standby: {gone}"
+    );
     a.engine().accept("data").await.unwrap();
     flush(&a).await;
     assert_equal(&a.tree(), &b.tree());
     std::fs::remove_dir_all(a.tree().join("d3")).unwrap();
     std::fs::remove_dir_all(a.tree().join("d4")).unwrap();
-    a.until("stopped again", |s| matches!(s.trees[0].state, TreeState::Stopped { .. })).await;
+    a.until("stopped again", |s| {
+        matches!(s.trees[0].state, TreeState::Stopped { .. })
+    })
+    .await;
     cable.cut().await;
 }
 
@@ -44,7 +62,10 @@ async fn an_emptied_source_without_marker_stops() {
     let (a, b, cable) = with_files(|_| {}, 20).await;
     std::fs::remove_dir_all(a.tree()).unwrap();
     std::fs::create_dir(a.tree()).unwrap();
-    a.until("stopped", |s| matches!(s.trees[0].state, TreeState::Stopped { .. })).await;
+    a.until("stopped", |s| {
+        matches!(s.trees[0].state, TreeState::Stopped { .. })
+    })
+    .await;
     assert!(!a.engine().status().trees[0].proven);
     assert_eq!(std::fs::read(b.tree().join("d1/f1")).unwrap(), b"content 1");
     cable.cut().await;
@@ -52,7 +73,9 @@ async fn an_emptied_source_without_marker_stops() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn protected_paths_stay_and_the_rest_is_in_sync() {
-    let protect = |t: &mut crate::tree::TreeConfig| t.protect = Filter::parse(["/local.conf", "/keep/"]).unwrap();
+    let protect = |t: &mut crate::tree::TreeConfig| {
+        t.protect = Filter::parse(["/local.conf", "/keep/"]).unwrap()
+    };
     let (a, b, cable) = with_files(protect, 5).await;
     write(&b.tree().join("local.conf"), "b's own");
     write(&b.tree().join("keep/x"), "b's own");
@@ -61,7 +84,10 @@ async fn protected_paths_stay_and_the_rest_is_in_sync() {
     write(&a.tree().join("other"), "both");
     flush(&a).await;
     b.until("consistent", |s| s.consistent).await;
-    assert_eq!(std::fs::read(b.tree().join("local.conf")).unwrap(), b"b's own");
+    assert_eq!(
+        std::fs::read(b.tree().join("local.conf")).unwrap(),
+        b"b's own"
+    );
     assert_eq!(std::fs::read(b.tree().join("keep/x")).unwrap(), b"b's own");
     assert_eq!(std::fs::read(b.tree().join("other")).unwrap(), b"both");
     std::fs::remove_dir_all(a.tree().join("keep")).unwrap();
@@ -87,7 +113,10 @@ async fn local_changes_on_the_standby_are_repaired() {
     write(&b.tree().join("d1/f1"), "tampered");
     write(&b.tree().join("new/here"), "new");
     std::fs::remove_file(b.tree().join("d2/f2")).unwrap();
-    b.until("repaired", |s| s.trees[0].rescued >= 3 && s.trees[0].dirty == 0 && s.consistent).await;
+    b.until("repaired", |s| {
+        s.trees[0].rescued >= 3 && s.trees[0].dirty == 0 && s.consistent
+    })
+    .await;
     assert_equal(&a.tree(), &b.tree());
     let found = rescued(&b);
     assert_eq!(found.get("d1/f1").map(String::as_str), Some("tampered"));
@@ -104,7 +133,10 @@ async fn local_changes_are_left_alone_by_report() {
     write(&a.tree().join("d1/f1"), "newer");
     flush(&a).await;
     assert_eq!(std::fs::read(b.tree().join("d1/f1")).unwrap(), b"newer");
-    assert_eq!(rescued(&b).get("d1/f1").map(String::as_str), Some("tampered"));
+    assert_eq!(
+        rescued(&b).get("d1/f1").map(String::as_str),
+        Some("tampered")
+    );
     cable.cut().await;
 }
 
@@ -115,7 +147,10 @@ async fn a_hold_spools_and_the_release_applies() {
     write(&a.tree().join("d1/f1"), "during the hold");
     write(&a.tree().join("new"), super::pair::noise(300_000, 1));
     let report = a.engine().flush(PATIENCE).await.unwrap();
-    assert!(report.not_covered.iter().all(|n| n.why.contains("hold")), "{report:?}");
+    assert!(
+        report.not_covered.iter().all(|n| n.why.contains("hold")),
+        "{report:?}"
+    );
     assert_eq!(std::fs::read(b.tree().join("d1/f1")).unwrap(), b"content 1");
     b.until("spooled", |s| s.hold && s.spooled > 300_000).await;
     // A restart of the agent keeps the spool; without the hold it is applied before anything else.
@@ -126,7 +161,8 @@ async fn a_hold_spools_and_the_release_applies() {
     b.engine().begin_replica().await.unwrap();
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
-    b.until("consistent", |s| s.consistent && s.spooled == 0).await;
+    b.until("consistent", |s| s.consistent && s.spooled == 0)
+        .await;
     assert_equal(&a.tree(), &b.tree());
     b.engine().hold().await.unwrap();
     write(&a.tree().join("d2/f2"), "second hold");
@@ -134,7 +170,11 @@ async fn a_hold_spools_and_the_release_applies() {
     cable.cut().await;
     b.engine().revoke(PATIENCE);
     b.engine().begin_source(2).await.unwrap();
-    assert_eq!(std::fs::read(b.tree().join("d2/f2")).unwrap(), b"second hold", "a takeover applies the spool first");
+    assert_eq!(
+        std::fs::read(b.tree().join("d2/f2")).unwrap(),
+        b"second hold",
+        "a takeover applies the spool first"
+    );
     assert!(rescued(&b).is_empty());
 }
 
@@ -155,11 +195,23 @@ async fn verify_finds_a_flipped_byte_and_repairs_it() {
     let found = a.engine().verify(Some("data"), true).await.unwrap();
     // Either the watcher repaired it before, or verify found it.
     if found.found > 0 {
-        assert_eq!((found.differences[0].path.as_str(), found.differences[0].what.as_str()), ("d1/f1", "content"));
+        assert_eq!(
+            (
+                found.differences[0].path.as_str(),
+                found.differences[0].what.as_str()
+            ),
+            ("d1/f1", "content")
+        );
     }
-    b.until("repaired", |s| s.trees[0].rescued == 1 && s.consistent && s.trees[0].dirty == 0).await;
+    b.until("repaired", |s| {
+        s.trees[0].rescued == 1 && s.consistent && s.trees[0].dirty == 0
+    })
+    .await;
     assert_equal(&a.tree(), &b.tree());
-    assert_eq!(rescued(&b).get("d1/f1").map(String::as_str), Some("Xontent 1"));
+    assert_eq!(
+        rescued(&b).get("d1/f1").map(String::as_str),
+        Some("Xontent 1")
+    );
     cable.cut().await;
 }
 
@@ -173,7 +225,13 @@ async fn strangers_are_refused_until_adopted() {
     a.engine().begin_source(1).await.unwrap();
     b.engine().begin_replica().await.unwrap();
     let (source, replica) = Cable::plug(&a, &b).ended().await;
-    assert!(matches!(source, Ok(crate::engine::SessionEnd::Refused { retry: false, .. })), "{source:?}");
+    assert!(
+        matches!(
+            source,
+            Ok(crate::engine::SessionEnd::Refused { retry: false, .. })
+        ),
+        "{source:?}"
+    );
     assert!(replica.is_ok());
     b.engine().adopt().await.unwrap();
     let cable = Cable::plug(&a, &b);
