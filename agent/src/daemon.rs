@@ -11,6 +11,7 @@
 
 mod backend;
 mod data;
+mod execute;
 mod facts;
 mod forward;
 mod hold;
@@ -27,7 +28,8 @@ mod status;
 mod tickets;
 mod verify;
 
-pub use lifecycle::{End, execute_again};
+pub use execute::execute_again;
+pub use lifecycle::End;
 pub use start::{AgentStart, StartError, run};
 
 use crate::api::types as api;

@@ -131,6 +131,11 @@ impl Services {
         report
     }
 
+    /// Nothing is being started, stopped, frozen or thawed at this moment.
+    pub fn rest(&self) -> bool {
+        self.turn.try_lock().is_ok()
+    }
+
     fn next(&self, ends_current: bool) -> CancellationToken {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if ends_current {

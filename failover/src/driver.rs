@@ -24,7 +24,7 @@ use crate::effect::{DataCommand, Decision, Notice, ServiceCommand, Ticket};
 use crate::heartbeat_io::{Keys, LinkConfig, LinkCounters};
 use crate::iface::InterfaceTable;
 use crate::input::Input;
-use crate::machine::{Boot, Machine};
+use crate::machine::{Boot, Handover, Machine};
 use crate::policy::Policy;
 use crate::probe::monitor::{Board, MonitorConfig, Vantage};
 use crate::store::{Store, StoreError};
@@ -80,6 +80,8 @@ pub struct DriverConfig {
     pub state_directory: PathBuf,
     /// The rest.
     pub setup: Setup,
+    /// The role that this process had before it executed itself again.
+    pub handover: Option<Handover>,
 }
 
 /// What the machine wants of the agent.
@@ -189,6 +191,7 @@ pub fn spawn(config: DriverConfig) -> Result<DriverHandle, DriverError> {
         keys,
         state_directory,
         setup,
+        handover,
     } = config;
     let (mut store, durable) = Store::open(&state_directory, setup.policy.pair)?;
     let durable = durable.started();
@@ -197,7 +200,7 @@ pub fn spawn(config: DriverConfig) -> Result<DriverHandle, DriverError> {
         incarnation: identity::incarnation(&durable)?,
         machine: identity::machine_id(&state_directory),
     };
-    let machine = Machine::new(setup.policy.clone(), durable, boot, clock::now());
+    let machine = Machine::restarted(setup.policy.clone(), durable, boot, clock::now(), handover);
     start(keys, setup, store, machine, boot)
 }
 

@@ -21,6 +21,7 @@
 //!                                                            └────▶ Claiming
 //! ```
 //!
+//! An agent that executes itself again as master goes on in Taking, where the addresses are added.
 //! `Stop` leads from every state to Stopping, from Master through Ceding if the standby is ready.
 //!
 //! How it is built: an input first changes what is known ([`Machine::take`]), or is the result of the
@@ -42,6 +43,7 @@ mod joining;
 mod master;
 mod operator;
 mod out;
+mod restarting;
 mod show;
 mod state;
 mod stopping;
@@ -60,6 +62,8 @@ use crate::timer::{ALL, Timer, Timers};
 use state::{Alone, State, Suspicion};
 use std::collections::VecDeque;
 use std::time::Duration;
+
+pub use restarting::Handover;
 
 /// What the driver knows of this life of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

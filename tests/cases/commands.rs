@@ -32,8 +32,10 @@ fn flush_returns_when_all_is_durable_there() {
         assert_eq!(scene.read(TWO, "flushed"), Ok(format!("version {n}")));
     }
     scene.power_cut(TWO);
+    scene.write(ONE, "flushed", "nobody receives this");
     let output = scene.tandem(ONE, &["flush", "--timeout", "1s"]);
     assert!(!output.success(), "{output:?}");
+    assert!(output.stderr.contains("not covered"), "{output:?}");
 }
 
 #[test]
@@ -197,13 +199,19 @@ fn restart_and_sigterm_keep_the_service() {
     scene.wait_served_by(&probe, ONE);
     let since = std::time::Instant::now();
     let pid = scene.node(ONE).agent().expect("it runs").pid();
-    let started = scene.status(ONE).expect("it answers").started_unix_ms;
+    let before = scene.status(ONE).expect("it answers");
+    let (started, term) = (before.started_unix_ms, before.term);
     let output = scene.tandem(ONE, &["restart"]);
     assert!(output.success(), "{output:?}");
     scene.wait_status(ONE, "runs anew as master", |s| {
         s.started_unix_ms > started && s.role == Role::Master
     });
     assert_eq!(scene.node(ONE).agent().expect("it runs").pid(), pid);
+    assert_eq!(
+        scene.status(ONE).expect("it answers").term,
+        term,
+        "the role was kept, not won anew"
+    );
     scene.wait_ready(ONE, TWO);
     let gap = probe.log().longest_gap(since).expect("answers came");
     assert!(
@@ -223,6 +231,44 @@ fn restart_and_sigterm_keep_the_service() {
     scene.start_agent(ONE);
     scene.wait_ready(TWO, ONE);
     scene.flush_and_compare(TWO);
+}
+
+#[test]
+fn restart_alone_keeps_the_service() {
+    let scene = Scene::replicated();
+    let probe = scene.probe();
+    scene.wait_served_by(&probe, ONE);
+    scene.power_cut(TWO);
+    scene.wait_status(ONE, "misses its peer", |s| !s.peer.alive);
+    let before = scene.status(ONE).expect("it answers");
+    let since = std::time::Instant::now();
+    // A configuration that the new process would refuse: nothing ends.
+    let good = scene.pair.config();
+    scene
+        .pair
+        .configure(&good.replace("[[tree]]", "[[tre]]"))
+        .expect("written");
+    let output = scene.tandem(ONE, &["restart"]);
+    assert!(!output.success(), "{output:?}");
+    scene.pair.configure(&good).expect("written");
+    let output = scene.tandem(ONE, &["restart"]);
+    assert!(output.success(), "{output:?}");
+    let after = scene.wait_status(ONE, "runs anew as master", |s| {
+        s.started_unix_ms > before.started_unix_ms
+            && s.role == Role::Master
+            && s.addresses.iter().all(|a| a.held)
+    });
+    assert_eq!(after.term, before.term);
+    assert_eq!(after.trees[0].epoch, before.trees[0].epoch);
+    scene.write(ONE, "index.html", "written after the restart");
+    scene.power_on(TWO);
+    scene.wait_ready(ONE, TWO);
+    scene.flush_and_compare(ONE);
+    let gap = probe.log().longest_gap(since).expect("answers came");
+    assert!(
+        gap < Duration::from_secs(1),
+        "the client saw a gap of {gap:?}"
+    );
 }
 
 #[test]

@@ -49,8 +49,8 @@ pub(super) fn run(context: &Context) -> Outcome {
     crate::logging::init().map_err(|e| Failure::Other(Exit::Failed, e.to_string()))?;
     match daemon::run(start) {
         Ok(daemon::End::Exit) => Ok(Exit::Success),
-        Ok(daemon::End::Restart) => {
-            let error = daemon::execute_again();
+        Ok(daemon::End::Restart(handover)) => {
+            let error = daemon::execute_again(handover);
             Err(Failure::Other(
                 Exit::Failed,
                 format!("cannot execute the agent again: {error}"),

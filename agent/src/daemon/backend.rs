@@ -299,7 +299,7 @@ impl Backend for Api {
     }
 
     fn restart(&self) -> Answer<'_, types::Done> {
-        answer!(self.0.restart())
+        answer!(self.0.restart().await)
     }
 
     fn reload(&self) -> Answer<'_, types::ReloadReport> {

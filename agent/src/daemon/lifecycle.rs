@@ -1,15 +1,17 @@
 //! Signals, reload, restart and the end of the agent.
 
-use super::Daemon;
-use super::setup;
+use super::{Daemon, execute, setup};
 use crate::api::types::{ApiError, Done, ErrorCode, ReloadReport};
+use crate::config::Loaded;
 use crate::config::facts::{Applies, Facts};
 use crate::link::message::OneWay;
 use crate::systemd;
-use std::os::unix::process::CommandExt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tandem_failover::input::Command;
+use tandem_failover::machine::Handover;
+use tandem_failover::role::Phase;
+use tandem_failover::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What the process does after the daemon has ended.
@@ -18,8 +20,8 @@ pub enum End {
     /// Exits.
     #[default]
     Exit,
-    /// Executes the program file again, which may be a newer one.
-    Restart,
+    /// Executes the program file again, which may be a newer one, with the role that it had.
+    Restart(Option<Handover>),
 }
 
 impl Daemon {
@@ -59,10 +61,25 @@ impl Daemon {
     }
 
     /// `tandem restart`: the process executes itself again; addresses and role stay.
-    pub fn restart(&self) -> Result<Done, ApiError> {
-        let program = std::env::current_exe()
-            .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
-        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = End::Restart;
+    ///
+    /// Refused where the new process could not go on: in the middle of a change of role, or with a configuration that
+    /// the new process would refuse.
+    pub async fn restart(&self) -> Result<Done, ApiError> {
+        let phase = self.view().phase;
+        let rests = matches!(phase, Phase::Joining | Phase::Standby | Phase::Master);
+        if !rests || !self.roles.services().rest() {
+            let text =
+                format!("a change of role is under way ({phase}): try again when it is over");
+            return Err(ApiError::new(ErrorCode::Busy, text));
+        }
+        let loaded = self.load_again().await?;
+        if loaded.config.nodes[self.own].key != self.config().config.nodes[self.own].key {
+            let text = "this node has another key in the configuration: stop and start the agent";
+            return Err(ApiError::new(ErrorCode::Refused, text));
+        }
+        let program =
+            execute::program().map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = End::Restart(None);
         let stop = self.stop.clone();
         tokio::spawn(async move {
             // The answer goes out first.
@@ -72,6 +89,35 @@ impl Daemon {
         Ok(Done {
             message: format!("the agent executes {} again", program.display()),
         })
+    }
+
+    /// How long the failover half may take to end. A restart does not wait for probes that are under way.
+    pub fn time_to_end(&self) -> Duration {
+        match *self.end.lock().unwrap_or_else(PoisonError::into_inner) {
+            End::Restart(_) => Duration::from_millis(200),
+            End::Exit => Duration::from_secs(10),
+        }
+    }
+
+    /// What the process does when the daemon has ended. The failover loop was told to end at `at`.
+    pub fn how_it_ends(&self, at: Instant) -> End {
+        let end = *self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = self.view();
+        let term = view.term;
+        match end {
+            End::Restart(_) if view.phase == Phase::Master => {
+                End::Restart(Some(Handover { term, at }))
+            }
+            end => end,
+        }
+    }
+
+    async fn load_again(&self) -> Result<Loaded, ApiError> {
+        let file = self.config().file.clone();
+        tokio::task::spawn_blocking(move || crate::config::load(&file))
+            .await
+            .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?
+            .map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))
     }
 
     /// `tandem reload`: reads the configuration again and applies it whole, or not at all.
@@ -92,11 +138,7 @@ impl Daemon {
 
     async fn try_reload(&self) -> Result<ReloadReport, ApiError> {
         let old = self.config();
-        let file = old.file.clone();
-        let loaded = tokio::task::spawn_blocking(move || crate::config::load(&file))
-            .await
-            .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?
-            .map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))?;
+        let loaded = self.load_again().await?;
         let (before, after) = (Facts::of(&old.config), Facts::of(&loaded.config));
         let changes = before.changes_to(&after);
         let needs_restart: Vec<String> = changes
@@ -134,23 +176,4 @@ impl Daemon {
         self.facts_changed();
         Ok(report)
     }
-}
-
-/// Executes this program again with the same arguments. Returns only when that fails.
-pub fn execute_again() -> std::io::Error {
-    // The path, not the open file: an upgrade has put a new file there.
-    let program = match std::env::current_exe() {
-        Ok(program) => program,
-        Err(error) => return error,
-    };
-    let program = program
-        .to_str()
-        .and_then(|p| p.strip_suffix(" (deleted)"))
-        .map_or(program.clone(), Into::into);
-    let mut arguments = std::env::args_os();
-    let name = arguments.next().unwrap_or_else(|| program.clone().into());
-    std::process::Command::new(program)
-        .arg0(name)
-        .args(arguments)
-        .exec()
 }

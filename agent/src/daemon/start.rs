@@ -6,7 +6,7 @@ use super::lifecycle::End;
 use super::peer::{Handler, LINK_EVENTS};
 use super::restore::Restores;
 use super::roles::{Roles, unix_ms};
-use super::{Daemon, Identity, end_driver, setup};
+use super::{Daemon, Identity, end_driver, execute, setup};
 use crate::api::server;
 use crate::config::Loaded;
 use crate::journal::{Journal, Limits};
@@ -86,8 +86,12 @@ pub fn run(start: AgentStart) -> Result<End, StartError> {
         .enable_all()
         .build()?;
     let result = runtime.block_on(run_in(start));
-    // A probe or a hook that hangs does not keep the agent from ending.
-    runtime.shutdown_timeout(Duration::from_secs(2));
+    match result {
+        // The execution ends every thread; a master has no time to wait for them.
+        Ok(End::Restart(_)) => runtime.shutdown_background(),
+        // A probe or a hook that hangs does not keep the agent from ending.
+        _ => runtime.shutdown_timeout(Duration::from_secs(2)),
+    }
     result
 }
 
@@ -101,12 +105,21 @@ async fn run_in(start: AgentStart) -> Result<End, StartError> {
     let _lock = lock(&state_dir)?;
     let own = side(&loaded, &key);
     let listener = server::listen(&socket)?;
-    let engine = Engine::open(setup::trees(&loaded.config, own, &loaded.file)?)?;
+    let trees = setup::trees(&loaded.config, own, &loaded.file)?;
+    // First of all: a master that executed itself again keeps its addresses, however long the index takes.
     let driver = driver::spawn(DriverConfig {
         keys: keys(&loaded, own, &key)?,
         state_directory: state_dir,
         setup: setup::driver(&loaded.config, own),
+        handover: execute::handed_over(),
     })?;
+    let engine = match Engine::open(trees) {
+        Ok(engine) => engine,
+        Err(error) => {
+            end_driver(driver).await;
+            return Err(error.into());
+        }
+    };
     let (daemon, mut driver, events) = compose(loaded, own, key, engine, driver)?;
     let effects = std::mem::replace(&mut driver.effects, mpsc::channel(1).1);
     let api = server::serve(listener, Arc::new(Api(daemon.clone())), daemon.stop.clone());
@@ -135,17 +148,16 @@ async fn end(
     tasks: [tokio::task::JoinHandle<()>; 4],
     api: tokio::task::JoinHandle<io::Result<()>>,
 ) -> Result<End, StartError> {
-    let end = *daemon
-        .end
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
     for task in tasks {
         task.abort();
     }
     api.abort();
     daemon.data.stop();
-    end_driver(driver).await;
-    daemon.journal.flush(Duration::from_secs(1));
+    let at = daemon.now().boot;
+    let _ = tokio::time::timeout(daemon.time_to_end(), end_driver(driver)).await;
+    let end = daemon.how_it_ends(at);
+    // What was recorded last must not be lost; a restart of a master has no more time than this.
+    daemon.journal.flush(Duration::from_millis(200));
     let _ = std::fs::remove_file(socket);
     tracing::info!(end = ?end, "agent ended");
     if daemon.died.load(std::sync::atomic::Ordering::Acquire) {

@@ -90,10 +90,12 @@ impl Machine {
         agreement::verdict(&own, peer)
     }
 
-    /// The peer grants the role to this life of this node.
+    /// The peer grants the role to this life of this node. A grant whose term was used is spent: the peer's last
+    /// heartbeat may be older than that use.
     pub(super) fn granted_by(&self, peer: &Body) -> bool {
-        peer.grant
-            .is_some_and(|grant| grant.to == self.boot.incarnation.nonce)
+        peer.grant.is_some_and(|grant| {
+            grant.to == self.boot.incarnation.nonce && grant.term > self.durable.term_used
+        })
     }
 
     /// A grant binds this node, or one that was withdrawn still does.
@@ -115,7 +117,11 @@ impl Machine {
             return;
         }
         let term = self.highest_term().saturating_add(1);
-        let new = self.bond.grant.is_none_or(|grant| grant.to != peer.nonce);
+        let spent = self.peer.body().is_some_and(|body| {
+            let used = self.bond.grant.is_some_and(|grant| grant.term <= body.term);
+            used && body.phase != Phase::Claiming
+        });
+        let new = spent || self.bond.grant.is_none_or(|grant| grant.to != peer.nonce);
         if new {
             self.bond.grant = Some(Grant {
                 to: peer.nonce,

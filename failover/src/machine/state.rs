@@ -26,6 +26,8 @@ pub(super) enum Cause {
     Forced,
     /// It had ceded the role, and the peer died.
     Returned,
+    /// Its agent executed itself again.
+    Restarted,
 }
 
 impl fmt::Display for Cause {
@@ -41,6 +43,7 @@ impl fmt::Display for Cause {
             Self::Returned => {
                 "the peer died before it was seen to take the role that was given to it"
             }
+            Self::Restarted => "the agent was executed again, as master",
         })
     }
 }
@@ -48,7 +51,7 @@ impl fmt::Display for Cause {
 impl Cause {
     /// Whether the other node did not consent, so that its addresses may still be in use.
     pub(super) fn one_sided(self) -> bool {
-        !matches!(self, Self::Agreed | Self::Moved)
+        !matches!(self, Self::Agreed | Self::Moved | Self::Restarted)
     }
 }
 

@@ -207,7 +207,9 @@ impl Machine {
     }
 
     fn become_master(&mut self, taking: Taking, epoch: Option<Epoch>) {
-        let starting = self.services(ServiceCommand::Start);
+        // After a restart of the agent they run already.
+        let starting =
+            (taking.cause != Cause::Restarted).then(|| self.services(ServiceCommand::Start));
         self.services_up = true;
         self.frozen = false;
         let settle = if matches!(taking.cause, Cause::Moved) {
@@ -217,7 +219,7 @@ impl Machine {
         };
         let master = Master {
             cause: taking.cause,
-            starting: Some(starting),
+            starting,
             epoch,
             contest: None,
             recheck: None,

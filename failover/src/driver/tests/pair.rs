@@ -80,6 +80,7 @@ impl Node {
                 keys,
                 state_directory: directory,
                 setup: node_setup(own),
+                handover: None,
             })
             .expect("starts")
         });
