@@ -199,7 +199,7 @@ impl Writer<'_> {
         };
         let mut listed = false;
         if let Lost::Listed(acked) = lost
-            && entry.is_unreplicated(&acked)
+            && (entry.current.is_none() || entry.is_unreplicated(&acked))
         {
             let record = Unreplicated {
                 ours: entry.current.clone(),
@@ -220,9 +220,12 @@ impl Writer<'_> {
     }
 }
 
+/// All of it is past the branch point: the peer has at most what came before.
 fn base_of(entry: &IndexEntry, acked: &Acked) -> Base {
     match entry.basis(acked) {
         Basis::Current => Base::Was(entry.current.clone().map(Box::new)),
+        // What was acknowledged is written down later than the peer says it, so the peer may have what was deleted.
+        Basis::Never if entry.current.is_none() => Base::Unknown,
         Basis::Never => Base::Never,
         Basis::Was(state) => Base::Was(state.cloned().map(Box::new)),
         Basis::Unknown => Base::Unknown,
