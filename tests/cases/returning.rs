@@ -90,6 +90,12 @@ const QUARRELS: &[Quarrel] = &[
         rescued: true,
     },
     Quarrel {
+        path: "directory-deleted-by-new/made-by-old",
+        old: |p| put(p, "old", 12_000),
+        new: |p| fs::remove_dir_all(p.parent().expect("a parent")).expect("removed"),
+        rescued: true,
+    },
+    Quarrel {
         path: "changed-by-new-only",
         old: |_| (),
         new: |p| put(p, "new", 13_000),
@@ -121,9 +127,10 @@ fn remove(path: &Path) {
 fn never_overwrites_newer_data() {
     let scene = SceneOptions::new().make();
     scene.fill();
-    for quarrel in QUARRELS.iter().filter(|q| !q.path.starts_with("made-by")) {
+    for quarrel in QUARRELS.iter().filter(|q| !q.path.contains("made-by")) {
         put(&scene.file(ONE, quarrel.path), "base", 100);
     }
+    put(&scene.file(ONE, "directory-deleted-by-new/base"), "base", 100);
     scene.start();
     scene.flush_and_compare(ONE);
 

@@ -44,7 +44,8 @@ pub(crate) struct Applied {
 /// Name of the durable list of what is being applied.
 pub(super) const INTENT: &str = "intent";
 
-/// What is being applied: after a crash these states are no local changes.
+/// What is being applied: every path that a step touches, with what it becomes and that state's number (0: it gets
+/// none). After a crash neither these states nor what lies between them and the index are local changes.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Intent(pub Vec<(TreeId, RelPath, u64, Option<State>)>);
 
@@ -52,6 +53,15 @@ pub(crate) struct Intent(pub Vec<(TreeId, RelPath, u64, Option<State>)>);
 pub(super) struct Item {
     pub number: u32,
     pub record: Record,
+}
+
+/// What became of a local version at a path that could not be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Here {
+    /// There was none, or it is in the rescue.
+    Settled,
+    /// It was not looked at, or is still there.
+    Open,
 }
 
 /// What a path is by the source's word: (tree, path, state, number, key).
@@ -68,8 +78,8 @@ pub(super) struct Results {
     pub found: Vec<(TreeId, RelPath, State, LocalKey)>,
     /// Settled: equal now.
     pub settled: BTreeSet<(TreeId, RelPath)>,
-    /// Not applied, to be asked for again: what lies there.
-    pub failed: Vec<(TreeId, RelPath, Option<State>)>,
+    /// Not applied, to be asked for again.
+    pub failed: Vec<(TreeId, RelPath, Here)>,
 }
 
 impl Worker {
@@ -104,7 +114,7 @@ impl Worker {
         let mut by_tree: BTreeMap<TreeId, Vec<Item>> = BTreeMap::new();
         for (number, record) in (0u32..).zip(ready.records) {
             if ready.failed.contains(&number) {
-                results.failed.push((record.tree, record.path, None));
+                results.failed.push((record.tree, record.path, Here::Open));
             } else if !skip.contains(&number) {
                 by_tree
                     .entry(record.tree)
@@ -112,12 +122,13 @@ impl Worker {
                     .push(Item { number, record });
             }
         }
+        let mut intent = Intent::default();
         for (tree, items) in by_tree {
             let at = self
                 .position(tree)
                 .filter(|at| self.trees[*at].moves())
                 .ok_or("a record for a tree that is stopped")?;
-            self.apply_tree(at, items, &commit, &mut contents, &mut results)?;
+            self.apply_tree(at, items, &commit, &mut intent, &mut contents, &mut results)?;
         }
         self.finish(commit, &source, results)
             .map_err(|e| e.to_string())
@@ -128,6 +139,7 @@ impl Worker {
         at: usize,
         items: Vec<Item>,
         commit: &Commit,
+        intent: &mut Intent,
         contents: &mut HashMap<u32, Staged>,
         results: &mut Results,
     ) -> Result<(), String> {
@@ -139,8 +151,6 @@ impl Worker {
         if items.is_empty() {
             return Ok(());
         }
-        self.write_intent(at, &items, commit)
-            .map_err(|e| e.to_string())?;
         let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
         let config = self.trees[at].config.clone();
         let incoming: Vec<Incoming<'_>> = items
@@ -163,6 +173,8 @@ impl Worker {
             PlanError::Known(error) => error.to_string(),
             other => other.to_string(),
         })?;
+        self.write_intent(at, &items, &plan, &snapshot, commit, intent)
+            .map_err(|e| e.to_string())?;
         let numbers: HashMap<&RelPath, u32> =
             items.iter().map(|i| (&i.record.path, i.number)).collect();
         let (work, lacking) = with_contents(&plan, &numbers, contents);
@@ -234,19 +246,11 @@ impl Worker {
             if let Some(why) = skipped.get(path) {
                 self.skipped(at, record, *why, results);
             } else if lacking.contains(path) {
-                results.failed.push((
-                    tree,
-                    path.clone(),
-                    index.get(tree, path)?.and_then(|e| e.current),
-                ));
+                results.failed.push((tree, path.clone(), Here::Settled));
             } else if let Some(fault) = faults.get(path) {
                 self.trees[at].error(path, fault.to_string());
                 if !matches!(fault, Fault::Flagged(_) | Fault::Protected) {
-                    results.failed.push((
-                        tree,
-                        path.clone(),
-                        index.get(tree, path)?.and_then(|e| e.current),
-                    ));
+                    results.failed.push((tree, path.clone(), Here::Settled));
                 }
             } else {
                 let key = keys.get(path).copied().flatten();
@@ -307,7 +311,11 @@ impl Worker {
                 .received
                 .push((tree, record.path.clone(), None, record.seq, None)),
             Why::Occupied => self.trees[at].error(&record.path, why.to_string()),
-            Why::NoParent => return results.failed.push((tree, record.path.clone(), None)),
+            Why::NoParent => {
+                return results
+                    .failed
+                    .push((tree, record.path.clone(), Here::Settled));
+            }
             Why::Protected | Why::Excluded => {}
         }
         results.settled.insert((tree, record.path.clone()));
@@ -318,21 +326,31 @@ impl Worker {
         &mut self,
         at: usize,
         items: &[Item],
+        plan: &Plan,
+        index: &Snapshot,
         commit: &Commit,
+        intent: &mut Intent,
     ) -> Result<(), IndexError> {
         let tree = self.trees[at].id;
-        let record = |i: &Item| {
-            (
-                tree,
-                i.record.path.clone(),
-                i.record.seq,
-                i.record.state.clone(),
-            )
-        };
-        let intent = Intent(items.iter().map(record).collect());
+        let mut own = BTreeSet::new();
+        for Item { record, .. } in items {
+            own.insert(&record.path);
+            let state = record.state.clone();
+            intent
+                .0
+                .push((tree, record.path.clone(), record.seq, state));
+        }
+        for step in plan.steps.iter().filter(|step| !own.contains(&step.path)) {
+            let entry = index.get(tree, &step.path)?;
+            let (seq, becomes) = match step.action {
+                Action::RemoveFile | Action::RemoveDir => (entry.map_or(0, |e| e.seq), None),
+                _ => (0, entry.and_then(|e| e.current)),
+            };
+            intent.0.push((tree, step.path.clone(), seq, becomes));
+        }
         let whole = commit.caught_up && items.len() == 1;
         self.shared.index.write(|w| {
-            w.put_value(INTENT, &intent)?;
+            w.put_value(INTENT, intent)?;
             if !whole && w.head(tree)?.state == CopyState::Consistent {
                 w.fall_behind(tree)?;
             }
@@ -355,8 +373,12 @@ impl Worker {
         for (tree, path) in &results.settled {
             unsettled.entry(*tree).or_default().remove(path);
         }
-        for (tree, path, _) in &results.failed {
-            unsettled.entry(*tree).or_default().insert(path.clone());
+        let mut unfinished = Vec::new();
+        for (tree, path, here) in &results.failed {
+            let new = unsettled.entry(*tree).or_default().insert(path.clone());
+            if new || *here == Here::Settled {
+                unfinished.push((*tree, path));
+            }
         }
         let leftovers = if commit.caught_up {
             self.all_leftovers(&results)?
@@ -385,16 +407,8 @@ impl Worker {
             for (tree, path) in &results.settled {
                 w.settle(*tree, path)?;
             }
-            for (tree, path, ours) in &results.failed {
-                let base = crate::entry::Base::Unknown;
-                w.list_unreplicated(
-                    *tree,
-                    path,
-                    &Unreplicated {
-                        ours: ours.clone(),
-                        base,
-                    },
-                )?;
+            for (tree, path) in unfinished {
+                w.list_unreplicated(tree, path, &Unreplicated::nothing())?;
             }
             for (tree, path, state) in &leftovers {
                 let record = Unreplicated {

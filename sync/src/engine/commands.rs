@@ -9,7 +9,7 @@ use super::status::{Alarm, EngineStatus, Mode, Progress, TreeState, TreeStatus};
 use super::tree::{Dirt, Tree};
 use super::worker::Worker;
 use crate::entry::Kind;
-use crate::index::{IndexError, Snapshot, Unreplicated};
+use crate::index::{IndexError, Snapshot};
 use crate::lineage::{CopyState, EpochId, Head};
 use crate::path::RelPath;
 use crate::tree::TreeId;
@@ -153,7 +153,9 @@ impl Worker {
             let begin = |w: &mut crate::index::Writer<'_>| {
                 unsettled
                     .iter()
-                    .try_for_each(|(tree, path, record)| unsettle(w, *tree, path, record))?;
+                    .try_for_each(|(tree, path, _)| unsettle(w, *tree, path))?;
+                // What an apply left unfinished is data now.
+                w.remove_value(super::apply::INTENT)?;
                 w.begin(&epochs, term, &node).map(|_| w.last_seq())
             };
             self.shared.index.write(begin).map_err(index)?;
@@ -331,7 +333,12 @@ impl Worker {
             (None, CopyState::Consistent) => TreeState::Consistent,
         };
         let sending = match self.mode {
-            Mode::Source { .. } if self.shared.peer.borrow().session => {
+            // Without a peer they wait all the same.
+            Mode::Source { .. } => {
+                let acked = match self.shared.peer.borrow().session {
+                    true => acked,
+                    false => acked.max(index.acked().upto),
+                };
                 index.count_changes(acked, super::tree::MAX_NAMED)? as u64
             }
             _ => 0,
@@ -396,25 +403,14 @@ fn reason(tree: &TreeStatus) -> String {
     }
 }
 
-/// A path whose local version was not settled before this node became the source: what lies here now is the data. A
-/// deletion needs an entry, so that the scan that follows finds it gone.
+/// A path that was not settled before this node became the source: what lies here now is the data, whatever this node's
+/// position says. Without its number the entry gets a new one from the scan that follows; a deletion needs an entry,
+/// so that the scan finds it gone.
 fn unsettle(
     w: &mut crate::index::Writer<'_>,
     tree: TreeId,
     path: &RelPath,
-    record: &Unreplicated,
 ) -> Result<(), IndexError> {
-    w.settle(tree, path)?;
-    if record.ours.is_some() || w.get(tree, path)?.is_some() {
-        return Ok(());
-    }
-    let meta = crate::entry::Meta {
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        mtime_ns: 0,
-        xattrs: Default::default(),
-    };
     let nothing = crate::entry::LocalKey {
         dev: 0,
         ino: 0,
@@ -422,15 +418,24 @@ fn unsettle(
         mtime_ns: 0,
         size: 0,
     };
-    w.found(
-        tree,
-        path,
-        crate::entry::State {
-            kind: Kind::Fifo,
-            meta,
-        },
-        nothing,
-    )
+    let meta = crate::entry::Meta {
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        mtime_ns: 0,
+        xattrs: Default::default(),
+    };
+    let stand_in = crate::entry::State {
+        kind: Kind::Fifo,
+        meta,
+    };
+    let (state, local) = match w.get(tree, path)?.map(|e| (e.current, e.local)) {
+        Some((Some(state), local)) => (state, local.unwrap_or(nothing)),
+        _ => (stand_in, nothing),
+    };
+    w.settle(tree, path)?;
+    w.remove(tree, path)?;
+    w.found(tree, path, state, local)
 }
 
 fn index(error: IndexError) -> CommandError {

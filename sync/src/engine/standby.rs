@@ -3,7 +3,7 @@
 //! A path is *clean* when its entry has a number and what lies there has the entry's key. Everything else is looked at
 //! before it is touched: equal to the source's version, it is only indexed; else it goes to the rescue first.
 
-use super::apply::{Intent, Item, Results};
+use super::apply::{Here, Intent, Item, Results};
 use super::look::Sight;
 use super::status::Mode;
 use super::tree::{Dirt, Open};
@@ -18,6 +18,7 @@ use crate::meta::{self, What};
 use crate::path::RelPath;
 use crate::rescue::{self, Change, Header, Keep, OpenSet};
 use crate::tree::{Deletes, LocalChanges, TreeId};
+use std::collections::HashMap;
 
 /// What lies at a path.
 struct Lies {
@@ -53,24 +54,31 @@ impl Worker {
         let mut own = Vec::new();
         let mut keys = Vec::new();
         let mut foreign = Vec::new();
+        let mut between = Vec::new();
+        let intent: HashMap<&RelPath, (u64, &Option<State>)> = intent
+            .0
+            .iter()
+            .filter(|(t, ..)| *t == tree)
+            .map(|(_, path, seq, state)| (path, (*seq, state)))
+            .collect();
         for sight in sights {
             let entry = snapshot.get(tree, &sight.path)?;
             let known = entry.as_ref().and_then(|e| e.current.as_ref());
-            if self.trees[at].unsettled.contains(&sight.path) || same(known, sight.state.as_ref()) {
+            if same(known, sight.state.as_ref()) {
                 keys.push(sight);
                 continue;
             }
             if known.is_none() && config.deletes == Deletes::Keep {
                 continue;
             }
-            let began = intent
-                .0
-                .iter()
-                .find(|(t, path, ..)| *t == tree && *path == sight.path);
-            match began {
-                Some((_, _, seq, state)) if same(state.as_ref(), sight.state.as_ref()) => {
-                    own.push((sight, *seq, state.clone()))
+            match intent.get(&sight.path) {
+                Some((seq, state)) if *seq != 0 && same(state.as_ref(), sight.state.as_ref()) => {
+                    own.push((sight, *seq, (*state).clone()));
                 }
+                Some((_, state)) if is_between(&sight, known, state.as_ref()) => {
+                    between.push(sight)
+                }
+                None if !intent.is_empty() && only_time(&sight, known) => between.push(sight),
                 _ => foreign.push((sight, entry)),
             }
         }
@@ -90,10 +98,15 @@ impl Worker {
             for (sight, seq, state) in &own {
                 w.receive(tree, &sight.path, state.clone(), *seq, sight.local)?;
             }
-            for (sight, entry) in &foreign {
-                list(w, tree, sight, entry.as_ref())?;
+            for sight in &between {
+                list(w, tree, sight, &Unreplicated::nothing())?;
             }
-            if !foreign.is_empty() && w.head(tree)?.state == CopyState::Consistent {
+            for (sight, entry) in &foreign {
+                list(w, tree, sight, &local_record(sight, entry.as_ref()))?;
+            }
+            if !(foreign.is_empty() && between.is_empty())
+                && w.head(tree)?.state == CopyState::Consistent
+            {
                 w.fall_behind(tree)?;
             }
             Ok::<_, IndexError>(())
@@ -104,9 +117,11 @@ impl Worker {
                 paths = foreign.len(),
                 "local changes on the standby are repaired"
             );
-            self.trees[at]
-                .unsettled
-                .extend(foreign.into_iter().map(|(sight, _)| sight.path));
+        }
+        if !(foreign.is_empty() && between.is_empty()) {
+            let foreign = foreign.into_iter().map(|(sight, _)| sight);
+            let paths = foreign.chain(between).map(|sight| sight.path);
+            self.trees[at].unsettled.extend(paths);
             self.shared.unsettled.notify_one();
             self.touch();
         }
@@ -184,17 +199,30 @@ impl Worker {
             let entry = snapshot.get(tree, path).map_err(|e| e.to_string())?;
             let stat = open.root.stat(path).unwrap_or(None);
             let unsettled = self.trees[at].unsettled.contains(path);
-            if !unsettled && is_clean(entry.as_ref(), stat.map(|s| s.key())) {
-                left.push(item);
+            let listed = if unsettled {
+                snapshot.listed(tree, path).map_err(|e| e.to_string())?
+            } else {
+                None
+            };
+            if is_clean(entry.as_ref(), stat.map(|s| s.key()))
+                && listed.as_ref().is_none_or(Unreplicated::is_nothing)
+            {
+                if !is_dir
+                    && stat.is_some_and(|s| s.is_dir())
+                    && let Err(why) = self.put_aside_below(at, open, path, &mut forget)
+                {
+                    self.trees[at].error(path, why);
+                    results.failed.push((tree, path.clone(), Here::Open));
+                } else {
+                    left.push(item);
+                }
                 continue;
             }
             let lies = match self.lies(open, path, entry.as_ref()) {
                 Ok(lies) => lies,
                 Err(why) => {
                     self.trees[at].error(path, why);
-                    results
-                        .failed
-                        .push((tree, path.clone(), entry.and_then(|e| e.current)));
+                    results.failed.push((tree, path.clone(), Here::Open));
                     continue;
                 }
             };
@@ -216,13 +244,11 @@ impl Worker {
                 results.settled.insert((tree, path.clone()));
                 continue;
             }
-            match self.put_aside(at, open, &item, lies, unsettled, &mut forget) {
+            match self.put_aside(at, open, &item, lies, (entry, listed), &mut forget) {
                 Ok(()) => left.push(item),
                 Err(why) => {
                     self.trees[at].error(path, why);
-                    results
-                        .failed
-                        .push((tree, path.clone(), entry.and_then(|e| e.current)));
+                    results.failed.push((tree, path.clone(), Here::Open));
                 }
             }
         }
@@ -298,7 +324,7 @@ impl Worker {
         open: &Open,
         item: &Item,
         lies: Lies,
-        unsettled: bool,
+        (entry, listed): (Option<IndexEntry>, Option<Unreplicated>),
         forget: &mut Forget,
     ) -> Result<(), String> {
         let path = &item.record.path;
@@ -310,8 +336,10 @@ impl Worker {
             state: lies.state.clone(),
             take,
         };
+        let listed_own = listed.as_ref().is_some_and(|l| !l.is_nothing());
         if !lies.exists {
-            if unsettled && theirs.is_some() {
+            let deleted = listed.as_ref().is_some_and(|l| l.ours.is_none()) && listed_own;
+            if deleted && theirs.is_some() {
                 self.keep(at, open, &[keep(Change::Deleted, false)])?;
             }
             forget.push((path.clone(), None));
@@ -321,7 +349,7 @@ impl Worker {
         if lies.state.as_ref().is_some_and(|s| s.kind.is_dir()) {
             match theirs {
                 Some(theirs) if theirs.kind.is_dir() => {
-                    if unsettled
+                    if listed_own
                         && !same_but_time(&theirs.meta, lies.state.as_ref().map(|s| &s.meta))
                     {
                         self.keep(at, open, &[keep(Change::Metadata, false)])?;
@@ -329,6 +357,11 @@ impl Worker {
                 }
                 _ => self.put_aside_below(at, open, path, forget)?,
             }
+            forget.push((path.clone(), found));
+            return Ok(());
+        }
+        // What an apply left unfinished, and nobody touched since.
+        if listed.is_some_and(|l| l.is_nothing()) && entry.is_some_and(|e| e.local == lies.key) {
             forget.push((path.clone(), found));
             return Ok(());
         }
@@ -355,7 +388,11 @@ impl Worker {
         let mut keeps = Vec::new();
         for row in snapshot.below(tree, dir).map_err(|e| e.to_string())? {
             let (path, entry) = row.map_err(|e| e.to_string())?;
-            let ours = entry.seq == 0 || self.trees[at].unsettled.contains(&path);
+            let listed = match self.trees[at].unsettled.contains(&path) {
+                true => snapshot.listed(tree, &path).map_err(|e| e.to_string())?,
+                false => None,
+            };
+            let ours = listed.map_or(entry.seq == 0, |l| !l.is_nothing());
             let Some(state) = entry.current.filter(|s| ours && !s.kind.is_dir()) else {
                 continue;
             };
@@ -478,25 +515,43 @@ fn is_clean(entry: Option<&IndexEntry>, key: Option<LocalKey>) -> bool {
     }
 }
 
-/// Puts a local change on the list of what is to be settled, and makes the index say what lies there.
-fn list(
-    w: &mut crate::index::Writer<'_>,
-    tree: TreeId,
-    sight: &Sight,
-    entry: Option<&IndexEntry>,
-) -> Result<(), IndexError> {
+/// What a crash left of an apply of this path: `known` before, `becomes` after.
+fn is_between(sight: &Sight, known: Option<&State>, becomes: Option<&State>) -> bool {
+    let Some(state) = &sight.state else {
+        // Room was made for something else.
+        return true;
+    };
+    // A directory is made empty and closed, and gets its attributes at the end; of a file only attributes may be
+    // half changed.
+    let kind = |other: Option<&State>| other.is_some_and(|o| o.kind == state.kind);
+    state.kind.is_dir() || kind(known) || kind(becomes)
+}
+
+/// A directory whose time moved with what lies in it.
+fn only_time(sight: &Sight, known: Option<&State>) -> bool {
+    let dir = |state: Option<&State>| state.filter(|s| s.kind.is_dir()).map(|s| s.meta.clone());
+    dir(known).is_some_and(|known| same_but_time(&known, dir(sight.state.as_ref()).as_ref()))
+}
+
+fn local_record(sight: &Sight, entry: Option<&IndexEntry>) -> Unreplicated {
     let base = match entry {
         Some(entry) if entry.seq != 0 => Base::Was(entry.current.clone().map(Box::new)),
         _ => Base::Never,
     };
-    w.list_unreplicated(
-        tree,
-        &sight.path,
-        &Unreplicated {
-            ours: sight.state.clone(),
-            base,
-        },
-    )?;
+    Unreplicated {
+        ours: sight.state.clone(),
+        base,
+    }
+}
+
+/// Puts what lies at a path on the list of what is to be settled, and makes the index say what lies there.
+fn list(
+    w: &mut crate::index::Writer<'_>,
+    tree: TreeId,
+    sight: &Sight,
+    record: &Unreplicated,
+) -> Result<(), IndexError> {
+    w.list_unreplicated(tree, &sight.path, record)?;
     w.remove(tree, &sight.path)?;
     match (&sight.state, sight.local) {
         (Some(state), Some(key)) => w.found(tree, &sight.path, state.clone(), key),

@@ -64,6 +64,22 @@ pub struct Unreplicated {
     pub base: Base,
 }
 
+impl Unreplicated {
+    /// For a path where nothing of this node's own lies, and that is not as the source has it: what an apply could not
+    /// finish.
+    pub fn nothing() -> Self {
+        Unreplicated {
+            ours: None,
+            base: Base::Never,
+        }
+    }
+
+    /// Nothing of this node's own would be lost at the path.
+    pub fn is_nothing(&self) -> bool {
+        self.ours.is_none() && matches!(self.base, Base::Never | Base::Was(None))
+    }
+}
+
 /// The numbers of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Numbers {

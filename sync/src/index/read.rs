@@ -191,6 +191,16 @@ impl Snapshot {
         places(&self.views.by_hash, key::hash(hash, &[]), max)
     }
 
+    /// What is listed of one path as unreplicated.
+    pub fn listed(&self, tree: TreeId, path: &RelPath) -> Result<Option<Unreplicated>, IndexError> {
+        let row = self
+            .views
+            .unreplicated
+            .get(key::entry(tree, path).as_slice())?;
+        row.map(|value| read_listed(value.value(), path))
+            .transpose()
+    }
+
     /// The work list of a reversal after `after`, in path order within a tree, at most `max`.
     pub fn unreplicated(
         &self,
@@ -213,10 +223,7 @@ impl Snapshot {
         {
             let (place, value) = row?;
             let (tree, path) = key::read_entry(place.value())?;
-            let damaged = |_| IndexError::Damaged {
-                what: format!("the unreplicated record of {path}"),
-            };
-            let record = postcard::from_bytes(value.value()).map_err(damaged)?;
+            let record = read_listed(value.value(), &path)?;
             all.push((tree, path, record));
         }
         Ok(all)
@@ -238,6 +245,12 @@ impl Iterator for Entries {
             Ok((path, decode(value.value())?))
         }))
     }
+}
+
+fn read_listed(bytes: &[u8], path: &RelPath) -> Result<Unreplicated, IndexError> {
+    postcard::from_bytes(bytes).map_err(|_| IndexError::Damaged {
+        what: format!("the unreplicated record of {path}"),
+    })
 }
 
 pub(super) fn get(
