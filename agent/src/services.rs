@@ -7,9 +7,13 @@
 use crate::config::types::{Hook, HookEvent, Service, ServiceControl};
 use crate::hooks::{Context, HookResult, Report, RunError, run, run_hooks};
 use std::sync::{Mutex as SyncMutex, PoisonError};
+use std::time::Duration;
 use tandem_failover::effect::ServiceCommand;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
+
+/// systemd answers from its memory; where it hangs, the stop itself finds out.
+const ASK_SYSTEMD: Duration = Duration::from_secs(5);
 
 /// Start or stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +161,14 @@ async fn drive<'a>(
         if cancel.is_cancelled() {
             return;
         }
-        let argv = argv_of(&service.control, action);
+        let mut argv = argv_of(&service.control, action);
+        if let (ServiceControl::Unit(unit), Action::Stop) = (&service.control, action)
+            && job_waits(unit, context, cancel).await
+        {
+            // systemd.unit(5): at a shutdown the unit's own stop waits for the agent, which is ordered after it. A stop
+            // that waited for that order would wait for ever.
+            argv.insert(2, "--job-mode=ignore-dependencies".to_owned());
+        }
         let outcome = run(&argv, context, service.timeout, cancel).await;
         match &outcome {
             Ok(done) => tracing::info!(
@@ -174,6 +185,19 @@ async fn drive<'a>(
             outcome,
         });
     }
+}
+
+/// Whether systemd has a job for the unit already: then both stop together, as at a shutdown. Where that cannot be
+/// asked, there is none.
+async fn job_waits(unit: &str, context: &Context, cancel: &CancellationToken) -> bool {
+    let argv = ["systemctl", "show", "--property=Job", "--value", "--", unit].map(str::to_owned);
+    let shown = run(&argv, context, ASK_SYSTEMD, cancel).await;
+    shown.is_ok_and(|report| names_a_job(&report.output))
+}
+
+/// `systemctl show --property=Job --value` prints the number of a job, or nothing.
+fn names_a_job(output: &str) -> bool {
+    output.trim().parse::<u32>().is_ok_and(|job| job > 0)
 }
 
 fn argv_of(control: &ServiceControl, action: Action) -> Vec<String> {

@@ -4,10 +4,14 @@ use std::time::Duration;
 use tandem_failover::heartbeat::TreeHead;
 use tandem_failover::input::{DataFacts, Relation};
 use tandem_failover::time::Instant;
-use tandem_sync::engine::EngineStatus;
+use tandem_sync::engine::{EngineStatus, TreeState, TreeStatus};
 use tandem_sync::lineage::{
     Direction, NodeHeads, PairRelation, Regress, TreeRelation, combine, first_source,
 };
+use tandem_sync::tree::TreeId;
+
+/// In a head's copy state: the tree is stopped here. The copy state itself is a small number.
+pub const STOPPED: u8 = 0x80;
 
 /// The facts about this node's data.
 ///
@@ -29,7 +33,7 @@ pub fn data_facts(
             relation(mine, theirs, restored)
         }),
         reason: status.reason.clone(),
-        heads: heads(mine),
+        heads: heads(mine, status),
         heads_digest: status.heads_digest,
         seq: status.seq,
         lag: status.lag,
@@ -77,7 +81,12 @@ fn empty(heads: &NodeHeads) -> bool {
     heads.trees().iter().all(|tree| tree.empty)
 }
 
-fn heads(mine: &NodeHeads) -> Vec<TreeHead> {
+fn heads(mine: &NodeHeads, status: &EngineStatus) -> Vec<TreeHead> {
+    let stopped = |id: TreeId| {
+        let of_tree = |t: &&TreeStatus| TreeId::of(&t.name) == id;
+        let state = status.trees.iter().find(of_tree).map(|t| &t.state);
+        matches!(state, Some(TreeState::Stopped { .. }))
+    };
     mine.trees()
         .iter()
         .take(TreeHead::MAX)
@@ -91,7 +100,7 @@ fn heads(mine: &NodeHeads) -> Vec<TreeHead> {
                     .lineage
                     .head()
                     .map_or([0; 16], |epoch| epoch.id.0.to_be_bytes()),
-                state: tree.head.state as u8,
+                state: tree.head.state as u8 | if stopped(tree.tree) { STOPPED } else { 0 },
             }
         })
         .collect()

@@ -1,5 +1,6 @@
 //! Signals, reload, restart and the end of the agent.
 
+use super::backend::engine_error;
 use super::{Daemon, execute, setup};
 use crate::api::types::{ApiError, Done, ErrorCode, ReloadReport};
 use crate::config::Loaded;
@@ -157,6 +158,11 @@ impl Daemon {
         }
         let config = &loaded.config;
         let setup = setup::driver(config, self.own);
+        let trees = setup::trees(config, self.own, &loaded.file)
+            .map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))?;
+        // First what can fail: then nothing was applied.
+        let taken = self.engine.take_policies(trees.trees).await;
+        taken.map_err(|e| engine_error(&e))?;
         self.roles
             .services()
             .configure(config.services.clone(), config.hooks.clone());

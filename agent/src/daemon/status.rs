@@ -1,13 +1,16 @@
 //! (pure) What the parts say of themselves, put together for the operator.
 
+use super::facts::STOPPED;
 use crate::api::types as api;
 use crate::config::types::{Config, CountsFor};
 use std::time::Duration;
 use tandem_failover::health::Health;
+use tandem_failover::heartbeat::TreeHead;
 use tandem_failover::role::Role;
 use tandem_failover::time::Instant;
 use tandem_failover::view::{PeerIdentity, PeerView, View};
 use tandem_sync::engine as sync;
+use tandem_sync::tree::TreeId;
 
 /// Both clocks at one moment, so that every age in one report is of the same moment.
 #[derive(Debug, Clone, Copy)]
@@ -377,6 +380,32 @@ fn services(parts: &Parts<'_>) -> Vec<api::ServiceStatus> {
         .collect()
 }
 
+/// Trees that are stopped on the other node: nothing of them moves to here.
+fn stopped_there(parts: &Parts<'_>) -> Vec<String> {
+    let peer = &parts.config.nodes[1 - parts.own].name;
+    let heads = match &parts.view.peer {
+        Some(view) if view.heard => view.heads.as_slice(),
+        _ => return Vec::new(),
+    };
+    let stopped = |name: &str| {
+        let id = TreeId::of(name).0;
+        let of_tree = |head: &&TreeHead| head.tree[..] == id[..4];
+        heads
+            .iter()
+            .find(of_tree)
+            .is_some_and(|head| head.state & STOPPED != 0)
+    };
+    let trees = parts.config.trees.iter().filter(|tree| stopped(&tree.name));
+    trees
+        .map(|tree| {
+            format!(
+                "tree {}: stopped on {peer}, whose status says why",
+                tree.name
+            )
+        })
+        .collect()
+}
+
 fn alarms(parts: &Parts<'_>) -> Vec<String> {
     let mut alarms: Vec<String> = parts
         .engine
@@ -387,6 +416,7 @@ fn alarms(parts: &Parts<'_>) -> Vec<String> {
             None => alarm.text.clone(),
         })
         .collect();
+    alarms.extend(stopped_there(parts));
     alarms.extend(parts.view.waiting.iter().map(ToString::to_string));
     alarms
 }

@@ -140,9 +140,39 @@ fn prepare<'a>(command: &'a mut Command, context: &Context) -> &'a mut Command {
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    // SAFETY: the closure runs in the child between fork and exec and makes one async-signal-safe system call;
+    let protected = protected_from_shortage();
+    let in_child = move || {
+        if protected {
+            as_mortal_as_others();
+        }
+        close_descriptors_at_exec()
+    };
+    // SAFETY: the closure runs in the child between fork and exec and makes async-signal-safe system calls only;
     // it allocates nothing and touches no memory of the parent.
-    unsafe { command.pre_exec(close_descriptors_at_exec) }
+    unsafe { command.pre_exec(in_child) }
+}
+
+/// The agent's unit keeps it from being killed when memory is short. What it starts is not to inherit that: a
+/// service that takes all memory must not outlive everything else.
+fn protected_from_shortage() -> bool {
+    let score = std::fs::read_to_string("/proc/self/oom_score_adj");
+    score.is_ok_and(|text| text.trim_start().starts_with('-'))
+}
+
+/// Sets this process's `oom_score_adj` to 0. To raise it needs no privilege; a system that refuses it changes nothing.
+fn as_mortal_as_others() {
+    // SAFETY: the path ends with a zero byte and lives for ever; the descriptor is this function's own; write reads
+    // one byte of a literal.
+    unsafe {
+        let fd = libc::open(
+            c"/proc/self/oom_score_adj".as_ptr(),
+            libc::O_WRONLY | libc::O_CLOEXEC,
+        );
+        if fd >= 0 {
+            libc::write(fd, c"0".as_ptr().cast(), 1);
+            libc::close(fd);
+        }
+    }
 }
 
 /// Marks every descriptor but the standard three close-on-exec (close_range(2), Linux 5.11), whatever a library

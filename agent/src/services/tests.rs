@@ -142,6 +142,14 @@ async fn the_next_role_change_ends_the_one_before() {
 }
 
 #[test]
+fn a_waiting_job_is_recognised() {
+    assert!(names_a_job("1234\n"));
+    for none in ["", "\n", "0\n", "Failed to connect to bus\n"] {
+        assert!(!names_a_job(none), "{none:?}");
+    }
+}
+
+#[test]
 fn a_unit_is_driven_by_systemctl() {
     let unit = ServiceControl::Unit("nginx.service".into());
     assert_eq!(

@@ -10,7 +10,7 @@ use crate::index::Index;
 use crate::lineage::NodeHeads;
 use crate::path::RelPath;
 use crate::token::RoleToken;
-use crate::tree::{PairConfig, TreeId};
+use crate::tree::{PairConfig, TreeConfig, TreeId};
 use crate::wire::{Idle, Refuse, VerifyAnswer, VerifyPart};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,6 +71,11 @@ pub(crate) enum Command {
     Release(Reply<Result<(), CommandError>>),
     /// Give up this node's own history.
     Adopt(Reply<Result<(), CommandError>>),
+    /// Take these trees' policies.
+    Policies {
+        trees: Vec<TreeConfig>,
+        reply: Reply<()>,
+    },
     /// Let the deletions pass that the guard held back.
     Accept {
         tree: String,

@@ -12,7 +12,8 @@ use crate::entry::Kind;
 use crate::index::{IndexError, Snapshot};
 use crate::lineage::{CopyState, EpochId, Head};
 use crate::path::RelPath;
-use crate::tree::TreeId;
+use crate::tree::{TreeConfig, TreeId};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -53,9 +54,33 @@ impl Worker {
             Command::Hold(reply) => drop(reply.send(self.hold())),
             Command::Release(reply) => drop(reply.send(self.release())),
             Command::Adopt(reply) => drop(reply.send(self.adopt())),
+            Command::Policies { trees, reply } => {
+                self.take_policies(&trees);
+                let _ = reply.send(());
+            }
             Command::Accept { tree, reply } => drop(reply.send(self.accept(&tree))),
         }
         self.touch();
+    }
+
+    /// What a tree is stays; what becomes of changes may be another policy from here on.
+    fn take_policies(&mut self, new: &[TreeConfig]) {
+        for tree in &mut self.trees {
+            let Some(new) = new.iter().find(|new| new.id() == tree.id) else {
+                continue;
+            };
+            let config = TreeConfig {
+                max_delete: new.max_delete,
+                deletes: new.deletes,
+                local_changes: new.local_changes,
+                ..(*tree.config).clone()
+            };
+            if *tree.config != config {
+                tree.config = Arc::new(config);
+                // What was left alone by the old policy is looked at by the new one.
+                tree.rescan = true;
+            }
+        }
     }
 
     fn set_mode(&mut self, mode: Mode) {

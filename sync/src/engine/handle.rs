@@ -9,7 +9,7 @@ use super::worker::Worker;
 use crate::index::{Index, IndexIdentity};
 use crate::lineage::{NodeHeads, NodeName, PairRelation, combine};
 use crate::token::RoleToken;
-use crate::tree::{MAX_TREES, PairConfig};
+use crate::tree::{MAX_TREES, PairConfig, TreeConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
@@ -239,6 +239,17 @@ impl Engine {
     /// Status as it changes, at most twenty times a second.
     pub fn status_changes(&self) -> watch::Receiver<EngineStatus> {
         self.shared.status.subscribe()
+    }
+
+    /// Takes the policies of these trees: `max_delete`, `deletes` and `local_changes`. What a tree is, where it lies and
+    /// what belongs to it stays as it was at the start. Trees that were not there at the start are passed over.
+    ///
+    /// # Errors
+    /// [`CommandError::Ended`].
+    pub async fn take_policies(&self, trees: Vec<TreeConfig>) -> Result<(), CommandError> {
+        self.shared
+            .ask(|reply| Command::Policies { trees, reply })
+            .await
     }
 
     /// Lets exactly those deletions pass that the guard held back, and moves the tree again.

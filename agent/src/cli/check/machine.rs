@@ -29,6 +29,7 @@ pub(super) fn warnings(
     file_of_others(&loaded.file, &mut all);
     if let Some(me) = me {
         devices(config, me, &mut all);
+        unseen(config, me, &mut all);
         roots(config, &mut all);
         programs(config, &mut all);
         units(config, &mut all);
@@ -71,6 +72,19 @@ fn devices(config: &Config, me: &Node, all: &mut Vec<String>) {
         if !Path::new("/sys/class/net").join(device).exists() {
             all.push(format!(
                 "there is no interface {device}, needed for the {what}"
+            ));
+        }
+    }
+}
+
+/// The peer's hardware address is learned on a link. Without a link on the network of a floating IP, nobody can tell
+/// there whose answers a monitor gets.
+fn unseen(config: &Config, me: &Node, all: &mut Vec<String>) {
+    for floating in &config.floating_ips {
+        if !me.links.iter().any(|link| link.device == floating.device) {
+            all.push(format!(
+                "no link is on {}, the interface of the floating IP {}: a master that hangs there is not recognised; add a                  [[node.link]] on it",
+                floating.device, floating.address
             ));
         }
     }
@@ -240,6 +254,17 @@ mod tests {
     fn a_hand_over_is_bounded_by_the_move_and_all_that_runs_at_it() {
         // The move 10 s, the database 60 s, the web server 30 s.
         assert_eq!(hand_over_bound(&example().config), Duration::from_secs(100));
+    }
+
+    #[test]
+    fn a_floating_ip_where_no_link_is_is_doubted() {
+        let mut loaded = example();
+        let mut all = Vec::new();
+        unseen(&loaded.config, &loaded.config.nodes[0], &mut all);
+        assert_eq!(all, Vec::<String>::new());
+        loaded.config.floating_ips[0].device = "eth9".into();
+        unseen(&loaded.config, &loaded.config.nodes[0], &mut all);
+        assert!(all.len() == 1 && all[0].contains("eth9"), "{all:?}");
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn differences_are_named_with_their_old_and_new_values() {
         "preferred = \"a\"",
         "preferred = \"b\"\nmax_stale = \"90s\"",
     );
-    let text = text.replace("path = \"/home\"", "path = \"/srv\"");
+    let text = text.replace("path = \"/home\"", "path = \"/srv\"\nmax_delete = 7");
     let changes = facts(SMALL).changes_to(&facts(&text));
     let shown: Vec<_> = changes
         .iter()
@@ -73,6 +73,10 @@ fn differences_are_named_with_their_old_and_new_values() {
             Applies::InPlace,
         ),
         ("[pair]: preferred was \"a\", is \"b\"", Applies::InPlace),
+        (
+            "[[tree]] home: max_delete was \"50%\", is 7",
+            Applies::InPlace,
+        ),
         (
             "[[tree]] home: path was \"/home\", is \"/srv\"",
             Applies::AfterRestart,
