@@ -5,6 +5,7 @@
 //!   link, and a body counts only if it is newer than the one that is known from any link.
 //! - A new life of the peer counts only once it echoes *this* agent's random nonce, which nobody could
 //!   know before this agent started. Until then it is only answered, so that it can prove itself.
+//!   One that counts lower than the known life must also echo a beat that was sent since that was proven.
 //! - A life that was succeeded by another never comes back. If one is still talking (it echoes a beat of
 //!   ours that was sent after that), there are two of it: cloned (R6).
 
@@ -67,6 +68,17 @@ struct Life {
     hears_me: Option<Instant>,
     /// Highest of my beats that it says it heard.
     acknowledged: u64,
+    /// My last beat when this life was first proven.
+    since: u64,
+}
+
+/// A life that was heard and is not proven.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    incarnation: Incarnation,
+    heard: Instant,
+    link: u8,
+    counter: u64,
 }
 
 /// Everything heard of the peer in this life of the agent.
@@ -75,7 +87,7 @@ pub struct Peer {
     own: Incarnation,
     life: Option<Life>,
     /// Heard, not proven, and when.
-    candidate: Option<(Incarnation, Instant)>,
+    candidate: Option<Candidate>,
     /// Lives that were succeeded, and my last beat at that time.
     former: VecDeque<(Incarnation, u64)>,
     links: Vec<Link>,
@@ -124,14 +136,15 @@ impl Peer {
         let age = |at: Instant| now.saturating_duration_since(at);
         // A candidate is answered only when the proven life has fallen silent, so that recordings of
         // other lives cannot take its answers away.
-        let answered = self.candidate.filter(|(_, at)| {
+        let answered = self.candidate.filter(|candidate| {
             self.heard()
-                .is_none_or(|heard| at.saturating_duration_since(heard) >= RIVAL)
+                .is_none_or(|heard| candidate.heard.saturating_duration_since(heard) >= RIVAL)
         });
-        if let Some((incarnation, _)) = answered {
+        if let Some(candidate) = answered {
+            let heard = (candidate.counter, micros(age(candidate.heard)));
             return Some(Echo {
-                incarnation,
-                on_link: None,
+                incarnation: candidate.incarnation,
+                on_link: (candidate.link == link).then_some(heard),
                 overall: None,
             });
         }
@@ -161,8 +174,17 @@ impl Peer {
                 self.hear_former(heartbeat, proof)
             }
             (_, None) => {
-                self.candidate = Some((heartbeat.incarnation, now));
+                let (incarnation, counter) = (heartbeat.incarnation, heartbeat.counter);
+                self.candidate = Some(Candidate {
+                    incarnation,
+                    heard: now,
+                    link,
+                    counter,
+                });
                 Heard::Unproven
+            }
+            (Some(life), Some(echo)) if !life.is_succeeded_by(heartbeat.incarnation, echo) => {
+                Heard::Stale
             }
             (_, Some(echo)) => self.hear_new(now, heartbeat, echo),
         }
@@ -204,6 +226,7 @@ impl Peer {
             heard: now,
             hears_me: None,
             acknowledged: 0,
+            since: self.beat,
         });
         self.count(now, heartbeat);
         self.take_echo(now, heartbeat.link, echo);
@@ -313,6 +336,16 @@ impl Peer {
     /// The links.
     pub fn links(&self) -> &[Link] {
         &self.links
+    }
+}
+
+impl Life {
+    /// Whether another proven life may take this one's place. A restart counts up. A life that does not is
+    /// something late, unless it heard a beat of mine that was sent after this life was proven: then the
+    /// peer was rolled back or cloned, and that must be seen (R6).
+    fn is_succeeded_by(&self, other: Incarnation, echo: Echo) -> bool {
+        let beat = echo.on_link.map_or(0, |(beat, _)| beat);
+        other.counter > self.incarnation.counter || beat > self.since
     }
 }
 

@@ -191,6 +191,32 @@ fn a_former_life_that_echoes_a_later_beat_is_a_clone() {
 }
 
 #[test]
+fn a_late_life_that_was_never_seen_does_not_come_back_and_a_rolled_back_one_does() {
+    let mut peer = known();
+    let older = Incarnation {
+        counter: 6,
+        nonce: [6; 16],
+    };
+    let mut late = beat(older, 50, 0, Some(ME));
+    assert_eq!(
+        peer.hear(at(2), 0, &late),
+        Heard::Stale,
+        "it heard nothing since"
+    );
+    let now = peer.next_beat(at(3));
+    late.echo = Some(Echo {
+        incarnation: ME,
+        on_link: Some((now, 0)),
+        overall: None,
+    });
+    assert_eq!(
+        peer.hear(at(4), 0, &late),
+        Heard::NewLife,
+        "it is alive: R6 looks at it"
+    );
+}
+
+#[test]
 fn unproven_strangers_do_not_take_the_answers_of_the_living() {
     let mut peer = known();
     let stranger = Incarnation {

@@ -128,8 +128,10 @@ fn history(seed: u64, reached: &mut BTreeSet<String>) {
     );
     let master = world.master().expect("a pair has one");
     assert_eq!(
-        world.nodes[0].data.lineage, world.nodes[1].data.lineage,
-        "seed {seed}"
+        world.nodes[0].data.lineage,
+        world.nodes[1].data.lineage,
+        "seed {seed}\n{}",
+        world.story()
     );
     assert!(!world.serves(1 - master), "seed {seed}");
 }
