@@ -130,7 +130,11 @@ fn never_overwrites_newer_data() {
     for quarrel in QUARRELS.iter().filter(|q| !q.path.contains("made-by")) {
         put(&scene.file(ONE, quarrel.path), "base", 100);
     }
-    put(&scene.file(ONE, "directory-deleted-by-new/base"), "base", 100);
+    put(
+        &scene.file(ONE, "directory-deleted-by-new/base"),
+        "base",
+        100,
+    );
     scene.start();
     scene.flush_and_compare(ONE);
 
