@@ -19,6 +19,7 @@ mod local;
 mod look;
 pub(crate) mod prepare;
 pub mod report;
+mod root;
 mod standby;
 pub mod status;
 #[allow(clippy::disallowed_methods)]

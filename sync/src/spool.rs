@@ -52,6 +52,7 @@ impl Head {
             records,
             given_up,
             failed,
+            totals: _,
         } = ready;
         Head {
             version: VERSION,
@@ -258,6 +259,7 @@ mod tests {
         let ready = Ready {
             commit,
             records: Vec::new(),
+            totals: Vec::new(),
             given_up: Vec::new(),
             failed: vec![3],
         };

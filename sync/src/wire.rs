@@ -151,6 +151,19 @@ pub struct Batch {
     pub id: u64,
     /// At most [`MAX_RECORDS`].
     pub records: Vec<Record>,
+    /// How much the source has, for progress. At most [`MAX_TREES`].
+    pub totals: Vec<Total>,
+}
+
+/// How much there is of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Total {
+    /// Tree.
+    pub tree: TreeId,
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of contents.
+    pub bytes: u64,
 }
 
 /// How the replica wants the content of an item.
@@ -396,6 +409,11 @@ impl Message {
                     batch.records.len(),
                     MAX_RECORDS,
                     "a Batch with too many records",
+                )?;
+                too_many(
+                    batch.totals.len(),
+                    MAX_TREES,
+                    "a Batch with too many trees",
                 )?;
                 batch.records.iter().try_for_each(check_record)
             }

@@ -104,6 +104,7 @@ impl Worker {
             source,
         } = batch;
         let commit = ready.commit;
+        self.note_totals(&ready);
         let skip: BTreeSet<u32> = ready
             .given_up
             .iter()
@@ -132,6 +133,30 @@ impl Worker {
         }
         self.finish(commit, &source, results)
             .map_err(|e| e.to_string())
+    }
+
+    /// For progress.
+    fn note_totals(&mut self, ready: &Ready) {
+        let now = super::clock::now();
+        for total in &ready.totals {
+            let Some(at) = self.position(total.tree) else { continue };
+            let done = self.shared.index.snapshot().and_then(|s| s.counts(total.tree));
+            let done = done.map_or(0, |counts| counts.bytes);
+            let tree = &mut self.trees[at];
+            match &mut tree.totals {
+                Some((entries, bytes, progress)) if !ready.commit.caught_up => {
+                    (*entries, *bytes) = (total.entries, total.bytes);
+                    progress.set_total(total.bytes);
+                    let more = done.saturating_sub(progress.done());
+                    progress.add(now, more);
+                }
+                _ if ready.commit.caught_up => tree.totals = None,
+                none => {
+                    let progress = crate::progress::Progress::new(done, total.bytes);
+                    *none = Some((total.entries, total.bytes, progress));
+                }
+            }
+        }
     }
 
     fn apply_tree(

@@ -4,7 +4,7 @@ use super::apply::{Applied, Batch};
 use super::error::CommandError;
 use super::prepare::Prepared;
 use super::report::{InitReport, NotCovered};
-use super::status::{Alarm, EngineStatus, Mode, Progress, SessionStatus};
+use super::status::{Alarm, EngineStatus, Mode, SessionStatus};
 use super::tree::Roots;
 use crate::index::Index;
 use crate::lineage::NodeHeads;
@@ -151,8 +151,6 @@ pub(crate) struct Shared {
     pub held: AtomicBool,
     /// Bytes in the spool.
     pub spooled: AtomicU64,
-    /// Copies by tree.
-    pub progress: Mutex<BTreeMap<TreeId, Progress>>,
     /// Alarms of sessions and of reversals, by tree and kind.
     pub alarms: Mutex<BTreeMap<(Option<String>, &'static str), String>>,
 }
@@ -171,19 +169,6 @@ impl Shared {
     /// The session's status.
     pub fn session(&self) -> Option<SessionStatus> {
         lock(&self.session).clone()
-    }
-
-    /// Progress of a tree's copy.
-    pub fn progress(&self, tree: TreeId) -> Option<Progress> {
-        lock(&self.progress).get(&tree).cloned()
-    }
-
-    /// Sets or ends the progress of a tree's copy.
-    pub fn set_progress(&self, tree: TreeId, progress: Option<Progress>) {
-        match progress {
-            Some(progress) => lock(&self.progress).insert(tree, progress),
-            None => lock(&self.progress).remove(&tree),
-        };
     }
 
     /// The way to the source session, while there is one.

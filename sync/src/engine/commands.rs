@@ -9,11 +9,12 @@ use super::status::{Alarm, EngineStatus, Mode, Progress, TreeState, TreeStatus};
 use super::tree::{Dirt, Tree};
 use super::worker::Worker;
 use crate::entry::Kind;
-use crate::index::{IndexError, Snapshot};
+use crate::index::{Counts, IndexError, Snapshot};
 use crate::lineage::{CopyState, EpochId, Head};
 use crate::path::RelPath;
 use crate::tree::{TreeConfig, TreeId};
 use std::sync::Arc;
+use crate::progress::LagQueue;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -85,7 +86,7 @@ impl Worker {
 
     fn set_mode(&mut self, mode: Mode) {
         self.mode = mode;
-        self.lag.clear();
+        self.lag = LagQueue::default();
         // Before a session can see the new mode.
         self.shared.scanned.send_replace(false);
         self.shared.mode.send_replace(mode);
@@ -263,9 +264,7 @@ impl Worker {
     /// Publishes the status.
     pub(super) fn publish(&mut self) {
         let acked = self.shared.peer.borrow().acked;
-        while self.lag.front().is_some_and(|(seq, _)| *seq <= acked) {
-            self.lag.pop_front();
-        }
+        self.lag.ack(acked);
         match self
             .shared
             .index
@@ -302,10 +301,6 @@ impl Worker {
         }
         alarms.extend(self.shared.alarms());
         let source = matches!(self.mode, Mode::Source { .. });
-        let lag = self
-            .lag
-            .front()
-            .map_or(0, |(_, since)| clock::now().saturating_sub(*since));
         let mut first = [0; 8];
         first.copy_from_slice(&digest.finalize().as_bytes()[..8]);
         let bad = |t: &&TreeStatus| t.state != TreeState::Consistent || !t.proven;
@@ -325,7 +320,7 @@ impl Worker {
                 self.shared.answered()
             },
             heads_digest: u64::from_le_bytes(first),
-            lag: source.then(|| Duration::from_nanos(lag)),
+            lag: source.then(|| self.lag.lag(clock::now())),
             fresh_at: self
                 .shared
                 .fresh_at()
@@ -390,13 +385,33 @@ impl Worker {
             last_error: tree.last_error.clone(),
             local_changes: tree.local_changes.len() as u64,
             detector: watching.map(|w| w.detector.to_string()).unwrap_or_default(),
-            progress: scan_progress(tree).or_else(|| self.shared.progress(tree.id)),
+            progress: scan_progress(tree).or_else(|| copy_progress(tree, &counts, head)),
             rescued: tree.rescued,
             mounts_below: tree.mounts.iter().map(RelPath::to_string).collect(),
             sockets_skipped: tree.sockets.len() as u64,
             fuzzy: tree.fuzzy.iter().map(RelPath::to_string).collect(),
         })
     }
+}
+
+fn copy_progress(tree: &Tree, counts: &Counts, head: &Head) -> Option<Progress> {
+    let (entries, bytes, copy) = tree.totals.as_ref()?;
+    let now = clock::now();
+    let what = match head.state {
+        CopyState::Unborn | CopyState::Copying => "copy",
+        CopyState::CatchingUp => "catch-up",
+        CopyState::Consistent => return None,
+    };
+    Some(Progress {
+        what: what.into(),
+        files_done: counts.entries().min(*entries),
+        files_total: *entries,
+        bytes_done: counts.bytes.min(*bytes),
+        bytes_total: *bytes,
+        // A rate is far below the end of numbers.
+        bytes_per_second: copy.per_second(now) as u64,
+        eta: copy.remaining(now),
+    })
 }
 
 fn scan_progress(tree: &Tree) -> Option<Progress> {

@@ -101,7 +101,6 @@ impl Engine {
             verifier: Mutex::new(None),
             held: AtomicBool::new(false),
             spooled: AtomicU64::new(0),
-            progress: Mutex::new(BTreeMap::new()),
             alarms: Mutex::new(BTreeMap::new()),
         });
         let (running, ended) = watch::channel(());

@@ -157,6 +157,7 @@ impl Worker {
         let ready = Ready {
             commit: head.commit,
             records,
+            totals: Vec::new(),
             given_up,
             failed,
         };

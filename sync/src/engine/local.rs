@@ -8,7 +8,6 @@ use super::tree::{Dirt, Job, Stop};
 use super::worker::Worker;
 use crate::index::{IndexError, Observed, Snapshot};
 use crate::path::RelPath;
-use crate::tree::MaxDelete;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -20,10 +19,6 @@ const AGAIN: u64 = ms(25);
 const AGAIN_MOST: u64 = ms(1000);
 /// A path that was not at rest in so many looks is named as `fuzzy`.
 const FUZZY: u32 = 8;
-/// Deletions within this time count together for the guard.
-const DELETES_TOGETHER: u64 = ms(60_000);
-/// Changes whose age is kept for the lag; of more, the oldest stays and the lag is never shown too small.
-const MAX_LAG: usize = 100_000;
 
 impl Worker {
     /// Looks at all dirty paths of all trees, at most a slice of each tree.
@@ -67,8 +62,7 @@ impl Worker {
                 let tree = &mut self.trees[at];
                 tree.job = None;
                 if tree.accepted.take().is_some() {
-                    tree.held_back.clear();
-                    tree.recent_deletes.clear();
+                    tree.deletes.accept();
                 }
                 tracing::info!(tree = self.trees[at].config.name, "scan complete");
             } else {
@@ -92,7 +86,10 @@ impl Worker {
         for (path, why) in walk.errors {
             tree.error(&path, why);
         }
-        let gone = walk.gone.iter().cloned().collect();
+        let gone: BTreeSet<RelPath> = walk.gone.iter().cloned().collect();
+        if std::mem::take(&mut self.trees[at].accepting) {
+            self.trees[at].accepted = Some(gone.clone());
+        }
         if self.numbers_changes() && !self.may_go(at, gone) {
             return;
         }
@@ -219,17 +216,10 @@ impl Worker {
             Ok::<_, IndexError>((before, w.last_seq()))
         })?;
         if deleted > 0 && self.trees[at].accepted.is_none() {
-            self.trees[at].recent_deletes.push_back((now, deleted));
+            self.trees[at].deletes.record(now, deleted);
         }
         if head.1 > head.0 {
-            self.lag.push_back((head.1, now));
-            if self.lag.len() > MAX_LAG {
-                // Keeps the older time for the younger number.
-                if let (Some((_, time)), Some(next)) = (self.lag.pop_front(), self.lag.front_mut())
-                {
-                    next.1 = time;
-                }
-            }
+            self.lag.push(head.1, now);
             self.shared.head.send_replace(head.1);
             self.touch();
         }
@@ -256,7 +246,7 @@ impl Worker {
         if gone.is_empty() {
             return Ok(Some(sights));
         }
-        if let Err(stop) = self.trees[at].still_proven(index) {
+        if let Err(stop) = self.trees[at].still_proven(&self.shared.config.pair, index) {
             self.stop(at, stop);
             return Ok(None);
         }
@@ -284,22 +274,12 @@ impl Worker {
         };
         let now = clock::now();
         let tree = &mut self.trees[at];
-        let accepted =
-            |path: &RelPath| tree.accepted.as_ref().is_some_and(|set| set.contains(path));
+        let accepted = |path: &RelPath| tree.accepted.as_ref().is_some_and(|set| set.contains(path));
         let counted = gone.iter().filter(|path| !accepted(path)).count() as u64;
-        tree.recent_deletes
-            .retain(|(time, _)| time.saturating_add(DELETES_TOGETHER) > now);
-        let recent: u64 = tree.recent_deletes.iter().map(|(_, n)| n).sum();
-        let (together, of) = (counted + recent, entries + recent);
-        if counted == 0 || !exceeds(tree.config.max_delete, together, of) {
-            return true;
-        }
-        let name = &tree.config.name;
-        let why = format!(
-            "{together} of {of} entries are gone; `tandem tree accept {name}` lets them go"
-        );
+        let checked = tree.deletes.check(now, counted, entries, tree.config.max_delete);
+        let Err(vanished) = checked else { return true };
+        let (name, why) = (&tree.config.name, vanished.to_string());
         tracing::error!(tree = name, why, "the tree is stopped");
-        tree.held_back.extend(gone);
         tree.job = None;
         tree.rescan = false;
         tree.stop = Some(Stop::Deletes(why));
@@ -315,14 +295,23 @@ impl Worker {
             .is_ok_and(|s| s.mode() != crate::index::Mode::Receiving)
     }
 
-    /// `tandem tree accept`: exactly the deletions that were held back may be recorded.
+    /// `tandem tree accept`: exactly what is gone now may be recorded as deleted; a root that is another one is taken
+    /// for the right one.
     pub(super) fn accept(&mut self, name: &str) -> Result<(), CommandError> {
         let tree = self.trees.iter_mut().find(|t| t.config.name == name);
         let tree = tree.ok_or_else(|| CommandError::NoSuchTree(name.to_owned()))?;
-        if matches!(tree.stop, Some(Stop::Deletes(_))) {
-            tree.accepted = Some(std::mem::take(&mut tree.held_back));
-            tree.stop = None;
-            tree.rescan = true;
+        match tree.stop {
+            Some(Stop::Deletes(_)) => {
+                tree.accepting = true;
+                tree.stop = None;
+                tree.rescan = true;
+            }
+            Some(Stop::Identity(_)) => {
+                let shared = Arc::clone(&self.shared);
+                tree.accept_root(&shared.config.pair, &shared.index, &shared.roots);
+                self.prove_all();
+            }
+            Some(Stop::Fault(_)) | None => {}
         }
         self.touch();
         Ok(())
@@ -339,18 +328,6 @@ impl Worker {
             if self.trees[at].stop.is_none() {
                 self.stop(at, Stop::Fault(format!("index: {error}")));
             }
-        }
-    }
-}
-
-/// Whether `gone` of `of` entries is beyond the limit.
-fn exceeds(limit: MaxDelete, gone: u64, of: u64) -> bool {
-    /// Small trees are emptied and filled again in daily work.
-    const FLOOR: u64 = 100;
-    match limit {
-        MaxDelete::Count(most) => gone > most,
-        MaxDelete::Percent(percent) => {
-            gone > FLOOR && gone.saturating_mul(100) > of.saturating_mul(u64::from(percent))
         }
     }
 }

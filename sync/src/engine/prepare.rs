@@ -64,6 +64,14 @@ impl Worker {
 
     fn prepare(&mut self, theirs: &NodeHeads) -> Result<Prepared, Refuse> {
         let failed = |e: &dyn std::fmt::Display| refuse(&e.to_string(), true);
+        let shared = std::sync::Arc::clone(&self.shared);
+        for tree in &mut self.trees {
+            tree.begin_anew_if_replaced(&shared.config.pair, &shared.index, &shared.roots);
+        }
+        if self.trees.iter().any(|t| t.moves() && t.rescan) {
+            self.watch_anew();
+            return Err(refuse("a replaced root is looked at first", true));
+        }
         if !self.shared.held() {
             self.apply_spool().map_err(|why| refuse(&why, true))?;
         }

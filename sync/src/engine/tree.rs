@@ -1,32 +1,14 @@
 //! One tree as the worker holds it: its opened root, its identity, what waits to be examined.
 
 use crate::beneath::Root;
-use crate::identity::{self, FsId};
-use crate::index::{Index, IndexError, Snapshot};
+use crate::guard::DeleteWindow;
 use crate::path::RelPath;
 use crate::private::Private;
+use crate::progress;
 use crate::rescue::OpenSet;
 use crate::tree::{TreeConfig, TreeId};
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
-
-/// What identified the root when the index was made for it. Durable in the index.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RootRecord {
-    /// The marker's random identity.
-    pub marker: String,
-    /// Its file system.
-    pub fs: FsId,
-    /// It was the root of a mount.
-    pub mount_point: bool,
-}
-
-impl RootRecord {
-    fn key(tree: TreeId) -> String {
-        format!("root/{tree}")
-    }
-}
 
 /// The opened root with its private directory.
 #[derive(Debug, Clone)]
@@ -52,7 +34,8 @@ impl Roots {
             .cloned()
     }
 
-    fn set(&self, tree: TreeId, open: Option<Open>) {
+    /// Opened, or closed by `None`.
+    pub fn set(&self, tree: TreeId, open: Option<Open>) {
         let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
         match open {
             Some(open) => map.insert(tree, open),
@@ -144,7 +127,7 @@ pub(crate) struct Tree {
     /// The opened root, if it is proven.
     pub open: Option<Open>,
     /// Staging holds nothing of an earlier process.
-    cleaned: bool,
+    pub cleaned: bool,
     /// Why it does not move.
     pub stop: Option<Stop>,
     /// Paths to be looked at.
@@ -157,10 +140,10 @@ pub(crate) struct Tree {
     pub job: Option<Job>,
     /// Deletions that `accept` lets pass once.
     pub accepted: Option<BTreeSet<RelPath>>,
-    /// Deletions that the guard held back.
-    pub held_back: BTreeSet<RelPath>,
-    /// (CLOCK_BOOTTIME nanoseconds, deletions) of the last time, so that many small steps count as one.
-    pub recent_deletes: VecDeque<(u64, u64)>,
+    /// The next walk's deletions are accepted.
+    pub accepting: bool,
+    /// What vanished lately, so that many small steps count as one.
+    pub deletes: DeleteWindow,
     /// Paths that could not be read or applied, with the reason.
     pub errors: BTreeMap<RelPath, String>,
     /// The newest of them.
@@ -173,6 +156,8 @@ pub(crate) struct Tree {
     pub sockets: BTreeSet<RelPath>,
     /// Files that never rest.
     pub fuzzy: BTreeSet<RelPath>,
+    /// What the source has of it: entries, bytes; and how the copy goes, in bytes.
+    pub totals: Option<(u64, u64, progress::Progress)>,
     /// Entries in the rescue, as last counted.
     pub rescued: u64,
     /// Paths whose local version is not settled with the source's yet; the durable list is in the index.
@@ -213,141 +198,20 @@ impl Tree {
             rescan: false,
             job: None,
             accepted: None,
-            held_back: BTreeSet::new(),
-            recent_deletes: VecDeque::new(),
+            accepting: false,
+            deletes: DeleteWindow::default(),
             errors: BTreeMap::new(),
             last_error: None,
             local_changes: BTreeSet::new(),
             mounts: BTreeSet::new(),
             sockets: BTreeSet::new(),
             fuzzy: BTreeSet::new(),
+            totals: None,
             rescued: 0,
             unsettled: BTreeSet::new(),
             receives: false,
             rescue: None,
             rescue_why: "local changes on the standby".into(),
-        }
-    }
-
-    /// Opens the root and proves it against the index. On success the tree moves again.
-    pub fn prove(&mut self, pair: &str, index: &Index, roots: &Roots) {
-        let verdict = self.try_open(pair, index);
-        match verdict {
-            Ok(open) => {
-                self.clean(&open);
-                roots.set(self.id, Some(open.clone()));
-                self.open = Some(open);
-                if matches!(self.stop, Some(Stop::Identity(_) | Stop::Fault(_))) {
-                    self.stop = None;
-                    self.rescan = true;
-                }
-            }
-            Err(stop) => self.close(stop, roots),
-        }
-    }
-
-    /// Removes what an apply left in staging that was cut by a crash. Only once: sessions of this process stage there.
-    fn clean(&mut self, open: &Open) {
-        if self.cleaned {
-            return;
-        }
-        match open.private.clean_staging() {
-            Ok(0) => self.cleaned = true,
-            Ok(entries) => {
-                self.cleaned = true;
-                tracing::info!(
-                    tree = self.config.name,
-                    entries,
-                    "left-overs were removed from staging"
-                );
-            }
-            // They take room and are in nobody's way: their names are not given out again.
-            Err(fault) => {
-                tracing::warn!(tree = self.config.name, %fault, "staging cannot be cleaned")
-            }
-        }
-    }
-
-    /// Stops the tree and lets go of its root.
-    pub fn close(&mut self, stop: Stop, roots: &Roots) {
-        if self.stop.as_ref() != Some(&stop) {
-            tracing::error!(
-                tree = self.config.name,
-                why = stop.why(),
-                "the tree is stopped"
-            );
-        }
-        roots.set(self.id, None);
-        self.open = None;
-        self.job = None;
-        self.stop = Some(stop);
-    }
-
-    fn try_open(&self, pair: &str, index: &Index) -> Result<Open, Stop> {
-        let broken = |what: &str, e: &dyn std::fmt::Display| Stop::Fault(format!("{what}: {e}"));
-        let root = Root::open(&self.config.root, self.config.cross_mounts).map_err(|e| {
-            Stop::Identity(format!(
-                "the root {} cannot be opened: {e}",
-                self.config.root.display()
-            ))
-        })?;
-        let facts = identity::facts(&root).map_err(|e| broken("the root", &e))?;
-        let snapshot = index.snapshot().map_err(|e| broken("index", &e))?;
-        let known: Option<RootRecord> = snapshot
-            .value(&RootRecord::key(self.id))
-            .map_err(|e| broken("index", &e))?;
-        if let Some(known) = known {
-            if let Some(why) = mismatch(&known, &facts) {
-                return Err(Stop::Identity(why));
-            }
-            let private = Private::open(&root).map_err(|e| broken(".tandem", &e))?;
-            return Ok(Open {
-                root: Arc::new(root),
-                private: Arc::new(private),
-            });
-        }
-        let private = Private::open(&root).map_err(|e| broken(".tandem", &e))?;
-        let marker = match facts.marker {
-            Some(marker) if marker.pair == pair && marker.tree == self.config.name => marker,
-            _ => identity::create_marker(&private, pair, &self.config.name)
-                .map_err(|e| broken("marker", &e))?,
-        };
-        let record = RootRecord {
-            marker: marker.id,
-            fs: facts.fs,
-            mount_point: facts.is_mount_point,
-        };
-        let key = RootRecord::key(self.id);
-        index
-            .write(|w| w.put_value(&key, &record))
-            .map_err(|e: IndexError| broken("index", &e))?;
-        Ok(Open {
-            root: Arc::new(root),
-            private: Arc::new(private),
-        })
-    }
-
-    /// Whether the held root is still what the configured path leads to and still is the recorded one. Asked before
-    /// deletions are recorded (invariant 4).
-    pub fn still_proven(&self, snapshot: &Snapshot) -> Result<(), Stop> {
-        let gone = || {
-            Stop::Identity(format!(
-                "{} no longer leads to the recorded root",
-                self.config.root.display()
-            ))
-        };
-        let open = self.open.as_ref().ok_or_else(gone)?;
-        if !open.root.still_there() {
-            return Err(gone());
-        }
-        let facts =
-            identity::facts(&open.root).map_err(|e| Stop::Fault(format!("the root: {e}")))?;
-        let known: Option<RootRecord> = snapshot
-            .value(&RootRecord::key(self.id))
-            .map_err(|e| Stop::Fault(format!("index: {e}")))?;
-        match known.and_then(|known| mismatch(&known, &facts)) {
-            Some(why) => Err(Stop::Identity(why)),
-            None => Ok(()),
         }
     }
 
@@ -402,28 +266,4 @@ impl Tree {
             self.last_error = None;
         }
     }
-}
-
-/// Why a root is not the recorded one; `None`: it is.
-fn mismatch(known: &RootRecord, facts: &identity::RootFacts) -> Option<String> {
-    match &facts.marker {
-        None if facts.is_empty => {
-            return Some("the root is empty and has no marker: not mounted, or replaced".into());
-        }
-        None => return Some("the root has no marker: replaced, or restored from elsewhere".into()),
-        Some(marker) if marker.id != known.marker => {
-            return Some("the root has the marker of another directory".into());
-        }
-        Some(_) => {}
-    }
-    if facts.fs != known.fs {
-        return Some(format!(
-            "the root lies on file system {}, not on {}",
-            facts.fs, known.fs
-        ));
-    }
-    if known.mount_point && !facts.is_mount_point {
-        return Some("the root was a mount point and is none now".into());
-    }
-    None
 }

@@ -11,10 +11,11 @@ use super::status::Mode;
 use super::tree::{Dirt, Stop, Tree};
 use crate::lineage::NodeName;
 use crate::path::RelPath;
+use crate::progress::LagQueue;
 use crate::spool::Spool;
 use crate::tree::TreeId;
 use crate::watch::{Event, Options, WatchTree, Watcher};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -43,6 +44,7 @@ pub(crate) struct Worker {
     pub(super) trees: Vec<Tree>,
     pub(super) mode: Mode,
     pub(super) watcher: Option<Watcher>,
+    watched: Vec<TreeId>,
     pub(super) preparing: Option<Preparing>,
     pub(super) spool: Option<Spool>,
     events: mpsc::Receiver<Event>,
@@ -53,8 +55,8 @@ pub(crate) struct Worker {
     next_period: u64,
     status_due: Option<u64>,
     last_status: u64,
-    /// (number, CLOCK_BOOTTIME nanoseconds when it was seen) of changes that are not acknowledged.
-    pub(super) lag: VecDeque<(u64, u64)>,
+    /// Changes that are not acknowledged.
+    pub(super) lag: LagQueue,
 }
 
 enum Next {
@@ -75,6 +77,7 @@ impl Worker {
             trees,
             mode: Mode::Idle,
             watcher: None,
+            watched: Vec::new(),
             preparing: None,
             spool: None,
             events,
@@ -85,7 +88,7 @@ impl Worker {
             next_period: 0,
             status_due: None,
             last_status: 0,
-            lag: VecDeque::new(),
+            lag: LagQueue::default(),
         };
         worker.prove_all();
         worker.publish();
@@ -218,13 +221,18 @@ impl Worker {
 
     /// Opens what is not open, and watches anew if that changed anything.
     pub(super) fn prove_all(&mut self) {
-        let open = |trees: &[Tree]| trees.iter().map(|t| t.open.is_some()).collect::<Vec<_>>();
-        let before = open(&self.trees);
         let shared = Arc::clone(&self.shared);
         for tree in self.trees.iter_mut().filter(|t| t.open.is_none()) {
             tree.prove(&shared.config.pair, &shared.index, &shared.roots);
         }
-        if before != open(&self.trees) || self.watcher.is_none() {
+        self.watch_anew();
+    }
+
+    /// Watches what is open, if that is not what is watched.
+    pub(super) fn watch_anew(&mut self) {
+        let open: Vec<TreeId> = self.trees.iter().filter(|t| t.open.is_some()).map(|t| t.id).collect();
+        if self.watched != open || self.watcher.is_none() {
+            self.watched = open;
             self.watch();
         }
     }

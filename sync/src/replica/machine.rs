@@ -8,7 +8,7 @@
 
 use crate::source::machine::Violation;
 use crate::wire::{
-    Batch, Bytes, Commit, Durable, Idle, Item, Message, Need, Record, VerifyPart, WINDOW, Want,
+    Batch, Bytes, Commit, Durable, Idle, Item, Message, Need, Record, Total, VerifyPart, WINDOW, Want,
 };
 use std::collections::VecDeque;
 
@@ -72,6 +72,8 @@ pub struct Ready {
     pub commit: Commit,
     /// The records in the order of the batch.
     pub records: Vec<Record>,
+    /// How much the source has.
+    pub totals: Vec<Total>,
     /// Items that the source gave up: not to be applied, a newer version follows.
     pub given_up: Vec<u32>,
     /// Items whose content did not arrive as announced: not to be applied, to be asked for again.
@@ -99,6 +101,7 @@ enum Content {
 struct Open {
     id: u64,
     records: Vec<Record>,
+    totals: Vec<Total>,
     contents: Vec<Content>,
     looked_up: bool,
     commit: Option<Commit>,
@@ -272,6 +275,7 @@ impl ReplicaMachine {
         self.open.push_back(Open {
             id: batch.id,
             records: batch.records,
+            totals: batch.totals,
             contents,
             looked_up: false,
             commit: None,
@@ -340,6 +344,7 @@ impl ReplicaMachine {
         self.effects.push_back(Effect::Apply(Ready {
             commit,
             records: open.records,
+            totals: open.totals,
             given_up,
             failed,
         }));

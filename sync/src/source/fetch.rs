@@ -5,7 +5,7 @@ use crate::entry::{IndexEntry, Kind};
 use crate::index::{Index, IndexError, Located, Snapshot};
 use crate::path::RelPath;
 use crate::tree::TreeId;
-use crate::wire::{BATCH_BYTES, INLINE_BATCH_BYTES, INLINE_FILE, Record};
+use crate::wire::{BATCH_BYTES, INLINE_BATCH_BYTES, INLINE_FILE, Record, Total};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 /// Entries read from the index at once.
@@ -100,7 +100,17 @@ impl Fetcher {
             records: batch.records,
             upto,
             at_head,
+            totals: self.totals(&snapshot)?,
         })
+    }
+
+    fn totals(&self, snapshot: &Snapshot) -> Result<Vec<Total>, IndexError> {
+        let total = |tree: &TreeId| {
+            let counts = snapshot.counts(*tree)?;
+            let (entries, bytes) = (counts.entries(), counts.bytes);
+            Ok(Total { tree: *tree, entries, bytes })
+        };
+        self.from.keys().map(total).collect()
     }
 
     /// The records of what the replica asked for, and how many questions they answer.
@@ -138,6 +148,7 @@ impl Fetcher {
                 records: batch.records,
                 upto: sent_upto,
                 at_head,
+                totals: Vec::new(),
             },
             settled,
         ))

@@ -10,7 +10,7 @@
 use crate::path::RelPath;
 use crate::tree::TreeId;
 use crate::wire::{
-    Batch, Commit, Durable, Idle, Item, MAX_PATHS, Message, Need, Record, WINDOW, Want,
+    Batch, Commit, Durable, Idle, Item, MAX_PATHS, Message, Need, Record, Total, WINDOW, Want,
 };
 use std::collections::{BTreeSet, VecDeque};
 use thiserror::Error;
@@ -78,6 +78,8 @@ pub struct Fetched {
     pub upto: u64,
     /// `upto` was the newest number when they were read: the trees at one moment.
     pub at_head: bool,
+    /// How much there is.
+    pub totals: Vec<Total>,
 }
 
 #[derive(Debug)]
@@ -210,10 +212,7 @@ impl SourceMachine {
             committed: None,
             records: fetched.records,
         };
-        self.effects.push_back(Effect::Send(Message::Batch(Batch {
-            id,
-            records: flight.records.clone(),
-        })));
+        self.effects.push_back(Effect::Send(Message::Batch(Batch { id, records: flight.records.clone(), totals: fetched.totals })));
         for &index in &flight.open {
             self.effects.push_back(Effect::SendContent {
                 item: Item { batch: id, index },

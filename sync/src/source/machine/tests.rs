@@ -49,11 +49,7 @@ fn durable(batch: u64, upto: u64) -> Message {
 }
 
 fn fetched(records: Vec<Record>, upto: u64, at_head: bool) -> Fetched {
-    Fetched {
-        records,
-        upto,
-        at_head,
-    }
+    Fetched { records, upto, at_head, totals: vec![] }
 }
 
 #[test]
