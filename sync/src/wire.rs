@@ -410,11 +410,7 @@ impl Message {
                     MAX_RECORDS,
                     "a Batch with too many records",
                 )?;
-                too_many(
-                    batch.totals.len(),
-                    MAX_TREES,
-                    "a Batch with too many trees",
-                )?;
+                too_many(batch.totals.len(), MAX_TREES, "a Batch with too many trees")?;
                 batch.records.iter().try_for_each(check_record)
             }
             Message::Need(need) => {

@@ -139,8 +139,14 @@ impl Worker {
     fn note_totals(&mut self, ready: &Ready) {
         let now = super::clock::now();
         for total in &ready.totals {
-            let Some(at) = self.position(total.tree) else { continue };
-            let done = self.shared.index.snapshot().and_then(|s| s.counts(total.tree));
+            let Some(at) = self.position(total.tree) else {
+                continue;
+            };
+            let done = self
+                .shared
+                .index
+                .snapshot()
+                .and_then(|s| s.counts(total.tree));
             let done = done.map_or(0, |counts| counts.bytes);
             let tree = &mut self.trees[at];
             match &mut tree.totals {

@@ -12,9 +12,9 @@ use crate::entry::Kind;
 use crate::index::{Counts, IndexError, Snapshot};
 use crate::lineage::{CopyState, EpochId, Head};
 use crate::path::RelPath;
+use crate::progress::LagQueue;
 use crate::tree::{TreeConfig, TreeId};
 use std::sync::Arc;
-use crate::progress::LagQueue;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

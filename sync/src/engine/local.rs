@@ -274,9 +274,12 @@ impl Worker {
         };
         let now = clock::now();
         let tree = &mut self.trees[at];
-        let accepted = |path: &RelPath| tree.accepted.as_ref().is_some_and(|set| set.contains(path));
+        let accepted =
+            |path: &RelPath| tree.accepted.as_ref().is_some_and(|set| set.contains(path));
         let counted = gone.iter().filter(|path| !accepted(path)).count() as u64;
-        let checked = tree.deletes.check(now, counted, entries, tree.config.max_delete);
+        let checked = tree
+            .deletes
+            .check(now, counted, entries, tree.config.max_delete);
         let Err(vanished) = checked else { return true };
         let (name, why) = (&tree.config.name, vanished.to_string());
         tracing::error!(tree = name, why, "the tree is stopped");

@@ -44,7 +44,11 @@ impl Tree {
             Ok(entries) => {
                 self.cleaned = true;
                 if entries > 0 {
-                    tracing::info!(tree = self.config.name, entries, "left-overs were removed from staging");
+                    tracing::info!(
+                        tree = self.config.name,
+                        entries,
+                        "left-overs were removed from staging"
+                    );
                 }
             }
             // They take room and are in nobody's way: their names are not given out again.
@@ -57,7 +61,11 @@ impl Tree {
     /// Stops the tree and lets go of its root.
     pub fn close(&mut self, stop: Stop, roots: &Roots) {
         if self.stop.as_ref() != Some(&stop) {
-            tracing::error!(tree = self.config.name, why = stop.why(), "the tree is stopped");
+            tracing::error!(
+                tree = self.config.name,
+                why = stop.why(),
+                "the tree is stopped"
+            );
         }
         roots.set(self.id, None);
         self.open = None;
@@ -72,7 +80,9 @@ impl Tree {
             .map_err(|e| Stop::Identity(format!("the root {path} cannot be opened: {e}")))?;
         let facts = identity::facts(&root).map_err(|e| broken("the root", &e))?;
         let snapshot = index.snapshot().map_err(|e| broken("index", &e))?;
-        let record = snapshot.value(&record_key(self.id)).map_err(|e| broken("index", &e))?;
+        let record = snapshot
+            .value(&record_key(self.id))
+            .map_err(|e| broken("index", &e))?;
         Ok((root, facts, record))
     }
 
@@ -116,8 +126,9 @@ impl Tree {
             return Err(gone());
         }
         let facts = identity::facts(&open.root).map_err(|e| broken("the root", &e))?;
-        let record: Option<RootRecord> =
-            index.value(&record_key(self.id)).map_err(|e| broken("index", &e))?;
+        let record: Option<RootRecord> = index
+            .value(&record_key(self.id))
+            .map_err(|e| broken("index", &e))?;
         let verdict = judge(record.as_ref(), &facts, pair, &self.config.name);
         match verdict.is_proven() {
             true => Ok(()),
@@ -130,9 +141,14 @@ impl Tree {
         if !matches!(self.stop, Some(Stop::Identity(_))) {
             return;
         }
-        let Ok((_, facts, record)) = self.root_now(index) else { return };
+        let Ok((_, facts, record)) = self.root_now(index) else {
+            return;
+        };
         if judge(record.as_ref(), &facts, pair, &self.config.name) == Verdict::ReplacedEmpty {
-            tracing::warn!(tree = self.config.name, "the root was replaced by an empty one: it receives everything anew");
+            tracing::warn!(
+                tree = self.config.name,
+                "the root was replaced by an empty one: it receives everything anew"
+            );
             self.forget_root(index, true);
             self.prove(pair, index, roots);
         }
@@ -140,9 +156,13 @@ impl Tree {
 
     /// `tandem tree accept` for a root that is another one: a person says that it is right.
     pub fn accept_root(&mut self, pair: &str, index: &Index, roots: &Roots) {
-        let Ok((root, facts, _)) = self.root_now(index) else { return };
+        let Ok((root, facts, _)) = self.root_now(index) else {
+            return;
+        };
         self.forget_root(index, false);
-        let foreign = facts.marker.is_none_or(|m| m.pair != pair || m.tree != self.config.name);
+        let foreign = facts
+            .marker
+            .is_none_or(|m| m.pair != pair || m.tree != self.config.name);
         if foreign
             && let Ok(private) = Private::open(&root)
             && let Err(error) = identity::create_marker(&private, pair, &self.config.name)

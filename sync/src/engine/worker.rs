@@ -230,7 +230,12 @@ impl Worker {
 
     /// Watches what is open, if that is not what is watched.
     pub(super) fn watch_anew(&mut self) {
-        let open: Vec<TreeId> = self.trees.iter().filter(|t| t.open.is_some()).map(|t| t.id).collect();
+        let open: Vec<TreeId> = self
+            .trees
+            .iter()
+            .filter(|t| t.open.is_some())
+            .map(|t| t.id)
+            .collect();
         if self.watched != open || self.watcher.is_none() {
             self.watched = open;
             self.watch();

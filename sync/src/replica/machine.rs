@@ -8,7 +8,8 @@
 
 use crate::source::machine::Violation;
 use crate::wire::{
-    Batch, Bytes, Commit, Durable, Idle, Item, Message, Need, Record, Total, VerifyPart, WINDOW, Want,
+    Batch, Bytes, Commit, Durable, Idle, Item, Message, Need, Record, Total, VerifyPart, WINDOW,
+    Want,
 };
 use std::collections::VecDeque;
 

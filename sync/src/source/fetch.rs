@@ -108,7 +108,11 @@ impl Fetcher {
         let total = |tree: &TreeId| {
             let counts = snapshot.counts(*tree)?;
             let (entries, bytes) = (counts.entries(), counts.bytes);
-            Ok(Total { tree: *tree, entries, bytes })
+            Ok(Total {
+                tree: *tree,
+                entries,
+                bytes,
+            })
         };
         self.from.keys().map(total).collect()
     }

@@ -212,7 +212,11 @@ impl SourceMachine {
             committed: None,
             records: fetched.records,
         };
-        self.effects.push_back(Effect::Send(Message::Batch(Batch { id, records: flight.records.clone(), totals: fetched.totals })));
+        self.effects.push_back(Effect::Send(Message::Batch(Batch {
+            id,
+            records: flight.records.clone(),
+            totals: fetched.totals,
+        })));
         for &index in &flight.open {
             self.effects.push_back(Effect::SendContent {
                 item: Item { batch: id, index },

@@ -27,7 +27,11 @@ fn record(at: RelPath, kind: Option<Kind>) -> Record {
 }
 
 fn batch(record: Record) -> Message {
-    Message::Batch(Batch { id: 1, records: vec![record], totals: vec![] })
+    Message::Batch(Batch {
+        id: 1,
+        records: vec![record],
+        totals: vec![],
+    })
 }
 
 fn samples() -> Vec<Message> {

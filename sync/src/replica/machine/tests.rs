@@ -35,7 +35,11 @@ fn gone() -> Record {
 }
 
 fn batch(id: u64, records: Vec<Record>) -> Message {
-    Message::Batch(Batch { id, records, totals: vec![] })
+    Message::Batch(Batch {
+        id,
+        records,
+        totals: vec![],
+    })
 }
 
 fn data(batch: u64, index: u32, n: usize, last: bool) -> Message {

@@ -49,7 +49,12 @@ fn durable(batch: u64, upto: u64) -> Message {
 }
 
 fn fetched(records: Vec<Record>, upto: u64, at_head: bool) -> Fetched {
-    Fetched { records, upto, at_head, totals: vec![] }
+    Fetched {
+        records,
+        upto,
+        at_head,
+        totals: vec![],
+    }
 }
 
 #[test]
