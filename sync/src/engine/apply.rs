@@ -323,6 +323,39 @@ impl Worker {
                 .into_iter()
                 .map(|(path, key)| (tree, path, Some(key))),
         );
+        self.other_names(at, index, actions, results)
+    }
+
+    /// Making or removing a name moves the change time of the file, and so the keys of its other names.
+    fn other_names(
+        &self,
+        at: usize,
+        index: &Snapshot,
+        actions: &[(RelPath, Action)],
+        results: &mut Results,
+    ) -> Result<(), IndexError> {
+        let tree = self.trees[at].id;
+        let root = self.open_root(at)?;
+        let mut known: BTreeSet<RelPath> = actions.iter().map(|(path, _)| path.clone()).collect();
+        for (path, action) in actions {
+            let first = match action {
+                Action::Link { to } => Some(to),
+                _ => None,
+            };
+            for path in [Some(path), first].into_iter().flatten() {
+                for (name, entry) in names_of(index, tree, path)? {
+                    if !known.insert(name.clone()) {
+                        continue;
+                    }
+                    let now = root.stat(&name).ok().flatten().map(|stat| stat.key());
+                    if let (Some(now), Some(before)) = (now, entry.local)
+                        && is_same_but_ctime(before, now)
+                    {
+                        results.keys.push((tree, name, Some(now)));
+                    }
+                }
+            }
+        }
         Ok(())
     }
 
@@ -371,7 +404,12 @@ impl Worker {
                 .0
                 .push((tree, record.path.clone(), record.seq, state));
         }
-        for step in plan.steps.iter().filter(|step| !own.contains(&step.path)) {
+        let mut further = BTreeMap::new();
+        for step in &plan.steps {
+            further.extend(names_of(index, tree, &step.path)?);
+            if own.contains(&step.path) {
+                continue;
+            }
             let entry = index.get(tree, &step.path)?;
             let (seq, becomes) = match step.action {
                 Action::RemoveFile | Action::RemoveDir => (entry.map_or(0, |e| e.seq), None),
@@ -379,6 +417,12 @@ impl Worker {
             };
             intent.0.push((tree, step.path.clone(), seq, becomes));
         }
+        let steps: BTreeSet<&RelPath> = plan.steps.iter().map(|s| &s.path).collect();
+        further.retain(|path, _| !own.contains(path) && !steps.contains(path));
+        let further = further.into_iter();
+        intent
+            .0
+            .extend(further.map(|(path, entry)| (tree, path, 0, entry.current)));
         let whole = commit.caught_up && items.len() == 1;
         self.shared.index.write(|w| {
             w.put_value(INTENT, intent)?;
@@ -605,6 +649,45 @@ fn with_contents(
     // What must make room for something that lacks its content stays too.
     work.retain(|w| !lacking.iter().any(|path| w.step.path.is_at_or_below(path)));
     (work, lacking)
+}
+
+/// The other names of the file that the index knows at a path.
+fn names_of(
+    index: &Snapshot,
+    tree: TreeId,
+    path: &RelPath,
+) -> Result<Vec<(RelPath, IndexEntry)>, IndexError> {
+    const MOST: usize = 4096;
+    let Some(IndexEntry {
+        current:
+            Some(State {
+                kind: Kind::File { .. } | Kind::HardLink { .. },
+                ..
+            }),
+        local: Some(local),
+        ..
+    }) = index.get(tree, path)?
+    else {
+        return Ok(Vec::new());
+    };
+    let mut names = Vec::new();
+    for (other, name) in index.by_inode(local.dev, local.ino, MOST)? {
+        if other == tree
+            && name != *path
+            && let Some(entry) = index.get(tree, &name)?
+        {
+            names.push((name, entry));
+        }
+    }
+    Ok(names)
+}
+
+/// The same content of the same file, with another name or other attributes.
+pub(super) fn is_same_but_ctime(a: LocalKey, b: LocalKey) -> bool {
+    a == LocalKey {
+        ctime_ns: a.ctime_ns,
+        ..b
+    }
 }
 
 /// The index as the plan reads it.

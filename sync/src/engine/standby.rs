@@ -3,13 +3,12 @@
 //! A path is *clean* when its entry has a number and what lies there has the entry's key. Everything else is looked at
 //! before it is touched: equal to the source's version, it is only indexed; else it goes to the rescue first.
 
-use super::apply::{Here, Intent, Item, Results};
+use super::apply::{Here, Intent, Item, Results, is_same_but_ctime};
 use super::look::Sight;
 use super::status::Mode;
 use super::tree::{Dirt, Open};
 use super::worker::Worker;
-use crate::entry::Meta;
-use crate::entry::{Base, IndexEntry, LocalKey, State};
+use crate::entry::{Base, IndexEntry, Kind, LocalKey, Meta, State};
 use crate::fault::Fault;
 use crate::hash;
 use crate::index::{IndexError, Snapshot, Unreplicated};
@@ -75,7 +74,7 @@ impl Worker {
                 Some((seq, state)) if *seq != 0 && same(state.as_ref(), sight.state.as_ref()) => {
                     own.push((sight, *seq, (*state).clone()));
                 }
-                Some((_, state)) if is_between(&sight, known, state.as_ref()) => {
+                Some((_, state)) if is_between(&sight, entry.as_ref(), state.as_ref()) => {
                     between.push(sight)
                 }
                 None if !intent.is_empty() && only_time(&sight, known) => between.push(sight),
@@ -360,11 +359,11 @@ impl Worker {
             forget.push((path.clone(), found));
             return Ok(());
         }
-        // What an apply left unfinished, and nobody touched since.
-        if listed.is_some_and(|l| l.is_nothing()) && entry.is_some_and(|e| e.local == lies.key) {
+        if !listed_own && entry.is_some_and(|e| is_known(&e, &lies, listed.is_some())) {
             forget.push((path.clone(), found));
             return Ok(());
         }
+        tracing::info!(tree = self.trees[at].config.name, %path, "a local version goes to the rescue");
         let change = if theirs.is_none() {
             Change::Created
         } else {
@@ -490,6 +489,25 @@ fn rescue_header(tree: &str, why: &str) -> Header {
     }
 }
 
+/// What lies there is of the pair's history although its key is not the index's, or is what an apply left unfinished
+/// and nobody touched since.
+fn is_known(entry: &IndexEntry, lies: &Lies, unfinished: bool) -> bool {
+    let (Some(before), Some(now)) = (entry.local, lies.key) else {
+        return false;
+    };
+    let state = entry.seq != 0 && entry.current == lies.state;
+    // Another name of the file was made or removed, by this node's own apply as a rule.
+    let linked = match (&entry.current, &lies.state) {
+        (Some(was), Some(is)) if entry.seq != 0 => {
+            matches!(was.kind, Kind::HardLink { .. })
+                && was.meta == is.meta
+                && is_same_but_ctime(before, now)
+        }
+        _ => false,
+    };
+    state || linked || (unfinished && before == now)
+}
+
 fn same(a: Option<&State>, b: Option<&State>) -> bool {
     a == b
 }
@@ -515,16 +533,21 @@ fn is_clean(entry: Option<&IndexEntry>, key: Option<LocalKey>) -> bool {
     }
 }
 
-/// What a crash left of an apply of this path: `known` before, `becomes` after.
-fn is_between(sight: &Sight, known: Option<&State>, becomes: Option<&State>) -> bool {
+/// What a crash left of an apply of this path: `entry` before, `becomes` after.
+fn is_between(sight: &Sight, entry: Option<&IndexEntry>, becomes: Option<&State>) -> bool {
     let Some(state) = &sight.state else {
         // Room was made for something else.
         return true;
     };
     // A directory is made empty and closed, and gets its attributes at the end; of a file only attributes may be
-    // half changed.
+    // half changed, and its names.
     let kind = |other: Option<&State>| other.is_some_and(|o| o.kind == state.kind);
-    state.kind.is_dir() || kind(known) || kind(becomes)
+    let known = entry.and_then(|e| e.current.as_ref());
+    let keys = entry.and_then(|e| e.local).zip(sight.local);
+    state.kind.is_dir()
+        || kind(known)
+        || kind(becomes)
+        || keys.is_some_and(|(before, now)| is_same_but_ctime(before, now))
 }
 
 /// A directory whose time moved with what lies in it.
