@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(filter(None).unwrap().to_string(), "russh=off,info");
         assert_eq!(
             filter(Some("debug")).unwrap().to_string(),
-            "russh=warn,debug"
+            "russh=off,debug"
         );
         assert_eq!(
             filter(Some("russh=debug")).unwrap().to_string(),

@@ -297,6 +297,20 @@ impl<'a, K: Known> Maker<'a, K> {
         Ok(())
     }
 
+    /// A directory whose parent an earlier batch removed went with it, although its own record is still to come.
+    fn went_with_an_ancestor(&self, dir: &RelPath) -> Result<bool, PlanError<K::Error>> {
+        for above in dir.ancestors() {
+            if self
+                .known
+                .entry(&above)?
+                .is_some_and(|entry| entry.current.is_none())
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Directories in which something was done keep the time that the source gave them.
     fn times(&mut self) -> Result<(), PlanError<K::Error>> {
         let mut touched: Vec<RelPath> = self
@@ -312,7 +326,7 @@ impl<'a, K: Known> Maker<'a, K> {
                 .any(|phase| phase.contains_key(&dir));
             let finished =
                 self.phases.finish.contains_key(&dir) || self.phases.dirs.contains_key(&dir);
-            if removed || finished {
+            if removed || finished || self.went_with_an_ancestor(&dir)? {
                 continue;
             }
             if let Some(state) = self
