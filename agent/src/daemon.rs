@@ -9,6 +9,7 @@
 //!
 //! Nothing here decides anything: decisions are the role machine's and the lineage rules'.
 
+mod alarms;
 mod backend;
 mod data;
 mod execute;
@@ -126,7 +127,11 @@ impl Daemon {
 
     /// The link met this node's own key. Which life of it that was is not known there.
     fn own_key_elsewhere(&self) {
-        let incarnation = Incarnation::default();
+        // Not a recording: both ends of that connection signed for it. So it counts as a life later than every other.
+        let incarnation = Incarnation {
+            counter: u64::MAX,
+            ..Incarnation::default()
+        };
         // The queue is short only when the loop is stuck; the next report comes with the next attempt.
         let _ = self.inputs.try_send(Input::OwnKeyElsewhere { incarnation });
     }
@@ -190,10 +195,17 @@ impl Daemon {
             }
             _ => "Unknown".to_owned(),
         };
+        let connected = self.rpc.borrow().is_some();
+        let why = match (&peer.why, connected) {
+            (_, true) => "the control connection is up".to_owned(),
+            (Some(why), false) => format!("no control connection: {why}"),
+            (None, false) => "no control connection was made yet".to_owned(),
+        };
+        let up = self.engine.status().session.is_some();
         let session = api::SessionStatus {
-            up: self.rpc.borrow().is_some(),
-            link: peer.link.clone(),
-            why: peer.why.clone(),
+            up,
+            link: peer.link.clone().filter(|_| up),
+            why: (!up || !connected).then_some(why),
         };
         (kebab(&relation), session)
     }

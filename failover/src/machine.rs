@@ -157,7 +157,8 @@ pub struct Machine {
     against: Vec<Reason>,
     /// Whether it was eligible before, for the alarm; `None` while it does not follow.
     was_eligible: Option<bool>,
-    refused: Option<Vec<Reason>>,
+    /// A takeover that was due, and did not begin: why, and what was said of it.
+    refused: Option<(Vec<Reason>, String)>,
     /// The operator who waits for the end of a move.
     asker: Option<Ticket>,
     /// The operator who waits for the end of the agent.

@@ -2,6 +2,7 @@
 
 use crate::health::Health;
 use crate::heartbeat::TreeHead;
+use crate::input::ProbeAnswers;
 use crate::role::{Phase, Reason, Role};
 use crate::time::Instant;
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,23 @@ pub struct View {
     pub peer: Option<PeerView>,
     /// The last decision, in words.
     pub last_decision: Option<String>,
+    /// What needs a person.
+    pub trouble: TroubleView,
+}
+
+/// What needs a person, apart from the reasons against a takeover.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TroubleView {
+    /// Whether the peer is the one that was known (R6). Lasts over the peer's silence and this agent's restarts.
+    pub identity: PeerIdentity,
+    /// Another machine uses this node's own key.
+    pub own_key_elsewhere: bool,
+    /// What answered when the silent peer was last questioned; `None` while it is heard, or not yet questioned.
+    pub probes: Option<ProbeAnswers>,
+    /// Another machine answers for a floating address of this master.
+    pub address_conflict: bool,
+    /// A takeover or hand-over that was due and refused, in words, for as long as its occasion lasts.
+    pub refused: Option<String>,
 }
 
 /// Maintenance as shown.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use tandem::api::types::Role;
 use tandem_lab::pair::{Pair, private_address, public_address};
+use tandem_lab::remove_tree;
 
 /// Port of heartbeats and sessions.
 const PORT: u16 = 7461;
@@ -23,7 +24,8 @@ fn a_cloned_node_is_refused() {
     clone.power_on().expect("it boots");
     let status = scene.wait_status(TWO, "sees the clone", |s| s.peer.identity.is_some());
     assert_eq!(status.role, Role::Master);
-    assert!(!status.alarms.is_empty(), "{status:?}");
+    let named = status.alarms.iter().any(|a| a.contains("tandem adopt"));
+    assert!(named, "the remedy is named: {:?}", status.alarms);
     holds_for(
         Duration::from_secs(4),
         "the clone gets no role and no data",
@@ -40,8 +42,12 @@ fn a_cloned_node_is_refused() {
     );
     assert_eq!(scene.read(TWO, "after").as_deref(), Ok("y"));
     clone.power_cut().expect("off");
-    // The true one is still welcome.
+    // The true one is still welcome, as soon as a person has said that the peer is to be trusted again.
     scene.power_on(ONE);
+    scene.wait_status(TWO, "hears the true one", |s| s.peer.alive);
+    assert!(!scene.status(TWO).expect("it answers").session.up);
+    let adopted = scene.tandem(TWO, &["adopt", "--yes"]);
+    assert!(adopted.success(), "{adopted:?}");
     scene.wait_ready(TWO, ONE);
     scene.flush_and_compare(TWO);
 }
@@ -54,6 +60,10 @@ fn a_strangers_key_gets_nowhere() {
     scene.wait_role(TWO, Role::Master);
     // The stranger sits at the first node's cables and believes that it is the first node.
     let node = scene.node(ONE);
+    // It has a state of its own: this one's belongs to the pair of the true keys.
+    let state = node.host.outside_path("/var/lib/tandem");
+    remove_tree(&state).expect("removed");
+    std::fs::create_dir(&state).expect("made");
     node.host.boot().expect("it boots");
     std::fs::rename(
         node.host.outside_path("/etc/tandem/key"),

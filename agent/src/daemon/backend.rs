@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tandem_failover::input::Command;
 use tandem_failover::role::Role;
+use tandem_failover::view::PeerIdentity;
 use tandem_sync::engine::CommandError;
 
 /// What a forwarded command may take beyond its own bound.
@@ -149,6 +150,16 @@ impl Daemon {
         if !request.force {
             let text = "adopt forgets what is known of the other node's history: confirm it";
             return Err(ApiError::new(ErrorCode::BadRequest, text));
+        }
+        let trouble = self.view().trouble;
+        if trouble.identity != PeerIdentity::Same || trouble.own_key_elsewhere {
+            // First who it is. Whose data count is another question, and this one may be all that there is.
+            self.ask_machine(Command::AcceptPeer).await?;
+            self.facts_changed();
+            return Ok(types::Done {
+                message: "the other node is accepted as it is now; no data were given up"
+                    .to_owned(),
+            });
         }
         self.engine.adopt().await.map_err(|e| engine_error(&e))?;
         self.ask_machine(Command::AcceptPeer).await?;

@@ -5,12 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tandem_failover::effect::DataCommand;
 use tandem_failover::input::DataReport;
+use tandem_failover::view::{PeerIdentity, View};
 use tandem_sync::engine::{CommandError, Engine, SessionEnd, SessionError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Shortest and longest pause before a data session is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// A link that was silent for so long had failed; some lost heartbeats are shorter.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// How long a session must have lasted for the next one to be tried without a pause.
 const SETTLED: Duration = Duration::from_secs(5);
@@ -24,16 +28,24 @@ pub struct DataHalf {
     direction: Arc<Mutex<CancellationToken>>,
     /// Something changed for which it is worth dialing again at once.
     wake: Arc<Notify>,
+    /// The role machine's view, for the peer's identity.
+    views: watch::Receiver<View>,
+}
+
+/// Whether data may go between the two: not with a copy, nor with a rolled-back one (R6).
+fn trusted(view: &View) -> bool {
+    view.trouble.identity == PeerIdentity::Same && !view.trouble.own_key_elsewhere
 }
 
 impl DataHalf {
     /// Nothing is begun by this.
-    pub fn new(engine: Engine, link: Arc<Link>) -> Self {
+    pub fn new(engine: Engine, link: Arc<Link>, views: watch::Receiver<View>) -> Self {
         Self {
             engine,
             link,
             direction: Arc::default(),
             wake: Arc::default(),
+            views,
         }
     }
 
@@ -96,8 +108,34 @@ impl DataHalf {
     /// A data stream that the peer opened: this node receives, if the engine agrees.
     pub async fn receive(self, stream: DataStream) {
         let cancel = self.current();
-        let result = self.engine.run_replica_session(stream, cancel).await;
+        if !trusted(&self.views.borrow()) {
+            tracing::warn!("data session refused: the peer's identity is in doubt");
+            return;
+        }
+        let result = tokio::select! {
+            result = self.engine.run_replica_session(stream, cancel) => result,
+            () = self.doubted() => {
+                tracing::warn!("data session ended: the peer's identity is in doubt");
+                return;
+            }
+        };
         log_end("receive", &result);
+    }
+
+    /// Returns when the peer's identity is in doubt.
+    async fn doubted(&self) {
+        let mut views = self.views.clone();
+        if views.wait_for(|view| !trusted(view)).await.is_err() {
+            // The agent ends, and its sessions with it.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Returns when it is not in doubt, or the agent ends.
+    async fn believed(&self) {
+        let mut views = self.views.clone();
+        // An error is the end of the agent.
+        let _ = views.wait_for(trusted).await;
     }
 
     fn report(&self) -> DataReport {
@@ -128,19 +166,46 @@ impl DataHalf {
 
     /// Keeps one source session with the peer until the direction changes.
     async fn keep_sending(self, cancel: CancellationToken) {
+        tokio::select! {
+            () = self.send_on(&cancel) => {}
+            () = self.wake_by_links() => {}
+        }
+    }
+
+    /// A link that is heard again is worth a dial at once. Never returns.
+    async fn wake_by_links(&self) {
+        let mut views = self.views.clone();
+        let heard = |view: &View| -> Vec<_> { view.links.iter().map(|l| l.last_heard).collect() };
+        let mut before = heard(&views.borrow_and_update());
+        while views.changed().await.is_ok() {
+            let now = heard(&views.borrow_and_update());
+            let back = now.iter().zip(&before).any(|(now, before)| {
+                let gap = now
+                    .zip(*before)
+                    .map(|(n, b)| n.saturating_duration_since(b));
+                gap.is_some_and(|gap| gap >= SILENT)
+            });
+            if back {
+                self.wake();
+            }
+            before = now;
+        }
+        std::future::pending().await
+    }
+
+    async fn send_on(&self, cancel: &CancellationToken) {
         let mut pause = RETRY.0;
         while !cancel.is_cancelled() {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = self.believed() => {}
+            }
             let begun = tokio::time::Instant::now();
-            let result = match self.link.dial_data(&cancel).await {
-                Ok(stream) => {
-                    let result = self.engine.run_source_session(stream, cancel.clone()).await;
-                    log_end("send", &result);
-                    result.map(|_| ()).map_err(|e| e.to_string())
+            tokio::select! {
+                () = self.send_once(cancel) => {}
+                () = self.doubted() => {
+                    tracing::warn!("data session ended: the peer's identity is in doubt");
                 }
-                Err(error) => Err(error.to_string()),
-            };
-            if let Err(error) = result {
-                tracing::debug!(error, "no data session");
             }
             pause = if begun.elapsed() > SETTLED {
                 RETRY.0
@@ -152,6 +217,20 @@ impl DataHalf {
                 () = tokio::time::sleep(pause) => {}
                 () = self.wake.notified() => pause = RETRY.0,
             }
+        }
+    }
+}
+
+impl DataHalf {
+    /// One session, or an attempt at one.
+    async fn send_once(&self, cancel: &CancellationToken) {
+        match self.link.dial_data(cancel).await {
+            Ok(stream) => {
+                let cancel = cancel.clone();
+                let result = self.engine.run_source_session(stream, cancel).await;
+                log_end("send", &result);
+            }
+            Err(error) => tracing::debug!(error = %error, "no data session"),
         }
     }
 }

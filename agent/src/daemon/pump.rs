@@ -183,15 +183,6 @@ impl Daemon {
         }
     }
 
-    /// Whether the sessions of the data half may talk to the peer: not with a copy or a rolled-back one (R6).
-    pub fn peer_is_trusted(&self) -> bool {
-        use tandem_failover::view::PeerIdentity;
-        let view = self.view();
-        view.peer
-            .as_ref()
-            .is_none_or(|peer| peer.identity == PeerIdentity::Same)
-    }
-
     /// Whether this node serves, for the watchdog's line.
     pub fn line(&self) -> String {
         let view = self.view();

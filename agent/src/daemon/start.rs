@@ -190,7 +190,7 @@ fn compose(
             own,
             identity: identity(driver.boot.incarnation.counter),
             started_unix_ms: unix_ms(),
-            data: DataHalf::new(engine.clone(), Arc::new(link)),
+            data: DataHalf::new(engine.clone(), Arc::new(link), driver.view.clone()),
             engine,
             inputs: driver.inputs.clone(),
             views: driver.view.clone(),

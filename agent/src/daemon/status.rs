@@ -1,16 +1,14 @@
 //! (pure) What the parts say of themselves, put together for the operator.
 
-use super::facts::STOPPED;
+use super::alarms::alarms;
 use crate::api::types as api;
 use crate::config::types::{Config, CountsFor};
 use std::time::Duration;
 use tandem_failover::health::Health;
-use tandem_failover::heartbeat::TreeHead;
 use tandem_failover::role::Role;
 use tandem_failover::time::Instant;
-use tandem_failover::view::{PeerIdentity, PeerView, View};
+use tandem_failover::view::{PeerIdentity, View};
 use tandem_sync::engine as sync;
-use tandem_sync::tree::TreeId;
 
 /// Both clocks at one moment, so that every age in one report is of the same moment.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +98,7 @@ pub struct Parts<'a> {
 /// The whole report.
 pub fn report(parts: Parts<'_>) -> api::StatusReport {
     let Parts { config, view, .. } = &parts;
-    api::StatusReport {
+    let mut report = api::StatusReport {
         api: api::API_VERSION,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pair: config.pair.name.clone(),
@@ -129,8 +127,10 @@ pub fn report(parts: Parts<'_>) -> api::StatusReport {
         addresses: addresses(&parts),
         last_decision: parts.last_decision.clone(),
         services: services(&parts),
-        alarms: alarms(&parts),
-    }
+        alarms: Vec::new(),
+    };
+    report.alarms = alarms(&report, view, parts.engine);
+    report
 }
 
 /// The role in the API's words.
@@ -193,7 +193,7 @@ fn peer(parts: &Parts<'_>) -> api::PeerStatus {
             reasons: Vec::new(),
             services: api::Health::Unknown,
             network: api::Health::Unknown,
-            identity: None,
+            identity: identity(parts.view).map(str::to_owned),
         };
     };
     api::PeerStatus {
@@ -211,12 +211,13 @@ fn peer(parts: &Parts<'_>) -> api::PeerStatus {
             .collect(),
         services: health(view.services),
         network: health(view.network),
-        identity: identity(view).map(str::to_owned),
+        identity: identity(parts.view).map(str::to_owned),
     }
 }
 
-fn identity(view: &PeerView) -> Option<&'static str> {
-    match view.identity {
+fn identity(view: &View) -> Option<&'static str> {
+    match view.trouble.identity {
+        PeerIdentity::Same if view.trouble.own_key_elsewhere => Some("cloned"),
         PeerIdentity::Same => None,
         PeerIdentity::Regressed => Some("regressed"),
         PeerIdentity::Cloned => Some("cloned"),
@@ -378,45 +379,4 @@ fn services(parts: &Parts<'_>) -> Vec<api::ServiceStatus> {
             last_error: state.last_error.clone(),
         })
         .collect()
-}
-
-/// Trees that are stopped on the other node: nothing of them moves to here.
-fn stopped_there(parts: &Parts<'_>) -> Vec<String> {
-    let peer = &parts.config.nodes[1 - parts.own].name;
-    let heads = match &parts.view.peer {
-        Some(view) if view.heard => view.heads.as_slice(),
-        _ => return Vec::new(),
-    };
-    let stopped = |name: &str| {
-        let id = TreeId::of(name).0;
-        let of_tree = |head: &&TreeHead| head.tree[..] == id[..4];
-        heads
-            .iter()
-            .find(of_tree)
-            .is_some_and(|head| head.state & STOPPED != 0)
-    };
-    let trees = parts.config.trees.iter().filter(|tree| stopped(&tree.name));
-    trees
-        .map(|tree| {
-            format!(
-                "tree {}: stopped on {peer}, whose status says why",
-                tree.name
-            )
-        })
-        .collect()
-}
-
-fn alarms(parts: &Parts<'_>) -> Vec<String> {
-    let mut alarms: Vec<String> = parts
-        .engine
-        .alarms
-        .iter()
-        .map(|alarm| match &alarm.tree {
-            Some(tree) => format!("tree {tree}: {}", alarm.text),
-            None => alarm.text.clone(),
-        })
-        .collect();
-    alarms.extend(stopped_there(parts));
-    alarms.extend(parts.view.waiting.iter().map(ToString::to_string));
-    alarms
 }

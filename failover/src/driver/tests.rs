@@ -68,6 +68,7 @@ impl Decide for Script {
             links: vec![],
             peer: None,
             last_decision: None,
+            trouble: Default::default(),
         }
     }
 }

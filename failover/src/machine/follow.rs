@@ -188,14 +188,14 @@ impl Machine {
                 Cause::Dead
             };
             self.take_over(cause, self.written.term_armed, true);
-        } else if self.refused.as_ref() != Some(&against) {
+        } else if self.refused.as_ref().map(|(why, _)| why) != Some(&against) {
             let text = format!(
                 "{verdict}, but this standby does not take over: {}",
                 self.why_against()
             );
             self.record(self.phase(), text.clone());
-            self.notify(NoticeKind::Refused, text);
-            self.refused = Some(against);
+            self.notify(NoticeKind::Refused, text.clone());
+            self.refused = Some((against, text));
         }
     }
 

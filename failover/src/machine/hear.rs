@@ -12,6 +12,28 @@ use std::time::Duration;
 /// The durable memory of the peer's sequence number may lag by this much: it changes with every batch.
 const REMEMBER_EVERY: Duration = Duration::from_secs(30);
 
+/// What a heartbeat says of the past of the peer's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum History {
+    /// Its data half has said nothing yet.
+    Unknown,
+    /// No tree has an epoch.
+    None,
+    /// Some tree has.
+    Some,
+}
+
+impl History {
+    fn of(body: &Body) -> Self {
+        match body.heads.as_slice() {
+            [] if body.heads_digest == 0 => Self::Unknown,
+            [] => Self::Some,
+            heads if heads.iter().all(|head| head.epoch == [0; 16]) => Self::None,
+            _ => Self::Some,
+        }
+    }
+}
+
 impl Machine {
     pub(super) fn hear(&mut self, link: u8, heartbeat: &Heartbeat) {
         match self.peer.hear(self.now, link, heartbeat) {
@@ -77,9 +99,15 @@ impl Machine {
         let Some(incarnation) = self.peer.incarnation() else {
             return;
         };
-        if let Some(memory) = &self.durable.peer
-            && regressed(memory, incarnation, body)
+        if let Some(memory) = self.durable.peer
+            && regressed(&memory, incarnation, body)
         {
+            // A disk that was replaced by an empty one: nothing of it can be older than what the pair has (R5).
+            match History::of(body) {
+                History::Unknown => return,
+                History::None => return self.peer_begins_anew(incarnation, body),
+                History::Some => {}
+            }
             self.suspect_identity(
                 PeerIdentity::Regressed,
                 "the peer shows less than before: it was restored, rolled back or replaced; \
@@ -101,6 +129,17 @@ impl Machine {
             self.remembered = self.now;
             self.durable.peer = Some(new);
         }
+    }
+
+    /// The peer has lost all that it had. It can only receive; whatever it was before is over.
+    fn peer_begins_anew(&mut self, incarnation: Incarnation, body: &Body) {
+        if self.durable.identity != PeerIdentity::Same {
+            return;
+        }
+        self.durable.peer = Some(remember(incarnation, body));
+        let text = "the peer has lost its state and data, and begins anew: it receives everything";
+        self.record(self.phase(), text.into());
+        self.notify(NoticeKind::PeerIdentity, text);
     }
 
     fn suspect_identity(&mut self, identity: PeerIdentity, text: &str) {

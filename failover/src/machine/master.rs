@@ -304,7 +304,7 @@ impl Machine {
             Some(cause) => cause,
             None => {
                 if let Some(master) = self.master_mut() {
-                    master.refused = false;
+                    master.refused = None;
                 }
                 return;
             }
@@ -364,10 +364,11 @@ impl Machine {
         let Some(master) = self.master_mut() else {
             return;
         };
-        if std::mem::replace(&mut master.refused, true) {
+        if master.refused.is_some() {
             return;
         }
         let text = format!("{cause}, but the role stays here: {why}");
+        master.refused = Some(text.clone());
         self.record(self.phase(), text.clone());
         self.notify(NoticeKind::Refused, text);
     }

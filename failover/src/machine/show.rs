@@ -1,9 +1,10 @@
 //! What the machine shows of itself.
 
 use super::Machine;
+use super::state::State;
 use crate::heartbeat::Body;
 use crate::time::Instant;
-use crate::view::{LinkView, MaintenanceView, PeerView, View};
+use crate::view::{LinkView, MaintenanceView, PeerView, TroubleView, View};
 use std::time::Duration;
 
 impl Machine {
@@ -37,6 +38,25 @@ impl Machine {
             links: self.link_views(now),
             peer: peer.map(|peer| self.peer_view(peer)),
             last_decision: self.last_decision.clone(),
+            trouble: self.trouble_view(),
+        }
+    }
+
+    fn trouble_view(&self) -> TroubleView {
+        let master = match &self.state {
+            State::Master(master) => Some(master),
+            _ => None,
+        };
+        TroubleView {
+            identity: self.durable.identity,
+            own_key_elsewhere: self.own_key_elsewhere,
+            probes: self.known.probes,
+            address_conflict: master.is_some_and(|m| m.contest.is_some_and(|c| c.told)),
+            refused: match (&self.refused, master) {
+                (Some((_, text)), _) => Some(text.clone()),
+                (None, Some(master)) => master.refused.clone(),
+                (None, None) => None,
+            },
         }
     }
 

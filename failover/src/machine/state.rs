@@ -142,8 +142,8 @@ pub(super) struct Master {
     pub recheck: Option<Recheck>,
     /// Not before then does this node hand over by itself.
     pub settled: Instant,
-    /// A hand-over was refused, and said so.
-    pub refused: bool,
+    /// What was said of a hand-over that was refused.
+    pub refused: Option<String>,
 }
 
 /// The new epoch is late.

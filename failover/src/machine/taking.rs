@@ -224,7 +224,7 @@ impl Machine {
             contest: None,
             recheck: None,
             settled: self.now + settle,
-            refused: false,
+            refused: None,
         };
         self.enter(
             State::Master(master),

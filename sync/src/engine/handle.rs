@@ -314,11 +314,9 @@ impl Engine {
         let work = async {
             recorded = self.shared.ask(Command::Barrier).await?;
             let mut peer = self.shared.peer.subscribe();
-            let reached = peer
-                .wait_for(|p| p.acked >= recorded.head || !p.session)
-                .await;
-            let session = reached.is_ok_and(|p| p.acked >= recorded.head);
-            Ok::<bool, CommandError>(session)
+            // Also without a session: a healed cable brings one within seconds.
+            let reached = peer.wait_for(|p| p.acked >= recorded.head).await;
+            Ok::<bool, CommandError>(reached.is_ok())
         };
         let durable = tokio::time::timeout(timeout, work).await;
         let peer = *self.shared.peer.borrow();

@@ -92,7 +92,8 @@ impl Node {
         let clone = Self::machine(lab, spec, n, &format!("{}-clone", NODES[n]), networks)?;
         let copied = Command::new("cp")
             .args(["-a", "--"])
-            .arg(self.host.outside_path("/."))
+            // What is in it, not the directory itself; `Path` would drop the dot.
+            .arg(format!("{}/.", self.host.outside_path("/").display()))
             .arg(clone.host.outside_path("/"))
             .status()
             .map_err(LabError::io("copy the disk"))?;
