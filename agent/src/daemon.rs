@@ -18,6 +18,7 @@ mod forward;
 mod hold;
 mod lifecycle;
 mod moves;
+mod on_disk;
 mod peer;
 mod pump;
 mod rescue;
@@ -41,6 +42,7 @@ use crate::link::PeerRpc;
 use crate::notify::Notifier;
 use data::DataHalf;
 use hold::Held;
+use on_disk::OnDisk;
 use peer::PeerSide;
 use restore::Restores;
 use roles::Roles;
@@ -53,6 +55,7 @@ use tandem_failover::input::Input;
 use tandem_failover::probe::monitor::Board;
 use tandem_failover::view::View;
 use tandem_sync::engine::Engine;
+use tandem_sync::lineage::NodeHeads;
 use tickets::Tickets;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -68,6 +71,7 @@ struct Identity {
 /// The running agent.
 pub struct Daemon {
     loaded: RwLock<Arc<Loaded>>,
+    on_disk: OnDisk,
     /// Index of this node in the configuration.
     own: usize,
     identity: Identity,
@@ -143,7 +147,8 @@ impl Daemon {
         let view = self.view();
         let engine = self.engine.status();
         let board = self.boards.borrow().clone();
-        let (relation, session) = self.peer_report();
+        let heads = self.engine.lineages().ok();
+        let (relation, session) = self.peer_report(heads.as_ref());
         status::report(status::Parts {
             now: self.now(),
             started_unix_ms: self.started_unix_ms,
@@ -151,7 +156,7 @@ impl Daemon {
             own: self.own,
             view: &view,
             engine: &engine,
-            lineages: self.lineage_lengths(),
+            lineages: self.lineage_lengths(heads.as_ref()),
             relation,
             session,
             monitors: board
@@ -176,8 +181,8 @@ impl Daemon {
         })
     }
 
-    fn lineage_lengths(&self) -> Vec<u64> {
-        let Ok(heads) = self.engine.lineages() else {
+    fn lineage_lengths(&self, heads: Option<&NodeHeads>) -> Vec<u64> {
+        let Some(heads) = heads else {
             return Vec::new();
         };
         let length = |tree: &crate::config::types::Tree| {
@@ -187,11 +192,11 @@ impl Daemon {
         self.config().config.trees.iter().map(length).collect()
     }
 
-    fn peer_report(&self) -> (String, api::SessionStatus) {
+    fn peer_report(&self, heads: Option<&NodeHeads>) -> (String, api::SessionStatus) {
         let peer = self.peer();
-        let relation = match (self.engine.lineages(), &peer.heads) {
-            (Ok(mine), Some(theirs)) => {
-                format!("{:?}", facts::relation(&mine, theirs, peer.restored))
+        let relation = match (heads, &peer.heads) {
+            (Some(mine), Some(theirs)) => {
+                format!("{:?}", facts::relation(mine, theirs, peer.restored))
             }
             _ => "Unknown".to_owned(),
         };
@@ -210,17 +215,16 @@ impl Daemon {
         (kebab(&relation), session)
     }
 
-    fn config_report(&self, loaded: &Loaded) -> api::ConfigStatus {
+    fn config_report(&self, loaded: &Arc<Loaded>) -> api::ConfigStatus {
         let facts = Facts::of(&loaded.config);
         let digests = self.peer().digests;
-        let on_disk = crate::config::load(&loaded.file).ok();
         api::ConfigStatus {
             file: loaded.file.display().to_string(),
             mine: facts.digest().to_string(),
             peer: digests.map(|(whole, _)| crate::config::facts::Digest(whole).to_string()),
             equal: digests.map(|(whole, _)| whole == facts.digest().0),
             matters_equal: digests.map(|(_, matters)| matters == facts.matters().0),
-            file_changed: on_disk.is_none_or(|disk| disk.config != loaded.config),
+            file_changed: self.on_disk.differs(loaded),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::{LONG, ONE, SOON, TWO, assert_equal_trees, eventually};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use tandem::api::client::Client;
 use tandem::api::types::{RescueItem, RescueList, Role, StatusReport, TreeState};
 use tandem_lab::pair::{FLOATING, Node, Pair, PairSpec, WEB_PORT};
 use tandem_lab::{HttpClient, Probe};
@@ -153,6 +154,12 @@ impl Scene {
             return Err(format!("status: {}", output.stderr.trim()));
         }
         serde_json::from_str(&output.stdout).map_err(|e| format!("status: {e}: {}", output.stdout))
+    }
+
+    /// The agent's own interface, without the command line between. Its socket is seen through the agent's root.
+    pub fn api(&self, n: usize) -> Client {
+        let pid = self.node(n).agent().expect("it runs").pid();
+        Client::new(format!("/proc/{pid}/root/run/tandem/tandem.sock"))
     }
 
     /// Waits until the status of a node is as it should be.

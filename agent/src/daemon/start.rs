@@ -3,6 +3,7 @@
 use super::backend::Api;
 use super::data::DataHalf;
 use super::lifecycle::End;
+use super::on_disk::OnDisk;
 use super::peer::{Handler, LINK_EVENTS};
 use super::restore::Restores;
 use super::roles::{Roles, unix_ms};
@@ -210,6 +211,7 @@ fn compose(
             end: Mutex::default(),
             died: Default::default(),
             loaded: RwLock::new(Arc::new(loaded)),
+            on_disk: OnDisk::default(),
         }
     });
     Ok((daemon, driver, events))
