@@ -4,8 +4,9 @@
 //! token fires when either of them fails, so nobody waits for a stream that is gone (a blocked write on a dead
 //! connection never wakes by itself).
 
-use crate::engine::SessionError;
+use crate::engine::{SessionEnd, SessionError};
 use crate::wire::{self, FrameError, Greeting, Message};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -43,9 +44,25 @@ pub(crate) struct Channel {
     pub cancel: CancellationToken,
     /// The version in use.
     pub version: u16,
+    /// Why the writer ended.
+    failure: Failure,
 }
 
+/// The writer's error, if that is what ended a session.
+type Failure = Arc<Mutex<Option<std::io::Error>>>;
+
 impl Channel {
+    /// How a session ends whose token fired: by its own will, or because the stream does not take bytes any more.
+    pub fn cancelled(&self) -> Result<SessionEnd, SessionError> {
+        // One value, written whole.
+        let failure = self
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        failure.map_or(Ok(SessionEnd::Cancelled), |error| Err(error.into()))
+    }
+
     /// Lets what was said last reach the peer, bounded.
     pub async fn finish(mut self) {
         let (nowhere, _) = mpsc::channel(1);
@@ -97,12 +114,19 @@ where
     let (to_logic, incoming) = mpsc::channel(QUEUE);
     let (outgoing, from_logic) = mpsc::channel(QUEUE);
     tokio::spawn(read_all(reader, to_logic, cancel.clone()));
-    tokio::spawn(write_all(writer, from_logic, cancel.clone()));
+    let failure = Failure::default();
+    tokio::spawn(write_all(
+        writer,
+        from_logic,
+        cancel.clone(),
+        Arc::clone(&failure),
+    ));
     Ok(Channel {
         incoming,
         outgoing,
         cancel,
         version,
+        failure,
     })
 }
 
@@ -141,8 +165,12 @@ async fn read_all<R>(
     }
 }
 
-async fn write_all<W>(mut writer: W, mut queue: mpsc::Receiver<Message>, cancel: CancellationToken)
-where
+async fn write_all<W>(
+    mut writer: W,
+    mut queue: mpsc::Receiver<Message>,
+    cancel: CancellationToken,
+    failure: Failure,
+) where
     W: AsyncWrite + Unpin,
 {
     let mut buffer = Vec::new();
@@ -168,6 +196,7 @@ where
             .await
             {
                 tracing::debug!(%error, "the stream to the peer does not take bytes any more");
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 return;
             }
         }

@@ -140,7 +140,10 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         },
     };
     shared.set_session(Some(session.status.clone()));
-    session.run(&mut channel, results).await
+    match session.run(&mut channel, results).await {
+        Ok(SessionEnd::Cancelled) => channel.cancelled(),
+        other => other,
+    }
 }
 
 /// Has the worker classify what is here, and keeps the source waiting meanwhile.

@@ -124,9 +124,13 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         };
     });
     shared.set_session(Some(session.status.clone()));
-    session
+    match session
         .run(&mut channel, &mut head, examined_heads, whole)
         .await
+    {
+        Ok(SessionEnd::Cancelled) => channel.cancelled(),
+        other => other,
+    }
 }
 
 /// Waits for the replica's Hello and its answer.

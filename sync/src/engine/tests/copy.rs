@@ -97,8 +97,6 @@ async fn a_cut_session_goes_on_where_it_was() {
     let (a, b) = pair(|_| {}).await;
     fill(&a.tree(), 400);
     for round in 0..50u64 {
-        let (left, right) = tokio::io::duplex(8 << 10);
-        let cable = Cable::over(&a, &b, left, right);
         write(
             &a.tree().join(format!("round/{}", round % 9)),
             noise(5000 + round as usize * 7000, round),
@@ -108,19 +106,14 @@ async fn a_cut_session_goes_on_where_it_was() {
                 .join(format!("d{}/e{}/f{round}", round % 7, round % 31)),
         )
         .unwrap();
-        // Cuts lie at all distances: before the Hello, in the middle of batches, after the end.
-        let bytes = (round * round * 2000) as usize;
-        let enough = |s: &crate::engine::EngineStatus| {
-            s.session
-                .as_ref()
-                .is_some_and(|s| s.bytes as usize >= bytes)
-        };
-        let wait = b.until("enough", |s| {
-            enough(s) || s.consistent && s.session.is_some()
-        });
-        // Either so many bytes have come or a little time has passed; both are cuts.
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(3 * round), wait).await;
-        cable.cut().await;
+        // Cuts lie at all distances: in the greeting, in the middle of batches, after the end.
+        let mut cable =
+            Cable::breaking(&a, &b, 7 * round as usize * round as usize * round as usize);
+        tokio::select! {
+            // The end that is cut says so; the other one sees the end of the stream.
+            _ = &mut cable.source => cable.stop(),
+            () = b.until("consistent", |s| s.consistent) => cable.cut().await,
+        }
     }
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
@@ -142,13 +135,12 @@ async fn a_half_copied_tree_is_not_consistent_even_after_a_restart() {
     // All of it is in the index before the first byte is sent: no moment of the copy is a moment of the source.
     let report = a.engine().flush(PATIENCE).await.unwrap();
     assert!(report.covered.is_empty(), "there is no session");
-    let cable = Cable::plug(&a, &b);
-    b.until("half copied", |s| {
+    let cable = Cable::breaking(&a, &b, 90 << 20);
+    cable.ended().await.0.expect_err("the cable broke");
+    b.until("copying", |s| {
         s.trees[0].state == TreeState::Copying && s.trees[0].epoch.is_some()
     })
     .await;
-    cable.cut().await;
-    assert_eq!(b.engine().status().trees[0].state, TreeState::Copying);
     b.stop().await;
     b.start();
     b.engine().begin_replica().await.unwrap();

@@ -3,8 +3,11 @@
 use crate::engine::{Engine, EngineStatus, SessionEnd, SessionError};
 use crate::tree::{PairConfig, TreeConfig};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -93,9 +96,15 @@ impl Cable {
         Cable::over(source, replica, a, b)
     }
 
-    pub fn over<S>(source: &Node, replica: &Node, a: S, b: S) -> Cable
+    /// A cable that breaks after `bytes` from the source.
+    pub fn breaking(source: &Node, replica: &Node, bytes: usize) -> Cable {
+        let (inner, b) = tokio::io::duplex(64 << 10);
+        Cable::over(source, replica, Breaks { inner, left: bytes }, b)
+    }
+
+    fn over<A>(source: &Node, replica: &Node, a: A, b: DuplexStream) -> Cable
     where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        A: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let cancel = CancellationToken::new();
         let (from, to) = (source.engine().clone(), replica.engine().clone());
@@ -105,6 +114,11 @@ impl Cable {
             replica: tokio::spawn(async move { to.run_replica_session(b, two).await }),
             cancel,
         }
+    }
+
+    /// Ends what is left of a session whose one end is known to have ended.
+    pub fn stop(&self) {
+        self.cancel.cancel();
     }
 
     pub async fn cut(self) {
@@ -162,4 +176,44 @@ pub fn noise(n: usize, seed: u64) -> Vec<u8> {
         .finalize_xof()
         .fill(&mut out);
     out
+}
+
+/// A stream that breaks after so many bytes were written to it.
+pub struct Breaks<S> {
+    pub inner: S,
+    pub left: usize,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Breaks<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Breaks<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        if self.left == 0 {
+            return Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()));
+        }
+        let some = &bytes[..bytes.len().min(self.left)];
+        let written = std::task::ready!(Pin::new(&mut self.inner).poll_write(cx, some))?;
+        self.left -= written;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
 }
