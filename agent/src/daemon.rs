@@ -13,7 +13,7 @@ mod alarms;
 mod backend;
 mod data;
 mod execute;
-mod facts;
+pub mod facts;
 mod forward;
 mod hold;
 mod lifecycle;

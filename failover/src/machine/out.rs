@@ -135,7 +135,7 @@ impl Machine {
     }
 
     /// The term in force as far as this node knows: the one that it acts with, else used here or heard of.
-    pub(super) fn term(&self) -> u64 {
+    pub fn term(&self) -> u64 {
         if Self::acts(self.phase()) {
             return self.durable.term_used;
         }
@@ -175,7 +175,8 @@ impl Machine {
         self.peer_heard() && self.peer.hears_me().is_some_and(fresh)
     }
 
-    pub(super) fn phase(&self) -> Phase {
+    /// The state of the diagram that this node is in.
+    pub fn phase(&self) -> Phase {
         use super::state::{Release, TakeStep};
         match &self.state {
             State::Joining(_) => Phase::Joining,
@@ -217,7 +218,7 @@ impl Machine {
     }
 
     /// Whether this node acts as master: what the peer compares terms with.
-    pub(super) fn acts(phase: Phase) -> bool {
+    pub fn acts(phase: Phase) -> bool {
         matches!(phase, Phase::Taking | Phase::Master | Phase::Ceding)
     }
 
