@@ -184,6 +184,12 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// What this node says of itself now. Must not block.
     fn hello(&self) -> Hello;
 
+    /// A connection begins with the peer's hello. Called before any message of that connection is given out, and
+    /// after the last one of the connection before. Must not block.
+    fn greeted(&self, hello: &Hello) {
+        let _ = hello;
+    }
+
     /// Answers a request. At most [`REQUESTS`] run at the same time; a request that has begun is carried to its end
     /// even if the connection is gone by then.
     fn request(&self, request: Request) -> BoxFuture<'_, Response>;

@@ -29,6 +29,8 @@ pub struct PeerSide {
     pub why: Option<String>,
     /// What it said of its lineages last. Kept when the connection breaks: the lineages do not go away with it.
     pub heads: Option<NodeHeads>,
+    /// How many connections there were.
+    pub connections: u64,
     /// Which life of its agent said hello last.
     pub incarnation: Option<u64>,
     /// When that life began, it showed less than it had written before: restored or rolled back (R6).
@@ -55,6 +57,13 @@ impl PeerHandler for Handler {
                 config_matters: [0; 32],
                 lineages: Vec::new(),
             },
+        }
+    }
+
+    fn greeted(&self, hello: &Hello) {
+        // Here and not with the event, which may be handled after newer lineages have come.
+        if let Some(daemon) = self.0.upgrade() {
+            daemon.greeted(hello);
         }
     }
 
@@ -128,6 +137,21 @@ impl Daemon {
         }
     }
 
+    /// A connection begins: what the peer has now, and whether this life of it began with less than it had.
+    fn greeted(&self, hello: &Hello) {
+        self.heard_lineages(&hello.lineages);
+        let mine = self.engine.lineages().ok();
+        let mut peer = self.peer();
+        peer.connections += 1;
+        if peer.incarnation.replace(hello.incarnation) != Some(hello.incarnation) {
+            peer.restored = match (&mine, &peer.heads) {
+                (Some(mine), Some(theirs)) => peer_lost(mine, theirs),
+                _ => false,
+            };
+        }
+        peer.digests = Some((hello.config_digest, hello.config_matters));
+    }
+
     /// Follows the link until it ends.
     pub async fn follow_link(self: Arc<Self>, mut events: mpsc::Receiver<LinkEvent>) {
         while let Some(event) = events.recv().await {
@@ -144,20 +168,11 @@ impl Daemon {
                     version = hello.agent_version,
                     "peer connected"
                 );
-                self.heard_lineages(&hello.lineages);
-                let mine = self.engine.lineages().ok();
                 {
                     let mut peer = self.peer();
                     self.rpc.send_replace(Some(rpc));
                     peer.link = Some(link);
                     peer.why = None;
-                    if peer.incarnation.replace(hello.incarnation) != Some(hello.incarnation) {
-                        peer.restored = match (&mine, &peer.heads) {
-                            (Some(mine), Some(theirs)) => peer_lost(mine, theirs),
-                            _ => false,
-                        };
-                    }
-                    peer.digests = Some((hello.config_digest, hello.config_matters));
                 }
                 self.facts_changed();
                 self.data.wake();

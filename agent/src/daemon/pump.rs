@@ -128,7 +128,7 @@ impl Daemon {
     pub async fn follow_data(self: Arc<Self>) {
         let mut status = self.engine.status_changes();
         let mut told: Option<DataFacts> = None;
-        let mut sent: Vec<u8> = Vec::new();
+        let mut sent = None;
         loop {
             if let Some(facts) = self.facts()
                 && told.as_ref() != Some(&facts)
@@ -167,19 +167,21 @@ impl Daemon {
         ))
     }
 
-    /// The lineages go to the peer when they changed.
-    async fn tell_peer(&self, sent: &mut Vec<u8>) {
+    /// The lineages go to the peer when they changed, and once on each connection: its hello may have been made before
+    /// the last change.
+    async fn tell_peer(&self, sent: &mut Option<(u64, Vec<u8>)>) {
+        let connection = self.peer().connections;
         let Some(rpc) = self.rpc.borrow().clone() else {
-            sent.clear();
+            *sent = None;
             return;
         };
-        let heads = self.encoded_heads();
-        if heads == *sent || heads.is_empty() {
+        let now = (connection, self.encoded_heads());
+        if sent.as_ref() == Some(&now) || now.1.is_empty() {
             return;
         }
-        let message = crate::link::message::OneWay::Lineages(heads.clone());
+        let message = crate::link::message::OneWay::Lineages(now.1.clone());
         if rpc.send(&message).await.is_ok() {
-            *sent = heads;
+            *sent = Some(now);
         }
     }
 

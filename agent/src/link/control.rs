@@ -69,6 +69,7 @@ pub(super) async fn run(shared: &Arc<Shared>, mut stream: DataStream) -> Result<
         version,
         "connected to the peer"
     );
+    shared.handler.greeted(&hello);
     let connected = LinkEvent::Connected {
         rpc: rpc.clone(),
         hello,
