@@ -1,13 +1,16 @@
 //! A healthy pair has no alarm; each trouble alone has exactly its own.
 
+use super::super::facts::STOPPED;
 use super::alarms;
 use crate::api::types::*;
 use tandem_failover::health::Health as Known;
+use tandem_failover::heartbeat::TreeHead;
 use tandem_failover::input::ProbeAnswers;
 use tandem_failover::role::{Phase, Reason};
 use tandem_failover::time::Instant;
-use tandem_failover::view::{PeerIdentity, TroubleView, View};
+use tandem_failover::view::{PeerIdentity, PeerView, TroubleView, View};
 use tandem_sync::engine::{Alarm, EngineStatus, Mode, SessionStatus as DataSession};
+use tandem_sync::tree::TreeId;
 
 struct Scene {
     report: StatusReport,
@@ -338,6 +341,71 @@ fn of_a_node_that_waits() {
     assert_eq!(shown.len(), 2, "{shown:?}");
     assert!(shown[0].contains("the agent on mirror1 is silent"));
     assert!(shown[1].contains("waits to join: the peer is not heard"));
+}
+
+/// Only while it is heard: later its status is unknown.
+#[test]
+fn of_a_tree_that_is_stopped_on_the_other_node() {
+    let mut scene = standby();
+    scene.report.trees = vec![tree("etc"), tree("www")];
+    scene.view.peer = Some(peer_that_stopped("www"));
+    let expected = "tree www: stopped on mirror1, whose status says why";
+    assert_eq!(shown(&scene), [expected]);
+    if let Some(peer) = &mut scene.view.peer {
+        peer.heard = false;
+    }
+    assert_eq!(shown(&scene), Vec::<String>::new());
+}
+
+fn peer_that_stopped(name: &str) -> PeerView {
+    let mut tree = [0; 4];
+    tree.copy_from_slice(&TreeId::of(name).0[..4]);
+    PeerView {
+        heard: true,
+        identity: PeerIdentity::Same,
+        role: tandem_failover::role::Role::Master,
+        phase: Phase::Master,
+        term: 7,
+        last_heard: None,
+        eligible: Ok(()),
+        network: Known::Good,
+        services: Known::Good,
+        heads: vec![TreeHead {
+            tree,
+            epoch: [1; 16],
+            state: STOPPED,
+        }],
+        seq: 9,
+        lag: None,
+        hold: false,
+        config_digest: 1,
+    }
+}
+
+fn tree(name: &str) -> TreeStatus {
+    TreeStatus {
+        name: name.into(),
+        path: format!("/{name}"),
+        state: TreeState::Consistent,
+        stopped: None,
+        proven: true,
+        epoch: None,
+        lineage_length: 1,
+        seq: 9,
+        acked: 9,
+        lag_ms: None,
+        stale_ms: None,
+        queue: 0,
+        files: 1,
+        bytes: 1,
+        errors: 0,
+        last_error: None,
+        detector: "fanotify".into(),
+        progress: None,
+        rescued: 0,
+        mounts_below: vec![],
+        sockets_skipped: 0,
+    }
 }
 
 /// Nothing hides anything else, and nothing is said twice.
