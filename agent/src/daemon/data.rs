@@ -33,7 +33,7 @@ pub struct DataHalf {
 }
 
 /// Whether data may go between the two: not with a copy, nor with a rolled-back one (R6).
-fn trusted(view: &View) -> bool {
+pub fn trusted(view: &View) -> bool {
     view.trouble.identity == PeerIdentity::Same && !view.trouble.own_key_elsewhere
 }
 

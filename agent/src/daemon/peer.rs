@@ -1,6 +1,7 @@
 //! The other node, over the control connection: what it said of itself, and what it asks for.
 
 use super::Daemon;
+use super::data::trusted;
 use super::facts::peer_lost;
 use super::forward::Forwarded;
 use crate::api::types::{ApiError, ErrorCode as ApiCode};
@@ -198,6 +199,10 @@ impl Daemon {
     }
 
     async fn peer_asks(self: Arc<Self>, request: Request) -> Response {
+        if !trusted(&self.view()) && !matches!(request, Request::Hello) {
+            let text = "the identity of the node that asks is in doubt here: see `tandem status` on this node";
+            return Response::error(ErrorCode::Refused, text);
+        }
         match request {
             Request::Hello => Response::Hello(self.hello()),
             Request::Forward(bytes) => match serde_json::from_slice::<Forwarded>(&bytes) {
