@@ -280,6 +280,11 @@ impl Worker {
                 results.failed.push((tree, path.clone(), Here::Settled));
             } else if let Some(fault) = faults.get(path) {
                 self.trees[at].error(path, fault.to_string());
+                if matches!(fault, Fault::Flagged(_))
+                    && self.trees[at].flagged.len() < super::tree::MAX_NAMED
+                {
+                    self.trees[at].flagged.insert(path.clone());
+                }
                 if !matches!(fault, Fault::Flagged(_) | Fault::Protected) {
                     results.failed.push((tree, path.clone(), Here::Settled));
                 }

@@ -148,6 +148,8 @@ pub(crate) struct Tree {
     pub errors: BTreeMap<RelPath, String>,
     /// The newest of them.
     pub last_error: Option<String>,
+    /// Those that an immutable or append-only flag keeps from following, at most [`MAX_NAMED`].
+    pub flagged: BTreeSet<RelPath>,
     /// Local changes that the policy leaves alone.
     pub local_changes: BTreeSet<RelPath>,
     /// Mounts below the root.
@@ -202,6 +204,7 @@ impl Tree {
             deletes: DeleteWindow::default(),
             errors: BTreeMap::new(),
             last_error: None,
+            flagged: BTreeSet::new(),
             local_changes: BTreeSet::new(),
             mounts: BTreeSet::new(),
             sockets: BTreeSet::new(),

@@ -216,6 +216,7 @@ impl Worker {
             self.prove_all();
         }
         self.keep_acked();
+        self.ask_for_unflagged();
         self.touch();
     }
 
