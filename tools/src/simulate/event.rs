@@ -14,7 +14,7 @@ pub enum Mutation {
     TokenKept,
     /// What is past the branch is dropped without a rescue.
     NoRescue,
-    /// Heartbeats of the peer never arrive, though both nodes count as being in contact.
+    /// No heartbeat of the preferred node arrives, though both nodes count as being in contact.
     DeafToPeer,
     /// The machine is told that half a copy is whole and fresh.
     LyingConsistency,

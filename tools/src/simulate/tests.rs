@@ -33,7 +33,7 @@ fn assert_caught(mutation: Mutation, promise: &str) {
 
 #[test]
 fn a_lying_relation_is_caught() {
-    assert_caught(Mutation::LyingRelation, "");
+    assert_caught(Mutation::LyingRelation, "no pair");
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn an_overwritten_unreplicated_write_is_caught() {
 
 #[test]
 fn a_node_that_does_not_listen_is_caught() {
-    assert_caught(Mutation::DeafToPeer, "");
+    assert_caught(Mutation::DeafToPeer, "no pair");
 }
 
 #[test]
