@@ -65,9 +65,12 @@ impl Netlink {
         })
     }
 
-    /// Makes a switch that forwards from the first moment and floods multicast.
-    pub(crate) fn add_bridge(&self, name: &str) -> Result<(), LabError> {
+    /// Makes a switch that forwards from the first moment and floods multicast. Its own hardware address is set:
+    /// the kernel would take the lowest of its cables', so that a host's boot or power cut would change it, and
+    /// nobody would find the gateway until the neighbour caches expire.
+    pub(crate) fn add_bridge(&self, name: &str, mac: [u8; 6]) -> Result<(), LabError> {
         let message = LinkBridge::new(name)
+            .address(mac.to_vec())
             .append_info_data(netlink_packet_route::link::InfoBridge::MulticastSnooping(
                 false,
             ))

@@ -17,8 +17,11 @@ impl Network {
     pub(crate) fn make(lab: &Arc<LabInner>, name: &str, number: u8) -> Result<Self, LabError> {
         let bridge = format!("sw{number}");
         let device = bridge.clone();
-        lab.floor
-            .run(move |floor| floor.netlink.add_bridge(&device))?;
+        lab.floor.run(move |floor| {
+            floor
+                .netlink
+                .add_bridge(&device, [2, 0, 0, 0xff, 0, number])
+        })?;
         Ok(Self {
             lab: Arc::clone(lab),
             bridge,
