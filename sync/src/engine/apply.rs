@@ -135,6 +135,45 @@ impl Worker {
             .map_err(|e| e.to_string())
     }
 
+    /// Paths that a flag protected when a former process met them.
+    pub(super) fn load_flagged(&mut self) {
+        let Ok(snapshot) = self.shared.index.snapshot() else {
+            return;
+        };
+        for tree in &mut self.trees {
+            if let Ok(Some(flagged)) = snapshot.value(&flagged_key(tree.id)) {
+                tree.flagged = flagged;
+            }
+        }
+    }
+
+    /// Asks anew for paths whose flag is gone.
+    pub(super) fn try_flagged(&mut self) {
+        for at in 0..self.trees.len() {
+            let tree = &mut self.trees[at];
+            let (Some(open), true) = (&tree.open, tree.stop.is_none()) else {
+                continue;
+            };
+            let flag = |path: &RelPath| {
+                let stat = open.root.stat(path).ok().flatten();
+                stat.is_some_and(|s| s.protecting_flag().is_some())
+            };
+            let free = |path: &RelPath| !flag(path) && !path.parent().is_some_and(|p| flag(&p));
+            let paths: Vec<RelPath> = tree.flagged.iter().filter(|p| free(p)).cloned().collect();
+            if paths.is_empty() {
+                continue;
+            }
+            for path in &paths {
+                tree.flagged.remove(path);
+            }
+            let (key, left) = (flagged_key(tree.id), tree.flagged.clone());
+            let kept = self.shared.index.write(|w| w.put_value(&key, &left));
+            if let Err(error) = kept.and_then(|()| self.list_as_is(at, paths)) {
+                self.index_failed(&error);
+            }
+        }
+    }
+
     /// For progress.
     fn note_totals(&mut self, ready: &Ready) {
         let now = super::clock::now();
@@ -280,12 +319,13 @@ impl Worker {
                 results.failed.push((tree, path.clone(), Here::Settled));
             } else if let Some(fault) = faults.get(path) {
                 self.trees[at].error(path, fault.to_string());
-                if matches!(fault, Fault::Flagged(_))
-                    && self.trees[at].flagged.len() < super::tree::MAX_NAMED
-                {
-                    self.trees[at].flagged.insert(path.clone());
-                }
-                if !matches!(fault, Fault::Flagged(_) | Fault::Protected) {
+                let flagged = &mut self.trees[at].flagged;
+                if matches!(fault, Fault::Flagged(_)) {
+                    // More than that are found again by `verify`.
+                    if flagged.len() < super::tree::MAX_NAMED {
+                        flagged.insert(path.clone());
+                    }
+                } else if *fault != Fault::Protected {
                     results.failed.push((tree, path.clone(), Here::Settled));
                 }
             } else {
@@ -474,6 +514,12 @@ impl Worker {
             .filter(|t| t.moves())
             .map(|t| t.id)
             .collect();
+        let flagged: Vec<(TreeId, BTreeSet<RelPath>)> = self
+            .trees
+            .iter()
+            .filter(|t| !t.flagged.is_empty())
+            .map(|t| (t.id, t.flagged.clone()))
+            .collect();
         let written = self.shared.index.write(|w| {
             for (tree, path, state, key) in &results.found {
                 w.found(*tree, path, state.clone(), *key)?;
@@ -507,6 +553,9 @@ impl Worker {
                     w.advance(tree, &theirs.head.lineage, commit.upto, complete)?;
                 }
             }
+            for (tree, flagged) in &flagged {
+                w.put_value(&flagged_key(*tree), flagged)?;
+            }
             w.remove_value(INTENT)?;
             Ok::<_, IndexError>(())
         });
@@ -514,9 +563,14 @@ impl Worker {
             tree.unsettled = unsettled.remove(&tree.id).unwrap_or_default();
         }
         written?;
-        for (tree, path) in &results.settled {
-            if let Some(at) = self.position(*tree) {
-                self.trees[at].local_changes.remove(path);
+        for (tree_id, path) in &results.settled {
+            if let Some(at) = self.position(*tree_id) {
+                let tree = &mut self.trees[at];
+                tree.local_changes.remove(path);
+                if results.applied(*tree_id, path) {
+                    tree.no_error(path);
+                    tree.flagged.remove(path);
+                }
             }
         }
         Ok(self.after_batch(commit))
@@ -617,6 +671,20 @@ impl Worker {
             unsettled,
         }
     }
+}
+
+impl Results {
+    /// The path now is as the source has it.
+    fn applied(&self, tree: TreeId, path: &RelPath) -> bool {
+        self.received
+            .iter()
+            .any(|(t, p, ..)| *t == tree && p == path)
+    }
+}
+
+/// Where the paths that a flag protects are kept in the index.
+fn flagged_key(tree: TreeId) -> String {
+    format!("flagged/{tree}")
 }
 
 /// Pairs the plan's steps with contents. Steps that lack one are left out, and named.

@@ -63,6 +63,8 @@ pub(crate) enum Command {
         after: Option<(TreeId, RelPath)>,
         reply: Reply<Option<(TreeId, Vec<RelPath>)>>,
     },
+    /// The peer holds less than it had: only up to this number.
+    PeerLost { kept: u64 },
     /// Compare these paths by their content; what differs from the index goes to the rescue and is asked for.
     Suspect { tree: TreeId, paths: Vec<RelPath> },
     /// Pause applying.
@@ -137,6 +139,8 @@ pub(crate) struct Shared {
     pub peer: watch::Sender<Peer>,
     /// Status.
     pub status: watch::Sender<EngineStatus>,
+    /// The token of the session that counts.
+    pub running: Mutex<Option<CancellationToken>>,
     /// The session's own status.
     pub session: Mutex<Option<SessionStatus>>,
     /// See [`EngineStatus::fresh_at`]; 0 is unknown.
@@ -179,6 +183,13 @@ impl Shared {
     /// A source session begins or ends.
     pub fn set_verifier(&self, verifier: Option<mpsc::Sender<VerifyAsk>>) {
         *lock(&self.verifier) = verifier;
+    }
+
+    /// Ends the session before this one.
+    pub fn only_session(&self, token: CancellationToken) {
+        if let Some(before) = lock(&self.running).replace(token) {
+            before.cancel();
+        }
     }
 
     /// Open alarms.

@@ -51,6 +51,7 @@ impl Worker {
                 reply,
             } => drop(reply.send(self.fresh(idle, &source))),
             Command::Unsettled { after, reply } => drop(reply.send(self.unsettled_after(after))),
+            Command::PeerLost { kept } => self.peer_lost(kept),
             Command::Suspect { tree, paths } => self.suspect(tree, paths),
             Command::Hold(reply) => drop(reply.send(self.hold())),
             Command::Release(reply) => drop(reply.send(self.release())),
@@ -188,7 +189,12 @@ impl Worker {
         }
         let last = self.shared.index.snapshot().map_err(index)?.last_seq();
         self.shared.head.send_replace(last);
+        let acked = self.shared.index.snapshot().map_err(index)?.acked().upto;
         self.set_mode(Mode::Source { term });
+        if acked < last {
+            // How old these are is not known any more; they count from now on.
+            self.lag.push(last, clock::now());
+        }
         Ok(())
     }
 
@@ -242,6 +248,19 @@ impl Worker {
         }
         self.shared.token.grant();
         Ok(())
+    }
+
+    /// What the peer acknowledged past `kept` is lost there.
+    fn peer_lost(&mut self, kept: u64) {
+        tracing::warn!(kept, "the peer holds less than it had acknowledged");
+        let written = self.shared.index.write(|w| {
+            w.forget_peer();
+            w.ack(kept);
+            Ok::<_, IndexError>(())
+        });
+        if let Err(error) = written {
+            self.index_failed(&error);
+        }
     }
 
     /// Keeps what the peer acknowledged, and forgets the ages of those changes.

@@ -94,6 +94,7 @@ impl Engine {
             mode: watch::Sender::new(Mode::Idle),
             peer: watch::Sender::new(Peer::default()),
             status: watch::Sender::new(EngineStatus::nothing_yet()),
+            running: Mutex::new(None),
             session: Mutex::new(None),
             fresh_at: AtomicU64::new(0),
             answered: AtomicU64::new(0),

@@ -13,6 +13,11 @@ use std::sync::Arc;
 
 /// Paths of one slice: a slice takes some milliseconds when nothing must be read.
 const SLICE: usize = 512;
+/// Bytes of one slice: they are hashed in some tens of milliseconds. A single larger file is a slice of its own.
+const SLICE_BYTES: u64 = 64 << 20;
+/// Time between two passes over a tree for what causes no events (libaio, memory maps), unless `poll` says otherwise.
+/// A pass costs a stat for each entry: a second for a million.
+const PASS: u64 = ms(600_000);
 /// How long a path that was not at rest, or whose stamp is too young to prove anything, waits for the next look.
 const AGAIN: u64 = ms(25);
 /// Longest such wait.
@@ -46,25 +51,32 @@ impl Worker {
             if !self.trees[at].moves() {
                 continue;
             }
-            if self.trees[at].rescan && self.trees[at].job.is_none() {
+            let due = self.trees[at].rescan || self.trees[at].routine;
+            if due && self.trees[at].job.is_none() {
                 self.walk(at);
             }
             let Some(job) = &mut self.trees[at].job else {
                 continue;
             };
             let mut paths = Vec::new();
+            let mut bytes = 0;
             while paths.len() < SLICE
-                && let Some(path) = job.look.pop_front()
+                && bytes < SLICE_BYTES
+                && let Some((path, size)) = job.look.pop_front()
             {
+                bytes += size;
                 paths.push((path, Dirt::WALKED));
             }
             if paths.is_empty() {
                 let tree = &mut self.trees[at];
-                tree.job = None;
+                let routine = tree.job.take().is_some_and(|job| job.routine);
+                tree.walked_at = clock::now();
                 if tree.accepted.take().is_some() {
                     tree.deletes.accept();
                 }
-                tracing::info!(tree = self.trees[at].config.name, "scan complete");
+                if !routine {
+                    tracing::info!(tree = self.trees[at].config.name, "scan complete");
+                }
             } else {
                 self.look(at, paths);
             }
@@ -73,7 +85,9 @@ impl Worker {
     }
 
     fn walk(&mut self, at: usize) {
-        self.trees[at].rescan = false;
+        let tree = &mut self.trees[at];
+        let routine = std::mem::take(&mut tree.routine) && !tree.rescan;
+        tree.rescan = false;
         let found = self.looker(at, |looker| looker.walk(&RelPath::root()));
         let walk = match found {
             Some(Ok(walk)) => walk,
@@ -95,17 +109,37 @@ impl Worker {
         }
         let tree = &mut self.trees[at];
         let mut look = walk.look;
-        look.extend(walk.gone);
-        look.push(RelPath::root());
+        look.extend(walk.gone.into_iter().map(|path| (path, 0)));
+        look.push((RelPath::root(), 0));
         look.sort();
         look.dedup();
         let total = look.len() as u64;
         tree.job = Some(Job {
             look: look.into(),
+            routine,
             total,
             bytes: 0,
             started: clock::now(),
         });
+    }
+
+    /// Passes that are due, and flags that are gone.
+    pub(super) fn routine(&mut self) {
+        let now = clock::now();
+        for tree in self
+            .trees
+            .iter_mut()
+            .filter(|t| t.moves() && t.job.is_none())
+        {
+            let every = tree
+                .config
+                .poll
+                .map_or(PASS, |p| u64::try_from(p.as_nanos()).unwrap_or(PASS));
+            tree.routine |= now.saturating_sub(tree.walked_at) >= every;
+        }
+        if self.mode == Mode::Replica {
+            self.try_flagged();
+        }
     }
 
     /// Calls `work` with a looker on the tree; `None` when the tree is not open.
@@ -156,7 +190,10 @@ impl Worker {
         let now = clock::now();
         let tree = &mut self.trees[at];
         for path in sights.readable {
-            tree.no_error(&path);
+            // That it can be read does not mean that it could be applied.
+            if !tree.flagged.contains(&path) && !tree.unsettled.contains(&path) {
+                tree.no_error(&path);
+            }
         }
         for (path, why) in sights.errors {
             tree.error(&path, why);

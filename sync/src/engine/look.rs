@@ -63,6 +63,12 @@ pub(crate) struct Looker<'a> {
 }
 
 impl Looker<'_> {
+    /// Files of polled trees are written through maps, perhaps: they are made durable before they are read, so that
+    /// the next store moves their times again.
+    fn flush_first(&self) -> bool {
+        self.config.poll.is_some() && !self.receiver
+    }
+
     /// Whether the path is none of ours.
     pub fn is_outside(&self, path: &RelPath, is_dir: bool) -> bool {
         path.is_private()
@@ -104,7 +110,7 @@ impl Looker<'_> {
         hash::hash_many(
             &self.open.root,
             &wanted,
-            false,
+            self.flush_first(),
             2,
             &never,
             |path, result| {
@@ -268,10 +274,10 @@ impl Looker<'_> {
         if known && !dirt.force {
             return Ok(());
         }
-        let hashed = match hashes
-            .take(path, &key)
-            .map_or_else(|| hash::hash_path(&self.open.root, path, false), Ok)
-        {
+        let hashed = match hashes.take(path, &key).map_or_else(
+            || hash::hash_path(&self.open.root, path, self.flush_first()),
+            Ok,
+        ) {
             Ok(hashed) => hashed,
             Err(Fault::Missing | Fault::NotBeneath | Fault::Changed(_)) => {
                 out.again.push((path.clone(), true));
@@ -362,6 +368,7 @@ impl Looker<'_> {
         out.more.extend(
             walk.look
                 .into_iter()
+                .map(|(path, _)| path)
                 .chain(walk.gone)
                 .map(|path| (path, Dirt::WALKED)),
         );
@@ -427,8 +434,8 @@ struct Names(BTreeMap<(u64, u64), BTreeSet<RelPath>>);
 /// What a walk found.
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
-    /// Paths that are new or changed.
-    pub look: Vec<RelPath>,
+    /// Paths that are new or changed, with the bytes that must be read.
+    pub look: Vec<(RelPath, u64)>,
     /// Paths of the index that are not there.
     pub gone: Vec<RelPath>,
     /// Sockets.
@@ -469,13 +476,14 @@ impl Walk {
                     e.local == Some(stat.key()) && e.current.is_some() && e.seq != 0
                 });
                 if !same {
-                    self.look.push(path.clone());
+                    let bytes = if stat.is_file() { stat.size } else { 0 };
+                    self.look.push((path.clone(), bytes));
                 }
             }
             Found::Socket => {
                 self.sockets.push(path.clone());
                 if entry.is_some_and(|e| e.current.is_some()) {
-                    self.look.push(path.clone());
+                    self.look.push((path.clone(), 0));
                 }
             }
             Found::Mount => {

@@ -172,11 +172,18 @@ impl Tree {
         self.prove(pair, index, roots);
     }
 
-    fn forget_root(&self, index: &Index, with_history: bool) {
+    fn forget_root(&mut self, index: &Index, with_history: bool) {
         let key = record_key(self.id);
+        let unsettled = match with_history {
+            true => std::mem::take(&mut self.unsettled),
+            false => Default::default(),
+        };
         let written = index.write(|w| {
             if with_history {
                 w.forget_tree(self.id)?;
+            }
+            for path in &unsettled {
+                w.settle(self.id, path)?;
             }
             w.remove_value(&key)
         });

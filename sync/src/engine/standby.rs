@@ -151,51 +151,8 @@ impl Worker {
         }
     }
 
-    /// What a flag kept from following is asked for again when the flag is gone. No event tells of that for certain.
-    pub(super) fn ask_for_unflagged(&mut self) {
-        if self.mode != Mode::Replica {
-            return;
-        }
-        for at in 0..self.trees.len() {
-            let tree = &self.trees[at];
-            let Some(open) = tree.open.clone().filter(|_| tree.moves()) else {
-                continue;
-            };
-            let flag = |path: &RelPath| {
-                let stat = open.root.stat(path).unwrap_or(None);
-                stat.is_some_and(|s| s.protecting_flag().is_some())
-            };
-            let kept = |path: &RelPath| flag(path) || path.parent().is_some_and(|p| flag(&p));
-            let free: Vec<RelPath> = tree.flagged.iter().filter(|p| !kept(p)).cloned().collect();
-            if free.is_empty() {
-                continue;
-            }
-            if let Err(error) = self.ask_again(at, &free) {
-                self.index_failed(&error);
-            }
-        }
-    }
-
-    /// Asks for the source's version of paths where nothing of this node's own lies.
-    fn ask_again(&mut self, at: usize, paths: &[RelPath]) -> Result<(), IndexError> {
-        let tree = self.trees[at].id;
-        self.shared.index.write(|w| {
-            paths
-                .iter()
-                .try_for_each(|path| w.list_unreplicated(tree, path, &Unreplicated::nothing()))
-        })?;
-        for path in paths {
-            self.trees[at].flagged.remove(path);
-            self.trees[at].no_error(path);
-            self.trees[at].unsettled.insert(path.clone());
-        }
-        self.shared.unsettled.notify_one();
-        self.touch();
-        Ok(())
-    }
-
-    /// Puts paths on the list of what is to be settled, as the index has them.
-    fn list_as_is(&mut self, at: usize, paths: Vec<RelPath>) -> Result<(), IndexError> {
+    /// Puts paths on the list of what is to be settled. What lies there is as the index has it: no local version.
+    pub(super) fn list_as_is(&mut self, at: usize, paths: Vec<RelPath>) -> Result<(), IndexError> {
         let tree = self.trees[at].id;
         let unsettled = &mut self.trees[at].unsettled;
         let paths: Vec<RelPath> = paths
@@ -204,9 +161,7 @@ impl Worker {
             .collect();
         self.shared.index.write(|w| {
             for path in &paths {
-                let ours = w.get(tree, path)?.and_then(|e| e.current);
-                let base = Base::Unknown;
-                w.list_unreplicated(tree, path, &Unreplicated { ours, base })?;
+                w.list_unreplicated(tree, path, &Unreplicated::nothing())?;
             }
             Ok::<_, IndexError>(())
         })?;

@@ -109,7 +109,9 @@ impl Dirt {
 #[derive(Debug, Default)]
 pub(crate) struct Job {
     /// Paths to look at, in path order.
-    pub look: VecDeque<RelPath>,
+    pub look: VecDeque<(RelPath, u64)>,
+    /// A pass for what causes no events, on a tree that is known.
+    pub routine: bool,
     /// For progress.
     pub total: u64,
     /// For progress: bytes read so far.
@@ -136,6 +138,12 @@ pub(crate) struct Tree {
     pub later: BTreeMap<RelPath, Again>,
     /// The whole tree must be walked before anything can be said of it.
     pub rescan: bool,
+    /// A pass over the tree is due, for what causes no events.
+    pub routine: bool,
+    /// When the last walk ended (CLOCK_BOOTTIME nanoseconds).
+    pub walked_at: u64,
+    /// Paths that were not applied because of a flag; tried again when it is gone.
+    pub flagged: BTreeSet<RelPath>,
     /// A walk's work.
     pub job: Option<Job>,
     /// Deletions that `accept` lets pass once.
@@ -148,8 +156,6 @@ pub(crate) struct Tree {
     pub errors: BTreeMap<RelPath, String>,
     /// The newest of them.
     pub last_error: Option<String>,
-    /// Those that an immutable or append-only flag keeps from following, at most [`MAX_NAMED`].
-    pub flagged: BTreeSet<RelPath>,
     /// Local changes that the policy leaves alone.
     pub local_changes: BTreeSet<RelPath>,
     /// Mounts below the root.
@@ -198,13 +204,15 @@ impl Tree {
             dirty: BTreeMap::new(),
             later: BTreeMap::new(),
             rescan: false,
+            routine: false,
+            walked_at: 0,
+            flagged: BTreeSet::new(),
             job: None,
             accepted: None,
             accepting: false,
             deletes: DeleteWindow::default(),
             errors: BTreeMap::new(),
             last_error: None,
-            flagged: BTreeSet::new(),
             local_changes: BTreeSet::new(),
             mounts: BTreeSet::new(),
             sockets: BTreeSet::new(),

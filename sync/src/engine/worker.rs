@@ -28,7 +28,7 @@ const EVENTS_AT_ONCE: usize = 8192;
 /// Time between two looks at what only time changes: acknowledgements to be kept, lost roots, status.
 const PERIOD: u64 = ms(1000);
 /// Shortest time between two status messages while much happens.
-const STATUS_EVERY: u64 = ms(50);
+const STATUS_EVERY: u64 = ms(100);
 
 /// Waits for trees to be recorded.
 struct Barrier {
@@ -91,6 +91,7 @@ impl Worker {
             lag: LagQueue::default(),
         };
         worker.prove_all();
+        worker.load_flagged();
         worker.publish();
         worker
     }
@@ -154,7 +155,7 @@ impl Worker {
         if self
             .trees
             .iter()
-            .any(|t| t.moves() && (t.job.is_some() || t.rescan))
+            .any(|t| t.moves() && (t.job.is_some() || t.rescan || t.routine))
             && self.mode != Mode::Idle
         {
             return 0;
@@ -172,7 +173,8 @@ impl Worker {
 
     /// Sessions claim to have caught up only while every tree that moves is known as it is.
     fn tell_scanned(&self) {
-        let due = |t: &Tree| t.moves() && (t.job.is_some() || t.rescan);
+        let due =
+            |t: &Tree| t.moves() && (t.rescan || t.job.as_ref().is_some_and(|job| !job.routine));
         let scanned = !self.trees.iter().any(due);
         self.shared
             .scanned
@@ -216,7 +218,9 @@ impl Worker {
             self.prove_all();
         }
         self.keep_acked();
-        self.ask_for_unflagged();
+        if self.mode != Mode::Idle {
+            self.routine();
+        }
         self.touch();
     }
 

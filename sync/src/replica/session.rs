@@ -28,6 +28,8 @@ const HELLO: Duration = Duration::from_secs(10);
 /// How long a source may be silent. It says `Idle` each second, and sends batches otherwise; it may read a large file
 /// to compare it before the next byte comes.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Longest wait of the session's loop.
+const TICK: Duration = Duration::from_secs(1);
 /// Time between two questions for paths that stay unsettled.
 const ASK_AGAIN: u64 = ms(1000);
 
@@ -48,6 +50,8 @@ where
     let own = cancel.child_token();
     let _end = own.clone().drop_guard();
     let (end, this) = (shared.end.clone(), own.clone());
+    // Of two sessions the newer one counts: the peer knows why it dialled again.
+    shared.only_session(own.clone());
     // Ends with the session, whose token it waits for too.
     tokio::spawn(async move {
         tokio::select! {
@@ -220,8 +224,7 @@ impl Session<'_> {
             self.ask().await;
             self.show();
             let has_output = !self.out.is_empty();
-            let wait = Duration::from_nanos(self.ask_at.saturating_sub(clock::now()))
-                .max(Duration::from_millis(1));
+            let wait = self.wait();
             tokio::select! {
                 biased;
                 () = cancelled.cancelled() => return Ok(SessionEnd::Cancelled),
@@ -245,7 +248,11 @@ impl Session<'_> {
                     self.unsettled = self.unsettled.max(1);
                     self.ask_at = clock::now();
                 }
-                () = tokio::time::sleep(wait.min(Duration::from_secs(1))) => {
+                () = tokio::time::sleep(wait) => {
+                    if self.machine.in_flight() > 0 && self.out.is_empty() {
+                        // What takes long here (a huge file becomes durable) is no silence.
+                        self.out.push_back(Message::Wait);
+                    }
                     let silent = clock::now().saturating_sub(heard);
                     if u128::from(silent) > SILENCE.as_nanos() && self.machine.in_flight() == 0 {
                         return Err(SessionError::Silent(SILENCE, "sending"));
@@ -253,6 +260,16 @@ impl Session<'_> {
                 }
             }
         }
+    }
+
+    /// How long nothing can become due.
+    fn wait(&self) -> Duration {
+        let asks = self.unsettled > 0 && !self.asking && self.status.caught_up;
+        let wait = match asks {
+            true => Duration::from_nanos(self.ask_at.saturating_sub(clock::now())),
+            false => TICK,
+        };
+        wait.min(TICK)
     }
 
     fn message(&mut self, message: Message) -> Result<(), SessionError> {

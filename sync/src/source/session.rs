@@ -47,6 +47,8 @@ where
     let own = cancel.child_token();
     let _end = own.clone().drop_guard();
     let (end, this) = (shared.end.clone(), own.clone());
+    // Of two sessions the newer one counts: the peer knows why it dialled again.
+    shared.only_session(own.clone());
     // Ends with the session, whose token it waits for too.
     tokio::spawn(async move {
         tokio::select! {
@@ -87,6 +89,9 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         Ok(accept) => accept,
         Err(end) => return Ok(end),
     };
+    fn local(error: impl std::fmt::Display) -> SessionError {
+        SessionError::Local(error.to_string())
+    }
     let mut head = shared.head.subscribe();
     let newest = *head.borrow_and_update();
     let fetcher = Fetcher::new(accept.from.iter().copied().collect(), accept.inline, newest);
@@ -115,13 +120,17 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         .trees
         .iter()
         .all(|t| accept.from.iter().any(|(id, _)| *id == t.id()));
+    let kept = shared.index.snapshot().map_err(local)?.acked().upto;
+    if whole && begin < kept {
+        // The peer had more once: a new disk, or a state that was lost.
+        let lost = Command::PeerLost { kept: begin };
+        shared.commands.send(lost).await.map_err(local)?;
+    }
     session.shared.peer.send_modify(|peer| {
         peer.session = true;
-        peer.acked = if whole {
-            peer.acked.max(begin)
-        } else {
-            peer.acked
-        };
+        if whole {
+            peer.acked = peer.acked.max(kept).min(begin);
+        }
     });
     shared.set_session(Some(session.status.clone()));
     match session
@@ -227,6 +236,8 @@ impl Session<'_> {
                 message = channel.incoming.recv() => {
                     heard = clock::now();
                     match message {
+                        // It is at work.
+                        Some(Ok(Message::Wait)) => {}
                         Some(Ok(message)) => self.message(message)?,
                         other => return ended(other),
                     }
