@@ -180,6 +180,7 @@ impl World {
         let roles = m.phase == Some(Phase::Master) && s.phase == Some(Phase::Standby);
         let newest = m.data.last_seq;
         let level = s.data.consistent() && s.data.trees.iter().all(|t| t.head.seq == newest);
+        let level = level && s.data.same_files(&m.data);
         roles && m.answers() && m.data.consistent() && level && s.data.digest() == m.data.digest()
     }
 
