@@ -4,12 +4,16 @@
 //! the index by snapshots and hand finished batches to the worker. The agent talks to the engine by the handle.
 
 pub(crate) mod apply;
+mod aside;
+mod barrier;
 #[allow(clippy::disallowed_methods)]
 pub mod clock;
 pub(crate) mod command;
 #[allow(clippy::disallowed_methods)]
 mod commands;
 pub mod error;
+mod finish;
+mod flags;
 #[allow(clippy::disallowed_methods)]
 mod handle;
 mod hold;
@@ -20,6 +24,7 @@ mod look;
 pub(crate) mod prepare;
 pub mod report;
 mod root;
+mod show;
 mod standby;
 pub mod status;
 #[allow(clippy::disallowed_methods)]
@@ -27,6 +32,8 @@ pub(crate) mod stream;
 pub(crate) mod tree;
 #[allow(clippy::disallowed_methods)]
 mod verify;
+mod view;
+mod walk;
 #[allow(clippy::disallowed_methods)]
 mod worker;
 

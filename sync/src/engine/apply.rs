@@ -5,18 +5,19 @@
 //! leaves each path whole, and the next start knows which paths it changed itself.
 
 use super::status::Mode;
+use super::view::{IndexView, is_same_but_ctime, names_of, with_contents};
 use super::worker::Worker;
-use crate::commit::{self, Report, Staged, Target, Work};
-use crate::entry::{IndexEntry, Kind, LocalKey, State};
+use crate::commit::{self, Report, Staged, Target};
+use crate::entry::{LocalKey, State};
 use crate::fault::Fault;
-use crate::index::{IndexError, Snapshot, Unreplicated};
+use crate::index::{IndexError, Snapshot};
 use crate::lineage::{CopyState, NodeHeads};
 use crate::meta;
 use crate::path::RelPath;
-use crate::plan::{self, Action, Incoming, Known, Plan, PlanError, Policy, Why};
+use crate::plan::{self, Action, Incoming, Plan, PlanError, Policy, Why};
 use crate::replica::machine::Ready;
 use crate::tree::TreeId;
-use crate::wire::{Commit, Idle, Record};
+use crate::wire::{Commit, Record};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -65,7 +66,7 @@ pub(super) enum Here {
 }
 
 /// What a path is by the source's word: (tree, path, state, number, key).
-type Received = (TreeId, RelPath, Option<State>, u64, Option<LocalKey>);
+pub(super) type Received = (TreeId, RelPath, Option<State>, u64, Option<LocalKey>);
 
 /// The changes to the index that follow from an apply.
 #[derive(Default)]
@@ -135,76 +136,7 @@ impl Worker {
             .map_err(|e| e.to_string())
     }
 
-    /// Paths that a flag protected when a former process met them.
-    pub(super) fn load_flagged(&mut self) {
-        let Ok(snapshot) = self.shared.index.snapshot() else {
-            return;
-        };
-        for tree in &mut self.trees {
-            if let Ok(Some(flagged)) = snapshot.value(&flagged_key(tree.id)) {
-                tree.flagged = flagged;
-            }
-        }
-    }
-
-    /// Asks anew for paths whose flag is gone.
-    pub(super) fn try_flagged(&mut self) {
-        for at in 0..self.trees.len() {
-            let tree = &mut self.trees[at];
-            let (Some(open), true) = (&tree.open, tree.stop.is_none()) else {
-                continue;
-            };
-            let flag = |path: &RelPath| {
-                let stat = open.root.stat(path).ok().flatten();
-                stat.is_some_and(|s| s.protecting_flag().is_some())
-            };
-            let free = |path: &RelPath| !flag(path) && !path.parent().is_some_and(|p| flag(&p));
-            let paths: Vec<RelPath> = tree.flagged.iter().filter(|p| free(p)).cloned().collect();
-            if paths.is_empty() {
-                continue;
-            }
-            for path in &paths {
-                tree.flagged.remove(path);
-            }
-            let (key, left) = (flagged_key(tree.id), tree.flagged.clone());
-            let kept = self.shared.index.write(|w| w.put_value(&key, &left));
-            if let Err(error) = kept.and_then(|()| self.list_as_is(at, paths)) {
-                self.index_failed(&error);
-            }
-        }
-    }
-
-    /// For progress.
-    fn note_totals(&mut self, ready: &Ready) {
-        let now = super::clock::now();
-        for total in &ready.totals {
-            let Some(at) = self.position(total.tree) else {
-                continue;
-            };
-            let done = self
-                .shared
-                .index
-                .snapshot()
-                .and_then(|s| s.counts(total.tree));
-            let done = done.map_or(0, |counts| counts.bytes);
-            let tree = &mut self.trees[at];
-            match &mut tree.totals {
-                Some((entries, bytes, progress)) if !ready.commit.caught_up => {
-                    (*entries, *bytes) = (total.entries, total.bytes);
-                    progress.set_total(total.bytes);
-                    let more = done.saturating_sub(progress.done());
-                    progress.add(now, more);
-                }
-                _ if ready.commit.caught_up => tree.totals = None,
-                none => {
-                    let progress = crate::progress::Progress::new(done, total.bytes);
-                    *none = Some((total.entries, total.bytes, progress));
-                }
-            }
-        }
-    }
-
-    fn apply_tree(
+    pub(super) fn apply_tree(
         &mut self,
         at: usize,
         items: Vec<Item>,
@@ -281,7 +213,7 @@ impl Worker {
         clippy::too_many_arguments,
         reason = "the last step of apply_tree, which holds all of this"
     )]
-    fn collect(
+    pub(super) fn collect(
         &mut self,
         at: usize,
         index: &Snapshot,
@@ -372,7 +304,7 @@ impl Worker {
     }
 
     /// Making or removing a name moves the change time of the file, and so the keys of its other names.
-    fn other_names(
+    pub(super) fn other_names(
         &self,
         at: usize,
         index: &Snapshot,
@@ -404,7 +336,10 @@ impl Worker {
         Ok(())
     }
 
-    fn open_root(&self, at: usize) -> Result<std::sync::Arc<crate::beneath::Root>, IndexError> {
+    pub(super) fn open_root(
+        &self,
+        at: usize,
+    ) -> Result<std::sync::Arc<crate::beneath::Root>, IndexError> {
         let open = self.trees[at].open.as_ref();
         open.map(|o| o.root.clone())
             .ok_or_else(|| IndexError::Damaged {
@@ -412,7 +347,7 @@ impl Worker {
             })
     }
 
-    fn skipped(&mut self, at: usize, record: &Record, why: Why, results: &mut Results) {
+    pub(super) fn skipped(&mut self, at: usize, record: &Record, why: Why, results: &mut Results) {
         let tree = self.trees[at].id;
         match why {
             // It stays here, and is no part of the pair's data any more.
@@ -431,7 +366,7 @@ impl Worker {
     }
 
     /// Makes durable what is about to be changed, and that the files are of different moments until it is done.
-    fn write_intent(
+    pub(super) fn write_intent(
         &mut self,
         at: usize,
         items: &[Item],
@@ -477,316 +412,13 @@ impl Worker {
             Ok(())
         })
     }
-
-    /// Makes the result of a batch durable.
-    fn finish(
-        &mut self,
-        commit: Commit,
-        source: &NodeHeads,
-        results: Results,
-    ) -> Result<Applied, IndexError> {
-        let mut unsettled: BTreeMap<TreeId, BTreeSet<RelPath>> = self
-            .trees
-            .iter_mut()
-            .map(|t| (t.id, std::mem::take(&mut t.unsettled)))
-            .collect();
-        for (tree, path) in &results.settled {
-            unsettled.entry(*tree).or_default().remove(path);
-        }
-        let mut unfinished = Vec::new();
-        for (tree, path, here) in &results.failed {
-            let new = unsettled.entry(*tree).or_default().insert(path.clone());
-            if new || *here == Here::Settled {
-                unfinished.push((*tree, path));
-            }
-        }
-        let leftovers = if commit.caught_up {
-            self.all_leftovers(&results)?
-        } else {
-            Vec::new()
-        };
-        for (tree, path, _) in &leftovers {
-            unsettled.entry(*tree).or_default().insert(path.clone());
-        }
-        let moving: Vec<TreeId> = self
-            .trees
-            .iter()
-            .filter(|t| t.moves())
-            .map(|t| t.id)
-            .collect();
-        let flagged: Vec<(TreeId, BTreeSet<RelPath>)> = self
-            .trees
-            .iter()
-            .filter(|t| !t.flagged.is_empty())
-            .map(|t| (t.id, t.flagged.clone()))
-            .collect();
-        let written = self.shared.index.write(|w| {
-            for (tree, path, state, key) in &results.found {
-                w.found(*tree, path, state.clone(), *key)?;
-            }
-            for (tree, path, state, seq, key) in &results.received {
-                w.receive(*tree, path, state.clone(), *seq, *key)?;
-            }
-            for (tree, path, key) in &results.keys {
-                w.set_local(*tree, path, *key)?;
-            }
-            for (tree, path) in &results.settled {
-                w.settle(*tree, path)?;
-            }
-            for (tree, path) in unfinished {
-                w.list_unreplicated(tree, path, &Unreplicated::nothing())?;
-            }
-            for (tree, path, state) in &leftovers {
-                let record = Unreplicated {
-                    ours: Some(state.clone()),
-                    base: crate::entry::Base::Never,
-                };
-                w.list_unreplicated(*tree, path, &record)?;
-            }
-            for tree in moving {
-                let Some(theirs) = source.get(tree) else {
-                    continue;
-                };
-                if w.head(tree)?.seq <= commit.upto {
-                    let complete =
-                        commit.caught_up && unsettled.get(&tree).is_none_or(BTreeSet::is_empty);
-                    w.advance(tree, &theirs.head.lineage, commit.upto, complete)?;
-                }
-            }
-            for (tree, flagged) in &flagged {
-                w.put_value(&flagged_key(*tree), flagged)?;
-            }
-            w.remove_value(INTENT)?;
-            Ok::<_, IndexError>(())
-        });
-        for tree in &mut self.trees {
-            tree.unsettled = unsettled.remove(&tree.id).unwrap_or_default();
-        }
-        written?;
-        for (tree_id, path) in &results.settled {
-            if let Some(at) = self.position(*tree_id) {
-                let tree = &mut self.trees[at];
-                tree.local_changes.remove(path);
-                if results.applied(*tree_id, path) {
-                    tree.no_error(path);
-                    tree.flagged.remove(path);
-                }
-            }
-        }
-        Ok(self.after_batch(commit))
-    }
-
-    /// The source says that everything up to here was answered. A tree that only waited for that is consistent now.
-    pub(super) fn fresh(&mut self, idle: Idle, source: &NodeHeads) -> Result<Applied, String> {
-        if self.mode != Mode::Replica || !self.shared.token.is_granted() {
-            return Err("the role changed".into());
-        }
-        if self.spooled_upto()? > 0 || self.shared.held() {
-            self.shared
-                .fresh_at
-                .store(idle.stamp, std::sync::atomic::Ordering::Release);
-            let applied = self
-                .shared
-                .index
-                .snapshot()
-                .map_err(|e| e.to_string())?
-                .last_seq();
-            return Ok(Applied {
-                acked: self.shared.answered(),
-                applied,
-                unsettled: 0,
-            });
-        }
-        let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
-        let mut waits = false;
-        for tree in self.trees.iter().filter(|t| t.moves()) {
-            let head = snapshot.head(tree.id).map_err(|e| e.to_string())?;
-            waits |= head.state != CopyState::Consistent && tree.unsettled.is_empty();
-        }
-        drop(snapshot);
-        let commit = Commit {
-            batch: 0,
-            upto: idle.upto,
-            caught_up: true,
-            stamp: idle.stamp,
-        };
-        if waits {
-            return self
-                .finish(commit, source, Results::default())
-                .map_err(|e| e.to_string());
-        }
-        Ok(self.after_batch(commit))
-    }
-
-    /// At the end of a first copy: what lies here and is not at the source.
-    fn all_leftovers(
-        &self,
-        results: &Results,
-    ) -> Result<Vec<(TreeId, RelPath, State)>, IndexError> {
-        let snapshot = self.shared.index.snapshot()?;
-        let mut all = Vec::new();
-        for at in 0..self.trees.len() {
-            let tree = self.trees[at].id;
-            if !matches!(
-                snapshot.head(tree)?.state,
-                CopyState::Unborn | CopyState::Copying
-            ) {
-                continue;
-            }
-            for (path, state) in self.leftovers(&snapshot, at)? {
-                let comes = results
-                    .received
-                    .iter()
-                    .any(|(t, p, ..)| *t == tree && *p == path);
-                if !comes && !results.settled.contains(&(tree, path.clone())) {
-                    all.push((tree, path, state));
-                }
-            }
-        }
-        Ok(all)
-    }
-
-    fn after_batch(&mut self, commit: Commit) -> Applied {
-        let unsettled: usize = self.trees.iter().map(|t| t.unsettled.len()).sum();
-        let stopped = self.trees.iter().any(|t| !t.moves());
-        let before = self.shared.answered();
-        let acked = if unsettled == 0 && !stopped {
-            commit.upto.max(before)
-        } else {
-            before
-        };
-        self.shared
-            .answered
-            .store(acked, std::sync::atomic::Ordering::Release);
-        if commit.caught_up && unsettled == 0 && !stopped {
-            self.shared
-                .fresh_at
-                .store(commit.stamp, std::sync::atomic::Ordering::Release);
-        }
-        self.shared.head.send_replace(commit.upto);
-        self.touch();
-        Applied {
-            acked,
-            applied: commit.upto,
-            unsettled,
-        }
-    }
 }
 
 impl Results {
     /// The path now is as the source has it.
-    fn applied(&self, tree: TreeId, path: &RelPath) -> bool {
+    pub(super) fn applied(&self, tree: TreeId, path: &RelPath) -> bool {
         self.received
             .iter()
             .any(|(t, p, ..)| *t == tree && p == path)
-    }
-}
-
-/// Where the paths that a flag protects are kept in the index.
-fn flagged_key(tree: TreeId) -> String {
-    format!("flagged/{tree}")
-}
-
-/// Pairs the plan's steps with contents. Steps that lack one are left out, and named.
-fn with_contents(
-    plan: &Plan,
-    numbers: &HashMap<&RelPath, u32>,
-    contents: &mut HashMap<u32, Staged>,
-) -> (Vec<Work>, BTreeSet<RelPath>) {
-    let mut lacking = BTreeSet::new();
-    let mut work = Vec::new();
-    for step in &plan.steps {
-        let is_file = matches!(
-            &step.action,
-            Action::Put(State {
-                kind: Kind::File { .. },
-                ..
-            })
-        );
-        let content = if is_file {
-            numbers
-                .get(&step.path)
-                .and_then(|number| contents.remove(number))
-        } else {
-            None
-        };
-        if is_file && content.is_none() {
-            lacking.insert(step.path.clone());
-        } else {
-            work.push(Work {
-                step: step.clone(),
-                content,
-            });
-        }
-    }
-    // What must make room for something that lacks its content stays too.
-    work.retain(|w| !lacking.iter().any(|path| w.step.path.is_at_or_below(path)));
-    (work, lacking)
-}
-
-/// The other names of the file that the index knows at a path.
-fn names_of(
-    index: &Snapshot,
-    tree: TreeId,
-    path: &RelPath,
-) -> Result<Vec<(RelPath, IndexEntry)>, IndexError> {
-    const MOST: usize = 4096;
-    let Some(IndexEntry {
-        current:
-            Some(State {
-                kind: Kind::File { .. } | Kind::HardLink { .. },
-                ..
-            }),
-        local: Some(local),
-        ..
-    }) = index.get(tree, path)?
-    else {
-        return Ok(Vec::new());
-    };
-    let mut names = Vec::new();
-    for (other, name) in index.by_inode(local.dev, local.ino, MOST)? {
-        if other == tree
-            && name != *path
-            && let Some(entry) = index.get(tree, &name)?
-        {
-            names.push((name, entry));
-        }
-    }
-    Ok(names)
-}
-
-/// The same content of the same file, with another name or other attributes.
-pub(super) fn is_same_but_ctime(a: LocalKey, b: LocalKey) -> bool {
-    a == LocalKey {
-        ctime_ns: a.ctime_ns,
-        ..b
-    }
-}
-
-/// The index as the plan reads it.
-struct IndexView<'a> {
-    tree: TreeId,
-    index: &'a Snapshot,
-}
-
-impl Known for IndexView<'_> {
-    type Error = IndexError;
-
-    fn entry(&self, path: &RelPath) -> Result<Option<IndexEntry>, IndexError> {
-        self.index.get(self.tree, path)
-    }
-
-    fn below(&self, dir: &RelPath) -> Result<Vec<(RelPath, IndexEntry)>, IndexError> {
-        self.index.below(self.tree, dir)?.collect()
-    }
-
-    fn names(&self, local: &LocalKey) -> Result<Vec<RelPath>, IndexError> {
-        const MOST: usize = 4096;
-        let all = self.index.by_inode(local.dev, local.ino, MOST)?;
-        Ok(all
-            .into_iter()
-            .filter(|(tree, _)| *tree == self.tree)
-            .map(|(_, path)| path)
-            .collect())
     }
 }

@@ -5,12 +5,12 @@ use super::command::Command;
 use super::error::CommandError;
 use super::prepare::Preparing;
 use super::report::InitReport;
-use super::status::{Alarm, EngineStatus, Mode, Progress, TreeState, TreeStatus};
+use super::status::Mode;
 use super::tree::{Dirt, Tree};
 use super::worker::Worker;
 use crate::entry::Kind;
-use crate::index::{Counts, IndexError, Snapshot};
-use crate::lineage::{CopyState, EpochId, Head};
+use crate::index::IndexError;
+use crate::lineage::EpochId;
 use crate::path::RelPath;
 use crate::progress::LagQueue;
 use crate::tree::{TreeConfig, TreeId};
@@ -66,7 +66,7 @@ impl Worker {
     }
 
     /// What a tree is stays; what becomes of changes may be another policy from here on.
-    fn take_policies(&mut self, new: &[TreeConfig]) {
+    pub(super) fn take_policies(&mut self, new: &[TreeConfig]) {
         for tree in &mut self.trees {
             let Some(new) = new.iter().find(|new| new.id() == tree.id) else {
                 continue;
@@ -85,7 +85,7 @@ impl Worker {
         }
     }
 
-    fn set_mode(&mut self, mode: Mode) {
+    pub(super) fn set_mode(&mut self, mode: Mode) {
         self.mode = mode;
         self.lag = LagQueue::default();
         // Before a session can see the new mode.
@@ -102,7 +102,10 @@ impl Worker {
     }
 
     /// The next unsettled paths, of one tree, after `after`; from the beginning when there are none.
-    fn unsettled_after(&self, after: Option<(TreeId, RelPath)>) -> Option<(TreeId, Vec<RelPath>)> {
+    pub(super) fn unsettled_after(
+        &self,
+        after: Option<(TreeId, RelPath)>,
+    ) -> Option<(TreeId, Vec<RelPath>)> {
         let page = |tree: &Tree, after: Option<&RelPath>| {
             let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
             let paths = tree
@@ -122,7 +125,7 @@ impl Worker {
         self.trees.iter().find_map(|t| page(t, None))
     }
 
-    fn init(&mut self) -> Result<InitReport, CommandError> {
+    pub(super) fn init(&mut self) -> Result<InitReport, CommandError> {
         if self.mode == Mode::Replica {
             self.shared.token.revoke(REVOKE);
             self.set_mode(Mode::Idle);
@@ -155,7 +158,7 @@ impl Worker {
         Ok(report)
     }
 
-    fn begin_source(&mut self, term: u64) -> Result<(), CommandError> {
+    pub(super) fn begin_source(&mut self, term: u64) -> Result<(), CommandError> {
         if self.mode == (Mode::Source { term }) {
             return Ok(());
         }
@@ -199,7 +202,7 @@ impl Worker {
     }
 
     /// What was spooled was answered as durable: it is applied before this node writes.
-    fn end_hold_for_takeover(&mut self) -> Result<(), CommandError> {
+    pub(super) fn end_hold_for_takeover(&mut self) -> Result<(), CommandError> {
         self.shared.held.store(false, Ordering::Release);
         if self.spooled_upto().map_err(CommandError::Spool)? == 0 {
             return Ok(());
@@ -213,7 +216,7 @@ impl Worker {
     }
 
     /// `tandem adopt`: what lies here becomes of no history, and the peer's trees are received.
-    fn adopt(&mut self) -> Result<(), CommandError> {
+    pub(super) fn adopt(&mut self) -> Result<(), CommandError> {
         if matches!(self.mode, Mode::Source { .. }) {
             return Err(CommandError::IsSource);
         }
@@ -241,7 +244,7 @@ impl Worker {
         Ok(())
     }
 
-    fn begin_replica(&mut self) -> Result<(), CommandError> {
+    pub(super) fn begin_replica(&mut self) -> Result<(), CommandError> {
         if self.mode != Mode::Replica {
             self.shared.fresh_at.store(0, Ordering::Release);
             self.set_mode(Mode::Replica);
@@ -251,7 +254,7 @@ impl Worker {
     }
 
     /// What the peer acknowledged past `kept` is lost there.
-    fn peer_lost(&mut self, kept: u64) {
+    pub(super) fn peer_lost(&mut self, kept: u64) {
         tracing::warn!(kept, "the peer holds less than it had acknowledged");
         let written = self.shared.index.write(|w| {
             w.forget_peer();
@@ -279,193 +282,12 @@ impl Worker {
             self.index_failed(&error);
         }
     }
-
-    /// Publishes the status.
-    pub(super) fn publish(&mut self) {
-        let acked = self.shared.peer.borrow().acked;
-        self.lag.ack(acked);
-        match self
-            .shared
-            .index
-            .snapshot()
-            .and_then(|snapshot| self.status(&snapshot, acked))
-        {
-            Ok(status) => {
-                self.shared.status.send_replace(status);
-            }
-            Err(error) => tracing::error!(%error, "no status: the index cannot be read"),
-        }
-    }
-
-    fn status(&self, index: &Snapshot, acked: u64) -> Result<EngineStatus, IndexError> {
-        let mut trees = Vec::new();
-        let mut alarms = Vec::new();
-        let mut digest = blake3::Hasher::new();
-        let mut heads = Vec::new();
-        for tree in &self.trees {
-            let head = index.head(tree.id)?;
-            digest.update(&tree.id.0);
-            digest.update(&postcard::to_stdvec(&head).unwrap_or_default());
-            let dirty = tree.unsettled.len() as u64;
-            trees.push(self.tree_status(tree, &head, index, acked, dirty)?);
-            if let Some(stop) = &tree.stop {
-                let (kind, text) = (stop.kind().to_owned(), stop.why().to_owned());
-                alarms.push(Alarm {
-                    tree: Some(tree.config.name.clone()),
-                    kind,
-                    text,
-                });
-            }
-            heads.push(head);
-        }
-        alarms.extend(self.shared.alarms());
-        let source = matches!(self.mode, Mode::Source { .. });
-        let mut first = [0; 8];
-        first.copy_from_slice(&digest.finalize().as_bytes()[..8]);
-        let bad = |t: &&TreeStatus| t.state != TreeState::Consistent || !t.proven;
-        Ok(EngineStatus {
-            mode: self.mode,
-            born: heads.iter().all(|h| !h.lineage.is_unborn()),
-            consistent: !trees.iter().any(|t| bad(&t)),
-            catching_up_only: trees
-                .iter()
-                .filter(bad)
-                .all(|t| t.proven && t.state == TreeState::CatchingUp),
-            reason: trees.iter().find(bad).map(reason),
-            seq: index.last_seq(),
-            acked: if source {
-                acked
-            } else {
-                self.shared.answered()
-            },
-            heads_digest: u64::from_le_bytes(first),
-            lag: source.then(|| self.lag.lag(clock::now())),
-            fresh_at: self
-                .shared
-                .fresh_at()
-                .filter(|_| self.mode == Mode::Replica),
-            hold: self.shared.held(),
-            spooled: self.shared.spooled(),
-            session: self.shared.session(),
-            trees,
-            alarms,
-        })
-    }
-
-    fn tree_status(
-        &self,
-        tree: &Tree,
-        head: &Head,
-        index: &Snapshot,
-        acked: u64,
-        dirty: u64,
-    ) -> Result<TreeStatus, IndexError> {
-        let counts = index.counts(tree.id)?;
-        let state = match (&tree.stop, head.state) {
-            (Some(stop), _) => TreeState::Stopped {
-                why: stop.why().to_owned(),
-            },
-            (None, CopyState::Unborn) if tree.receives => TreeState::Copying,
-            (None, CopyState::Unborn) => TreeState::Unborn,
-            (None, CopyState::Copying) => TreeState::Copying,
-            (None, CopyState::CatchingUp) => TreeState::CatchingUp,
-            (None, CopyState::Consistent) => TreeState::Consistent,
-        };
-        let sending = match self.mode {
-            // Without a peer they wait all the same.
-            Mode::Source { .. } => {
-                let acked = match self.shared.peer.borrow().session {
-                    true => acked,
-                    false => acked.max(index.acked().upto),
-                };
-                index.count_changes(acked, super::tree::MAX_NAMED)? as u64
-            }
-            _ => 0,
-        };
-        let scanning = tree.job.as_ref().map_or(0, |job| job.look.len() as u64);
-        let watching = self
-            .watcher
-            .as_ref()
-            .filter(|_| tree.open.is_some())
-            .and_then(|w| w.watching(tree.id));
-        Ok(TreeStatus {
-            name: tree.config.name.clone(),
-            root: tree.config.root.display().to_string(),
-            state,
-            proven: tree.open.is_some(),
-            epoch: head.lineage.head().map(|e| e.id.to_string()),
-            epoch_term: head.lineage.head().map(|e| e.term),
-            seq: head.seq,
-            files: counts.entries(),
-            bytes: counts.bytes,
-            queue: tree.dirty.len() as u64 + scanning + sending,
-            dirty,
-            errors: tree.errors.len() as u64,
-            last_error: tree.last_error.clone(),
-            local_changes: tree.local_changes.len() as u64,
-            detector: watching.map(|w| w.detector.to_string()).unwrap_or_default(),
-            progress: scan_progress(tree).or_else(|| copy_progress(tree, &counts, head)),
-            rescued: tree.rescued,
-            mounts_below: tree.mounts.iter().map(RelPath::to_string).collect(),
-            sockets_skipped: tree.sockets.len() as u64,
-            fuzzy: tree.fuzzy.iter().map(RelPath::to_string).collect(),
-        })
-    }
-}
-
-fn copy_progress(tree: &Tree, counts: &Counts, head: &Head) -> Option<Progress> {
-    let (entries, bytes, copy) = tree.totals.as_ref()?;
-    let now = clock::now();
-    let what = match head.state {
-        CopyState::Unborn | CopyState::Copying => "copy",
-        CopyState::CatchingUp => "catch-up",
-        CopyState::Consistent => return None,
-    };
-    Some(Progress {
-        what: what.into(),
-        files_done: counts.entries().min(*entries),
-        files_total: *entries,
-        bytes_done: counts.bytes.min(*bytes),
-        bytes_total: *bytes,
-        // A rate is far below the end of numbers.
-        bytes_per_second: copy.per_second(now) as u64,
-        eta: copy.remaining(now),
-    })
-}
-
-fn scan_progress(tree: &Tree) -> Option<Progress> {
-    let job = tree.job.as_ref()?;
-    let done = job.total.saturating_sub(job.look.len() as u64);
-    let spent = clock::now().saturating_sub(job.started).max(1);
-    let rate = (u128::from(job.bytes) * 1_000_000_000 / u128::from(spent)).min(u128::from(u64::MAX))
-        as u64;
-    let left = u128::from(spent) * (job.look.len() as u128) / u128::from(done.max(1));
-    Some(Progress {
-        what: "scan".into(),
-        files_done: done,
-        files_total: job.total,
-        bytes_done: job.bytes,
-        bytes_total: 0,
-        bytes_per_second: rate,
-        eta: (done > 0).then(|| Duration::from_nanos(left.min(u128::from(u64::MAX)) as u64)),
-    })
-}
-
-fn reason(tree: &TreeStatus) -> String {
-    let name = &tree.name;
-    match &tree.state {
-        TreeState::Stopped { why } => format!("tree {name} is stopped: {why}"),
-        TreeState::Unborn => format!("tree {name} was never copied here"),
-        TreeState::Copying => format!("tree {name} is copied for the first time, not complete"),
-        TreeState::CatchingUp => format!("tree {name} is catching up"),
-        TreeState::Consistent => format!("tree {name}: its root is not proven"),
-    }
 }
 
 /// A path that was not settled before this node became the source: what lies here now is the data, whatever this node's
 /// position says. Without its number the entry gets a new one from the scan that follows; a deletion needs an entry,
 /// so that the scan finds it gone.
-fn unsettle(
+pub(super) fn unsettle(
     w: &mut crate::index::Writer<'_>,
     tree: TreeId,
     path: &RelPath,
@@ -497,11 +319,11 @@ fn unsettle(
     w.found(tree, path, state, local)
 }
 
-fn index(error: IndexError) -> CommandError {
+pub(super) fn index(error: IndexError) -> CommandError {
     CommandError::Index(error.to_string())
 }
 
-fn random_epoch() -> Result<EpochId, CommandError> {
+pub(super) fn random_epoch() -> Result<EpochId, CommandError> {
     let mut bytes = [0u8; 16];
     // Up to 256 bytes come whole once the kernel's generator is ready, which the default flags wait for.
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())

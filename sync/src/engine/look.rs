@@ -9,10 +9,8 @@ use crate::hash;
 use crate::index::{IndexError, Snapshot};
 use crate::meta::{self, Seen, What};
 use crate::path::RelPath;
-use crate::scan::{self, Found};
 use crate::tree::{TreeConfig, TreeId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::ControlFlow;
 
 /// Most names of one file that are treated as one group. A file with more names is rare, and its further names are
 /// then separate files on the other side.
@@ -65,7 +63,7 @@ pub(crate) struct Looker<'a> {
 impl Looker<'_> {
     /// Files of polled trees are written through maps, perhaps: they are made durable before they are read, so that
     /// the next store moves their times again.
-    fn flush_first(&self) -> bool {
+    pub(super) fn flush_first(&self) -> bool {
         self.config.poll.is_some() && !self.receiver
     }
 
@@ -92,7 +90,11 @@ impl Looker<'_> {
     }
 
     /// Hashes what will be needed, on two threads.
-    fn hash_ahead(&self, paths: &[(RelPath, Dirt)], hashes: &mut Hashes) -> Result<(), IndexError> {
+    pub(super) fn hash_ahead(
+        &self,
+        paths: &[(RelPath, Dirt)],
+        hashes: &mut Hashes,
+    ) -> Result<(), IndexError> {
         let mut wanted = Vec::new();
         for (path, dirt) in paths {
             let Ok(Some(stat)) = self.open.root.stat(path) else {
@@ -122,7 +124,7 @@ impl Looker<'_> {
         Ok(())
     }
 
-    fn look(
+    pub(super) fn look(
         &self,
         path: &RelPath,
         dirt: Dirt,
@@ -169,18 +171,24 @@ impl Looker<'_> {
         }
     }
 
-    fn note_socket(path: &RelPath, out: &mut Sights) -> bool {
+    pub(super) fn note_socket(path: &RelPath, out: &mut Sights) -> bool {
         out.sockets.push(path.clone());
         false
     }
 
-    fn was_dir(&self, entry: Option<&IndexEntry>) -> bool {
+    pub(super) fn was_dir(&self, entry: Option<&IndexEntry>) -> bool {
         entry
             .and_then(|e| e.current.as_ref())
             .is_some_and(|s| s.kind.is_dir())
     }
 
-    fn plain(&self, path: &RelPath, seen: &Seen, entry: Option<&IndexEntry>, out: &mut Sights) {
+    pub(super) fn plain(
+        &self,
+        path: &RelPath,
+        seen: &Seen,
+        entry: Option<&IndexEntry>,
+        out: &mut Sights,
+    ) {
         let local = Some(seen.key());
         if entry.is_some_and(|e| e.local == local && e.current.is_some() && e.seq != 0) {
             return;
@@ -193,7 +201,7 @@ impl Looker<'_> {
     }
 
     /// Nothing lies here: what the index knows here and below is gone.
-    fn gone(
+    pub(super) fn gone(
         &self,
         path: &RelPath,
         entry: Option<&IndexEntry>,
@@ -215,7 +223,7 @@ impl Looker<'_> {
         Ok(())
     }
 
-    fn gone_below(&self, path: &RelPath, out: &mut Sights) -> Result<(), IndexError> {
+    pub(super) fn gone_below(&self, path: &RelPath, out: &mut Sights) -> Result<(), IndexError> {
         for row in self.index.below(self.tree, path)? {
             let (path, entry) = row?;
             if entry.current.is_some() {
@@ -231,7 +239,7 @@ impl Looker<'_> {
     }
 
     /// A name of a file is gone; its other names may need a new first one.
-    fn other_names(
+    pub(super) fn other_names(
         &self,
         path: &RelPath,
         entry: &IndexEntry,
@@ -258,7 +266,7 @@ impl Looker<'_> {
         clippy::too_many_arguments,
         reason = "one step of `look`, which holds all of this"
     )]
-    fn file(
+    pub(super) fn file(
         &self,
         path: &RelPath,
         seen: Seen,
@@ -316,7 +324,7 @@ impl Looker<'_> {
     }
 
     /// A file with several names: the first name in path order carries the content, the others point to it.
-    fn group(
+    pub(super) fn group(
         &self,
         path: &RelPath,
         key: &LocalKey,
@@ -363,7 +371,7 @@ impl Looker<'_> {
     }
 
     /// Walks what lies below a directory and adds what must be looked at.
-    fn below(&self, dir: &RelPath, out: &mut Sights) -> Result<(), IndexError> {
+    pub(super) fn below(&self, dir: &RelPath, out: &mut Sights) -> Result<(), IndexError> {
         let walk = self.walk(dir)?;
         out.more.extend(
             walk.look
@@ -376,131 +384,18 @@ impl Looker<'_> {
         out.errors.extend(walk.errors);
         Ok(())
     }
-
-    /// Walks everything below `dir` and compares it with the index by local keys.
-    pub fn walk(&self, dir: &RelPath) -> Result<Walk, IndexError> {
-        let mut known = self.index.below(self.tree, dir)?.peekable();
-        let mut walk = Walk::default();
-        let mut unknown_below: Vec<RelPath> = Vec::new();
-        let mut failed = None;
-        let outside = |path: &RelPath, is_dir: bool| {
-            self.config.exclude.matches(path, is_dir)
-                || (self.receiver && self.config.protect.matches(path, is_dir))
-        };
-        let walked = scan::walk(&self.open.root, dir, &outside, &mut |path, found| {
-            let step = walk.step(path, found, &mut known, &mut unknown_below);
-            match step {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        });
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        if let Err(fault) = walked {
-            if !matches!(fault, Fault::Missing | Fault::NotBeneath) {
-                walk.errors.push((dir.clone(), fault.to_string()));
-            }
-            return Ok(walk);
-        }
-        for row in known {
-            let (path, entry) = row?;
-            walk.missing(path, &entry, &unknown_below);
-        }
-        // What became excluded is in the index and not in the walk: it is not gone.
-        walk.gone
-            .retain(|path| !self.is_outside(path, false) && !self.is_outside(path, true));
-        Ok(walk)
-    }
 }
 
 /// Hashes computed ahead.
 #[derive(Default)]
-struct Hashes(HashMap<RelPath, hash::Hashed>);
+pub(super) struct Hashes(HashMap<RelPath, hash::Hashed>);
 
 impl Hashes {
-    fn take(&mut self, path: &RelPath, key: &LocalKey) -> Option<hash::Hashed> {
+    pub(super) fn take(&mut self, path: &RelPath, key: &LocalKey) -> Option<hash::Hashed> {
         self.0.remove(path).filter(|hashed| hashed.before == *key)
     }
 }
 
 /// Names of files with several names, by device and inode, seen in this round.
 #[derive(Default)]
-struct Names(BTreeMap<(u64, u64), BTreeSet<RelPath>>);
-
-/// What a walk found.
-#[derive(Debug, Default)]
-pub(crate) struct Walk {
-    /// Paths that are new or changed, with the bytes that must be read.
-    pub look: Vec<(RelPath, u64)>,
-    /// Paths of the index that are not there.
-    pub gone: Vec<RelPath>,
-    /// Sockets.
-    pub sockets: Vec<RelPath>,
-    /// Mounts that are not crossed.
-    pub mounts: Vec<RelPath>,
-    /// Cannot be read.
-    pub errors: Vec<(RelPath, String)>,
-    /// Entries met.
-    pub entries: u64,
-}
-
-type Rows<'r> = std::iter::Peekable<crate::index::Entries>;
-
-impl Walk {
-    fn step(
-        &mut self,
-        path: &RelPath,
-        found: Found,
-        known: &mut Rows<'_>,
-        unknown_below: &mut Vec<RelPath>,
-    ) -> Result<(), IndexError> {
-        let mut entry = None;
-        while let Some(row) =
-            known.next_if(|row| row.as_ref().map_or(true, |(known, _)| known <= path))
-        {
-            let (at, row) = row?;
-            if at == *path {
-                entry = Some(row);
-            } else {
-                self.missing(at, &row, unknown_below);
-            }
-        }
-        match found {
-            Found::Entry(stat) => {
-                self.entries += 1;
-                let same = entry.is_some_and(|e| {
-                    e.local == Some(stat.key()) && e.current.is_some() && e.seq != 0
-                });
-                if !same {
-                    let bytes = if stat.is_file() { stat.size } else { 0 };
-                    self.look.push((path.clone(), bytes));
-                }
-            }
-            Found::Socket => {
-                self.sockets.push(path.clone());
-                if entry.is_some_and(|e| e.current.is_some()) {
-                    self.look.push((path.clone(), 0));
-                }
-            }
-            Found::Mount => {
-                self.mounts.push(path.clone());
-                unknown_below.push(path.clone());
-            }
-            Found::Unreadable(fault) => {
-                self.errors.push((path.clone(), fault.to_string()));
-                unknown_below.push(path.clone());
-            }
-        }
-        Ok(())
-    }
-
-    fn missing(&mut self, path: RelPath, entry: &IndexEntry, unknown_below: &[RelPath]) {
-        if entry.current.is_some() && !unknown_below.iter().any(|dir| path.is_at_or_below(dir)) {
-            self.gone.push(path);
-        }
-    }
-}
+pub(super) struct Names(BTreeMap<(u64, u64), BTreeSet<RelPath>>);

@@ -3,32 +3,19 @@
 //! A path is *clean* when its entry has a number and what lies there has the entry's key. Everything else is looked at
 //! before it is touched: equal to the source's version, it is only indexed; else it goes to the rescue first.
 
-use super::apply::{Here, Intent, Item, Results, is_same_but_ctime};
+use super::apply::{Here, Intent, Item, Results};
+use super::aside::{Forget, Lies};
 use super::look::Sight;
 use super::status::Mode;
 use super::tree::{Dirt, Open};
+use super::view::is_same_but_ctime;
 use super::worker::Worker;
 use crate::entry::{Base, IndexEntry, Kind, LocalKey, Meta, State};
-use crate::fault::Fault;
-use crate::hash;
-use crate::index::{IndexError, Snapshot, Unreplicated};
+use crate::index::{IndexError, Unreplicated};
 use crate::lineage::CopyState;
-use crate::meta::{self, What};
 use crate::path::RelPath;
-use crate::rescue::{self, Change, Header, Keep, OpenSet};
 use crate::tree::{Deletes, LocalChanges, TreeId};
 use std::collections::HashMap;
-
-/// What lies at a path.
-struct Lies {
-    /// Nothing, if not `exists`; else `None` for a socket.
-    state: Option<State>,
-    key: Option<LocalKey>,
-    exists: bool,
-}
-
-/// Paths whose entries are taken out of the index before the plan is made, or replaced by what was found.
-type Forget = Vec<(RelPath, Option<(State, LocalKey)>)>;
 
 impl Worker {
     /// What differs from the index although this node only receives.
@@ -41,7 +28,7 @@ impl Worker {
         self.changed_locally(at, sights, repair)
     }
 
-    fn changed_locally(
+    pub(super) fn changed_locally(
         &mut self,
         at: usize,
         sights: Vec<Sight>,
@@ -268,228 +255,11 @@ impl Worker {
     }
 }
 
-impl Worker {
-    /// Reads what lies at a path.
-    fn lies(
-        &self,
-        open: &Open,
-        path: &RelPath,
-        entry: Option<&IndexEntry>,
-    ) -> Result<Lies, String> {
-        let seen = match meta::read(&open.root, path) {
-            Ok(seen) => seen,
-            Err(Fault::NotBeneath | Fault::Missing) => None,
-            Err(fault) => return Err(fault.to_string()),
-        };
-        let Some(seen) = seen else {
-            return Ok(Lies {
-                state: None,
-                key: None,
-                exists: false,
-            });
-        };
-        let key = seen.key();
-        let known = entry
-            .filter(|e| e.local == Some(key))
-            .and_then(|e| e.current.clone());
-        let state = match (&seen.what, known) {
-            (What::File(_), Some(known)) => Some(State {
-                kind: known.kind,
-                meta: seen.meta.clone(),
-            }),
-            (What::File(_), None) => {
-                let hashed =
-                    hash::hash_path(&open.root, path, false).map_err(|fault| fault.to_string())?;
-                if !hashed.is_stable() || hashed.before != key {
-                    return Err("somebody writes here".into());
-                }
-                seen.state(Some(hashed.hash))
-            }
-            _ => seen.state(None),
-        };
-        Ok(Lies {
-            state,
-            key: Some(key),
-            exists: true,
-        })
-    }
-
-    /// Puts the local version at the item's path into the rescue, durably, so that the path may be changed.
-    fn put_aside(
-        &mut self,
-        at: usize,
-        open: &Open,
-        item: &Item,
-        lies: Lies,
-        (entry, listed): (Option<IndexEntry>, Option<Unreplicated>),
-        forget: &mut Forget,
-    ) -> Result<(), String> {
-        let path = &item.record.path;
-        let theirs = item.record.state.as_ref();
-        let keep = |change, take| Keep {
-            path: path.clone(),
-            change,
-            other: None,
-            state: lies.state.clone(),
-            take,
-        };
-        let listed_own = listed.as_ref().is_some_and(|l| !l.is_nothing());
-        if !lies.exists {
-            let deleted = listed.as_ref().is_some_and(|l| l.ours.is_none()) && listed_own;
-            if deleted && theirs.is_some() {
-                self.keep(at, open, &[keep(Change::Deleted, false)])?;
-            }
-            forget.push((path.clone(), None));
-            return Ok(());
-        }
-        let found = lies.state.clone().zip(lies.key);
-        if lies.state.as_ref().is_some_and(|s| s.kind.is_dir()) {
-            match theirs {
-                Some(theirs) if theirs.kind.is_dir() => {
-                    if listed_own
-                        && !same_but_time(&theirs.meta, lies.state.as_ref().map(|s| &s.meta))
-                    {
-                        self.keep(at, open, &[keep(Change::Metadata, false)])?;
-                    }
-                }
-                _ => self.put_aside_below(at, open, path, forget)?,
-            }
-            forget.push((path.clone(), found));
-            return Ok(());
-        }
-        if !listed_own && entry.is_some_and(|e| is_known(&e, &lies, listed.is_some())) {
-            forget.push((path.clone(), found));
-            return Ok(());
-        }
-        tracing::info!(tree = self.trees[at].config.name, %path, "a local version goes to the rescue");
-        let change = if theirs.is_none() {
-            Change::Created
-        } else {
-            Change::Changed
-        };
-        self.keep(at, open, &[keep(change, true)])?;
-        forget.push((path.clone(), None));
-        Ok(())
-    }
-
-    /// A directory goes: what lies in it and is not of the pair's history goes to the rescue first.
-    fn put_aside_below(
-        &mut self,
-        at: usize,
-        open: &Open,
-        dir: &RelPath,
-        forget: &mut Forget,
-    ) -> Result<(), String> {
-        let tree = self.trees[at].id;
-        let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
-        let mut keeps = Vec::new();
-        for row in snapshot.below(tree, dir).map_err(|e| e.to_string())? {
-            let (path, entry) = row.map_err(|e| e.to_string())?;
-            let listed = match self.trees[at].unsettled.contains(&path) {
-                true => snapshot.listed(tree, &path).map_err(|e| e.to_string())?,
-                false => None,
-            };
-            let ours = listed.map_or(entry.seq == 0, |l| !l.is_nothing());
-            let Some(state) = entry.current.filter(|s| ours && !s.kind.is_dir()) else {
-                continue;
-            };
-            if matches!(open.root.stat(&path), Ok(Some(_))) {
-                keeps.push(Keep {
-                    path: path.clone(),
-                    change: Change::Created,
-                    other: None,
-                    state: Some(state),
-                    take: true,
-                });
-            }
-            forget.push((path, None));
-        }
-        self.keep(at, open, &keeps)
-    }
-
-    /// Moves versions into the tree's open rescue set. All or an error.
-    fn keep(&mut self, at: usize, open: &Open, versions: &[Keep]) -> Result<(), String> {
-        if versions.is_empty() {
-            return Ok(());
-        }
-        let Some(_guard) = self.shared.token.hold() else {
-            return Err("the role changed".into());
-        };
-        let tree = &mut self.trees[at];
-        if tree.rescue.is_none() {
-            let header = rescue_header(&tree.config.name, &tree.rescue_why);
-            tree.rescue = Some(OpenSet::open(&open.private, &header).map_err(|e| e.to_string())?);
-        }
-        let Some(set) = &mut tree.rescue else {
-            return Err("no rescue".into());
-        };
-        let kept = set.keep(&open.root, versions);
-        let name = tree.config.name.clone();
-        match kept {
-            Ok(results) => {
-                let first = results.into_iter().find_map(Result::err);
-                self.shared.alarm(
-                    Some(&name),
-                    "rescue",
-                    first
-                        .as_ref()
-                        .map(|fault| format!("a local version cannot be put aside: {fault}")),
-                );
-                tree.rescued += versions.len() as u64;
-                first.map_or(Ok(()), |fault| {
-                    Err(format!("cannot be put into the rescue: {fault}"))
-                })
-            }
-            Err(error) => {
-                self.shared
-                    .alarm(Some(&name), "rescue", Some(error.to_string()));
-                Err(error.to_string())
-            }
-        }
-    }
-
-    /// What lies in a tree that was never copied here and is not at the source: to be put aside too.
-    pub(super) fn leftovers(
-        &self,
-        index: &Snapshot,
-        at: usize,
-    ) -> Result<Vec<(RelPath, State)>, IndexError> {
-        let tree = &self.trees[at];
-        let mut found = Vec::new();
-        for row in index.entries(tree.id, &RelPath::root())? {
-            let (path, entry) = row?;
-            let Some(state) = entry.current.filter(|_| entry.seq == 0 && !path.is_root()) else {
-                continue;
-            };
-            if !tree.config.protect.covers(&path, state.kind.is_dir())
-                && tree.config.deletes == Deletes::Mirror
-            {
-                found.push((path, state));
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// A set is named by its time and tree, and unique on the node because one worker makes them, not faster than a name
-/// can change.
-fn rescue_header(tree: &str, why: &str) -> Header {
-    let made = u64::try_from(hash::now_ns() / 1_000_000).unwrap_or(0);
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-    let name: String = tree.chars().map(plain).take(40).collect();
-    Header {
-        version: rescue::manifest::VERSION,
-        id: format!("{made}-{name}"),
-        tree: tree.to_owned(),
-        made_unix_ms: made,
-        why: why.to_owned(),
-        base_unknown: false,
-    }
-}
+impl Worker {}
 
 /// What lies there is of the pair's history although its key is not the index's, or is what an apply left unfinished
 /// and nobody touched since.
-fn is_known(entry: &IndexEntry, lies: &Lies, unfinished: bool) -> bool {
+pub(super) fn is_known(entry: &IndexEntry, lies: &Lies, unfinished: bool) -> bool {
     let (Some(before), Some(now)) = (entry.local, lies.key) else {
         return false;
     };
@@ -506,16 +276,16 @@ fn is_known(entry: &IndexEntry, lies: &Lies, unfinished: bool) -> bool {
     state || linked || (unfinished && before == now)
 }
 
-fn same(a: Option<&State>, b: Option<&State>) -> bool {
+pub(super) fn same(a: Option<&State>, b: Option<&State>) -> bool {
     a == b
 }
 
-fn same_but_time(a: &Meta, b: Option<&Meta>) -> bool {
+pub(super) fn same_but_time(a: &Meta, b: Option<&Meta>) -> bool {
     b.is_some_and(|b| (a.mode, a.uid, a.gid, &a.xattrs) == (b.mode, b.uid, b.gid, &b.xattrs))
 }
 
 /// What lies there is what the index says, and that is of the pair's history.
-fn is_clean(entry: Option<&IndexEntry>, key: Option<LocalKey>) -> bool {
+pub(super) fn is_clean(entry: Option<&IndexEntry>, key: Option<LocalKey>) -> bool {
     match (entry, key) {
         (None, None) => true,
         (None, Some(_)) => false,
@@ -532,7 +302,11 @@ fn is_clean(entry: Option<&IndexEntry>, key: Option<LocalKey>) -> bool {
 }
 
 /// What a crash left of an apply of this path: `entry` before, `becomes` after.
-fn is_between(sight: &Sight, entry: Option<&IndexEntry>, becomes: Option<&State>) -> bool {
+pub(super) fn is_between(
+    sight: &Sight,
+    entry: Option<&IndexEntry>,
+    becomes: Option<&State>,
+) -> bool {
     let Some(state) = &sight.state else {
         // Room was made for something else.
         return true;
@@ -549,12 +323,12 @@ fn is_between(sight: &Sight, entry: Option<&IndexEntry>, becomes: Option<&State>
 }
 
 /// A directory whose time moved with what lies in it.
-fn only_time(sight: &Sight, known: Option<&State>) -> bool {
+pub(super) fn only_time(sight: &Sight, known: Option<&State>) -> bool {
     let dir = |state: Option<&State>| state.filter(|s| s.kind.is_dir()).map(|s| s.meta.clone());
     dir(known).is_some_and(|known| same_but_time(&known, dir(sight.state.as_ref()).as_ref()))
 }
 
-fn local_record(sight: &Sight, entry: Option<&IndexEntry>) -> Unreplicated {
+pub(super) fn local_record(sight: &Sight, entry: Option<&IndexEntry>) -> Unreplicated {
     let base = match entry {
         Some(entry) if entry.seq != 0 => Base::Was(entry.current.clone().map(Box::new)),
         _ => Base::Never,
@@ -566,7 +340,7 @@ fn local_record(sight: &Sight, entry: Option<&IndexEntry>) -> Unreplicated {
 }
 
 /// Puts what lies at a path on the list of what is to be settled, and makes the index say what lies there.
-fn list(
+pub(super) fn list(
     w: &mut crate::index::Writer<'_>,
     tree: TreeId,
     sight: &Sight,

@@ -3,10 +3,10 @@
 //! It waits for commands, watch events and its own timers, and does everything else in slices, so that a command never
 //! waits for a long scan. Nothing it does is awaited by the failover loop.
 
+use super::barrier::Barrier;
 use super::clock::{self, ms};
-use super::command::{Command, Recorded, Reply, Shared};
+use super::command::{Command, Shared};
 use super::prepare::Preparing;
-use super::report::NotCovered;
 use super::status::Mode;
 use super::tree::{Dirt, Stop, Tree};
 use crate::lineage::NodeName;
@@ -15,7 +15,7 @@ use crate::progress::LagQueue;
 use crate::spool::Spool;
 use crate::tree::TreeId;
 use crate::watch::{Event, Options, WatchTree, Watcher};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -30,13 +30,6 @@ const PERIOD: u64 = ms(1000);
 /// Shortest time between two status messages while much happens.
 const STATUS_EVERY: u64 = ms(100);
 
-/// Waits for trees to be recorded.
-struct Barrier {
-    trees: BTreeSet<TreeId>,
-    not_covered: Vec<NotCovered>,
-    reply: Reply<Recorded>,
-}
-
 /// The worker's state.
 pub(crate) struct Worker {
     pub(super) shared: Arc<Shared>,
@@ -49,9 +42,9 @@ pub(crate) struct Worker {
     pub(super) spool: Option<Spool>,
     events: mpsc::Receiver<Event>,
     to_events: mpsc::Sender<Event>,
-    barriers: BTreeMap<u64, Barrier>,
-    next_token: u64,
-    dirty_due: Option<u64>,
+    pub(super) barriers: BTreeMap<u64, Barrier>,
+    pub(super) next_token: u64,
+    pub(super) dirty_due: Option<u64>,
     next_period: u64,
     status_due: Option<u64>,
     last_status: u64,
@@ -59,7 +52,7 @@ pub(crate) struct Worker {
     pub(super) lag: LagQueue,
 }
 
-enum Next {
+pub(super) enum Next {
     Command(Command),
     Event(Event),
     Time,
@@ -129,7 +122,7 @@ impl Worker {
         }
     }
 
-    async fn next(
+    pub(super) async fn next(
         &mut self,
         commands: &mut mpsc::Receiver<Command>,
         peer: &mut tokio::sync::watch::Receiver<super::command::Peer>,
@@ -151,7 +144,7 @@ impl Worker {
     }
 
     /// When there is something to do even if nothing happens.
-    fn deadline(&self) -> u64 {
+    pub(super) fn deadline(&self) -> u64 {
         if self
             .trees
             .iter()
@@ -172,7 +165,7 @@ impl Worker {
     }
 
     /// Sessions claim to have caught up only while every tree that moves is known as it is.
-    fn tell_scanned(&self) {
+    pub(super) fn tell_scanned(&self) {
         let due =
             |t: &Tree| t.moves() && (t.rescan || t.job.as_ref().is_some_and(|job| !job.routine));
         let scanned = !self.trees.iter().any(due);
@@ -181,7 +174,7 @@ impl Worker {
             .send_if_modified(|told| std::mem::replace(told, scanned) != scanned);
     }
 
-    fn work(&mut self) {
+    pub(super) fn work(&mut self) {
         let now = clock::now();
         if self.mode != Mode::Idle {
             self.wake_later(now);
@@ -212,7 +205,7 @@ impl Worker {
         }
     }
 
-    fn periodic(&mut self) {
+    pub(super) fn periodic(&mut self) {
         let lost = |t: &Tree| matches!(t.stop, Some(Stop::Identity(_) | Stop::Fault(_)));
         if self.trees.iter().any(lost) {
             self.prove_all();
@@ -254,7 +247,7 @@ impl Worker {
         self.touch();
     }
 
-    fn watch(&mut self) {
+    pub(super) fn watch(&mut self) {
         let tree = |t: &Tree| {
             let open = t.open.as_ref()?;
             Some(WatchTree {
@@ -282,7 +275,7 @@ impl Worker {
         }
     }
 
-    fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: Event) {
         match event {
             Event::Dirty {
                 tree,
@@ -345,7 +338,7 @@ impl Worker {
         self.dirty_due = Some(self.dirty_due.map_or(time, |due| due.min(time)));
     }
 
-    fn wake_later(&mut self, now: u64) {
+    pub(super) fn wake_later(&mut self, now: u64) {
         for tree in self.trees.iter_mut().filter(|t| t.moves()) {
             let due: Vec<RelPath> = tree
                 .later
@@ -367,82 +360,5 @@ impl Worker {
     /// Where a tree is in the list.
     pub(super) fn position(&self, tree: TreeId) -> Option<usize> {
         self.trees.iter().position(|t| t.id == tree)
-    }
-
-    /// Begins to wait until everything that happened so far is recorded.
-    pub(super) fn barrier(&mut self, reply: Reply<Recorded>) {
-        let token = self.next_token;
-        self.next_token += 1;
-        let mut barrier = Barrier {
-            trees: BTreeSet::new(),
-            not_covered: Vec::new(),
-            reply,
-        };
-        for tree in &self.trees {
-            let asked = match (&tree.stop, &self.watcher) {
-                (Some(stop), _) => Err(stop.why().to_owned()),
-                (None, Some(watcher)) => watcher
-                    .barrier(tree.id, token)
-                    .map_err(|e| format!("not watched: {e}")),
-                (None, None) => Err("not watched".to_owned()),
-            };
-            match asked {
-                Ok(()) => {
-                    barrier.trees.insert(tree.id);
-                }
-                Err(why) => barrier.not_covered.push(NotCovered {
-                    tree: Some(tree.config.name.clone()),
-                    why,
-                }),
-            }
-        }
-        self.barriers.insert(token, barrier);
-        self.dirty_due = Some(0);
-    }
-
-    fn end_barriers(&mut self) {
-        if self.barriers.is_empty() {
-            return;
-        }
-        let busy = |t: &Tree| t.moves() && (t.job.is_some() || t.rescan || !t.dirty.is_empty());
-        let trees: Vec<(TreeId, bool, Option<String>, String)> = self
-            .trees
-            .iter()
-            .map(|t| {
-                (
-                    t.id,
-                    busy(t),
-                    t.stop.as_ref().map(|s| s.why().to_owned()),
-                    t.config.name.clone(),
-                )
-            })
-            .collect();
-        let head = *self.shared.head.borrow();
-        let mut done = Vec::new();
-        for (token, barrier) in &mut self.barriers {
-            for (id, _, stop, name) in &trees {
-                // A tree that was stopped meanwhile reports no barrier any more.
-                if let Some(why) = stop
-                    && barrier.trees.remove(id)
-                {
-                    barrier.not_covered.push(NotCovered {
-                        tree: Some(name.clone()),
-                        why: why.clone(),
-                    });
-                }
-            }
-            if barrier.trees.is_empty() && !trees.iter().any(|(_, busy, ..)| *busy) {
-                done.push(*token);
-            }
-        }
-        for token in done {
-            if let Some(barrier) = self.barriers.remove(&token) {
-                // Whoever does not wait any more needs no answer.
-                let _ = barrier.reply.send(Recorded {
-                    head,
-                    not_covered: barrier.not_covered,
-                });
-            }
-        }
     }
 }

@@ -1,0 +1,244 @@
+//! Putting local versions aside: into the rescue, durably, before their paths may be changed (invariant 5).
+
+use super::apply::Item;
+use super::standby::*;
+use super::tree::Open;
+use super::worker::Worker;
+use crate::entry::{IndexEntry, LocalKey, State};
+use crate::fault::Fault;
+use crate::hash;
+use crate::index::{IndexError, Snapshot, Unreplicated};
+use crate::meta::{self, What};
+use crate::path::RelPath;
+use crate::rescue::{self, Change, Header, Keep, OpenSet};
+use crate::tree::Deletes;
+
+impl Worker {
+    /// Reads what lies at a path.
+    pub(super) fn lies(
+        &self,
+        open: &Open,
+        path: &RelPath,
+        entry: Option<&IndexEntry>,
+    ) -> Result<Lies, String> {
+        let seen = match meta::read(&open.root, path) {
+            Ok(seen) => seen,
+            Err(Fault::NotBeneath | Fault::Missing) => None,
+            Err(fault) => return Err(fault.to_string()),
+        };
+        let Some(seen) = seen else {
+            return Ok(Lies {
+                state: None,
+                key: None,
+                exists: false,
+            });
+        };
+        let key = seen.key();
+        let known = entry
+            .filter(|e| e.local == Some(key))
+            .and_then(|e| e.current.clone());
+        let state = match (&seen.what, known) {
+            (What::File(_), Some(known)) => Some(State {
+                kind: known.kind,
+                meta: seen.meta.clone(),
+            }),
+            (What::File(_), None) => {
+                let hashed =
+                    hash::hash_path(&open.root, path, false).map_err(|fault| fault.to_string())?;
+                if !hashed.is_stable() || hashed.before != key {
+                    return Err("somebody writes here".into());
+                }
+                seen.state(Some(hashed.hash))
+            }
+            _ => seen.state(None),
+        };
+        Ok(Lies {
+            state,
+            key: Some(key),
+            exists: true,
+        })
+    }
+
+    /// Puts the local version at the item's path into the rescue, durably, so that the path may be changed.
+    pub(super) fn put_aside(
+        &mut self,
+        at: usize,
+        open: &Open,
+        item: &Item,
+        lies: Lies,
+        (entry, listed): (Option<IndexEntry>, Option<Unreplicated>),
+        forget: &mut Forget,
+    ) -> Result<(), String> {
+        let path = &item.record.path;
+        let theirs = item.record.state.as_ref();
+        let keep = |change, take| Keep {
+            path: path.clone(),
+            change,
+            other: None,
+            state: lies.state.clone(),
+            take,
+        };
+        let listed_own = listed.as_ref().is_some_and(|l| !l.is_nothing());
+        if !lies.exists {
+            let deleted = listed.as_ref().is_some_and(|l| l.ours.is_none()) && listed_own;
+            if deleted && theirs.is_some() {
+                self.keep(at, open, &[keep(Change::Deleted, false)])?;
+            }
+            forget.push((path.clone(), None));
+            return Ok(());
+        }
+        let found = lies.state.clone().zip(lies.key);
+        if lies.state.as_ref().is_some_and(|s| s.kind.is_dir()) {
+            match theirs {
+                Some(theirs) if theirs.kind.is_dir() => {
+                    if listed_own
+                        && !same_but_time(&theirs.meta, lies.state.as_ref().map(|s| &s.meta))
+                    {
+                        self.keep(at, open, &[keep(Change::Metadata, false)])?;
+                    }
+                }
+                _ => self.put_aside_below(at, open, path, forget)?,
+            }
+            forget.push((path.clone(), found));
+            return Ok(());
+        }
+        if !listed_own && entry.is_some_and(|e| is_known(&e, &lies, listed.is_some())) {
+            forget.push((path.clone(), found));
+            return Ok(());
+        }
+        tracing::info!(tree = self.trees[at].config.name, %path, "a local version goes to the rescue");
+        let change = if theirs.is_none() {
+            Change::Created
+        } else {
+            Change::Changed
+        };
+        self.keep(at, open, &[keep(change, true)])?;
+        forget.push((path.clone(), None));
+        Ok(())
+    }
+
+    /// A directory goes: what lies in it and is not of the pair's history goes to the rescue first.
+    pub(super) fn put_aside_below(
+        &mut self,
+        at: usize,
+        open: &Open,
+        dir: &RelPath,
+        forget: &mut Forget,
+    ) -> Result<(), String> {
+        let tree = self.trees[at].id;
+        let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
+        let mut keeps = Vec::new();
+        for row in snapshot.below(tree, dir).map_err(|e| e.to_string())? {
+            let (path, entry) = row.map_err(|e| e.to_string())?;
+            let listed = match self.trees[at].unsettled.contains(&path) {
+                true => snapshot.listed(tree, &path).map_err(|e| e.to_string())?,
+                false => None,
+            };
+            let ours = listed.map_or(entry.seq == 0, |l| !l.is_nothing());
+            let Some(state) = entry.current.filter(|s| ours && !s.kind.is_dir()) else {
+                continue;
+            };
+            if matches!(open.root.stat(&path), Ok(Some(_))) {
+                keeps.push(Keep {
+                    path: path.clone(),
+                    change: Change::Created,
+                    other: None,
+                    state: Some(state),
+                    take: true,
+                });
+            }
+            forget.push((path, None));
+        }
+        self.keep(at, open, &keeps)
+    }
+
+    /// Moves versions into the tree's open rescue set. All or an error.
+    pub(super) fn keep(&mut self, at: usize, open: &Open, versions: &[Keep]) -> Result<(), String> {
+        if versions.is_empty() {
+            return Ok(());
+        }
+        let Some(_guard) = self.shared.token.hold() else {
+            return Err("the role changed".into());
+        };
+        let tree = &mut self.trees[at];
+        if tree.rescue.is_none() {
+            let header = rescue_header(&tree.config.name, &tree.rescue_why);
+            tree.rescue = Some(OpenSet::open(&open.private, &header).map_err(|e| e.to_string())?);
+        }
+        let Some(set) = &mut tree.rescue else {
+            return Err("no rescue".into());
+        };
+        let kept = set.keep(&open.root, versions);
+        let name = tree.config.name.clone();
+        match kept {
+            Ok(results) => {
+                let first = results.into_iter().find_map(Result::err);
+                self.shared.alarm(
+                    Some(&name),
+                    "rescue",
+                    first
+                        .as_ref()
+                        .map(|fault| format!("a local version cannot be put aside: {fault}")),
+                );
+                tree.rescued += versions.len() as u64;
+                first.map_or(Ok(()), |fault| {
+                    Err(format!("cannot be put into the rescue: {fault}"))
+                })
+            }
+            Err(error) => {
+                self.shared
+                    .alarm(Some(&name), "rescue", Some(error.to_string()));
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// What lies in a tree that was never copied here and is not at the source: to be put aside too.
+    pub(super) fn leftovers(
+        &self,
+        index: &Snapshot,
+        at: usize,
+    ) -> Result<Vec<(RelPath, State)>, IndexError> {
+        let tree = &self.trees[at];
+        let mut found = Vec::new();
+        for row in index.entries(tree.id, &RelPath::root())? {
+            let (path, entry) = row?;
+            let Some(state) = entry.current.filter(|_| entry.seq == 0 && !path.is_root()) else {
+                continue;
+            };
+            if !tree.config.protect.covers(&path, state.kind.is_dir())
+                && tree.config.deletes == Deletes::Mirror
+            {
+                found.push((path, state));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// What lies at a path.
+pub(super) struct Lies {
+    /// Nothing, if not `exists`; else `None` for a socket.
+    pub state: Option<State>,
+    pub key: Option<LocalKey>,
+    pub exists: bool,
+}
+
+/// Paths whose entries are taken out of the index before the plan is made, or replaced by what was found.
+pub(super) type Forget = Vec<(RelPath, Option<(State, LocalKey)>)>;
+
+/// A set is named by its time and tree, and unique on the node because one worker makes them, not faster than a name
+/// can change.
+pub(super) fn rescue_header(tree: &str, why: &str) -> Header {
+    let made = u64::try_from(hash::now_ns() / 1_000_000).unwrap_or(0);
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let name: String = tree.chars().map(plain).take(40).collect();
+    Header {
+        version: rescue::manifest::VERSION,
+        id: format!("{made}-{name}"),
+        tree: tree.to_owned(),
+        made_unix_ms: made,
+        why: why.to_owned(),
+        base_unknown: false,
+    }
+}

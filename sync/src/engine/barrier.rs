@@ -1,0 +1,94 @@
+//! Barriers: telling when everything that happened before a moment is recorded.
+
+use super::command::{Recorded, Reply};
+use super::report::NotCovered;
+use super::tree::Tree;
+use super::worker::Worker;
+use crate::tree::TreeId;
+use std::collections::BTreeSet;
+
+impl Worker {
+    /// Begins to wait until everything that happened so far is recorded.
+    pub(super) fn barrier(&mut self, reply: Reply<Recorded>) {
+        let token = self.next_token;
+        self.next_token += 1;
+        let mut barrier = Barrier {
+            trees: BTreeSet::new(),
+            not_covered: Vec::new(),
+            reply,
+        };
+        for tree in &self.trees {
+            let asked = match (&tree.stop, &self.watcher) {
+                (Some(stop), _) => Err(stop.why().to_owned()),
+                (None, Some(watcher)) => watcher
+                    .barrier(tree.id, token)
+                    .map_err(|e| format!("not watched: {e}")),
+                (None, None) => Err("not watched".to_owned()),
+            };
+            match asked {
+                Ok(()) => {
+                    barrier.trees.insert(tree.id);
+                }
+                Err(why) => barrier.not_covered.push(NotCovered {
+                    tree: Some(tree.config.name.clone()),
+                    why,
+                }),
+            }
+        }
+        self.barriers.insert(token, barrier);
+        self.due_at(0);
+    }
+
+    pub(super) fn end_barriers(&mut self) {
+        if self.barriers.is_empty() {
+            return;
+        }
+        let busy = |t: &Tree| t.moves() && (t.job.is_some() || t.rescan || !t.dirty.is_empty());
+        let trees: Vec<(TreeId, bool, Option<String>, String)> = self
+            .trees
+            .iter()
+            .map(|t| {
+                (
+                    t.id,
+                    busy(t),
+                    t.stop.as_ref().map(|s| s.why().to_owned()),
+                    t.config.name.clone(),
+                )
+            })
+            .collect();
+        let head = *self.shared.head.borrow();
+        let mut done = Vec::new();
+        for (token, barrier) in &mut self.barriers {
+            for (id, _, stop, name) in &trees {
+                // A tree that was stopped meanwhile reports no barrier any more.
+                if let Some(why) = stop
+                    && barrier.trees.remove(id)
+                {
+                    barrier.not_covered.push(NotCovered {
+                        tree: Some(name.clone()),
+                        why: why.clone(),
+                    });
+                }
+            }
+            if barrier.trees.is_empty() && !trees.iter().any(|(_, busy, ..)| *busy) {
+                done.push(*token);
+            }
+        }
+        for token in done {
+            if let Some(barrier) = self.barriers.remove(&token) {
+                // Whoever does not wait any more needs no answer.
+                let _ = barrier.reply.send(Recorded {
+                    head,
+                    not_covered: barrier.not_covered,
+                });
+            }
+        }
+    }
+}
+
+/// Waits for trees to be recorded.
+pub(super) struct Barrier {
+    pub trees: BTreeSet<TreeId>,
+    pub not_covered: Vec<NotCovered>,
+    pub reply: Reply<Recorded>,
+}

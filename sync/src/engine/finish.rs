@@ -1,0 +1,240 @@
+//! The end of a batch: its results become durable in the index, and the trees advance.
+
+use super::apply::{Applied, Here, INTENT, Results};
+use super::flags::flagged_key;
+use super::status::Mode;
+use super::worker::Worker;
+use crate::entry::State;
+use crate::index::{IndexError, Unreplicated};
+use crate::lineage::{CopyState, NodeHeads};
+use crate::path::RelPath;
+use crate::replica::machine::Ready;
+use crate::tree::TreeId;
+use crate::wire::{Commit, Idle};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Worker {
+    /// Makes the result of a batch durable.
+    pub(super) fn finish(
+        &mut self,
+        commit: Commit,
+        source: &NodeHeads,
+        results: Results,
+    ) -> Result<Applied, IndexError> {
+        let mut unsettled: BTreeMap<TreeId, BTreeSet<RelPath>> = self
+            .trees
+            .iter_mut()
+            .map(|t| (t.id, std::mem::take(&mut t.unsettled)))
+            .collect();
+        for (tree, path) in &results.settled {
+            unsettled.entry(*tree).or_default().remove(path);
+        }
+        let mut unfinished = Vec::new();
+        for (tree, path, here) in &results.failed {
+            let new = unsettled.entry(*tree).or_default().insert(path.clone());
+            if new || *here == Here::Settled {
+                unfinished.push((*tree, path));
+            }
+        }
+        let leftovers = if commit.caught_up {
+            self.all_leftovers(&results)?
+        } else {
+            Vec::new()
+        };
+        for (tree, path, _) in &leftovers {
+            unsettled.entry(*tree).or_default().insert(path.clone());
+        }
+        let moving: Vec<TreeId> = self
+            .trees
+            .iter()
+            .filter(|t| t.moves())
+            .map(|t| t.id)
+            .collect();
+        let flagged: Vec<(TreeId, BTreeSet<RelPath>)> = self
+            .trees
+            .iter()
+            .filter(|t| !t.flagged.is_empty())
+            .map(|t| (t.id, t.flagged.clone()))
+            .collect();
+        let written = self.shared.index.write(|w| {
+            for (tree, path, state, key) in &results.found {
+                w.found(*tree, path, state.clone(), *key)?;
+            }
+            for (tree, path, state, seq, key) in &results.received {
+                w.receive(*tree, path, state.clone(), *seq, *key)?;
+            }
+            for (tree, path, key) in &results.keys {
+                w.set_local(*tree, path, *key)?;
+            }
+            for (tree, path) in &results.settled {
+                w.settle(*tree, path)?;
+            }
+            for (tree, path) in unfinished {
+                w.list_unreplicated(tree, path, &Unreplicated::nothing())?;
+            }
+            for (tree, path, state) in &leftovers {
+                let record = Unreplicated {
+                    ours: Some(state.clone()),
+                    base: crate::entry::Base::Never,
+                };
+                w.list_unreplicated(*tree, path, &record)?;
+            }
+            for tree in moving {
+                let Some(theirs) = source.get(tree) else {
+                    continue;
+                };
+                if w.head(tree)?.seq <= commit.upto {
+                    let complete =
+                        commit.caught_up && unsettled.get(&tree).is_none_or(BTreeSet::is_empty);
+                    w.advance(tree, &theirs.head.lineage, commit.upto, complete)?;
+                }
+            }
+            for (tree, flagged) in &flagged {
+                w.put_value(&flagged_key(*tree), flagged)?;
+            }
+            w.remove_value(INTENT)?;
+            Ok::<_, IndexError>(())
+        });
+        for tree in &mut self.trees {
+            tree.unsettled = unsettled.remove(&tree.id).unwrap_or_default();
+        }
+        written?;
+        for (tree_id, path) in &results.settled {
+            if let Some(at) = self.position(*tree_id) {
+                let tree = &mut self.trees[at];
+                tree.local_changes.remove(path);
+                if results.applied(*tree_id, path) {
+                    tree.no_error(path);
+                    tree.flagged.remove(path);
+                }
+            }
+        }
+        Ok(self.after_batch(commit))
+    }
+
+    /// The source says that everything up to here was answered. A tree that only waited for that is consistent now.
+    pub(super) fn fresh(&mut self, idle: Idle, source: &NodeHeads) -> Result<Applied, String> {
+        if self.mode != Mode::Replica || !self.shared.token.is_granted() {
+            return Err("the role changed".into());
+        }
+        if self.spooled_upto()? > 0 || self.shared.held() {
+            self.shared
+                .fresh_at
+                .store(idle.stamp, std::sync::atomic::Ordering::Release);
+            let applied = self
+                .shared
+                .index
+                .snapshot()
+                .map_err(|e| e.to_string())?
+                .last_seq();
+            return Ok(Applied {
+                acked: self.shared.answered(),
+                applied,
+                unsettled: 0,
+            });
+        }
+        let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
+        let mut waits = false;
+        for tree in self.trees.iter().filter(|t| t.moves()) {
+            let head = snapshot.head(tree.id).map_err(|e| e.to_string())?;
+            waits |= head.state != CopyState::Consistent && tree.unsettled.is_empty();
+        }
+        drop(snapshot);
+        let commit = Commit {
+            batch: 0,
+            upto: idle.upto,
+            caught_up: true,
+            stamp: idle.stamp,
+        };
+        if waits {
+            return self
+                .finish(commit, source, Results::default())
+                .map_err(|e| e.to_string());
+        }
+        Ok(self.after_batch(commit))
+    }
+
+    /// At the end of a first copy: what lies here and is not at the source.
+    pub(super) fn all_leftovers(
+        &self,
+        results: &Results,
+    ) -> Result<Vec<(TreeId, RelPath, State)>, IndexError> {
+        let snapshot = self.shared.index.snapshot()?;
+        let mut all = Vec::new();
+        for at in 0..self.trees.len() {
+            let tree = self.trees[at].id;
+            if !matches!(
+                snapshot.head(tree)?.state,
+                CopyState::Unborn | CopyState::Copying
+            ) {
+                continue;
+            }
+            for (path, state) in self.leftovers(&snapshot, at)? {
+                let comes = results
+                    .received
+                    .iter()
+                    .any(|(t, p, ..)| *t == tree && *p == path);
+                if !comes && !results.settled.contains(&(tree, path.clone())) {
+                    all.push((tree, path, state));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    pub(super) fn after_batch(&mut self, commit: Commit) -> Applied {
+        let unsettled: usize = self.trees.iter().map(|t| t.unsettled.len()).sum();
+        let stopped = self.trees.iter().any(|t| !t.moves());
+        let before = self.shared.answered();
+        let acked = if unsettled == 0 && !stopped {
+            commit.upto.max(before)
+        } else {
+            before
+        };
+        self.shared
+            .answered
+            .store(acked, std::sync::atomic::Ordering::Release);
+        if commit.caught_up && unsettled == 0 && !stopped {
+            self.shared
+                .fresh_at
+                .store(commit.stamp, std::sync::atomic::Ordering::Release);
+        }
+        self.shared.head.send_replace(commit.upto);
+        self.touch();
+        Applied {
+            acked,
+            applied: commit.upto,
+            unsettled,
+        }
+    }
+
+    /// For progress.
+    pub(super) fn note_totals(&mut self, ready: &Ready) {
+        let now = super::clock::now();
+        for total in &ready.totals {
+            let Some(at) = self.position(total.tree) else {
+                continue;
+            };
+            let done = self
+                .shared
+                .index
+                .snapshot()
+                .and_then(|s| s.counts(total.tree));
+            let done = done.map_or(0, |counts| counts.bytes);
+            let tree = &mut self.trees[at];
+            match &mut tree.totals {
+                Some((entries, bytes, progress)) if !ready.commit.caught_up => {
+                    (*entries, *bytes) = (total.entries, total.bytes);
+                    progress.set_total(total.bytes);
+                    let more = done.saturating_sub(progress.done());
+                    progress.add(now, more);
+                }
+                _ if ready.commit.caught_up => tree.totals = None,
+                none => {
+                    let progress = crate::progress::Progress::new(done, total.bytes);
+                    *none = Some((total.entries, total.bytes, progress));
+                }
+            }
+        }
+    }
+}

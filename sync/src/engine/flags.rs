@@ -1,0 +1,51 @@
+//! Paths that an immutable or append-only flag keeps from following (invariant 6).
+
+use super::worker::Worker;
+use crate::path::RelPath;
+use crate::tree::TreeId;
+
+impl Worker {
+    /// Paths that a flag protected when a former process met them.
+    pub(super) fn load_flagged(&mut self) {
+        let Ok(snapshot) = self.shared.index.snapshot() else {
+            return;
+        };
+        for tree in &mut self.trees {
+            if let Ok(Some(flagged)) = snapshot.value(&flagged_key(tree.id)) {
+                tree.flagged = flagged;
+            }
+        }
+    }
+
+    /// Asks anew for paths whose flag is gone.
+    pub(super) fn try_flagged(&mut self) {
+        for at in 0..self.trees.len() {
+            let tree = &mut self.trees[at];
+            let (Some(open), true) = (&tree.open, tree.stop.is_none()) else {
+                continue;
+            };
+            let flag = |path: &RelPath| {
+                let stat = open.root.stat(path).ok().flatten();
+                stat.is_some_and(|s| s.protecting_flag().is_some())
+            };
+            let free = |path: &RelPath| !flag(path) && !path.parent().is_some_and(|p| flag(&p));
+            let paths: Vec<RelPath> = tree.flagged.iter().filter(|p| free(p)).cloned().collect();
+            if paths.is_empty() {
+                continue;
+            }
+            for path in &paths {
+                tree.flagged.remove(path);
+            }
+            let (key, left) = (flagged_key(tree.id), tree.flagged.clone());
+            let kept = self.shared.index.write(|w| w.put_value(&key, &left));
+            if let Err(error) = kept.and_then(|()| self.list_as_is(at, paths)) {
+                self.index_failed(&error);
+            }
+        }
+    }
+}
+
+/// Where the paths that a flag protects are kept in the index.
+pub(super) fn flagged_key(tree: TreeId) -> String {
+    format!("flagged/{tree}")
+}

@@ -1,0 +1,193 @@
+//! What the worker shows of itself.
+
+use super::clock;
+use super::status::{Alarm, EngineStatus, Mode, Progress, TreeState, TreeStatus};
+use super::tree::Tree;
+use super::worker::Worker;
+use crate::index::{Counts, IndexError, Snapshot};
+use crate::lineage::{CopyState, Head};
+use crate::path::RelPath;
+use std::time::Duration;
+
+impl Worker {
+    /// Publishes the status.
+    pub(super) fn publish(&mut self) {
+        let acked = self.shared.peer.borrow().acked;
+        self.lag.ack(acked);
+        match self
+            .shared
+            .index
+            .snapshot()
+            .and_then(|snapshot| self.status(&snapshot, acked))
+        {
+            Ok(status) => {
+                self.shared.status.send_replace(status);
+            }
+            Err(error) => tracing::error!(%error, "no status: the index cannot be read"),
+        }
+    }
+
+    pub(super) fn status(&self, index: &Snapshot, acked: u64) -> Result<EngineStatus, IndexError> {
+        let mut trees = Vec::new();
+        let mut alarms = Vec::new();
+        let mut digest = blake3::Hasher::new();
+        let mut heads = Vec::new();
+        for tree in &self.trees {
+            let head = index.head(tree.id)?;
+            digest.update(&tree.id.0);
+            digest.update(&postcard::to_stdvec(&head).unwrap_or_default());
+            let dirty = tree.unsettled.len() as u64;
+            trees.push(self.tree_status(tree, &head, index, acked, dirty)?);
+            if let Some(stop) = &tree.stop {
+                let (kind, text) = (stop.kind().to_owned(), stop.why().to_owned());
+                alarms.push(Alarm {
+                    tree: Some(tree.config.name.clone()),
+                    kind,
+                    text,
+                });
+            }
+            heads.push(head);
+        }
+        alarms.extend(self.shared.alarms());
+        let source = matches!(self.mode, Mode::Source { .. });
+        let mut first = [0; 8];
+        first.copy_from_slice(&digest.finalize().as_bytes()[..8]);
+        let bad = |t: &&TreeStatus| t.state != TreeState::Consistent || !t.proven;
+        Ok(EngineStatus {
+            mode: self.mode,
+            born: heads.iter().all(|h| !h.lineage.is_unborn()),
+            consistent: !trees.iter().any(|t| bad(&t)),
+            catching_up_only: trees
+                .iter()
+                .filter(bad)
+                .all(|t| t.proven && t.state == TreeState::CatchingUp),
+            reason: trees.iter().find(bad).map(reason),
+            seq: index.last_seq(),
+            acked: if source {
+                acked
+            } else {
+                self.shared.answered()
+            },
+            heads_digest: u64::from_le_bytes(first),
+            lag: source.then(|| self.lag.lag(clock::now())),
+            fresh_at: self
+                .shared
+                .fresh_at()
+                .filter(|_| self.mode == Mode::Replica),
+            hold: self.shared.held(),
+            spooled: self.shared.spooled(),
+            session: self.shared.session(),
+            trees,
+            alarms,
+        })
+    }
+
+    pub(super) fn tree_status(
+        &self,
+        tree: &Tree,
+        head: &Head,
+        index: &Snapshot,
+        acked: u64,
+        dirty: u64,
+    ) -> Result<TreeStatus, IndexError> {
+        let counts = index.counts(tree.id)?;
+        let state = match (&tree.stop, head.state) {
+            (Some(stop), _) => TreeState::Stopped {
+                why: stop.why().to_owned(),
+            },
+            (None, CopyState::Unborn) if tree.receives => TreeState::Copying,
+            (None, CopyState::Unborn) => TreeState::Unborn,
+            (None, CopyState::Copying) => TreeState::Copying,
+            (None, CopyState::CatchingUp) => TreeState::CatchingUp,
+            (None, CopyState::Consistent) => TreeState::Consistent,
+        };
+        let sending = match self.mode {
+            // Without a peer they wait all the same.
+            Mode::Source { .. } => {
+                let acked = match self.shared.peer.borrow().session {
+                    true => acked,
+                    false => acked.max(index.acked().upto),
+                };
+                index.count_changes(acked, super::tree::MAX_NAMED)? as u64
+            }
+            _ => 0,
+        };
+        let scanning = tree.job.as_ref().map_or(0, |job| job.look.len() as u64);
+        let watching = self
+            .watcher
+            .as_ref()
+            .filter(|_| tree.open.is_some())
+            .and_then(|w| w.watching(tree.id));
+        Ok(TreeStatus {
+            name: tree.config.name.clone(),
+            root: tree.config.root.display().to_string(),
+            state,
+            proven: tree.open.is_some(),
+            epoch: head.lineage.head().map(|e| e.id.to_string()),
+            epoch_term: head.lineage.head().map(|e| e.term),
+            seq: head.seq,
+            files: counts.entries(),
+            bytes: counts.bytes,
+            queue: tree.dirty.len() as u64 + scanning + sending,
+            dirty,
+            errors: tree.errors.len() as u64,
+            last_error: tree.last_error.clone(),
+            local_changes: tree.local_changes.len() as u64,
+            detector: watching.map(|w| w.detector.to_string()).unwrap_or_default(),
+            progress: scan_progress(tree).or_else(|| copy_progress(tree, &counts, head)),
+            rescued: tree.rescued,
+            mounts_below: tree.mounts.iter().map(RelPath::to_string).collect(),
+            sockets_skipped: tree.sockets.len() as u64,
+            fuzzy: tree.fuzzy.iter().map(RelPath::to_string).collect(),
+        })
+    }
+}
+
+pub(super) fn copy_progress(tree: &Tree, counts: &Counts, head: &Head) -> Option<Progress> {
+    let (entries, bytes, copy) = tree.totals.as_ref()?;
+    let now = clock::now();
+    let what = match head.state {
+        CopyState::Unborn | CopyState::Copying => "copy",
+        CopyState::CatchingUp => "catch-up",
+        CopyState::Consistent => return None,
+    };
+    Some(Progress {
+        what: what.into(),
+        files_done: counts.entries().min(*entries),
+        files_total: *entries,
+        bytes_done: counts.bytes.min(*bytes),
+        bytes_total: *bytes,
+        // A rate is far below the end of numbers.
+        bytes_per_second: copy.per_second(now) as u64,
+        eta: copy.remaining(now),
+    })
+}
+
+pub(super) fn scan_progress(tree: &Tree) -> Option<Progress> {
+    let job = tree.job.as_ref()?;
+    let done = job.total.saturating_sub(job.look.len() as u64);
+    let spent = clock::now().saturating_sub(job.started).max(1);
+    let rate = (u128::from(job.bytes) * 1_000_000_000 / u128::from(spent)).min(u128::from(u64::MAX))
+        as u64;
+    let left = u128::from(spent) * (job.look.len() as u128) / u128::from(done.max(1));
+    Some(Progress {
+        what: "scan".into(),
+        files_done: done,
+        files_total: job.total,
+        bytes_done: job.bytes,
+        bytes_total: 0,
+        bytes_per_second: rate,
+        eta: (done > 0).then(|| Duration::from_nanos(left.min(u128::from(u64::MAX)) as u64)),
+    })
+}
+
+pub(super) fn reason(tree: &TreeStatus) -> String {
+    let name = &tree.name;
+    match &tree.state {
+        TreeState::Stopped { why } => format!("tree {name} is stopped: {why}"),
+        TreeState::Unborn => format!("tree {name} was never copied here"),
+        TreeState::Copying => format!("tree {name} is copied for the first time, not complete"),
+        TreeState::CatchingUp => format!("tree {name} is catching up"),
+        TreeState::Consistent => format!("tree {name}: its root is not proven"),
+    }
+}
