@@ -240,6 +240,13 @@ impl Worker {
         if !forget.is_empty() {
             let write = |w: &mut crate::index::Writer<'_>| {
                 forget.iter().try_for_each(|(path, found)| {
+                    let entry = w.get(tree, path)?.filter(|e| e.seq != 0);
+                    if let (Some(entry), Some((state, key))) = (entry, found)
+                        && entry.current.as_ref() == Some(state)
+                    {
+                        // Only its key is new: it stays of the pair's history.
+                        return w.set_local(tree, path, Some(*key));
+                    }
                     w.remove(tree, path)?;
                     found.as_ref().map_or(Ok(()), |(state, key)| {
                         w.found(tree, path, state.clone(), *key)
@@ -254,8 +261,6 @@ impl Worker {
         Ok(left)
     }
 }
-
-impl Worker {}
 
 /// What lies there is of the pair's history although its key is not the index's, or is what an apply left unfinished
 /// and nobody touched since.
