@@ -24,8 +24,8 @@
 //! An agent that executes itself again as master goes on in Taking, where the addresses are added.
 //! `Stop` leads from every state to Stopping, from Master through Ceding if the standby is ready.
 //!
-//! How it is built: an input first changes what is known ([`Machine::take`]), or is the result of the
-//! present step. Then [`Machine::advance`] looks at everything that is known and moves on if it can, until
+//! How it is built: an input first changes what is known (`Machine::take`), or is the result of the
+//! present step. Then `Machine::advance` looks at everything that is known and moves on if it can, until
 //! nothing moves. So the order of inputs does not matter, and no fact can be missed. Every request carries
 //! a ticket; a result with another ticket is too late and ignored. Every step has a deadline. What must be
 //! durable is written when it differs from what was written last; a state that needs it waits until

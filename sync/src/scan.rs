@@ -2,7 +2,7 @@
 //!
 //! The order is that of [`RelPath`]: a directory comes before what it contains, siblings in byte order of their names.
 //! So the result can be merged with the index while it arrives. One thread reads directories ahead of the other, which
-//! hands the entries out; what was read ahead is bounded ([`READ_AHEAD`]).
+//! hands the entries out; what was read ahead is bounded (`READ_AHEAD`).
 //!
 //! A path that vanishes during the walk is not an error. A directory that cannot be read is one, on its own path, and
 //! nothing may be concluded about what lies below it; the same holds for a mount that is not crossed.

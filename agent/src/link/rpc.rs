@@ -30,7 +30,7 @@ pub enum CallError {
     /// The request does not fit into a frame; it was not sent.
     #[error("the request is too long")]
     TooLong,
-    /// [`CALLS`] calls wait already; it was not sent.
+    /// `CALLS` calls wait already; it was not sent.
     #[error("too many calls to the other node at the same time")]
     Busy,
     /// The peer said no.

@@ -20,7 +20,7 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// A write that waits ends with an error when the connection dies, a read with 0 bytes or an error. Reading 0 bytes means that the peer has
 /// ended its direction, or is gone: a protocol above must mark its own end. Bulk in both directions at once can
 /// block for ever (each side's ssh session waits for the other to read): send bulk one way, small answers back.
-/// Dropping it closes the connection; what was written before still has [`CLOSE_GRACE`] to leave.
+/// Dropping it closes the connection; what was written before still has `CLOSE_GRACE` to leave.
 pub struct DataStream {
     /// `None` only while dropping.
     inner: Option<Box<dyn Duplex>>,
