@@ -2,6 +2,7 @@
 
 use super::{ONE, Scene, TWO};
 use std::process::Command;
+use tandem_lab::pair::WWW;
 
 /// The private directory at the root of a tree, which belongs to no tree.
 const PRIVATE: &str = ".tandem";
@@ -24,18 +25,17 @@ pub fn assert_equal_trees(scene: &Scene) {
 /// installs it.
 #[track_caller]
 pub fn rsync_sees_no_difference(scene: &Scene) {
-    let output = Command::new("rsync")
-        .args([
-            "-aHAXnic",
-            "--numeric-ids",
-            "--delete",
-            "--exclude=/.tandem",
-            "--omit-dir-times",
-        ])
-        .arg(format!("{}/", scene.node(ONE).www().display()))
-        .arg(format!("{}/", scene.node(TWO).www().display()))
-        .output()
-        .expect("rsync is installed");
+    let root = |n: usize| format!("{}/", scene.node(n).host.floor_path(WWW).display());
+    let mut rsync = Command::new("rsync");
+    rsync.args([
+        "-aHAXnic",
+        "--numeric-ids",
+        "--delete",
+        "--exclude=/.tandem",
+        "--omit-dir-times",
+    ]);
+    rsync.args([root(ONE), root(TWO)]);
+    let output = scene.pair.lab.output(rsync).expect("rsync is installed");
     assert!(
         output.status.success(),
         "rsync: {}",

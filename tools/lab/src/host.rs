@@ -2,6 +2,7 @@
 
 use crate::network::CableState;
 use crate::{Cable, Disk, LabError, LabInner, Network};
+use nix::sys::signal::Signal;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -12,10 +13,12 @@ use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+mod disk;
 mod namespaces;
 mod power;
 mod process;
 
+pub use disk::Snapshot;
 use namespaces::Namespaces;
 pub use process::Process;
 
@@ -211,6 +214,14 @@ impl Host {
         }
     }
 
+    /// Sends a signal to every program that was started in the host: `SIGSTOP` makes it hang while its kernel goes
+    /// on answering.
+    pub fn signal_all(&self, signal: Signal) {
+        if let Some(running) = lock(&self.inner.running).as_ref() {
+            running.processes.iter().for_each(|p| p.signal(signal));
+        }
+    }
+
     /// Runs `job` on a thread inside the host: its sockets, paths and mounts are the host's.
     ///
     /// # Errors
@@ -251,6 +262,12 @@ impl Host {
             .floor
             .outside_path(&self.inner.dir.join("disk"))
             .join(relative)
+    }
+
+    /// The same for programs that are started by [`crate::Lab::output`].
+    pub fn floor_path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let relative = path.as_ref().strip_prefix("/").unwrap_or(path.as_ref());
+        self.inner.dir.join("disk").join(relative)
     }
 
     /// The cable of a device.

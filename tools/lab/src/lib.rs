@@ -28,7 +28,7 @@ pub use client::{Answer, HttpClient, Probe, ProbeLog};
 pub use compare::{Difference, TreeSummary, compare_trees, summarize};
 pub use disk::{Disk, remove_tree};
 pub use error::LabError;
-pub use host::{Host, HostSpec, Nic, Process};
+pub use host::{Host, HostSpec, Nic, Process, Snapshot};
 pub use network::{Cable, Network};
 pub use privilege::{Privilege, privilege};
 pub use start::{PROGRAM_DIR, at_start, own_path};
@@ -36,6 +36,7 @@ pub use start::{PROGRAM_DIR, at_start, own_path};
 use floor::Floor;
 use janitor::Janitor;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -101,6 +102,26 @@ impl Lab {
     /// A directory of this lab for logs and the like; removed with the lab.
     pub fn dir(&self) -> &Path {
         &self.inner.work
+    }
+
+    /// Runs a program of the machine where the disks of all hosts are seen under [`Host::floor_path`], and returns
+    /// what it said. Unlike [`Host::outside_path`] that path leads through no magic link, which programs that resolve
+    /// paths by themselves cannot follow (rsync since 3.5).
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn output(&self, mut command: Command) -> Result<Output, LabError> {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let what = format!("run {:?}", command.get_program());
+        let failed = LabError::io(what.clone());
+        let child = self
+            .inner
+            .floor
+            .run(move |_| command.spawn().map_err(failed))?;
+        child.wait_with_output().map_err(LabError::io(what))
     }
 
     /// Makes a network: an Ethernet switch without anything in it.

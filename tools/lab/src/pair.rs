@@ -70,6 +70,8 @@ pub struct PairSpec {
     pub parent: PathBuf,
     /// Lines for `[pair]` after name and preferred node.
     pub policy: String,
+    /// More `[[floating_ip]]` sections.
+    pub floating: String,
     /// Trees, monitors, services, hooks and mail.
     pub body: String,
 }
@@ -82,6 +84,7 @@ impl PairSpec {
             disk: Disk::Memory,
             parent: std::env::temp_dir(),
             policy: String::new(),
+            floating: String::new(),
             body: DEFAULT_BODY.to_string(),
         }
     }
@@ -158,8 +161,8 @@ impl Pair {
         }
         text += &format!(
             "\n[[floating_ip]]\naddress = \"{FLOATING}/24\"\ndevice = \"eth0\"\nlabel = \"eth0:1\"\n\
-             [[floating_ip]]\naddress = \"{FLOATING6}/64\"\ndevice = \"eth0\"\n{}",
-            self.spec.body
+             [[floating_ip]]\naddress = \"{FLOATING6}/64\"\ndevice = \"eth0\"\n{}\n{}",
+            self.spec.floating, self.spec.body
         );
         text
     }

@@ -90,21 +90,8 @@ impl Node {
         networks: &[Network; 2],
     ) -> Result<Self, LabError> {
         let clone = Self::machine(lab, spec, n, &format!("{}-clone", NODES[n]), networks)?;
-        let copied = Command::new("cp")
-            .args(["-a", "--"])
-            // What is in it, not the directory itself; `Path` would drop the dot.
-            .arg(format!("{}/.", self.host.outside_path("/").display()))
-            .arg(clone.host.outside_path("/"))
-            .status()
-            .map_err(LabError::io("copy the disk"))?;
-        if copied.success() {
-            Ok(clone)
-        } else {
-            Err(LabError::Io {
-                what: "copy the disk".into(),
-                source: io::Error::other(copied.to_string()),
-            })
-        }
+        self.host.copy_disk_to(&clone.host)?;
+        Ok(clone)
     }
 
     /// Its name.
