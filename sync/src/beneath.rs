@@ -7,7 +7,7 @@
 //! filters) each component is opened with `O_NOFOLLOW`. Paths longer than `PATH_MAX` are resolved in pieces.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,15 +100,7 @@ impl Root {
         if !Stat::of_fd(held.as_fd())?.is_file() {
             return Err(Fault::Changed("not a regular file"));
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = self
-            .resolve(path.as_bytes(), flags)
-            .map_err(|e| Fault::os("open file", e))?;
-        // The name may lead elsewhere by now: what counts is the opened descriptor.
-        if !Stat::of_fd(fd.as_fd())?.is_file() {
-            return Err(Fault::Changed("not a regular file"));
-        }
-        Ok(std::fs::File::from(fd))
+        reopen(held.as_fd())
     }
 
     /// Opens an entry of any kind as a bare reference (`O_PATH`), a symbolic link as itself.
@@ -226,6 +218,16 @@ impl Root {
         let stat = Stat::read(fd, "", AtFlags::EMPTY_PATH)?;
         Ok(self.stat.same_mount(&stat))
     }
+}
+
+/// Opens the regular file that `held` (`O_PATH`) is, for reading. By its name it could be a device or a fifo by now,
+/// whose opening alone has effects.
+fn reopen(held: BorrowedFd<'_>) -> Result<std::fs::File, Fault> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+    rustix::fs::open(path, flags, Mode::empty())
+        .map(std::fs::File::from)
+        .map_err(|e| Fault::os("open file", e))
 }
 
 /// One name in an opened directory. All changes of the tree are `*at` calls on a place.

@@ -29,6 +29,13 @@ pub use relation::{
     compare, first_source, regressed,
 };
 
+/// Highest sequence number that is believed when the peer says that it sends it. A node counts one for each change, so
+/// that nobody ever gets there by counting.
+pub const MAX_SEQ: u64 = 1 << 62;
+/// Highest position in a lineage: as many numbers again, for a node that went on counting from the highest one that it
+/// believed. What is added to a position cannot overflow.
+const MAX_POSITION: u64 = 2 * MAX_SEQ;
+
 /// 128 random bits that name an epoch. Drawn outside: pure code draws no randomness.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EpochId(pub u128);

@@ -19,7 +19,7 @@
 //! an error of the session. The numbers of variants are the wire format: new ones go to the end, with a new version.
 
 use crate::entry::{Kind, State};
-use crate::lineage::NodeHeads;
+use crate::lineage::{MAX_SEQ, NodeHeads};
 use crate::path::RelPath;
 use crate::tree::{MAX_TREES, TreeId};
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,8 @@ pub const MAX_PATHS: usize = 1024;
 pub const MAX_SUMS: usize = 32 << 10;
 /// Largest rsync signature of one window of a basis.
 pub const MAX_SIGNATURE: usize = 256 << 10;
+/// Questions of `verify` that wait for their answers: each has the replica read files in a thread of its own.
+pub const MAX_QUESTIONS: usize = 4;
 /// Longest text for a person.
 pub const MAX_TEXT: usize = 1024;
 
@@ -394,11 +396,14 @@ impl Message {
                 MAX_TEXT,
                 "a Hello with a name that is too long",
             ),
-            Message::Accept(accept) => too_many(
-                accept.from.len(),
-                MAX_TREES,
-                "an Accept with too many trees",
-            ),
+            Message::Accept(accept) => {
+                too_many(
+                    accept.from.len(),
+                    MAX_TREES,
+                    "an Accept with too many trees",
+                )?;
+                accept.from.iter().try_for_each(|(_, seq)| check_seq(*seq))
+            }
             Message::Refuse(refuse) => too_many(
                 refuse.why.len(),
                 MAX_TEXT,
@@ -455,11 +460,12 @@ impl Message {
                     .iter()
                     .try_for_each(|(path, _)| check_path(path))
             }
-            Message::Wait
-            | Message::GivenUp(_)
-            | Message::Commit(_)
-            | Message::Idle(_)
-            | Message::Durable(_) => Ok(()),
+            Message::Commit(commit) => check_seq(commit.upto),
+            Message::Idle(idle) => check_seq(idle.upto),
+            Message::Durable(durable) => {
+                check_seq(durable.upto.max(durable.acked).max(durable.applied))
+            }
+            Message::Wait | Message::GivenUp(_) => Ok(()),
         }
     }
 }
@@ -472,8 +478,17 @@ fn check_path(path: &RelPath) -> Result<(), BadMessage> {
     }
 }
 
+fn check_seq(seq: u64) -> Result<(), BadMessage> {
+    if seq > MAX_SEQ {
+        Err(BadMessage("a sequence number that nobody can have reached"))
+    } else {
+        Ok(())
+    }
+}
+
 fn check_record(record: &Record) -> Result<(), BadMessage> {
     check_path(&record.path)?;
+    check_seq(record.seq)?;
     let kind = record.state.as_ref().map(|s| &s.kind);
     if record.path.is_root() && !matches!(kind, Some(Kind::Dir)) {
         return Err(BadMessage(

@@ -150,6 +150,21 @@ fn a_directory_that_is_swapped_for_a_link_never_leads_outside() {
 }
 
 #[test]
+fn what_was_checked_is_what_is_opened() {
+    let temp = tempfile::tempdir().expect("temp dir");
+    std::fs::write(temp.path().join("f"), b"content").expect("write");
+    let root = Root::open(temp.path(), false).expect("root");
+    let held = root.open_path(&path("f")).expect("held");
+    let fifo = Place::new(root.open_dir(&RelPath::root()).expect("dir"), b"p").expect("place");
+    fifo.mknod(rustix::fs::FileType::Fifo, 0).expect("fifo");
+    std::fs::rename(temp.path().join("p"), temp.path().join("f")).expect("rename");
+    let file = reopen(held.as_fd()).expect("opened");
+    assert_eq!(std::io::read_to_string(file).expect("read"), "content");
+    let refused = root.open_file(&path("f")).err();
+    assert_eq!(refused, Some(Fault::Changed("not a regular file")));
+}
+
+#[test]
 fn a_moved_root_is_noticed() {
     let temp = tempfile::tempdir().expect("temp dir");
     let base = temp.path().join("r");

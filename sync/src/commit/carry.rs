@@ -1,7 +1,7 @@
 //! Phase 3: one path after the other becomes visible.
 
 use std::collections::btree_map::Entry;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::prepare::{Item, New, Ready, StagedEntry};
 use super::step::Outcome;
@@ -78,12 +78,7 @@ impl Run<'_> {
                 self.expected(path, now.as_ref(), expect)?;
                 self.link(path, &place, now, &to)
             }
-            Ready::Meta(meta) => {
-                self.expected(path, now.as_ref(), expect)?;
-                let stat = now.ok_or(Fault::Missing)?;
-                self.touch(&stat);
-                meta::apply(place.open_path()?.as_fd(), &meta)
-            }
+            Ready::Meta(meta) => self.set_meta(path, &place, now, expect, &meta),
         }
     }
 
@@ -177,7 +172,24 @@ impl Run<'_> {
         }
     }
 
-    fn finish_dir(
+    /// New metadata for what is there. It was checked by its name; who may write in the directory could put another
+    /// file there since (another name of somebody else's file), so the opened entry itself is checked again.
+    pub(super) fn set_meta(
+        &mut self,
+        path: &RelPath,
+        place: &Place,
+        now: Option<Stat>,
+        expect: Expect,
+        meta: &Meta,
+    ) -> Result<Vec<Fault>, Fault> {
+        self.expected(path, now.as_ref(), expect)?;
+        let (held, stat) = hold(place, now)?;
+        self.expected(path, Some(&stat), expect)?;
+        self.touch(&stat);
+        meta::apply(held.as_fd(), meta)
+    }
+
+    pub(super) fn finish_dir(
         &mut self,
         path: &RelPath,
         place: &Place,
@@ -187,7 +199,8 @@ impl Run<'_> {
         if !now.is_some_and(|stat| stat.is_dir()) {
             return Err(Fault::Changed("not a directory any more"));
         }
-        let missed = meta::apply(place.open_dir()?.as_fd(), &meta)?;
+        let (held, _) = hold(place, now)?;
+        let missed = meta::apply(held.as_fd(), &meta)?;
         self.dir_times.insert(path.clone(), meta);
         Ok(missed)
     }
@@ -230,6 +243,13 @@ impl Run<'_> {
         }
         let of = self.target.root.place(to)?;
         let first = of.stat()?.ok_or(Fault::Missing)?;
+        // Another name would let the next change of metadata reach what is protected.
+        if (self.target.protect)(to, false) {
+            return Err(Fault::Protected);
+        }
+        if let Some(flag) = first.protecting_flag() {
+            return Err(Fault::Flagged(flag));
+        }
         if !first.is_file() {
             return Err(Fault::Changed("the first name of the hard link is no file"));
         }
@@ -278,6 +298,17 @@ impl Run<'_> {
         self.made.remove(path);
         Ok(Vec::new())
     }
+}
+
+/// Opens what was found at a place, if it is still the same entry.
+fn hold(place: &Place, found: Option<Stat>) -> Result<(OwnedFd, Stat), Fault> {
+    let found = found.ok_or(Fault::Missing)?;
+    let held = place.open_path()?;
+    let stat = Stat::of_fd(held.as_fd())?;
+    if (stat.dev, stat.ino, stat.mount_id) != (found.dev, found.ino, found.mount_id) {
+        return Err(Fault::Changed("another entry was put there just now"));
+    }
+    Ok((held, stat))
 }
 
 fn kind_of(stat: &Stat) -> Option<KindName> {

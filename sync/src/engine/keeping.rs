@@ -117,9 +117,17 @@ impl Engine {
             if !matches!(*shared.mode.borrow(), Mode::Source { .. }) {
                 return Err(CommandError::NotSource);
             }
-            let Some(open) = shared.roots.get(tree) else {
+            let config = shared.config.trees.iter().find(|t| t.id() == tree);
+            let (Some(open), Some(config)) = (shared.roots.get(tree), config) else {
                 return Err(CommandError::NoSuchTree(shown));
             };
+            // The path may come from the other node: it gets no further than a record of its would.
+            if path.is_root() || path.is_private() || config.exclude.covers(&path, false) {
+                return Err(CommandError::File {
+                    path: shown,
+                    source: std::io::Error::other("it is no part of the tree"),
+                });
+            }
             put(&open, &path, mode, content).map_err(|source| CommandError::File {
                 path: shown,
                 source,
@@ -171,6 +179,11 @@ fn put(open: &Open, path: &RelPath, mode: u32, mut content: File) -> std::io::Re
     file.set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
     file.sync_all()?;
     let place = open.root.place(path).map_err(io)?;
+    if let Some(stat) = place.stat().map_err(io)?
+        && (stat.is_dir() || !open.root.opened_as().same_mount(&stat))
+    {
+        return Err(std::io::Error::other("something else than a file is there"));
+    }
     staged.rename_over(&place).map_err(io)?;
     place.sync_dir().map_err(io)?;
     Ok(PutReport { bytes })

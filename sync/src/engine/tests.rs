@@ -2,6 +2,7 @@
 
 mod compare;
 mod copy;
+mod hostile;
 mod pair;
 mod policy;
 mod reversal;

@@ -1,6 +1,6 @@
 //! The chain of epochs.
 
-use super::{Branch, Epoch, EpochId, NodeName};
+use super::{Branch, Epoch, EpochId, MAX_POSITION, NodeName};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
@@ -18,6 +18,9 @@ pub enum LineageError {
     /// An epoch whose parent is not the epoch before it, or lies before that epoch began.
     #[error("epoch {0} does not continue the epoch before it")]
     Broken(EpochId),
+    /// A number that nobody can have reached.
+    #[error("epoch {0} begins beyond any number that can have been reached")]
+    Beyond(EpochId),
     /// An epoch twice.
     #[error("epoch {0} is there twice")]
     Twice(EpochId),
@@ -81,6 +84,9 @@ impl Lineage {
         let mut seen = HashSet::new();
         let mut before: Option<&Epoch> = None;
         for epoch in &epochs {
+            if folded > MAX_POSITION || start(epoch) > MAX_POSITION {
+                return Err(LineageError::Beyond(epoch.id));
+            }
             let continues = match (before, epoch.parent) {
                 (None, None) => folded == 0,
                 (None, Some(_)) => folded > 0,

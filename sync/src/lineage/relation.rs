@@ -1,7 +1,7 @@
 //! What follows from two nodes' positions (R2), and when nothing may follow (R6).
 
 use super::chain::Leaves;
-use super::{Branch, CopyState, EpochId, Head, Named, NodeName};
+use super::{Branch, CopyState, EpochId, Head, MAX_POSITION, Named, NodeName};
 use crate::tree::{MAX_TREES, TreeId};
 use serde::{Deserialize, Serialize};
 
@@ -191,9 +191,11 @@ struct HeadsParts {
     trees: Vec<TreeHead>,
 }
 
-/// A node showed too many trees, or one twice.
+/// A node showed too many trees, or one twice, or a position that nobody can have reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("more than {MAX_TREES} trees, or one of them twice")]
+#[error(
+    "more than {MAX_TREES} trees, one of them twice, or a position that nobody can have reached"
+)]
 pub struct HeadsError;
 
 impl TryFrom<HeadsParts> for NodeHeads {
@@ -207,7 +209,11 @@ impl NodeHeads {
     /// The heads of `node`.
     pub fn new(node: NodeName, mut trees: Vec<TreeHead>) -> Result<Self, HeadsError> {
         trees.sort_by_key(|t| t.tree);
-        if trees.len() > MAX_TREES || trees.windows(2).any(|pair| pair[0].tree == pair[1].tree) {
+        let beyond = trees.iter().any(|tree| tree.head.seq > MAX_POSITION);
+        if beyond
+            || trees.len() > MAX_TREES
+            || trees.windows(2).any(|pair| pair[0].tree == pair[1].tree)
+        {
             return Err(HeadsError);
         }
         Ok(NodeHeads { node, trees })

@@ -8,8 +8,8 @@
 
 use crate::source::machine::Violation;
 use crate::wire::{
-    Batch, Bytes, Commit, Durable, Idle, Item, Message, Need, Record, Total, VerifyPart, WINDOW,
-    Want,
+    Batch, Bytes, Commit, Durable, Idle, Item, MAX_QUESTIONS, Message, Need, Record, Total,
+    VerifyAnswer, VerifyPart, WINDOW, Want,
 };
 use std::collections::VecDeque;
 
@@ -115,6 +115,8 @@ pub struct ReplicaMachine {
     /// Batches handed to the worker: their commits, oldest first.
     applying: VecDeque<Commit>,
     last_id: u64,
+    /// Parts that are being compared.
+    questions: usize,
     effects: VecDeque<Effect>,
 }
 
@@ -189,6 +191,10 @@ impl ReplicaMachine {
                 Ok(())
             }
             Message::Verify(part) => {
+                if self.questions >= MAX_QUESTIONS {
+                    return Err(Violation("more questions than may wait for answers"));
+                }
+                self.questions += 1;
                 self.effects.push_back(Effect::Verify(part));
                 Ok(())
             }
@@ -254,6 +260,13 @@ impl ReplicaMachine {
         };
         self.effects
             .push_back(Effect::Send(Message::Durable(durable)));
+    }
+
+    /// A part was compared.
+    pub fn verified(&mut self, answer: VerifyAnswer) {
+        self.questions = self.questions.saturating_sub(1);
+        self.effects
+            .push_back(Effect::Send(Message::Verified(answer)));
     }
 
     fn batch(&mut self, batch: Batch) -> Result<(), Violation> {

@@ -28,6 +28,9 @@ const HELLO: Duration = Duration::from_secs(10);
 /// How long a source may be silent. It says `Idle` each second, and sends batches otherwise; it may read a large file
 /// to compare it before the next byte comes.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Answers that wait for the peer to take them. While there are more, nothing new is heard from it: a source that asks
+/// and never reads must not fill the memory. The source always reads, so this cannot block an honest one.
+const ANSWERS: usize = 64;
 /// Longest wait of the session's loop.
 const TICK: Duration = Duration::from_secs(1);
 /// Time between two questions for paths that stay unsettled.
@@ -237,7 +240,7 @@ impl Session<'_> {
                     Ok(permit) => if let Some(message) = self.out.pop_front() { permit.send(message) },
                     Err(_) => return Ok(SessionEnd::PeerClosed),
                 },
-                message = channel.incoming.recv() => {
+                message = channel.incoming.recv(), if self.out.len() < ANSWERS => {
                     heard = clock::now();
                     match message {
                         Some(Ok(message)) => self.message(message)?,
@@ -404,7 +407,7 @@ impl Session<'_> {
                 };
                 self.out.push_back(Message::Durable(durable));
             }
-            Answer::Verified(answer) => self.out.push_back(Message::Verified(answer)),
+            Answer::Verified(answer) => self.machine.verified(answer),
             Answer::Unsettled(None) => (self.unsettled, self.asking) = (0, false),
             Answer::Unsettled(Some((tree, paths))) => {
                 self.asked_after = paths.last().map(|path| (tree, path.clone()));

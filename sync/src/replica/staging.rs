@@ -96,7 +96,12 @@ impl Contents {
                 self.slots.insert(item, Slot::Ready(staged));
                 continue;
             }
-            let basis = self.basis(record.tree, &record.path, *size);
+            // Only what the index knows as the pair's is a basis. What is protected or excluded here is not in it, and
+            // the source, which learns a basis' sums, must not learn those.
+            let known = entry.as_ref().and_then(|e| e.current.as_ref());
+            let basis = known
+                .filter(|state| state.kind.hash().is_some())
+                .and_then(|_| self.basis(record.tree, &record.path, *size));
             let (want, basis) = match basis {
                 Some((sums, file)) => (Want::Against(sums), Some(file)),
                 None => (Want::Whole, None),

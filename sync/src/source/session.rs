@@ -12,7 +12,7 @@ use crate::engine::command::{Command, Peer, Shared, VerifyAsk, heads};
 use crate::engine::stream::{self, Channel, Ended};
 use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
 use crate::index::IndexError;
-use crate::wire::{Accept, End, Hello, Item, Message, VerifyAnswer, Want};
+use crate::wire::{Accept, End, Hello, Item, MAX_QUESTIONS, Message, VerifyAnswer, Want};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a replica may be silent while something of it is awaited. It answers an `Idle` each second, and a batch when
 /// it is durable; a large batch on a slow disk takes some seconds.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Questions of `verify` that may wait for room.
+/// Questions of `verify` that may wait until they can be asked.
 const QUESTIONS: usize = 4;
 /// Paths that may wait to be looked at again because they changed while they were sent.
 const EXAMINED: usize = 4096;
@@ -248,7 +248,7 @@ impl Session<'_> {
                     self.machine.head_moved(*self.shared.head.borrow());
                     self.machine.scanned(now);
                 }
-                Some(ask) = asks.recv() => self.question(ask),
+                Some(ask) = asks.recv(), if self.questions.len() < MAX_QUESTIONS => self.question(ask),
                 Some(head) = examined.recv() => self.machine.examined(head),
                 Ok(()) = head.changed() => {
                     let newest = *head.borrow_and_update();

@@ -173,6 +173,25 @@ fn rules_are_checked() {
             }),
         )),
         batch(inline),
+        batch(Record {
+            seq: MAX_SEQ + 1,
+            ..record(path("x"), None)
+        }),
+        Message::Commit(Commit {
+            batch: 1,
+            upto: u64::MAX,
+            caught_up: true,
+            stamp: 0,
+        }),
+        Message::Idle(Idle {
+            upto: u64::MAX,
+            stamp: 0,
+        }),
+        Message::Accept(Accept {
+            from: vec![(TreeId::of("t"), u64::MAX)],
+            inline: false,
+            stamp: 0,
+        }),
         need(sums(1000, 70)),
         need(sums(64 << 10, 1)),
         need(sums(0, 1)),

@@ -2,6 +2,7 @@
 
 use super::*;
 use rustix::fs::IFlags;
+use std::os::unix::fs::PermissionsExt;
 
 fn set_flag(at: &std::path::Path, flag: IFlags, on: bool) {
     let file = std::fs::File::open(at).expect("open");
@@ -240,4 +241,66 @@ fn a_full_disk_stops_with_its_own_fault() {
     assert!(written.iter().all(Result::is_ok));
     assert_eq!(full, no_space);
     assert_eq!(left, 0);
+}
+
+/// Between the check of a name and the change somebody puts another file there, for whom the change was not meant.
+#[test]
+fn an_entry_that_was_exchanged_after_the_check_is_left_alone() {
+    let setup = setup();
+    std::fs::write(setup.at("f"), b"ours").expect("write");
+    std::fs::write(setup.at("secret"), b"of somebody else").expect("write");
+    std::fs::set_permissions(setup.at("secret"), PermissionsExt::from_mode(0o600)).expect("chmod");
+    for dir in ["d", "private"] {
+        std::fs::create_dir(setup.at(dir)).expect("mkdir");
+    }
+    std::fs::set_permissions(setup.at("private"), PermissionsExt::from_mode(0o700)).expect("chmod");
+    let target = Target {
+        root: &setup.root,
+        private: &setup.private,
+        protect: &|_, _| false,
+    };
+    let mut run = Run::new(&target);
+    let checked = |name: &str| {
+        let place = setup.root.place(&path(name)).expect("place");
+        let stat = place.stat().expect("stat");
+        (place, stat)
+    };
+    let (file, file_stat) = checked("f");
+    let (dir, dir_stat) = checked("d");
+    let known = setup.known("f");
+    std::fs::rename(setup.at("secret"), setup.at("f")).expect("exchanged");
+    std::fs::remove_dir(setup.at("d")).expect("rmdir");
+    std::fs::rename(setup.at("private"), setup.at("d")).expect("exchanged");
+    let open = meta(0o777);
+    let done = run.set_meta(&path("f"), &file, file_stat, known, &open);
+    assert!(matches!(done, Err(Fault::Changed(_))), "{done:?}");
+    let done = run.finish_dir(&path("d"), &dir, dir_stat, open);
+    assert!(matches!(done, Err(Fault::Changed(_))), "{done:?}");
+    let mode = |name: &str| std::fs::metadata(setup.at(name)).expect("stat").mode() & 0o7777;
+    assert_eq!((mode("f"), mode("d")), (0o600, 0o700));
+}
+
+#[test]
+fn a_protected_file_gets_no_further_name() {
+    let setup = setup();
+    std::fs::write(setup.at("kept"), b"old").expect("write");
+    let protect = |at: &RelPath, _: bool| at.as_bytes() == b"kept";
+    let work = vec![
+        step("l", Expect::Nothing, Action::Link { to: path("kept") }),
+        step(
+            "l",
+            Expect::Known(KindName::File, None),
+            Action::SetMeta(meta(0o666)),
+        ),
+    ];
+    let report = setup.apply_with(work, &protect);
+    assert_eq!(
+        report.failures().next(),
+        Some((&path("l"), &Fault::Protected))
+    );
+    assert!(!setup.at("l").exists());
+    assert_eq!(
+        std::fs::metadata(setup.at("kept")).expect("stat").nlink(),
+        1
+    );
 }

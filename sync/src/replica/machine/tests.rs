@@ -168,3 +168,25 @@ fn violations_are_refused() {
     }
     assert!(m.received(batch(9, vec![])).is_err(), "beyond the window");
 }
+
+#[test]
+fn a_source_may_ask_only_so_many_questions_at_once() {
+    let part = |id| {
+        Message::Verify(VerifyPart {
+            id,
+            tree: TreeId::of("t"),
+            range: None,
+            entries: vec![],
+            absent: vec![],
+            repair: false,
+        })
+    };
+    let mut machine = ReplicaMachine::new();
+    for id in 0..MAX_QUESTIONS as u64 {
+        machine.received(part(id)).unwrap();
+    }
+    machine.received(part(9)).unwrap_err();
+    let differences = vec![];
+    machine.verified(VerifyAnswer { id: 0, differences });
+    machine.received(part(10)).unwrap();
+}
