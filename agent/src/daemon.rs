@@ -170,7 +170,7 @@ impl Daemon {
                 })
                 .collect(),
             services: self.roles.states(&config.services),
-            held: vec![view.addresses_held; config.floating_ips.len()],
+            held: held(config, &view),
             file: self.config_report(&loaded),
             last_decision: self
                 .last_decision
@@ -206,11 +206,14 @@ impl Daemon {
             (Some(why), false) => format!("no control connection: {why}"),
             (None, false) => "no control connection was made yet".to_owned(),
         };
-        let up = self.engine.status().session.is_some();
+        let engine = self.engine.status();
+        let up = engine.session.is_some();
+        // Nodes without a role exchange no data.
+        let expected = engine.mode != tandem_sync::engine::Mode::Idle;
         let session = api::SessionStatus {
             up,
             link: peer.link.clone().filter(|_| up),
-            why: (!up || !connected).then_some(why),
+            why: (!connected || expected && !up).then_some(why),
         };
         (kebab(&relation), session)
     }
@@ -248,3 +251,13 @@ async fn end_driver(driver: DriverHandle) {
 
 /// For the pump: the receiver of effects.
 type Effects = mpsc::Receiver<AgentEffect>;
+
+/// Which floating addresses the kernel has here: what the machine asked for may be refused or removed.
+fn held(config: &crate::config::types::Config, view: &View) -> Vec<bool> {
+    let floating = config.floating_ips.iter();
+    let asked = floating.map(|ip| (ip.device.as_str(), ip.address));
+    tandem_failover::address::on_this_node(asked).unwrap_or_else(|error| {
+        tracing::debug!(%error, "the node's addresses cannot be listed");
+        vec![view.addresses_held; config.floating_ips.len()]
+    })
+}

@@ -6,22 +6,6 @@ use std::time::Duration;
 use tandem::api::types::{Role, TreeState};
 use tandem_lab::remove_tree;
 
-/// Long enough for a node to act if it were going to.
-const WATCHED: Duration = Duration::from_secs(5);
-
-fn never_master(scene: &Scene, n: usize) {
-    let name = scene.node(n).name().to_string();
-    holds_for(
-        WATCHED,
-        &format!("{name} does not become master"),
-        || match scene.status(n)? {
-            s if s.role == Role::Master => Err(format!("{} is master", s.node)),
-            s if s.addresses.iter().any(|a| a.held) => Err(format!("{} holds an address", s.node)),
-            _ => Ok(()),
-        },
-    );
-}
-
 #[test]
 fn both_return_at_once() {
     let scene = Scene::replicated();
@@ -68,14 +52,14 @@ fn one_boots_alone() {
     scene.power_cut(ONE);
     scene.power_cut(TWO);
     scene.power_on(TWO);
-    never_master(&scene, TWO);
+    scene.never_master(TWO);
     scene.wait_status(TWO, "waits and says why", |s| {
         s.role == Role::Joining && !s.alarms.is_empty()
     });
     scene.power_cut(TWO);
     // The old master cannot know either whether the other took over meanwhile.
     scene.power_on(ONE);
-    never_master(&scene, ONE);
+    scene.never_master(ONE);
     scene.power_on(TWO);
     scene.wait_ready(ONE, TWO);
     scene.flush_and_compare(ONE);
@@ -89,9 +73,11 @@ fn a_master_that_was_alone_may_boot_alone() {
     scene.flush(ONE);
     scene.power_cut(TWO);
     // Longer than the other one could still have taken over by itself.
-    holds_for(WATCHED, "the master stays", || match scene.status(ONE)? {
-        s if s.role == Role::Master => Ok(()),
-        s => Err(format!("{:?}", s.role)),
+    holds_for(Duration::from_secs(5), "the master stays", || {
+        match scene.status(ONE)? {
+            s if s.role == Role::Master => Ok(()),
+            s => Err(format!("{:?}", s.role)),
+        }
     });
     scene.write(ONE, "alone", "written alone");
     scene.power_cut(ONE);
@@ -113,7 +99,7 @@ fn double_failure() {
     scene.write(TWO, "newer", "only on mirror2");
     scene.power_cut(TWO);
     scene.power_on(ONE);
-    never_master(&scene, ONE);
+    scene.never_master(ONE);
     scene.power_on(TWO);
     scene.wait_ready(TWO, ONE);
     scene.flush_and_compare(TWO);
@@ -151,13 +137,65 @@ fn a_half_copied_standby_is_not_promoted() {
         TreeState::Copying,
         "the power cut came in time"
     );
-    never_master(&scene, TWO);
+    scene.never_master(TWO);
     scene.wait_status(TWO, "says why", |s| {
         !s.takeover.possible && !s.takeover.reasons.is_empty()
     });
     scene.power_on(ONE);
     scene.wait_ready(ONE, TWO);
     scene.flush_and_compare(ONE);
+}
+
+/// The standby starts again and again, and nobody is there. What the absent master wrote last is newer.
+#[test]
+fn three_lonely_reboots() {
+    let scene = SceneOptions::new().policy("max_stale = \"2s\"").make();
+    scene.fill();
+    scene.start();
+    scene.flush(ONE);
+    scene.power_cut(TWO);
+    scene.write(ONE, "newer", "only on mirror1");
+    scene.power_cut(ONE);
+    for _ in 0..3 {
+        scene.power_on(TWO);
+        scene.never_master(TWO);
+        scene.power_cut(TWO);
+    }
+    for n in [TWO, ONE] {
+        scene.node(n).power_on().expect("it boots");
+    }
+    scene.wait_ready(ONE, TWO);
+    scene.flush_and_compare(ONE);
+    assert_eq!(scene.read(TWO, "newer").as_deref(), Ok("only on mirror1"));
+}
+
+/// An old master hears that there is a new one, and receives nothing of its data: the number that it heard makes
+/// its data no newer.
+#[test]
+fn heard_the_new_term_and_then_stood_alone() {
+    let scene = Scene::replicated();
+    scene.flush(ONE);
+    scene.power_cut(ONE);
+    let two = scene.wait_role(TWO, Role::Master);
+    scene.write(TWO, "newer", "only on mirror2");
+    // The public network carries heartbeats and no data.
+    let cable = scene.node(ONE).host.cable("eth1");
+    cable.cut().expect("cut");
+    scene.power_on(ONE);
+    scene.wait_status(ONE, "hears the new term", |s| {
+        s.peer.alive && s.term == two.term && s.role == Role::Standby
+    });
+    assert!(!exists(&scene.file(ONE, "newer")));
+    scene.power_cut(TWO);
+    scene.never_master(ONE);
+    scene.power_cut(ONE);
+    scene.power_on(ONE);
+    scene.never_master(ONE);
+    cable.heal().expect("healed");
+    scene.power_on(TWO);
+    scene.wait_ready(TWO, ONE);
+    scene.flush_and_compare(TWO);
+    assert_eq!(scene.read(ONE, "newer").as_deref(), Ok("only on mirror2"));
 }
 
 #[test]

@@ -26,13 +26,16 @@
 //! | status under 100 ms and heartbeats on time during a full first copy | `load::status_and_heartbeats_during_a_first_copy` |
 //! | the commands | `commands` |
 
+mod addresses;
 mod boot;
 mod commands;
 mod crashes;
 mod guards;
+mod histories;
 mod identity;
 mod load;
 mod no_takeover;
 mod returning;
+mod splits;
 mod story;
 mod takeover;

@@ -1,13 +1,17 @@
 //! A pair of nodes in the lab, with Tandem's own words for what is waited for.
 
-use super::{LONG, ONE, SOON, TWO, assert_equal_trees, eventually};
+use super::{LONG, ONE, SOON, TWO, assert_equal_trees, eventually, holds_for};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tandem::api::client::Client;
 use tandem::api::types::{RescueItem, RescueList, Role, StatusReport, TreeState};
 use tandem_lab::pair::{FLOATING, Node, Pair, PairSpec, WEB_PORT};
 use tandem_lab::{HttpClient, Probe};
+
+/// A starting node listens this long for its peer (5 s), and then asks for conflicts of addresses.
+const BOOT_WAIT: Duration = Duration::from_millis(5500);
 
 /// The pair, and on a panic all that both nodes know.
 pub struct Scene {
@@ -30,6 +34,12 @@ impl SceneOptions {
     pub fn policy(mut self, lines: &str) -> Self {
         self.spec.policy += lines;
         self.spec.policy.push('\n');
+        self
+    }
+
+    /// Adds floating addresses.
+    pub fn floating(mut self, sections: &str) -> Self {
+        self.spec.floating += sections;
         self
     }
 
@@ -267,12 +277,29 @@ impl Scene {
         self.pair.http()
     }
 
+    /// The node could become master by itself, and does not. It is watched for longer than a starting node listens
+    /// for its peer before it looks whether it may start alone.
+    #[track_caller]
+    pub fn never_master(&self, n: usize) {
+        let what = format!("{} does not become master", self.node(n).name());
+        holds_for(BOOT_WAIT, &what, || match self.status(n)? {
+            s if s.role == Role::Master => Err(format!("{} is master", s.node)),
+            s if s.addresses.iter().any(|a| a.held) => Err(format!("{} holds an address", s.node)),
+            _ => Ok(()),
+        });
+    }
+
+    /// The paths in the rescue of a node.
+    pub fn rescued_paths(&self, n: usize) -> Vec<String> {
+        self.rescued(n).into_iter().map(|item| item.path).collect()
+    }
+
     fn dump(&self) {
         for n in [ONE, TWO] {
             let node = self.node(n);
             let state = if node.host.is_on() { "on" } else { "off" };
             eprintln!("\n======== {} ({state}) status", node.name());
-            match node.tandem_for(&["status", "--json"], std::time::Duration::from_secs(5)) {
+            match node.tandem_for(&["status", "--json"], Duration::from_secs(5)) {
                 Ok(output) => eprintln!("{}{}", output.stdout, output.stderr),
                 Err(e) => eprintln!("{e}"),
             }

@@ -6,7 +6,7 @@
 use super::facts::STOPPED;
 use crate::api::types::{Health, Role, StatusReport};
 use tandem_failover::heartbeat::TreeHead;
-use tandem_failover::role::Phase;
+use tandem_failover::role::{Phase, Reason};
 use tandem_failover::view::{PeerIdentity, View};
 use tandem_sync::engine::{EngineStatus, Mode};
 use tandem_sync::tree::TreeId;
@@ -174,12 +174,30 @@ impl Facts<'_> {
     }
 
     fn waiting(&self) -> Vec<String> {
-        let joining = self.report.role == Role::Joining;
-        let text = |reason: &tandem_failover::role::Reason| match joining {
-            true => format!("this node waits to join: {reason}"),
-            false => format!("this node waits: {reason}"),
+        let begin = match self.report.role {
+            Role::Joining => "this node waits to join",
+            _ => "this node waits",
+        };
+        let text = |reason: &Reason| match reason {
+            Reason::NoDirection => format!("{begin}: {}", self.direction()),
+            reason => format!("{begin}: {reason}"),
         };
         self.view.waiting.iter().map(text).collect()
+    }
+
+    /// R2 leaves the direction to a person: what to do.
+    fn direction(&self) -> String {
+        let remedy = match self.report.relation.as_str() {
+            "unrelated" => {
+                "they have no common history; run `tandem adopt` on the node that shall receive, what only it has goes \
+                 to its rescue"
+            }
+            _ => {
+                "both wrote, and none is master; run `tandem takeover --force` on the node whose data shall count, the \
+                 other one's writes go to its rescue"
+            }
+        };
+        format!("{}: {remedy}", Reason::NoDirection)
     }
 
     /// R3: that a standby could not take over is said before it is needed.

@@ -27,6 +27,9 @@ const ORDERS: usize = 64;
 /// Distance of two reports about the same foreign claim of a floating address, and of two tries to listen for one.
 const CLAIM_PAUSE: Duration = Duration::from_secs(1);
 
+/// Floating addresses that the kernel refused are tried again after this time.
+const MISSING_AGAIN: Duration = Duration::from_secs(1);
+
 /// What the loop wants of this thread.
 #[derive(Debug)]
 pub(super) enum Order {
@@ -94,6 +97,7 @@ fn spawn_with(
                     addresses,
                     lifetime,
                     holding: false,
+                    missing: Vec::new(),
                     fence: fencing::State::Down,
                     raise,
                     burst: None,
@@ -119,6 +123,8 @@ struct Worker {
     lifetime: Duration,
     /// The loop wants the addresses here.
     holding: bool,
+    /// Those that the kernel refused, while the others are here.
+    missing: Vec<FloatingAddress>,
     fence: fencing::State,
     raise: fencing::Raise,
     /// The announcement burst that is under way; a new one supersedes it.
@@ -134,6 +140,8 @@ struct Worker {
 impl Worker {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         let mut events = watch_kernel::Source::new();
+        let mut again = tokio::time::interval(MISSING_AGAIN);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.list_devices().await;
         loop {
             tokio::select! {
@@ -142,7 +150,22 @@ impl Worker {
                     None => return,
                 },
                 event = events.next() => self.take(event).await,
+                _ = again.tick(), if self.lacks_some() => self.hold_missing().await,
             }
+        }
+    }
+
+    fn lacks_some(&self) -> bool {
+        self.holding && !self.missing.is_empty() && !self.fence.is_removal()
+    }
+
+    /// Tries again what could not be added beside the others.
+    async fn hold_missing(&mut self) {
+        let before = self.missing.len();
+        let refused = address::hold(&self.netlink, &self.missing, self.lifetime).await;
+        self.missing = refused.err().map_or(Vec::new(), |e| e.refused());
+        if self.missing.len() < before {
+            self.announce(1, Duration::ZERO);
         }
     }
 
@@ -188,11 +211,28 @@ impl Worker {
         self.vantage
             .send_if_modified(|v| std::mem::replace(v, Vantage::Holder) != Vantage::Holder);
         self.listen();
-        result.map_err(|e| e.to_string())
+        let Err(error) = result else {
+            self.missing.clear();
+            return Ok(());
+        };
+        let text = error.to_string();
+        let known = std::mem::replace(&mut self.missing, error.refused());
+        if self.missing.len() == self.addresses.len() {
+            return Err(text);
+        }
+        // One that cannot be had keeps no other: the service lives on those that can.
+        if known != self.missing {
+            tracing::warn!(
+                error = text,
+                "floating addresses missing, tried again every second"
+            );
+        }
+        Ok(())
     }
 
     async fn release(&mut self) -> Result<(), String> {
         self.holding = false;
+        self.missing.clear();
         self.burst = None;
         self.listeners.abort_all();
         self.listeners = JoinSet::new();
@@ -223,7 +263,7 @@ impl Worker {
 
     fn announce(&mut self, times: u8, every: Duration) {
         let mut devices: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
-        for floating in &self.addresses {
+        for floating in self.addresses.iter().filter(|a| !self.missing.contains(a)) {
             devices
                 .entry(&floating.device)
                 .or_default()
@@ -282,7 +322,7 @@ impl Worker {
             return;
         }
         match address::held(&self.netlink, &self.addresses).await {
-            Ok(held) if held.len() < self.addresses.len() => {
+            Ok(held) if held.len() + self.missing.len() < self.addresses.len() => {
                 self.report(Input::AddressRemoved).await;
             }
             Ok(_) => {}

@@ -162,7 +162,7 @@ impl Worker {
         };
         let tree = &mut self.trees[at];
         if tree.rescue.is_none() {
-            let header = rescue_header(&tree.config.name, &tree.rescue_why);
+            let header = rescue_header(&tree.config.name, &tree.rescue_why, tree.base_unknown);
             tree.rescue = Some(OpenSet::open(&open.private, &header).map_err(|e| e.to_string())?);
         }
         let Some(set) = &mut tree.rescue else {
@@ -229,7 +229,7 @@ pub(super) type Forget = Vec<(RelPath, Option<(State, LocalKey)>)>;
 
 /// A set is named by its time and tree, and unique on the node because one worker makes them, not faster than a name
 /// can change.
-pub(super) fn rescue_header(tree: &str, why: &str) -> Header {
+pub(super) fn rescue_header(tree: &str, why: &str, base_unknown: bool) -> Header {
     let made = u64::try_from(hash::now_ns() / 1_000_000).unwrap_or(0);
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     let name: String = tree.chars().map(plain).take(40).collect();
@@ -239,6 +239,6 @@ pub(super) fn rescue_header(tree: &str, why: &str) -> Header {
         tree: tree.to_owned(),
         made_unix_ms: made,
         why: why.to_owned(),
-        base_unknown: false,
+        base_unknown,
     }
 }

@@ -140,6 +140,7 @@ impl Worker {
         }
         for (at, turn) in &turns {
             self.trees[*at].receives = true;
+            self.trees[*at].base_unknown = matches!(turn, Turn::Fresh);
             self.trees[*at].rescue_why = match turn {
                 Turn::Continue => "local changes on the standby",
                 Turn::Rewind(_) => {

@@ -176,6 +176,8 @@ pub(crate) struct Tree {
     pub rescue: Option<OpenSet>,
     /// On what occasion things go to the rescue now.
     pub rescue_why: String,
+    /// And it is not known what the pair had of what lies here.
+    pub base_unknown: bool,
 }
 
 /// A path that is looked at again.
@@ -223,6 +225,7 @@ impl Tree {
             receives: false,
             rescue: None,
             rescue_why: "local changes on the standby".into(),
+            base_unknown: false,
         }
     }
 
