@@ -221,6 +221,18 @@ pub fn public_line(key: &PublicKey, comment: &str) -> String {
         .unwrap_or_else(|e| format!("{}: {e}", Algorithm::Ed25519))
 }
 
+/// Key files and public lines.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(key) = NodeKey::from_openssh(&text) {
+        assert_eq!(NodeKey::from_seed(&key.seed()).public(), key.public());
+    }
+    if let Ok(key) = parse_public(&text) {
+        assert_eq!(parse_public(&public_line(&key, "")), Ok(key));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

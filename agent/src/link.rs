@@ -30,6 +30,38 @@ pub mod stream;
 pub mod transport;
 mod wire;
 
+/// What the peer says on the control connection: a frame, its packet, and what is in it.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let frames = async {
+        let mut reader = bytes;
+        let mut frames = vec![bytes.to_vec()];
+        while let Ok(Some(frame)) = frame::read(&mut reader, frame::FRAME_MAX).await {
+            assert!(
+                frame.len() <= bytes.len(),
+                "a frame of bytes that never came"
+            );
+            frames.push(frame);
+        }
+        frames
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    for frame in runtime.expect("a runtime without drivers").block_on(frames) {
+        control::fuzz(&frame);
+        let _ = message::decode::<Hello>(&frame);
+        let Some(packet) = rpc::Packet::decode(frame.clone()) else {
+            continue;
+        };
+        assert_eq!(packet.encode(), frame);
+        if let Some(request) = message::decode::<Request>(&packet.body) {
+            let again = message::encode(&request).expect("a request can be encoded");
+            assert_eq!(message::decode::<Request>(&again), Some(request));
+        }
+        let _ = message::decode::<Response>(&packet.body);
+        let _ = message::decode::<OneWay>(&packet.body);
+    }
+}
+
 #[cfg(test)]
 mod tests;
 

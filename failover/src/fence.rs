@@ -8,6 +8,8 @@
 mod message;
 
 use crate::address::FloatingAddress;
+#[cfg(feature = "fuzz")]
+pub(crate) use message::answers;
 use message::{Batch, Expression};
 use rustix::net::netlink::SocketAddrNetlink;
 use socket2::{Domain, Protocol, Socket, Type};

@@ -15,6 +15,10 @@ pub mod driver;
 pub mod effect;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod fence;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod fuzz;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod guardian;
 pub mod health;

@@ -281,5 +281,17 @@ impl Judge {
     }
 }
 
+/// A delta of any bytes: what is read from it lies in the window and in the basis.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_delta(bytes: &[u8], from: u64, basis: u64, new: &[u8]) {
+    let delta = [&DELTA_MAGIC.to_be_bytes()[..], bytes].concat();
+    for piece in parse(&delta, from, basis, new).unwrap_or_default() {
+        match piece {
+            Piece::Copy { from: begin, len } => assert!(begin + len <= from + basis),
+            Piece::Literal(range) => assert!(range.end <= new.len()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

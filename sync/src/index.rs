@@ -234,5 +234,22 @@ impl Index {
     }
 }
 
+/// Keys and values as they are read from the file.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok((tree, path)) = key::read_entry(bytes) {
+        assert_eq!(key::entry(tree, &path), bytes, "a key is read as another");
+    }
+    if let Ok(entry) = read::decode(bytes) {
+        let again = postcard::to_stdvec(&entry).expect("an entry can be encoded");
+        assert_eq!(read::decode(&again).expect("and read"), entry);
+        // What every reader of an entry computes.
+        let _ = entry.is_unreplicated(&crate::entry::Acked::default());
+        let _ = entry.current.map(|state| state.meta.mtime());
+    }
+    let _ = postcard::from_bytes::<meta::Unreplicated>(bytes);
+    let _ = postcard::from_bytes::<Counts>(bytes);
+}
+
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,9 @@ pub mod engine;
 pub mod entry;
 pub mod fault;
 pub mod filter;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod guard;
 #[allow(clippy::disallowed_methods)]
 pub mod hash;

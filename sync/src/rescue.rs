@@ -110,7 +110,7 @@ impl OpenSet {
     fn go_on(&mut self, private: &Private, header: &Header) -> Result<(), RescueError> {
         read_lines(private, &header.id, &mut |line| {
             if let Line::Item(item) = line {
-                self.next = self.next.max(item.number + 1);
+                self.next = self.next.max(item.number.saturating_add(1));
             }
             ControlFlow::Continue(())
         })?;

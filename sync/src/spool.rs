@@ -207,26 +207,43 @@ impl Spool {
             )
         };
         let mut file = File::open(&path)?;
-        let mut length = [0; 4];
-        file.read_exact(&mut length)?;
-        let length = u32::from_le_bytes(length) as usize;
-        if length > MAX_HEAD {
-            return Err(bad("not a spooled batch"));
-        }
-        let mut encoded = vec![0; length];
-        file.read_exact(&mut encoded)?;
-        let head: Head = postcard::from_bytes(&encoded)
-            .map_err(|_| bad("not a spooled batch of this version"))?;
-        if head.version != VERSION {
-            return Err(bad("a spooled batch of another version"));
-        }
+        let (head, begin) = read_head(&mut file).map_err(|error| match error {
+            HeadError::Io(error) => error,
+            HeadError::Bad(why) => bad(why),
+        })?;
         Ok(Spooled {
             head,
             file,
-            begin: 4 + length as u64,
+            begin,
             path,
         })
     }
+}
+
+#[derive(Debug)]
+pub(crate) enum HeadError {
+    Io(io::Error),
+    Bad(&'static str),
+}
+
+/// The head, and where the first content begins.
+pub(crate) fn read_head(file: &mut impl Read) -> Result<(Head, u64), HeadError> {
+    let mut length = [0; 4];
+    file.read_exact(&mut length).map_err(HeadError::Io)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MAX_HEAD {
+        return Err(HeadError::Bad("not a spooled batch"));
+    }
+    let mut encoded = Vec::new();
+    file.take(length as u64)
+        .read_to_end(&mut encoded)
+        .map_err(HeadError::Io)?;
+    let head: Head = postcard::from_bytes(&encoded)
+        .map_err(|_| HeadError::Bad("not a spooled batch of this version"))?;
+    if head.version != VERSION {
+        return Err(HeadError::Bad("a spooled batch of another version"));
+    }
+    Ok((head, 4 + length as u64))
 }
 
 fn copy(from: &File, bytes: u64, to: &mut File) -> io::Result<()> {
@@ -241,6 +258,15 @@ fn copy(from: &File, bytes: u64, to: &mut File) -> io::Result<()> {
         at += want as u64;
     }
     Ok(())
+}
+
+/// The head of a spooled batch.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(mut bytes: &[u8]) {
+    let whole = bytes.len() as u64;
+    if let Ok((head, begin)) = read_head(&mut bytes) {
+        assert!(begin <= whole.max(4) || head.records.is_empty());
+    }
 }
 
 #[cfg(test)]

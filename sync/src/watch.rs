@@ -229,5 +229,16 @@ fn remove_old_sentinels(private: &Private) {
     }
 }
 
+/// What the kernel's fanotify queue says.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    for event in fanotify_sys::events(bytes).map_while(Result::ok) {
+        let room = bytes.len();
+        for name in event.names() {
+            assert!(name.name.len() <= room && name.handle.len() <= room);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -162,6 +162,17 @@ fn relative(base: &Path, target: &Path) -> Option<RelPath> {
     (!path.is_private()).then_some(path)
 }
 
+/// Lines of fdinfo and maps.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = is_writable(&String::from_utf8_lossy(bytes));
+    for line in bytes.split(|b| *b == b'\n') {
+        if let Some((_, path)) = shared_writable(line) {
+            let _ = relative(Path::new("/"), Path::new(&path));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -73,6 +73,14 @@ fn decode(text: &str, pid: u32) -> Option<Handover> {
     }
 }
 
+/// The variable that names the role.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Some(handover) = decode(&String::from_utf8_lossy(bytes), 77) {
+        assert_eq!(decode(&encode(handover, 77), 77), Some(handover));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -120,15 +120,25 @@ pub(super) fn tail(path: &Path, count: usize) -> io::Result<Vec<Box<RawValue>>> 
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        for line in BufReader::new(file).split(b'\n') {
-            let Ok(record) = serde_json::from_slice::<Box<RawValue>>(&line?) else {
-                continue;
-            };
-            kept.push_back(record);
-            if kept.len() > count {
-                kept.pop_front();
-            }
-        }
+        keep_last(BufReader::new(file), count, &mut kept)?;
     }
     Ok(kept.into())
+}
+
+/// Adds the records of a file, as far as they are whole, and forgets the oldest above `count`.
+pub(crate) fn keep_last(
+    file: impl BufRead,
+    count: usize,
+    kept: &mut VecDeque<Box<RawValue>>,
+) -> io::Result<()> {
+    for line in file.split(b'\n') {
+        let Ok(record) = serde_json::from_slice::<Box<RawValue>>(&line?) else {
+            continue;
+        };
+        kept.push_back(record);
+        if kept.len() > count {
+            kept.pop_front();
+        }
+    }
+    Ok(())
 }

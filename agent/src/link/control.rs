@@ -284,6 +284,14 @@ impl Silence {
     }
 }
 
+#[cfg(feature = "fuzz")]
+pub(super) fn fuzz(bytes: &[u8]) {
+    if let Some(theirs) = parse_versions(bytes) {
+        let common = common_version((PROTOCOL_MIN, PROTOCOL_MAX), theirs);
+        assert!(common.is_none_or(|v| (PROTOCOL_MIN..=PROTOCOL_MAX).contains(&v)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

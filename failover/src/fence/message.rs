@@ -257,7 +257,7 @@ impl Attributes {
 }
 
 /// Sequence number and error code (0, or a negative errno) of each answer in a datagram. Anything else is passed over.
-pub(super) fn answers(mut rest: &[u8]) -> Vec<(u32, i32)> {
+pub(crate) fn answers(mut rest: &[u8]) -> Vec<(u32, i32)> {
     let word = |bytes: &[u8], at: usize| -> Option<u32> {
         Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
     };

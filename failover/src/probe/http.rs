@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -43,6 +44,20 @@ pub async fn get(check: &HttpCheck, via: &Outlet, phase: Duration) -> Result<u16
         .body(Empty::<Bytes>::new())
         .map_err(|e| ProbeError::Wrong(format!("impossible request: {e}")))?;
     let stream = tcp::connect(SocketAddr::new(check.address, check.port), via, phase).await?;
+    let status = exchange(stream, request, phase).await?;
+    if check.status.contains(&status) {
+        Ok(status)
+    } else {
+        Err(ProbeError::Wrong(format!("HTTP status {status}")))
+    }
+}
+
+/// Sends the request and reads the answer; its status code.
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Empty<Bytes>>,
+    phase: Duration,
+) -> Result<u16, ProbeError> {
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_LIMIT)
         .max_headers(FIELD_LIMIT)
@@ -59,11 +74,19 @@ pub async fn get(check: &HttpCheck, via: &Outlet, phase: Duration) -> Result<u16
     timeout(phase, read_body(response))
         .await
         .map_err(|_| ProbeError::Silent("HTTP body"))??;
-    if check.status.contains(&status) {
-        Ok(status)
-    } else {
-        Err(ProbeError::Wrong(format!("HTTP status {status}")))
-    }
+    Ok(status)
+}
+
+/// The answer of a server, whatever it is, to a request.
+#[cfg(feature = "fuzz")]
+pub(crate) async fn answered(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    phase: Duration,
+) -> Result<u16, ProbeError> {
+    let request = Request::get("/")
+        .body(Empty::new())
+        .map_err(|e| ProbeError::Wrong(e.to_string()))?;
+    exchange(stream, request, phase).await
 }
 
 async fn read_body(response: Response<Incoming>) -> Result<(), ProbeError> {

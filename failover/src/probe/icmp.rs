@@ -116,7 +116,7 @@ fn is_reported(errno: i32) -> bool {
 }
 
 /// Whether this is the answer to one of our requests. IPv4 raw sockets deliver the IP header too, IPv6 ones do not.
-fn is_answer(received: &[u8], target: IpAddr, newest: u16, mark: &[u8; MARK]) -> bool {
+pub(crate) fn is_answer(received: &[u8], target: IpAddr, newest: u16, mark: &[u8; MARK]) -> bool {
     let (echo, reply, code) = match target {
         IpAddr::V4(_) => {
             let Some(ip) = Ipv4Packet::new(received) else {

@@ -163,3 +163,13 @@ fn from_hex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<State>,
 pub(super) fn os(name: &[u8]) -> &OsStr {
     OsStr::from_bytes(name)
 }
+
+/// One line of a manifest.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok(Some(line)) = Line::parse(bytes) {
+        let mut out = Vec::new();
+        line.write(&mut out);
+        assert_eq!(Line::parse(&out), Ok(Some(line)));
+    }
+}

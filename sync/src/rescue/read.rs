@@ -59,7 +59,7 @@ pub fn summary(private: &Private, set: &str) -> Result<Summary, RescueError> {
     let (mut items, mut bytes) = (0, 0);
     each_item(private, set, &mut |item| {
         items += 1;
-        bytes += item.size;
+        bytes = u64::saturating_add(bytes, item.size);
         ControlFlow::Continue(())
     })?;
     Ok(Summary {
