@@ -42,18 +42,21 @@ pub(crate) enum Command {
     },
     /// Record everything that happened before this command, then tell the newest number.
     Barrier(Reply<Recorded>),
-    /// Classify what is here, then say what the source may send.
+    /// Classify what is here, then say what the source may send. From now on only this session's batches count.
     Prepare {
+        session: u64,
         theirs: NodeHeads,
         reply: Reply<Result<Prepared, Refuse>>,
     },
     /// Apply a batch.
     Apply {
+        session: u64,
         batch: Box<Batch>,
         reply: Reply<Result<Applied, String>>,
     },
     /// "Durable up to here".
     Fresh {
+        session: u64,
         idle: Idle,
         source: NodeHeads,
         reply: Reply<Result<Applied, String>>,
@@ -147,6 +150,8 @@ pub(crate) struct Shared {
     pub fresh_at: AtomicU64,
     /// Newest number that this node, as replica, answered as durable.
     pub answered: AtomicU64,
+    /// Number of the next session as replica.
+    pub sessions: AtomicU64,
     /// Something became unsettled: the session asks the source for it.
     pub unsettled: Notify,
     /// The way to the source session, for `verify`. 4 questions may wait.

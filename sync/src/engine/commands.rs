@@ -41,15 +41,27 @@ impl Worker {
                 let _ = reply.send(*self.shared.head.borrow());
             }
             Command::Barrier(reply) => self.barrier(reply),
-            Command::Prepare { theirs, reply } => {
+            Command::Prepare {
+                session,
+                theirs,
+                reply,
+            } => {
+                self.receiving = Some(session);
                 self.preparing = Some(Preparing { theirs, reply })
             }
-            Command::Apply { batch, reply } => drop(reply.send(self.apply(*batch))),
+            Command::Apply {
+                session,
+                batch,
+                reply,
+            } => drop(reply.send(self.in_order(session, |worker| worker.apply(*batch)))),
             Command::Fresh {
+                session,
                 idle,
                 source,
                 reply,
-            } => drop(reply.send(self.fresh(idle, &source))),
+            } => {
+                drop(reply.send(self.in_order(session, |worker| worker.fresh(idle, &source))));
+            }
             Command::Unsettled { after, reply } => drop(reply.send(self.unsettled_after(after))),
             Command::PeerLost { kept } => self.peer_lost(kept),
             Command::Suspect { tree, paths } => self.suspect(tree, paths),
@@ -99,6 +111,24 @@ impl Worker {
             tree.rescue = None;
             tree.receives = false;
         }
+    }
+
+    /// Does what a session sent, unless something that it sent before could not be done, or another one came after it:
+    /// each batch moves the trees' positions past all that was sent before it, and what is missing would never come.
+    /// The next session begins where the trees are.
+    fn in_order<T>(
+        &mut self,
+        session: u64,
+        work: impl FnOnce(&mut Self) -> Result<T, String>,
+    ) -> Result<T, String> {
+        if self.receiving != Some(session) {
+            return Err("what came before in this session was not applied".into());
+        }
+        let done = work(self);
+        if done.is_err() {
+            self.receiving = None;
+        }
+        done
     }
 
     /// The next unsettled paths, of one tree, after `after`; from the beginning when there are none.

@@ -98,6 +98,7 @@ impl Engine {
             session: Mutex::new(None),
             fresh_at: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            sessions: AtomicU64::new(1),
             unsettled: Notify::new(),
             verifier: Mutex::new(None),
             held: AtomicBool::new(false),

@@ -11,6 +11,7 @@ use super::tree::{Dirt, Open};
 use super::view::is_same_but_ctime;
 use super::worker::Worker;
 use crate::entry::{Base, IndexEntry, Kind, LocalKey, Meta, State};
+use crate::fault::Fault;
 use crate::index::{IndexError, Unreplicated};
 use crate::lineage::CopyState;
 use crate::path::RelPath;
@@ -181,7 +182,16 @@ impl Worker {
                 continue;
             }
             let entry = snapshot.get(tree, path).map_err(|e| e.to_string())?;
-            let stat = open.root.stat(path).unwrap_or(None);
+            let stat = match open.root.stat(path) {
+                Ok(stat) => stat,
+                Err(Fault::NotBeneath | Fault::Missing) => None,
+                // What lies there is not known: it is not touched.
+                Err(fault) => {
+                    self.trees[at].error(path, fault.to_string());
+                    results.failed.push((tree, path.clone(), Here::Open));
+                    continue;
+                }
+            };
             let unsettled = self.trees[at].unsettled.contains(path);
             let listed = if unsettled {
                 snapshot.listed(tree, path).map_err(|e| e.to_string())?

@@ -3,6 +3,7 @@
 mod compare;
 mod copy;
 mod hostile;
+mod order;
 mod pair;
 mod policy;
 mod reversal;

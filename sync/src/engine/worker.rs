@@ -39,6 +39,8 @@ pub(crate) struct Worker {
     pub(super) watcher: Option<Watcher>,
     watched: Vec<TreeId>,
     pub(super) preparing: Option<Preparing>,
+    /// The session whose batches are applied; none after one of them failed.
+    pub(super) receiving: Option<u64>,
     pub(super) spool: Option<Spool>,
     events: mpsc::Receiver<Event>,
     to_events: mpsc::Sender<Event>,
@@ -72,6 +74,7 @@ impl Worker {
             watcher: None,
             watched: Vec::new(),
             preparing: None,
+            receiving: None,
             spool: None,
             events,
             to_events,

@@ -18,6 +18,7 @@ use crate::tree::TreeId;
 use crate::wire::{Accept, Bytes, Durable, End, Hello, Message, Refuse, VerifyAnswer, VerifyPart};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -87,6 +88,7 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         pair: shared.config.pair.clone(),
         heads: mine,
     };
+    let number = shared.sessions.fetch_add(1, Ordering::Relaxed);
     let prepared = if hello.end != End::Source || hello.pair != shared.config.pair {
         Err(Refuse {
             why: "a Hello of another pair or role".into(),
@@ -96,7 +98,7 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         if channel.outgoing.send(Message::Hello(answer)).await.is_err() {
             return Ok(SessionEnd::PeerClosed);
         }
-        match prepare(shared, &mut channel, &hello.heads).await? {
+        match prepare(shared, number, &mut channel, &hello.heads).await? {
             Ok(prepared) => prepared,
             Err(end) => return Ok(end),
         }
@@ -130,6 +132,7 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
     let (applied, results) = mpsc::channel(2 * crate::wire::WINDOW);
     let mut session = Session {
         shared,
+        number,
         machine: ReplicaMachine::new(),
         contents: Contents::new(shared.roots.clone()),
         source: hello.heads,
@@ -156,10 +159,12 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
 /// Has the worker classify what is here, and keeps the source waiting meanwhile.
 async fn prepare(
     shared: &Arc<Shared>,
+    session: u64,
     channel: &mut Channel,
     theirs: &NodeHeads,
 ) -> Result<Result<Result<Prepared, Refuse>, SessionEnd>, SessionError> {
     let answer = shared.ask(|reply| Command::Prepare {
+        session,
         theirs: theirs.clone(),
         reply,
     });
@@ -198,6 +203,8 @@ enum Answer {
 
 struct Session<'s> {
     shared: &'s Arc<Shared>,
+    /// By which the worker knows this session's batches.
+    number: u64,
     machine: ReplicaMachine,
     contents: Contents,
     source: NodeHeads,
@@ -331,16 +338,22 @@ impl Session<'_> {
                         contents,
                         source: self.source.clone(),
                     });
-                    self.to_worker(|reply| Command::Apply { batch, reply }, Answer::Applied)
-                        .await;
+                    let session = self.number;
+                    let apply = |reply| Command::Apply {
+                        session,
+                        batch,
+                        reply,
+                    };
+                    self.to_worker(apply, Answer::Applied).await;
                 }
                 Effect::Fresh(idle) => {
                     let upto = idle.upto;
                     self.status.caught_up = true;
-                    let source = self.source.clone();
+                    let (session, source) = (self.number, self.source.clone());
                     let answer = move |applied| Answer::Fresh { upto, applied };
                     self.to_worker(
                         |reply| Command::Fresh {
+                            session,
                             idle,
                             source,
                             reply,
