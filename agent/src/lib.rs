@@ -4,6 +4,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod descriptors;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;

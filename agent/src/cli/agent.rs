@@ -47,6 +47,7 @@ pub(super) fn run(context: &Context) -> Outcome {
         ));
     }
     crate::logging::init().map_err(|e| Failure::Other(Exit::Failed, e.to_string()))?;
+    crate::descriptors::raise_limit();
     match daemon::run(start) {
         Ok(daemon::End::Exit) => Ok(Exit::Success),
         Ok(daemon::End::Restart(handover)) => {
