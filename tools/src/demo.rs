@@ -5,6 +5,7 @@
 //! their first processes. So one build is enough.
 
 mod copy;
+mod place;
 mod signals;
 mod stage;
 mod steps;
@@ -16,7 +17,7 @@ use stage::Stage;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Files of the private copy without `--full`.
+/// Names (files, directories, links) in the private copy without `--full`.
 const MAX_FILES: u64 = 60_000;
 /// Bytes of the private copy without `--full`.
 const MAX_BYTES: u64 = 500_000_000;
@@ -75,7 +76,7 @@ pub fn main() -> ExitCode {
     match story::play(&options, &mut stage) {
         Ok(()) => ExitCode::SUCCESS,
         Err(DemoError::Interrupted) => {
-            stage.note("Interrupted. Everything was removed.");
+            stage.note("\nInterrupted. Nothing was left behind.");
             ExitCode::from(130)
         }
         Err(e) => {

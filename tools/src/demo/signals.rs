@@ -27,6 +27,11 @@ pub(super) fn watch() {
     });
 }
 
+/// As if the user had pressed Ctrl-C.
+pub(super) fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
 /// An error once the user wants the end. Every wait of the story asks.
 pub(super) fn check() -> Result<(), DemoError> {
     if INTERRUPTED.load(Ordering::Relaxed) {

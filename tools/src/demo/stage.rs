@@ -1,6 +1,8 @@
 //! What the audience sees.
 
+use super::signals;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::cell::Cell;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -30,8 +32,12 @@ impl Stage {
 
     /// A line without time.
     pub(super) fn note(&self, text: &str) {
-        // A reader that went away, as in `| head`, is no reason to leave the lab standing.
-        let _ = writeln!(std::io::stdout(), "{text}");
+        // Nobody reads any more, as behind `| head`: the end, in order. A terminal that is gone says so by SIGHUP.
+        if let Err(e) = writeln!(std::io::stdout(), "{text}")
+            && e.kind() == std::io::ErrorKind::BrokenPipe
+        {
+            signals::interrupt();
+        }
     }
 
     /// A new step.
@@ -67,15 +73,56 @@ impl Stage {
         self.begin.elapsed()
     }
 
-    /// A progress bar in bytes, on standard error; hidden when that is no terminal.
-    pub(super) fn bar(&self, total: u64) -> ProgressBar {
-        let bar =
-            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
-        let style = "          {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}";
+    /// Shows how far something is, until the value is dropped: on a terminal by a bar, else by a line now and then.
+    /// Without `total`, in bytes, only what is done is known.
+    pub(super) fn progress(&self, total: Option<u64>) -> Progress<'_> {
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(10));
+        let style = match total {
+            Some(_) => {
+                "          {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}"
+            }
+            None => "          {decimal_bytes} {decimal_bytes_per_sec}",
+        };
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
         }
-        bar
+        Progress {
+            stage: self,
+            bar,
+            total,
+            told: Cell::new(Instant::now()),
+        }
+    }
+}
+
+/// From one line about progress to the next, where there is no terminal.
+const TELL: Duration = Duration::from_secs(2);
+
+/// How far something is.
+pub(super) struct Progress<'a> {
+    stage: &'a Stage,
+    bar: ProgressBar,
+    total: Option<u64>,
+    told: Cell<Instant>,
+}
+
+impl Progress<'_> {
+    /// So many bytes are done.
+    pub(super) fn at(&self, done: u64) {
+        self.bar.set_position(done);
+        if self.bar.is_hidden() && self.told.get().elapsed() >= TELL {
+            self.told.set(Instant::now());
+            self.stage.event(&match self.total {
+                Some(total) => format!("{} of {} until now", size(done), size(total)),
+                None => format!("{} until now", size(done)),
+            });
+        }
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 
@@ -92,7 +139,12 @@ pub(super) fn time(d: Duration) -> String {
 
 /// A number of bytes as people read it.
 pub(super) fn size(bytes: u64) -> String {
-    format!("{:.0} MB", bytes as f64 / 1e6)
+    match bytes {
+        0..1_000 => format!("{bytes} bytes"),
+        1_000..1_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
+        1_000_000..10_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
 }
 
 /// A number with its thousands apart.
@@ -110,7 +162,7 @@ pub(super) fn count(n: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{count, time};
+    use super::{count, size, time};
     use std::time::Duration;
 
     #[test]
@@ -118,6 +170,9 @@ mod tests {
         assert_eq!(count(7), "7");
         assert_eq!(count(1_234), "1 234");
         assert_eq!(count(1_234_567), "1 234 567");
+        assert_eq!(size(999), "999 bytes");
+        assert_eq!(size(499_900_000), "500 MB");
+        assert_eq!(size(12_345_678_901), "12.3 GB");
         assert_eq!(time(Duration::from_micros(4_250)), "4.2 ms");
         assert_eq!(time(Duration::from_millis(250)), "250 ms");
         assert_eq!(time(Duration::from_millis(2_250)), "2.25 s");

@@ -9,32 +9,46 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tandem::api::types::{RescueItem, RescueList};
 use tandem_lab::pair::{FLOATING, Node, Pair, WEB_PORT};
-use tandem_lab::{Probe, compare_trees, summarize};
+use tandem_lab::{Probe, ProbeLog, TreeSummary, compare_trees, summarize};
 
 /// Bound of a step that copies nothing large.
 const SOON: Duration = Duration::from_secs(30);
-/// Bound of the first copy: `--full` may be large.
-const FIRST_COPY: Duration = Duration::from_secs(3600);
+/// Bound of the first copy: `--full` may be large, and the disk slow.
+const FIRST_COPY: Duration = Duration::from_secs(24 * 3600);
+/// A first copy in which nothing at all goes on for so long has failed. Making gigabytes durable can be silent.
+const STALLED: Duration = Duration::from_secs(180);
+/// Where the demo's own files are in the tree.
+const OWN: &str = "tandem-demo";
 /// The page that the client asks for all the time.
 const PAGE: &str = "tandem-demo/index.html";
+const PAGE_TEXT: &str = "<h1>one service</h1>\n";
 /// The write that cannot have been replicated.
 const LATE: &str = "tandem-demo/written-too-late.txt";
 const LATE_TEXT: &str = "written on mirror1 in the instant before its power was cut\n";
+/// A file that is changed, and later deleted on the new master.
+const NEWS: &str = "tandem-demo/news.txt";
+/// The write after the fail-back.
+const BACK: &str = "tandem-demo/back.txt";
+const BACK_TEXT: &str = "written after the fail-back\n";
+/// How many files are written on the new master.
+const AFTER: u64 = 20;
 /// The private directory of a tree, which is in no tree.
-const PRIVATE: &str = ".tandem";
+pub(super) const PRIVATE: &str = ".tandem";
 
 /// The play: the pair, the audience, and the client that asks all the time.
 pub(super) struct Play<'a> {
     pair: &'a Pair,
     stage: &'a mut Stage,
+    copied: Copied,
     probe: Option<Probe>,
 }
 
 impl<'a> Play<'a> {
-    pub(super) fn new(pair: &'a Pair, stage: &'a mut Stage) -> Self {
+    pub(super) fn new(pair: &'a Pair, stage: &'a mut Stage, copied: Copied) -> Self {
         Self {
             pair,
             stage,
+            copied,
             probe: None,
         }
     }
@@ -77,24 +91,25 @@ impl<'a> Play<'a> {
     /// Waits until the client gets answers from a node; returns the longest gap since.
     fn wait_served_by(&self, n: usize, since: Instant) -> Result<Duration, DemoError> {
         let name = self.node(n).name();
-        let probe = self
-            .probe
-            .as_ref()
-            .ok_or_else(|| DemoError::Broken("the client does not ask yet".into()))?;
         wait(SOON, &format!("{name} answers at the floating IP"), || {
-            let log = probe.log();
+            let log = self.asked()?;
             let gap = log.longest_gap(since);
             Ok(log.first_from(name, since).and(gap))
         })
     }
 
-    pub(super) fn first_copy(&mut self, copied: &Copied) -> Result<(), DemoError> {
+    /// What the client saw until now.
+    fn asked(&self) -> Result<ProbeLog, DemoError> {
+        let probe = self.probe.as_ref().map(Probe::log);
+        probe.ok_or_else(|| DemoError::Broken("the client does not ask yet".into()))
+    }
+
+    pub(super) fn first_copy(&mut self) -> Result<(), DemoError> {
         self.stage.step("The first copy");
-        let page = self.node(0).www().join(PAGE);
-        let dir = page.parent().unwrap_or(&page).to_path_buf();
-        fs::create_dir_all(&dir)
-            .and_then(|()| fs::write(&page, "<h1>one service</h1>\n"))
-            .map_err(DemoError::io("write the client's page"))?;
+        let own = self.node(0).www().join(OWN);
+        fs::create_dir(&own)
+            .and_then(|()| fs::write(self.node(0).www().join(PAGE), PAGE_TEXT))
+            .map_err(DemoError::io(format!("make {OWN}, for the client's page")))?;
         let begin = Instant::now();
         for node in &self.pair.nodes {
             node.start_agent()?;
@@ -105,21 +120,8 @@ impl<'a> Play<'a> {
         tandem(self.node(0), &["init", "--source"])?;
         self.stage
             .event("both agents run; `tandem init --source` on mirror1 gave the direction");
-        let bar = self.stage.bar(copied.bytes);
-        wait(
-            FIRST_COPY,
-            "mirror2 has everything and could take over",
-            || {
-                let (m, s) = (status(self.node(0))?, status(self.node(1))?);
-                if let Some(progress) = s.trees.first().and_then(|t| t.progress.as_ref()) {
-                    bar.set_position(progress.bytes_done.min(copied.bytes));
-                }
-                Ok(ready(&m, &s).then_some(()))
-            },
-        )
-        .inspect_err(|_| bar.abandon())?;
-        bar.finish_and_clear();
-        let took = begin.elapsed();
+        self.wait_copied()?;
+        let (took, copied) = (begin.elapsed(), self.copied);
         let rate = copied.bytes as f64 / took.as_secs_f64();
         self.stage.holds(&format!(
             "{} files, {} are on mirror2 after {} ({}/s with scan, checksums and fsync); it could take over now",
@@ -141,14 +143,44 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
+    /// Waits until the second node has everything and could take over. An agent that ended or a copy that stands
+    /// still is not waited for.
+    fn wait_copied(&self) -> Result<(), DemoError> {
+        let progress = self.stage.progress(Some(self.copied.bytes));
+        let (mut last, mut moved) = (None, Instant::now());
+        wait(
+            FIRST_COPY,
+            "mirror2 has everything and could take over",
+            || {
+                if let Some(node) = self.pair.nodes.iter().find(|node| !is_running(node)) {
+                    return Ok(Some(Err(format!("the agent of {} ended", node.name()))));
+                }
+                let (m, s) = (status(self.node(0))?, status(self.node(1))?);
+                if ready(&m, &s) {
+                    return Ok(Some(Ok(())));
+                }
+                let now = s.trees.into_iter().next().and_then(|tree| tree.progress);
+                if let Some(now) = &now {
+                    progress.at(now.bytes_done.min(self.copied.bytes));
+                }
+                if now != last {
+                    (last, moved) = (now, Instant::now());
+                }
+                let stalled = format!("the first copy stands still since {STALLED:?}");
+                Ok((moved.elapsed() > STALLED).then_some(Err(stalled)))
+            },
+        )?
+        .map_err(DemoError::Broken)
+    }
+
     pub(super) fn changes(&mut self) -> Result<(), DemoError> {
         self.stage
             .step("A change, and how long until it is on the standby");
         let mut lags = Vec::new();
         for n in 0..20 {
-            let (path, text) = ("tandem-demo/news.txt", format!("news number {n}\n"));
-            self.put(path, &text)?;
-            lags.push(self.wait_content(1, path, &text)?);
+            let text = format!("news number {n}\n");
+            self.put(NEWS, &text)?;
+            lags.push(self.wait_content(1, NEWS, &text)?);
         }
         lags.sort();
         self.stage.holds(&format!(
@@ -192,19 +224,20 @@ impl<'a> Play<'a> {
 
     pub(super) fn new_master(&mut self) -> Result<(), DemoError> {
         self.stage.step("Life goes on on the new master");
-        for n in 0..20 {
-            let path = format!("tandem-demo/after/{n}.txt");
-            let node = self.put(&path, &format!("written while mirror1 was dead: {n}\n"))?;
+        for n in 0..AFTER {
+            let (path, text) = after(n);
+            let node = self.put(&path, &text)?;
             if node != self.node(1).name() {
                 return Err(DemoError::Broken(format!(
                     "{node} took a write, not mirror2"
                 )));
             }
         }
-        let removed = self.node(1).www().join("tandem-demo/news.txt");
+        let removed = self.node(1).www().join(NEWS);
         fs::remove_file(&removed).map_err(DemoError::io("delete a file on mirror2"))?;
-        self.stage
-            .holds("20 new files through the floating IP and one deleted, on mirror2");
+        self.stage.holds(&format!(
+            "{AFTER} new files through the floating IP and one deleted, on mirror2"
+        ));
         Ok(())
     }
 
@@ -228,11 +261,15 @@ impl<'a> Play<'a> {
         }
         let item = self.find_rescued()?;
         self.stage.holds(&format!(
-            "its one unreplicated write is in the rescue: {} ({:?}, {} bytes), byte for byte",
-            item.path, item.change, item.size
+            "its one unreplicated write is in the rescue: {} ({}, {} bytes), byte for byte",
+            item.path,
+            format!("{:?}", item.change).to_lowercase(),
+            item.size
         ));
-        let log = self.probe.as_ref().map(Probe::log).unwrap_or_default();
-        if log.last_node() != Some(self.node(1).name()) {
+        let log = self.asked()?;
+        if log.first_from(one.name(), begin).is_some()
+            || log.last_node() != Some(self.node(1).name())
+        {
             return Err(DemoError::Broken("the service moved by itself".into()));
         }
         self.stage
@@ -274,16 +311,22 @@ impl<'a> Play<'a> {
         let begin = Instant::now();
         tandem(self.node(0), &["failback"])?;
         let took = begin.elapsed();
-        let gap = self.wait_served_by(0, begin)?;
+        self.wait_served_by(0, begin)?;
+        wait_ready(self.pair, 0, 1, SOON)?;
+        // Only now: a gap after its first answer would count as well.
+        let gap = self.asked()?.longest_gap(begin).unwrap_or_default();
         self.stage.holds(&format!(
             "`tandem failback`: mirror1 is master again ({}); the client saw a gap of {}",
             time(took),
             time(gap)
         ));
-        wait_ready(self.pair, 0, 1, SOON)?;
-        let text = "written after the fail-back\n";
-        let node = self.put("tandem-demo/back.txt", text)?;
-        let lag = self.wait_content(1, "tandem-demo/back.txt", text)?;
+        let node = self.put(BACK, BACK_TEXT)?;
+        if node != self.node(0).name() {
+            return Err(DemoError::Broken(format!(
+                "{node} took a write, not mirror1"
+            )));
+        }
+        let lag = self.wait_content(1, BACK, BACK_TEXT)?;
         self.stage.holds(&format!(
             "a write through the floating IP is taken by {node} and on mirror2 after {}",
             time(lag)
@@ -306,6 +349,7 @@ impl<'a> Play<'a> {
             )));
         }
         let sum = summarize(&left, &[PRIVATE]).map_err(failed())?;
+        self.check_expected(&sum)?;
         self.stage.holds(&format!(
             "{} files, {} directories, {} links, {}: equal in every byte, mode, owner, nanosecond, \
              attribute and link ({})",
@@ -316,11 +360,49 @@ impl<'a> Play<'a> {
             time(begin.elapsed())
         ));
         let log = self.probe.take().map(Probe::stop).unwrap_or_default();
+        let longest = log.good.first().and_then(|(at, _)| log.longest_gap(*at));
         self.stage.event(&format!(
-            "the client asked {} times and got {} answers",
+            "the client asked {} times and got {} answers; the longest time without one was {}",
             count(log.good.len() as u64 + log.failed),
-            count(log.good.len() as u64)
+            count(log.good.len() as u64),
+            time(longest.unwrap_or_default())
         ));
         Ok(())
     }
+
+    /// Equal trees could both have lost something: everything that was copied and written must be there, and nothing
+    /// else.
+    fn check_expected(&self, sum: &TreeSummary) -> Result<(), DemoError> {
+        let copied = &self.copied;
+        // The page, the writes of the new master, the one after the fail-back; the directories that they are in.
+        let expected = (copied.files + 1 + AFTER + 1, copied.dirs + 2);
+        if (sum.files, sum.dirs) != expected || sum.symlinks != copied.symlinks {
+            return Err(DemoError::Broken(format!(
+                "the trees are equal, but not what they have to be: {sum:?}, of {copied:?} and the demo's own"
+            )));
+        }
+        let own = [
+            (PAGE.to_string(), PAGE_TEXT.to_string()),
+            (BACK.to_string(), BACK_TEXT.to_string()),
+        ];
+        for (path, text) in own.into_iter().chain((0..AFTER).map(after)) {
+            let found = fs::read(self.node(0).www().join(&path));
+            if !found.is_ok_and(|bytes| bytes == text.as_bytes()) {
+                return Err(DemoError::Broken(format!("{path} is not what was written")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file that is written on the new master, and what is in it.
+fn after(n: u64) -> (String, String) {
+    (
+        format!("{OWN}/after/{n}.txt"),
+        format!("written while mirror1 was dead: {n}\n"),
+    )
+}
+
+fn is_running(node: &Node) -> bool {
+    node.agent().is_some_and(|agent| agent.is_running())
 }

@@ -1,10 +1,10 @@
 //! The order of the story, and what is shown when it breaks.
 
-use super::copy::{Copied, Limit, copy_tree};
+use super::copy::{Copied, Except, Limit, copy_tree};
 use super::stage::{Stage, count, size, time};
-use super::steps::Play;
-use super::{DemoError, MAX_BYTES, MAX_FILES, Options};
-use std::path::Path;
+use super::steps::{PRIVATE, Play};
+use super::{DemoError, MAX_BYTES, MAX_FILES, Options, place};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tandem_lab::pair::{FLOATING, NODES, Pair, PairSpec, private_address, public_address};
 use tandem_lab::{Disk, Privilege, own_path, privilege};
@@ -18,10 +18,58 @@ pub(super) fn play(options: &Options, stage: &mut Stage) -> Result<(), DemoError
         Privilege::Root => "as root",
         Privilege::UserNamespace => "in a user namespace",
     };
-    let tree = options
-        .tree
+    let tree = find_tree(&options.tree)?;
+    introduce(how, stage);
+    stage.step("The data");
+    let mut spec = PairSpec::new(own_path().map_err(DemoError::io("find this program"))?);
+    let place = place::choose(options.full);
+    (spec.disk, spec.parent) = (place.disk, place.parent);
+    stage.event(&match spec.disk {
+        Disk::Memory => "each node's disk is a file system of its own, in memory".to_string(),
+        Disk::Directory => format!(
+            "each node's disk is a directory in {}",
+            spec.parent.display()
+        ),
+    });
+    let pair = Pair::new(spec)?;
+    let told = tell(&pair, &tree, options, stage);
+    if let Err(e) = &told
+        && !matches!(e, DemoError::Interrupted)
+    {
+        show_nodes(&pair, stage);
+    }
+    let work = pair.lab.dir().to_path_buf();
+    drop(pair);
+    if work.exists() {
+        return Err(DemoError::Broken(format!(
+            "{} was left behind",
+            work.display()
+        )));
+    }
+    told?;
+    stage.note("");
+    stage.note(&format!(
+        "Every step held. {} in all; nothing was left behind.",
+        time(stage.elapsed())
+    ));
+    Ok(())
+}
+
+fn find_tree(named: &Path) -> Result<PathBuf, DemoError> {
+    let tree = named
         .canonicalize()
-        .map_err(DemoError::io(format!("{}", options.tree.display())))?;
+        .map_err(DemoError::io(format!("--tree {}", named.display())))?;
+    if tree.is_dir() {
+        Ok(tree)
+    } else {
+        Err(DemoError::Broken(format!(
+            "--tree {}: this is no directory",
+            named.display()
+        )))
+    }
+}
+
+fn introduce(how: &str, stage: &Stage) {
     stage.note(&format!(
         "Tandem: two machines as one service. Here both are namespaces of this machine ({how})."
     ));
@@ -36,55 +84,6 @@ pub(super) fn play(options: &Options, stage: &mut Stage) -> Result<(), DemoError
     stage.note(&format!(
         "  client   192.0.2.10  asks {FLOATING}, the floating IP, all the time"
     ));
-
-    stage.step("The data");
-    let mut spec = PairSpec::new(own_path().map_err(DemoError::io("find this program"))?);
-    spec.disk = choose_disk(options);
-    stage.event(match spec.disk {
-        Disk::Memory => "each node's disk is a file system of its own, in memory",
-        Disk::Directory => "each node's disk is a directory on this machine's disk",
-    });
-    let pair = Pair::new(spec)?;
-    let copied = copy_data(&tree, &pair, options, stage)?;
-    let told = tell(&pair, &copied, stage);
-    if let Err(e) = &told
-        && !matches!(e, DemoError::Interrupted)
-    {
-        show_nodes(&pair, stage);
-    }
-    told?;
-    let work = pair.lab.dir().to_path_buf();
-    drop(pair);
-    if work.exists() {
-        return Err(DemoError::Broken(format!(
-            "{} was left behind",
-            work.display()
-        )));
-    }
-    stage.note("");
-    stage.note(&format!(
-        "Every step held. {} in all; nothing was left behind.",
-        time(stage.elapsed())
-    ));
-    Ok(())
-}
-
-/// Disks in memory when that is certainly enough for both copies and the rest: then the times are those of
-/// Tandem, and not of whatever disk is here.
-fn choose_disk(options: &Options) -> Disk {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = info
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|rest| rest.trim().strip_suffix(" kB"))
-        .and_then(|kib| kib.trim().parse::<u64>().ok())
-        .map_or(0, |kib| kib * 1024);
-    // A memory disk holds at most half of the memory, and there are two.
-    if !options.full && available >= 6 * MAX_BYTES {
-        Disk::Memory
-    } else {
-        Disk::Directory
-    }
 }
 
 fn copy_data(
@@ -94,11 +93,20 @@ fn copy_data(
     stage: &Stage,
 ) -> Result<Copied, DemoError> {
     let limit = (!options.full).then_some(Limit {
-        files: MAX_FILES,
+        names: MAX_FILES,
         bytes: MAX_BYTES,
     });
+    let except = Except {
+        place: pair.lab.dir(),
+        name: PRIVATE,
+    };
     let begin = Instant::now();
-    let copied = copy_tree(tree, &pair.nodes[0].www(), limit)?;
+    stage.event(&format!("{} is copied; it is only read", tree.display()));
+    let progress = stage.progress(None);
+    let copied = copy_tree(tree, &pair.nodes[0].www(), limit, except, |n| {
+        progress.at(n);
+    })?;
+    drop(progress);
     stage.holds(&format!(
         "private copy of {} for {}: {} files, {} directories, {} links, {} ({})",
         tree.display(),
@@ -124,12 +132,14 @@ fn copy_data(
             count(copied.skipped)
         ));
     }
+    place::room_for_second(&pair.nodes[1].www(), copied.bytes)?;
     Ok(copied)
 }
 
-fn tell(pair: &Pair, copied: &Copied, stage: &mut Stage) -> Result<(), DemoError> {
-    let mut play = Play::new(pair, stage);
-    play.first_copy(copied)?;
+fn tell(pair: &Pair, tree: &Path, options: &Options, stage: &mut Stage) -> Result<(), DemoError> {
+    let copied = copy_data(tree, pair, options, stage)?;
+    let mut play = Play::new(pair, stage, copied);
+    play.first_copy()?;
     play.changes()?;
     play.power_cut()?;
     play.new_master()?;
@@ -141,12 +151,17 @@ fn tell(pair: &Pair, copied: &Copied, stage: &mut Stage) -> Result<(), DemoError
 /// What both nodes know, when a step did not hold.
 fn show_nodes(pair: &Pair, stage: &Stage) {
     for node in &pair.nodes {
+        let log = node.log_tail(TAIL);
+        if log.is_empty() {
+            // Nothing was started yet.
+            continue;
+        }
         stage.note(&format!("\n---- {}: status", node.name()));
         match node.tandem_for(&["status"], Duration::from_secs(3)) {
             Ok(output) => stage.note(&format!("{}{}", output.stdout, output.stderr)),
             Err(e) => stage.note(&e.to_string()),
         }
         stage.note(&format!("---- {}: the last lines of its log", node.name()));
-        stage.note(&node.log_tail(TAIL));
+        stage.note(&log);
     }
 }
