@@ -24,11 +24,13 @@ use crate::private::Private;
 use crate::token::RoleToken;
 
 mod carry;
+mod partial;
 mod prepare;
 mod settle;
 mod stage;
 mod step;
 
+pub use partial::{Partial, clear_partials, new_partial};
 pub use stage::{Staged, Staging};
 pub use step::{Outcome, Report, Work};
 

@@ -1,4 +1,4 @@
-//! The private directory at the root of a tree: `.tandem/{marker,staging/,rescue/}`.
+//! The private directory at the root of a tree: `.tandem/{marker,staging/,partial/,rescue/}`.
 //!
 //! It is on the same file system as the tree, so that staged files and rescued files move by rename. It belongs to no
 //! tree, is never replicated, and is closed to everybody but root (0700).
@@ -17,6 +17,7 @@ use crate::path::PRIVATE_DIR;
 use crate::stat::Stat;
 
 const STAGING: &[u8] = b"staging";
+const PARTIAL: &[u8] = b"partial";
 const RESCUE: &[u8] = b"rescue";
 /// Deepest directory that [`remove_below`] descends to. Staged directories are empty or were one directory of a plan.
 const MAX_REMOVE_DEPTH: usize = 4096;
@@ -26,6 +27,7 @@ const MAX_REMOVE_DEPTH: usize = 4096;
 pub struct Private {
     dir: OwnedFd,
     staging: OwnedFd,
+    partial: OwnedFd,
     rescue: OwnedFd,
     /// Random, so that names differ from those of an earlier process and of an earlier opening.
     opening: u64,
@@ -40,6 +42,7 @@ impl Private {
     pub fn open(root: &Root) -> Result<Private, Fault> {
         let dir = open_or_make(root.fd(), PRIVATE_DIR, root.opened_as())?;
         let staging = open_or_make(dir.as_fd(), STAGING, root.opened_as())?;
+        let partial = open_or_make(dir.as_fd(), PARTIAL, root.opened_as())?;
         let rescue = open_or_make(dir.as_fd(), RESCUE, root.opened_as())?;
         let mut opening = [0; 8];
         // Up to 256 bytes come whole once the kernel's generator is ready, which the default flags wait for.
@@ -48,6 +51,7 @@ impl Private {
         Ok(Private {
             dir,
             staging,
+            partial,
             rescue,
             opening: u64::from_ne_bytes(opening),
             next: AtomicU64::new(0),
@@ -71,9 +75,19 @@ impl Private {
 
     /// A place in staging with a name that was never given out before.
     pub fn staging_place(&self) -> Result<Place, Fault> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let dir = duplicate(self.staging())?;
-        Place::new(dir, format!("{:016x}-{number:x}", self.opening).as_bytes())
+        Place::new(dir, self.new_name().as_bytes())
+    }
+
+    /// Where contents of large files are received, so that a cut does not lose them.
+    pub fn partial(&self) -> BorrowedFd<'_> {
+        self.partial.as_fd()
+    }
+
+    /// A name that was never given out before, here or by an earlier process.
+    pub(crate) fn new_name(&self) -> String {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}-{number:x}", self.opening)
     }
 
     /// Removes everything in staging: left-overs of an apply that was cut. Call it before the first apply only.

@@ -173,9 +173,7 @@ pub struct Total {
 pub enum Want {
     /// All of it.
     Whole,
-    /// From this offset on; what lies before is here from an earlier session. The hash at the end decides.
-    From(u64),
-    /// By differences to a basis with these sums.
+    /// By differences to a basis with these sums: what lies at the path, or what a transfer left that was cut.
     Against(ChunkSums),
 }
 

@@ -24,6 +24,7 @@
 //! | a stranger's key gets nowhere | `identity::a_strangers_key_gets_nowhere` |
 //! | a garbage peer and a half-open connection get nowhere | `identity::garbage_and_half_open_connections_get_nowhere` |
 //! | status under 100 ms and heartbeats on time during a full first copy | `load::status_and_heartbeats_during_a_first_copy` |
+//! | a cut transfer of a large file goes on where it was | `resume::a_large_file_goes_on_where_it_was_cut_by_kill_9_of_either_agent` |
 //! | the commands | `commands` |
 
 mod addresses;
@@ -35,6 +36,7 @@ mod histories;
 mod identity;
 mod load;
 mod no_takeover;
+mod resume;
 mod returning;
 mod splits;
 mod story;

@@ -1,39 +1,49 @@
 //! Contents on their way: written into the staging directory, verified, and not visible in the tree.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::partial::{self, Partial};
 use crate::beneath::Place;
 use crate::entry::ContentHash;
 use crate::fault::Fault;
+use crate::path::RelPath;
 use crate::private::Private;
 
 /// From this size on the room is reserved before the first byte, so that a full disk is known early. Smaller files
 /// gain nothing, and reserving would cost them the file system's delayed allocation.
 const RESERVE_FROM: u64 = 1 << 20;
+/// Less than one chunk of a comparison ([`crate::delta::chunk_size`]) is of no use to the next transfer.
+const LEAST: u64 = 64 << 10;
 /// Bytes per step when a part of another file is copied.
 const COPY_CHUNK: usize = 256 * 1024;
 
-/// A content that is being written. Dropping it removes it.
+/// A content that is being written. Dropping it removes it, unless it is one that a later transfer may go on with.
 #[derive(Debug)]
 pub struct Staging {
     staged: Staged,
     hasher: blake3::Hasher,
     written: u64,
     announced: u64,
+    /// The file has bytes of an earlier transfer up to here. Past `written` they may still turn out to be right.
+    kept: u64,
+    /// Where the content goes when they turn out to be wrong.
+    other: Option<Staged>,
 }
 
-/// A complete, verified content in the staging directory. Dropping it removes it, unless it was moved into a tree.
+/// A complete, verified content in the staging directory. Dropping it removes it, unless it was moved into a tree or
+/// is one that a later transfer may go on with.
 #[derive(Debug)]
 pub struct Staged {
     place: Place,
     file: File,
     moved: bool,
+    /// What is there stays when this is dropped.
+    stays: bool,
 }
 
 impl Staging {
@@ -41,24 +51,66 @@ impl Staging {
     pub fn begin(private: &Private, announced: u64) -> Result<Staging, Fault> {
         let place = private.staging_place()?;
         let file = place.create_new()?;
-        let staged = Staged {
-            place,
-            file,
-            moved: false,
-        };
-        if announced >= RESERVE_FROM {
-            match rustix::fs::fallocate(&staged.file, FallocateFlags::empty(), 0, announced) {
-                // A file system without reservation; a full disk shows when writing.
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(errno) => return Err(Fault::os("fallocate", errno)),
-            }
-        }
-        Ok(Staging {
-            staged,
+        Staging::new((place, file), false, announced)
+    }
+
+    /// Begins a content whose part stays when the transfer is cut; see [`Partial`].
+    pub fn begin_lasting(
+        private: &Private,
+        path: &RelPath,
+        announced: u64,
+    ) -> Result<Staging, Fault> {
+        Staging::new(partial::new_partial(private, path)?, true, announced)
+    }
+
+    /// Goes on with what an earlier transfer left, of which the first `kept` bytes are of use. They are no part of
+    /// the content until [`Staging::keep`] takes them.
+    pub fn resume(
+        private: &Private,
+        path: &RelPath,
+        partial: Partial,
+        kept: u64,
+        announced: u64,
+    ) -> Result<Staging, Fault> {
+        partial
+            .file
+            .set_len(kept)
+            .map_err(|e| Fault::io("truncate", &e))?;
+        let other = Staged::at(partial::new_partial(private, path)?, false);
+        let mut staging = Staging::new((partial.place, partial.file), true, announced)?;
+        (staging.kept, staging.other) = (kept, Some(other));
+        Ok(staging)
+    }
+
+    fn new(at: (Place, File), stays: bool, announced: u64) -> Result<Staging, Fault> {
+        let mut staging = Staging {
+            staged: Staged::at(at, stays),
             hasher: blake3::Hasher::new(),
             written: 0,
             announced,
-        })
+            kept: 0,
+            other: None,
+        };
+        match staging.reserve() {
+            Ok(()) => Ok(staging),
+            Err(fault) => {
+                staging.staged.stays = false;
+                Err(fault)
+            }
+        }
+    }
+
+    /// Reserves the room. The file's length stays what was written: it says how much there is after a crash.
+    fn reserve(&self) -> Result<(), Fault> {
+        if self.announced < RESERVE_FROM {
+            return Ok(());
+        }
+        let flags = FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.staged.file, flags, 0, self.announced) {
+            // A file system without reservation; a full disk shows when writing.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(errno) => Err(Fault::os("fallocate", errno)),
+        }
     }
 
     /// Appends bytes. More than announced are refused.
@@ -67,37 +119,62 @@ impl Staging {
         if after > self.announced {
             return Err(Fault::WrongContent);
         }
+        if self.written < self.kept {
+            self.part_from_kept()?;
+        }
         self.staged
             .file
-            .write_all(bytes)
+            .write_all_at(bytes, self.written)
             .map_err(|e| Fault::io("write", &e))?;
         self.hasher.update(bytes);
         self.written = after;
         Ok(())
     }
 
+    /// The next byte of the content would be taken from the same place of what an earlier transfer left.
+    pub fn continues_at(&self, offset: u64, length: u64) -> bool {
+        offset == self.written && offset.saturating_add(length) <= self.kept
+    }
+
+    /// Takes the next bytes from what an earlier transfer left: they are there, and only hashed.
+    pub fn keep(&mut self, length: u64) -> Result<(), Fault> {
+        let end = self.written.saturating_add(length);
+        if end > self.kept.min(self.announced) {
+            return Err(Fault::WrongContent);
+        }
+        let file = &self.staged.file;
+        let hasher = &mut self.hasher;
+        read_range(file, self.written, length, |bytes| {
+            hasher.update(bytes);
+            Ok(())
+        })?;
+        self.written = end;
+        Ok(())
+    }
+
+    /// What comes differs from what an earlier transfer left there. The content moves to a file of its own, so that
+    /// the earlier bytes stay readable as a basis.
+    fn part_from_kept(&mut self) -> Result<(), Fault> {
+        let mut other = self.other.take().ok_or(Fault::WrongContent)?;
+        other.stays = true;
+        let old = std::mem::replace(&mut self.staged, other);
+        self.reserve()?;
+        let (new, mut at) = (&self.staged.file, 0);
+        read_range(&old.file, 0, self.written, |bytes| {
+            new.write_all_at(bytes, at)
+                .map_err(|e| Fault::io("write", &e))?;
+            at += bytes.len() as u64;
+            Ok(())
+        })?;
+        self.kept = 0;
+        old.discard();
+        Ok(())
+    }
+
     /// Appends `length` bytes of `basis` from `offset` on. A basis that is too short is [`Fault::WrongContent`]: it
     /// changed.
     pub fn copy_from(&mut self, basis: &File, offset: u64, length: u64) -> Result<(), Fault> {
-        let mut left = length;
-        let mut at = offset;
-        let room = usize::try_from(length).unwrap_or(COPY_CHUNK);
-        let mut buffer = vec![0u8; room.min(COPY_CHUNK)];
-        while left > 0 {
-            let want = usize::try_from(left)
-                .unwrap_or(COPY_CHUNK)
-                .min(buffer.len());
-            let got = match basis.read_at(&mut buffer[..want], at) {
-                Ok(0) => return Err(Fault::WrongContent),
-                Ok(got) => got,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Fault::io("read basis", &error)),
-            };
-            self.write(&buffer[..got])?;
-            at += got as u64;
-            left -= got as u64;
-        }
-        Ok(())
+        read_range(basis, offset, length, |bytes| self.write(bytes))
     }
 
     /// Bytes so far.
@@ -105,17 +182,65 @@ impl Staging {
         self.written
     }
 
-    /// Ends the content. [`Fault::WrongContent`] if it has not the announced size and this hash.
+    /// Ends the content. [`Fault::WrongContent`] if it has not the announced size and this hash; nothing of it stays then.
     pub fn finish(self, hash: ContentHash) -> Result<Staged, Fault> {
         let found: ContentHash = self.hasher.finalize().into();
         if self.written != self.announced || found != hash {
+            self.staged.discard();
             return Err(Fault::WrongContent);
+        }
+        if self.kept > self.announced
+            && let Err(error) = self.staged.file.set_len(self.announced)
+        {
+            self.staged.discard();
+            return Err(Fault::io("truncate", &error));
         }
         Ok(self.staged)
     }
+
+    /// Gives the content up; nothing of it stays.
+    pub fn discard(self) {
+        self.staged.discard();
+    }
+}
+
+/// Reads a part of a file piece by piece. A file that is too short is [`Fault::WrongContent`]: it changed.
+fn read_range(
+    file: &File,
+    offset: u64,
+    length: u64,
+    mut each: impl FnMut(&[u8]) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let (mut at, mut left) = (offset, length);
+    let room = usize::try_from(length).unwrap_or(COPY_CHUNK);
+    let mut buffer = vec![0u8; room.min(COPY_CHUNK)];
+    while left > 0 {
+        let want = usize::try_from(left)
+            .unwrap_or(COPY_CHUNK)
+            .min(buffer.len());
+        let got = match file.read_at(&mut buffer[..want], at) {
+            Ok(0) => return Err(Fault::WrongContent),
+            Ok(got) => got,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Fault::io("read basis", &error)),
+        };
+        each(&buffer[..got])?;
+        at += got as u64;
+        left -= got as u64;
+    }
+    Ok(())
 }
 
 impl Staged {
+    fn at((place, file): (Place, File), stays: bool) -> Staged {
+        Staged {
+            place,
+            file,
+            moved: false,
+            stays,
+        }
+    }
+
     /// A whole small content at once.
     pub fn whole(private: &Private, bytes: &[u8], hash: ContentHash) -> Result<Staged, Fault> {
         let mut staging = Staging::begin(private, bytes.len() as u64)?;
@@ -126,6 +251,11 @@ impl Staged {
     /// The content, for reading at offsets.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Removes it.
+    pub(super) fn discard(mut self) {
+        self.stays = false;
     }
 
     pub(super) fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
@@ -144,11 +274,22 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if !self.moved
-            && let Err(fault) = self.place.unlink()
-        {
+        if self.moved || (self.stays && self.is_left()) {
+            return;
+        }
+        if let Err(fault) = self.place.unlink() {
             // What stays is removed when the tree is opened the next time.
             tracing::debug!(%fault, "a staged file could not be removed");
+        }
+    }
+}
+
+impl Staged {
+    /// Lets go of the room that was reserved past what came. False: so little came that it is not worth a name.
+    fn is_left(&self) -> bool {
+        match self.file.metadata().map(|m| m.len()) {
+            Ok(length) if length >= LEAST => self.file.set_len(length).is_ok(),
+            _ => false,
         }
     }
 }

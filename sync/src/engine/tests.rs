@@ -6,4 +6,5 @@ mod hostile;
 mod order;
 mod pair;
 mod policy;
+mod resume;
 mod reversal;

@@ -34,6 +34,14 @@ impl Roots {
             .cloned()
     }
 
+    /// All opened roots.
+    pub fn all(&self) -> BTreeMap<TreeId, Open> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Opened, or closed by `None`.
     pub fn set(&self, tree: TreeId, open: Option<Open>) {
         let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);

@@ -214,10 +214,23 @@ impl Worker {
             self.prove_all();
         }
         self.keep_acked();
+        if matches!(self.mode, Mode::Source { .. }) {
+            self.clear_partials();
+        }
         if self.mode != Mode::Idle {
             self.routine();
         }
         self.touch();
+    }
+
+    /// A source receives nothing: what cut transfers left is of no use. Not at the takeover itself, which a huge file
+    /// would delay.
+    fn clear_partials(&self) {
+        for open in self.trees.iter().filter_map(|t| t.open.as_ref()) {
+            if let Err(fault) = crate::commit::clear_partials(&open.private) {
+                tracing::debug!(%fault, "partial contents cannot be removed");
+            }
+        }
     }
 
     /// Opens what is not open, and watches anew if that changed anything.

@@ -136,6 +136,11 @@ impl ReplicaMachine {
         self.open.len() + self.applying.len()
     }
 
+    /// The batch is not durable yet.
+    pub fn is_under_way(&self, batch: u64) -> bool {
+        self.open.iter().any(|o| o.id == batch) || self.applying.iter().any(|c| c.batch == batch)
+    }
+
     /// The records of an open batch.
     pub fn records(&self, batch: u64) -> Option<&[Record]> {
         self.open
@@ -209,16 +214,10 @@ impl ReplicaMachine {
         };
         open.looked_up = true;
         let offers = open.contents.contains(&Content::Offered);
-        for (index, want) in &wanted {
+        for (index, _) in &wanted {
             let at = *index as usize;
             let size = size_of(&open.records[at]);
-            // What is here from an earlier session counts as received.
-            let received = if let Want::From(offset) = want {
-                (*offset).min(size)
-            } else {
-                0
-            };
-            open.contents[at] = Content::Coming { received, size };
+            open.contents[at] = Content::Coming { received: 0, size };
         }
         for content in &mut open.contents {
             if *content == Content::Offered {

@@ -4,7 +4,8 @@
 //! finished batches in order and goes on receiving meanwhile.
 
 use super::machine::{Effect, ReplicaMachine};
-use super::staging::Contents;
+use super::pulse::Pulse;
+use super::staging::{Contents, large_files};
 use crate::engine::apply::{Applied, Batch};
 use crate::engine::clock::{self, ms};
 use crate::engine::command::{Command, Shared, heads};
@@ -16,7 +17,7 @@ use crate::path::RelPath;
 use crate::source::session::ended;
 use crate::tree::TreeId;
 use crate::wire::{Accept, Bytes, Durable, End, Hello, Message, Refuse, VerifyAnswer, VerifyPart};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -134,7 +135,10 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         shared,
         number,
         machine: ReplicaMachine::new(),
-        contents: Contents::new(shared.roots.clone()),
+        contents: Contents::new(shared.roots.clone(), Pulse::new(channel.outgoing.clone())),
+        lookups: VecDeque::new(),
+        large: Vec::new(),
+        superseded: true,
         source: hello.heads,
         out: VecDeque::new(),
         applied,
@@ -207,6 +211,12 @@ struct Session<'s> {
     number: u64,
     machine: ReplicaMachine,
     contents: Contents,
+    /// Batches whose offered files were not looked for yet, oldest first.
+    lookups: VecDeque<u64>,
+    /// The large files of the batches under way.
+    large: Vec<(u64, HashSet<(TreeId, RelPath)>)>,
+    /// Partial contents may lie there that nobody needs once everything is received.
+    superseded: bool,
     source: NodeHeads,
     out: VecDeque<Message>,
     applied: mpsc::Sender<Answer>,
@@ -230,6 +240,8 @@ impl Session<'_> {
         let outgoing = channel.outgoing.clone();
         let cancelled = channel.cancel.clone();
         loop {
+            self.effects().await?;
+            self.look_up()?;
             self.effects().await?;
             self.ask().await;
             self.show();
@@ -296,14 +308,8 @@ impl Session<'_> {
             match effect {
                 Effect::Lookup { batch } => {
                     let records = self.machine.records(batch).unwrap_or_default();
-                    let wanted = self.contents.look_up(
-                        self.shared.held() || self.shared.spooled() > 0,
-                        batch,
-                        records,
-                        &self.shared.index,
-                    );
-                    let wanted = wanted.map_err(|e| SessionError::Local(e.to_string()))?;
-                    self.machine.looked_up(batch, wanted);
+                    self.contents.expect_inline(batch, records);
+                    self.lookups.push_back(batch);
                 }
                 Effect::Send(message) => self.out.push_back(message),
                 Effect::Write { item, bytes, last } => {
@@ -332,6 +338,7 @@ impl Session<'_> {
                 Effect::Discard { item } => self.contents.discard(item),
                 Effect::Apply(ready) => {
                     let contents = self.contents.take(ready.commit.batch);
+                    self.superseded = true;
                     self.status.caught_up = ready.commit.caught_up;
                     let batch = Box::new(Batch {
                         ready,
@@ -363,6 +370,35 @@ impl Session<'_> {
                     .await;
                 }
                 Effect::Verify(part) => self.verify(part),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for what the oldest batches offer. A further version of a large file waits until the one before it is
+    /// applied: then it is a matter of differences, where both at once would be sent whole.
+    fn look_up(&mut self) -> Result<(), SessionError> {
+        let machine = &self.machine;
+        self.large.retain(|(batch, _)| machine.is_under_way(*batch));
+        while let Some(batch) = self.lookups.front().copied() {
+            let records = self.machine.records(batch).unwrap_or_default();
+            let large = large_files(records);
+            if self
+                .large
+                .iter()
+                .any(|(_, before)| !before.is_disjoint(&large))
+            {
+                break;
+            }
+            self.lookups.pop_front();
+            let held = self.shared.held() || self.shared.spooled() > 0;
+            let wanted = self
+                .contents
+                .look_up(held, batch, records, &self.shared.index);
+            let wanted = wanted.map_err(|e| SessionError::Local(e.to_string()))?;
+            self.machine.looked_up(batch, wanted);
+            if !large.is_empty() {
+                self.large.push((batch, large));
             }
         }
         Ok(())
@@ -410,6 +446,10 @@ impl Session<'_> {
             } => {
                 self.unsettled = applied.unsettled;
                 self.asking = false;
+                if self.unsettled == 0 && self.machine.in_flight() == 0 && self.superseded {
+                    self.superseded = false;
+                    self.contents.clear_partials();
+                }
                 let stamp = clock::now();
                 let durable = Durable {
                     upto,

@@ -1,22 +1,34 @@
 //! Contents on their way to the replica: staged in the tree's private directory, checked by their hash when complete.
 
-use crate::commit::{Staged, Staging};
-use crate::delta::{self, SumsBuilder};
+use super::basis::{self, Basis};
+use super::pulse::Pulse;
+use crate::commit::{self, Partial, Staged, Staging};
+use crate::delta;
 use crate::engine::tree::Roots;
 use crate::entry::{ContentHash, Kind};
 use crate::fault::Fault;
 use crate::index::{Index, IndexError, Snapshot};
 use crate::path::RelPath;
 use crate::tree::TreeId;
-use crate::wire::{ChunkSums, Item, Record, Want};
-use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use crate::wire::{Item, Record, Want};
+use std::collections::{HashMap, HashSet};
+
+/// The large files of a batch, of which what came of one version serves the next one.
+pub(crate) fn large_files(records: &[Record]) -> HashSet<(TreeId, RelPath)> {
+    let large = |r: &&Record| {
+        r.state
+            .as_ref()
+            .is_some_and(|s| s.kind.size() >= delta::SMALLEST)
+    };
+    records
+        .iter()
+        .filter(large)
+        .map(|r| (r.tree, r.path.clone()))
+        .collect()
+}
 
 /// Names with the same content that are tried as a local source.
 const SAME_CONTENT: usize = 8;
-/// Bytes per read of a basis.
-const CHUNK: usize = 256 << 10;
 
 /// One content. Few are open at a time: those of the batches in flight.
 #[expect(clippy::large_enum_variant)]
@@ -25,7 +37,7 @@ enum Slot {
     Coming {
         staging: Staging,
         hash: ContentHash,
-        basis: Option<File>,
+        basis: Option<Basis>,
     },
     /// Complete and correct.
     Ready(Staged),
@@ -39,19 +51,45 @@ pub(crate) struct Contents {
     slots: HashMap<Item, Slot>,
     /// Spooling: nothing that is here is relied on, for it may change before the batch is applied.
     whole: bool,
+    /// Tells the source that this end is at work.
+    pulse: Pulse,
 }
 
 impl Contents {
     /// None yet.
-    pub fn new(roots: Roots) -> Self {
+    pub fn new(roots: Roots, pulse: Pulse) -> Self {
         Contents {
             roots,
             slots: HashMap::new(),
             whole: false,
+            pulse,
         }
     }
 
-    /// Prepares a place for every file of the batch that is not here, and says how each is wanted.
+    /// Removes what earlier transfers left and no transfer holds now: everything was received, so nothing goes on with it.
+    pub fn clear_partials(&self) {
+        for (tree, open) in self.roots.all() {
+            match commit::clear_partials(&open.private) {
+                Ok(0) => {}
+                Ok(files) => {
+                    tracing::info!(%tree, files, "partial contents that nobody needs were removed")
+                }
+                // They take room and are in nobody's way; the next time they are tried again.
+                Err(fault) => tracing::warn!(%tree, %fault, "partial contents cannot be removed"),
+            }
+        }
+    }
+
+    /// Prepares a place for every file of the batch whose content comes without being asked for.
+    pub fn expect_inline(&mut self, batch: u64, records: &[Record]) {
+        for (index, record) in (0u32..).zip(records).filter(|(_, record)| record.inline) {
+            if let Some(Kind::File { size, hash }) = record.state.as_ref().map(|s| &s.kind) {
+                self.begin(Item { batch, index }, record, *size, *hash, None);
+            }
+        }
+    }
+
+    /// Prepares a place for every offered file of the batch that is not here, and says how each is wanted.
     pub fn look_up(
         &mut self,
         held: bool,
@@ -71,7 +109,6 @@ impl Contents {
                 index: number,
             };
             if record.inline {
-                self.begin(item, record.tree, *size, *hash, None);
                 continue;
             }
             let entry = snapshot.get(record.tree, &record.path)?;
@@ -97,16 +134,15 @@ impl Contents {
                 continue;
             }
             // Only what the index knows as the pair's is a basis. What is protected or excluded here is not in it, and
-            // the source, which learns a basis' sums, must not learn those.
+            // the source, which learns a basis' sums, must not learn those. What a transfer left is the source's own.
             let known = entry.as_ref().and_then(|e| e.current.as_ref());
-            let basis = known
-                .filter(|state| state.kind.hash().is_some())
-                .and_then(|_| self.basis(record.tree, &record.path, *size));
-            let (want, basis) = match basis {
-                Some((sums, file)) => (Want::Against(sums), Some(file)),
-                None => (Want::Whole, None),
+            let of_the_pair = known.is_some_and(|state| state.kind.hash().is_some());
+            let found = self.basis(record, *size, of_the_pair);
+            let want = match &found {
+                Some(found) => Want::Against(found.sums.clone()),
+                None => Want::Whole,
             };
-            self.begin(item, record.tree, *size, *hash, basis);
+            self.begin(item, record, *size, *hash, found);
             wanted.push((number, want));
         }
         Ok(wanted)
@@ -115,17 +151,13 @@ impl Contents {
     fn begin(
         &mut self,
         item: Item,
-        tree: TreeId,
+        record: &Record,
         size: u64,
         hash: ContentHash,
-        basis: Option<File>,
+        found: Option<basis::Found>,
     ) {
-        let slot = match self
-            .roots
-            .get(tree)
-            .map(|open| Staging::begin(&open.private, size))
-        {
-            Some(Ok(staging)) => Slot::Coming {
+        let slot = match self.staging(record, size, found) {
+            Some(Ok((staging, basis))) => Slot::Coming {
                 staging,
                 hash,
                 basis,
@@ -137,6 +169,35 @@ impl Contents {
             None => Slot::Failed,
         };
         self.slots.insert(item, slot);
+    }
+
+    fn staging(
+        &self,
+        record: &Record,
+        size: u64,
+        found: Option<basis::Found>,
+    ) -> Option<Result<(Staging, Option<Basis>), Fault>> {
+        let private = self.roots.get(record.tree)?.private;
+        if size < delta::SMALLEST {
+            return Some(Staging::begin(&private, size).map(|staging| (staging, None)));
+        }
+        let (basis, partial) = match found {
+            Some(found) => (Some(found.basis), found.partial),
+            None => (None, None),
+        };
+        let begin = || Staging::begin_lasting(&private, &record.path, size);
+        let staging = match partial {
+            Some((partial, kept)) => {
+                tracing::info!(tree = %record.tree, path = %record.path, kept, size, "a transfer goes on where it was cut");
+                Staging::resume(&private, &record.path, partial, kept, size)
+            }
+            // What other transfers left gives way to what is to be received now.
+            None => begin().or_else(|fault| match fault.is_no_space() {
+                true if commit::clear_partials(&private).is_ok_and(|files| files > 0) => begin(),
+                _ => Err(fault),
+            }),
+        };
+        Some(staging.map(|staging| (staging, basis)))
     }
 
     /// A file of this tree with this content, copied: what was renamed or copied at the source is not sent again.
@@ -168,31 +229,18 @@ impl Contents {
         Ok(None)
     }
 
-    /// What lies at the path now, as a basis for differences.
-    fn basis(&self, tree: TreeId, path: &RelPath, size: u64) -> Option<(ChunkSums, File)> {
-        if size < delta::SMALLEST || self.whole {
+    /// What is here of the path, as a basis for differences: what an earlier transfer left, and what lies there now.
+    fn basis(&self, record: &Record, size: u64, of_the_pair: bool) -> Option<basis::Found> {
+        if size < delta::SMALLEST {
             return None;
         }
-        let file = self.roots.get(tree)?.root.open_file(path).ok()?;
-        let have = file.metadata().ok()?.len();
-        if have < delta::SMALLEST {
-            return None;
-        }
-        let mut builder = SumsBuilder::new(delta::chunk_size(have)?);
-        let mut buffer = vec![0; CHUNK];
-        let mut at = 0;
-        while at < have {
-            let want = usize::try_from(have - at).unwrap_or(CHUNK).min(CHUNK);
-            let got = file
-                .read_at(&mut buffer[..want], at)
-                .ok()
-                .filter(|n| *n > 0)?;
-            if !builder.update(&buffer[..got]) {
-                return None;
-            }
-            at += got as u64;
-        }
-        Some((builder.finish()?, file))
+        let open = self.roots.get(record.tree)?;
+        let partial = Partial::take(&open.private, &record.path);
+        let old = match of_the_pair && !self.whole {
+            false => None,
+            true => open.root.open_file(&record.path).ok(),
+        };
+        basis::find(partial, old, size, &self.pulse)
     }
 
     /// Appends bytes. With `last` the content is checked. False: it cannot be used.
@@ -202,8 +250,9 @@ impl Contents {
 
     /// Appends a part of the basis. With `last` the content is checked. False: it cannot be used.
     pub fn copy(&mut self, item: Item, from: u64, len: u64, last: bool) -> bool {
+        let pulse = self.pulse.clone();
         self.add(item, last, |staging, basis| match basis {
-            Some(basis) => staging.copy_from(basis, from, len),
+            Some(basis) => basis.copy_to(staging, from, len, &pulse),
             None => Err(Fault::WrongContent),
         })
     }
@@ -212,7 +261,7 @@ impl Contents {
         &mut self,
         item: Item,
         last: bool,
-        write: impl FnOnce(&mut Staging, Option<&File>) -> Result<(), Fault>,
+        write: impl FnOnce(&mut Staging, Option<&Basis>) -> Result<(), Fault>,
     ) -> bool {
         let Some(slot) = self.slots.get_mut(&item) else {
             return false;
@@ -222,7 +271,9 @@ impl Contents {
         };
         if let Err(fault) = write(staging, basis.as_ref()) {
             tracing::warn!(%fault, "a content cannot be staged");
-            *slot = Slot::Failed;
+            if let Slot::Coming { staging, .. } = std::mem::replace(slot, Slot::Failed) {
+                staging.discard();
+            }
             return false;
         }
         if !last {
@@ -256,7 +307,7 @@ impl Contents {
         }
         // At most MAX_BASIS, little more than a megabyte.
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        match basis.read_exact_at(&mut bytes, from) {
+        match basis.read(&mut bytes, from) {
             Ok(()) => delta::signature_of(&bytes),
             Err(_) => Vec::new(),
         }

@@ -11,8 +11,10 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// Above this chunk size (files of more than 128 GiB) the file is sent whole: chunks are held in memory.
-const LARGEST_CHUNK: u32 = 4 << 20;
+/// Above this chunk size (files of more than 2 TiB) the file is sent whole: one chunk is held in memory.
+const LARGEST_CHUNK: u32 = 64 << 20;
+/// Bytes that are read without anything to send before the session looks at what else there is.
+const QUIET: u64 = 64 << 20;
 
 /// What to do next.
 #[derive(Debug)]
@@ -25,10 +27,12 @@ pub(crate) enum Step {
     GivenUp(Message),
     /// Wait for the replica's `Sums`.
     Wait,
+    /// Nothing to send yet; call again.
+    Again,
 }
 
 enum How {
-    Whole { skip: u64 },
+    Whole,
     Against(Box<Against>),
 }
 
@@ -69,17 +73,14 @@ impl Content {
             return None;
         };
         let how = match want {
-            Want::Whole => How::Whole { skip: 0 },
-            Want::From(offset) => How::Whole {
-                skip: offset.min(size),
-            },
+            Want::Whole => How::Whole,
             Want::Against(sums) if sums.chunk <= LARGEST_CHUNK => How::Against(Box::new(Against {
                 sums,
                 judge: Judge::default(),
                 window: None,
                 copy: None,
             })),
-            Want::Against(_) => How::Whole { skip: 0 },
+            Want::Against(_) => How::Whole,
         };
         let hasher = blake3::Hasher::new();
         let queue = VecDeque::new();
@@ -111,7 +112,11 @@ impl Content {
 
     /// The next step. Reads the file.
     pub fn step(&mut self) -> Step {
+        let quiet_until = self.at.saturating_add(QUIET);
         loop {
+            if self.at >= quiet_until && self.queue.is_empty() && !self.failed && !self.ended {
+                return Step::Again;
+            }
             if self.failed {
                 return Step::GivenUp(Message::GivenUp(self.item));
             }
@@ -122,7 +127,7 @@ impl Content {
                 return Step::Complete(self.data(Vec::new(), true));
             }
             match &mut self.how {
-                How::Whole { .. } => {
+                How::Whole => {
                     if let Some(step) = self.whole() {
                         return step;
                     }
@@ -165,22 +170,14 @@ impl Content {
     }
 
     fn whole(&mut self) -> Option<Step> {
-        let How::Whole { skip } = self.how else {
-            return None;
-        };
         let bytes = self.read((self.size - self.at).min(MAX_DATA as u64))?;
-        let before = self.at - bytes.len() as u64;
-        let new = bytes[usize::try_from(skip.saturating_sub(before))
-            .unwrap_or(bytes.len())
-            .min(bytes.len())..]
-            .to_vec();
         if self.at < self.size {
-            return (!new.is_empty()).then(|| Step::Send(self.data(new, false)));
+            return Some(Step::Send(self.data(bytes, false)));
         }
         if !self.is_as_announced() {
             return None;
         }
-        Some(Step::Complete(self.data(new, true)))
+        Some(Step::Complete(self.data(bytes, true)))
     }
 
     fn is_as_announced(&mut self) -> bool {

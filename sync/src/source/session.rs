@@ -389,7 +389,7 @@ impl Session<'_> {
         let item = content.item();
         let message = match content.step() {
             Step::Send(message) => message,
-            Step::Wait => return None,
+            Step::Wait | Step::Again => return None,
             Step::Complete(message) => {
                 self.content = None;
                 self.machine.sent(item, true);

@@ -63,11 +63,7 @@ fn samples() -> Vec<Message> {
         batch(record(RelPath::root(), Some(Kind::Dir))),
         Message::Need(Need {
             batch: 1,
-            items: vec![
-                (0, Want::Whole),
-                (1, Want::From(9)),
-                (2, Want::Against(sums)),
-            ],
+            items: vec![(0, Want::Whole), (1, Want::Against(sums))],
             last: true,
         }),
         Message::Data {

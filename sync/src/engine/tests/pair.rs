@@ -4,6 +4,8 @@ use crate::engine::{Engine, EngineStatus, SessionEnd, SessionError};
 use crate::tree::{PairConfig, TreeConfig};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -100,6 +102,17 @@ impl Cable {
     pub fn breaking(source: &Node, replica: &Node, bytes: usize) -> Cable {
         let (inner, b) = tokio::io::duplex(64 << 10);
         Cable::over(source, replica, Breaks { inner, left: bytes }, b)
+    }
+
+    /// A cable that counts the bytes from the source.
+    pub fn counting(source: &Node, replica: &Node) -> (Cable, Arc<AtomicU64>) {
+        let (inner, b) = tokio::io::duplex(64 << 10);
+        let written = Arc::new(AtomicU64::new(0));
+        let counts = Counts {
+            inner,
+            written: Arc::clone(&written),
+        };
+        (Cable::over(source, replica, counts, b), written)
     }
 
     fn over<A>(source: &Node, replica: &Node, a: A, b: DuplexStream) -> Cable
@@ -206,6 +219,42 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Breaks<S> {
         let some = &bytes[..bytes.len().min(self.left)];
         let written = std::task::ready!(Pin::new(&mut self.inner).poll_write(cx, some))?;
         self.left -= written;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// A stream that counts what is written to it.
+pub struct Counts<S> {
+    pub inner: S,
+    pub written: Arc<AtomicU64>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counts<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counts<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let written = std::task::ready!(Pin::new(&mut self.inner).poll_write(cx, bytes))?;
+        self.written.fetch_add(written as u64, Ordering::Relaxed);
         Poll::Ready(Ok(written))
     }
 

@@ -115,18 +115,6 @@ fn given_up_and_failed_items_are_named() {
 }
 
 #[test]
-fn what_is_here_from_an_earlier_session_is_not_counted_again() {
-    let mut m = ReplicaMachine::new();
-    m.received(batch(1, vec![file(100, false)])).unwrap();
-    m.looked_up(1, vec![(0, Want::From(60))]);
-    assert!(m.received(data(1, 0, 41, true)).is_err());
-    let mut m = ReplicaMachine::new();
-    m.received(batch(1, vec![file(100, false)])).unwrap();
-    m.looked_up(1, vec![(0, Want::From(60))]);
-    m.received(data(1, 0, 40, true)).unwrap();
-}
-
-#[test]
 fn violations_are_refused() {
     let started = || {
         let mut m = ReplicaMachine::new();

@@ -1,0 +1,149 @@
+//! What the replica has of a large file already: the beginning from a transfer that was cut, the rest from the version that
+//! lies in the tree. The source is told the sums of both as of one file.
+
+use super::pulse::Pulse;
+use crate::commit::{Partial, Staging};
+use crate::delta::{self, SumsBuilder};
+use crate::fault::Fault;
+use crate::wire::ChunkSums;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// Bytes per read.
+const CHUNK: usize = 256 << 10;
+/// Bytes that are copied between two signs of life.
+const SLICE: u64 = 16 << 20;
+
+/// The bytes before `kept` from what a transfer left, those after it from the old version.
+pub(super) struct Basis {
+    partial: Option<File>,
+    kept: u64,
+    old: Option<File>,
+}
+
+/// A basis, what the source is told of it, and the content that goes on with its first bytes.
+pub(super) struct Found {
+    pub basis: Basis,
+    pub sums: ChunkSums,
+    /// With the number of its bytes that are of use.
+    pub partial: Option<(Partial, u64)>,
+}
+
+/// Makes a basis for a content of `size` bytes. Reads all of it; `None` when there is nothing of use.
+pub(super) fn find(
+    partial: Option<Partial>,
+    old: Option<File>,
+    size: u64,
+    pulse: &Pulse,
+) -> Option<Found> {
+    let old = old.and_then(|file| {
+        let length = file.metadata().ok()?.len();
+        (length >= delta::SMALLEST).then_some((file, length))
+    });
+    let came = partial.as_ref().map_or(0, |p| p.len().min(size));
+    let old_length = old.as_ref().map_or(0, |(_, length)| *length);
+    // All of it came: the old version has nothing to add.
+    let (old, old_length) = match came == size {
+        true => (None, 0),
+        false => (old.map(|(file, _)| file), old_length),
+    };
+    let chunk = delta::chunk_size(came.max(old_length))?;
+    // No chunk is of both files, for such a one could match nothing.
+    let kept = match came == size {
+        true => came,
+        false => came - came % u64::from(chunk),
+    };
+    let partial = match partial {
+        Some(partial) if kept == 0 => {
+            partial.remove();
+            None
+        }
+        other => other.map(|partial| (partial, kept)),
+    };
+    let length = kept.max(old_length);
+    if length == 0 {
+        return None;
+    }
+    let basis = Basis {
+        partial: match &partial {
+            Some((partial, _)) => Some(partial.file().try_clone().ok()?),
+            None => None,
+        },
+        kept,
+        old,
+    };
+    let sums = basis.sums(length, chunk, pulse)?;
+    Some(Found {
+        basis,
+        sums,
+        partial,
+    })
+}
+
+impl Basis {
+    fn sums(&self, length: u64, chunk: u32, pulse: &Pulse) -> Option<ChunkSums> {
+        let mut builder = SumsBuilder::new(chunk);
+        let mut buffer = vec![0; CHUNK];
+        let mut at = 0;
+        while at < length {
+            // No piece longer than the buffer, which fits.
+            let piece = (length - at).min(CHUNK as u64) as usize;
+            self.read(&mut buffer[..piece], at).ok()?;
+            if !builder.update(&buffer[..piece]) {
+                return None;
+            }
+            at += piece as u64;
+            pulse.beat();
+        }
+        builder.finish()
+    }
+
+    /// The file that has the byte at `from`, and how many bytes from there on it may be asked for.
+    fn at(&self, from: u64) -> Option<(&File, u64)> {
+        match from < self.kept {
+            true => Some((self.partial.as_ref()?, self.kept - from)),
+            false => Some((self.old.as_ref()?, u64::MAX)),
+        }
+    }
+
+    /// Reads exactly this part. An old version that is shorter now is an error.
+    pub fn read(&self, mut buffer: &mut [u8], mut from: u64) -> std::io::Result<()> {
+        while !buffer.is_empty() {
+            let (file, room) = self.at(from).ok_or(std::io::ErrorKind::UnexpectedEof)?;
+            let here = usize::try_from(room)
+                .unwrap_or(buffer.len())
+                .min(buffer.len());
+            let (now, rest) = buffer.split_at_mut(here);
+            file.read_exact_at(now, from)?;
+            from += here as u64;
+            buffer = rest;
+        }
+        Ok(())
+    }
+
+    /// Appends this part to the content. What is there already is only hashed.
+    pub fn copy_to(
+        &self,
+        staging: &mut Staging,
+        mut from: u64,
+        length: u64,
+        pulse: &Pulse,
+    ) -> Result<(), Fault> {
+        let mut left = length;
+        while left > 0 {
+            let (file, room) = self.at(from).ok_or(Fault::WrongContent)?;
+            let here = left.min(room).min(SLICE);
+            match staging.continues_at(from, here) {
+                true => staging.keep(here)?,
+                false => staging.copy_from(file, from, here)?,
+            }
+            from += here;
+            left -= here;
+            pulse.beat();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
