@@ -23,9 +23,12 @@ mod watching;
 pub use problem::{Problem, Problems};
 pub use time::{format_duration, parse_duration};
 
+use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use types::{Config, Node, PublicKey};
+use std::time::Duration;
+use types::{Config, HookEvent, Node, PublicKey};
 
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/tandem/tandem.toml";
@@ -72,21 +75,37 @@ pub fn load(file: &Path) -> Result<Loaded, LoadError> {
         file: file.to_owned(),
         source,
     };
+    // Without O_NONBLOCK a fifo in its place would stop whoever reads it.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(file)
+        .map_err(read)?;
+    if !opened.metadata().map_err(read)?.is_file() {
+        return Err(read(io::Error::other("it is not a regular file")));
+    }
     let mut bytes = Vec::new();
-    std::fs::File::open(file)
-        .and_then(|f| f.take(FILE_BOUND + 1).read_to_end(&mut bytes))
+    opened
+        .take(FILE_BOUND + 1)
+        .read_to_end(&mut bytes)
         .map_err(read)?;
     if bytes.len() as u64 > FILE_BOUND {
         return Err(read(io::Error::other("it is larger than 1 MiB")));
     }
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let line = e.as_bytes()[..e.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count();
-        read(io::Error::other(format!("line {} is not UTF-8", line + 1)))
-    })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| LoadError::Invalid(not_utf8(file, e.as_bytes(), &e.utf8_error())))?;
     parse(file, &text).map_err(LoadError::Invalid)
+}
+
+/// Points at the first byte that is no UTF-8. Nothing else can be said of such a text.
+fn not_utf8(file: &Path, bytes: &[u8], error: &std::str::Utf8Error) -> Problems {
+    let at = error.valid_up_to();
+    // The valid part is the same in both, and the mark that replaces the first wrong byte has three bytes.
+    let text = String::from_utf8_lossy(bytes);
+    let byte = bytes.get(at).copied().unwrap_or_default();
+    let problem = Problem::new(at..at + 3, format!("not UTF-8: the byte 0x{byte:02x}"));
+    let problem = problem.hint("save the file in the encoding UTF-8");
+    Problems::new(file, &text, "error", vec![problem])
 }
 
 /// Checks a text; `file` is its name in messages.
@@ -104,6 +123,15 @@ pub fn parse(file: &Path, text: &str) -> Result<Loaded, Problems> {
 }
 
 impl Config {
+    /// The longest that a hand-over at SIGTERM may take by its own bounds: the planned move, and what runs before and
+    /// after it, one after the other.
+    pub fn hand_over_bound(&self) -> Duration {
+        let hooks = self.hooks.iter().filter(|h| h.on != HookEvent::Master);
+        let hooks: Duration = hooks.map(|h| h.timeout).sum();
+        let services: Duration = self.services.iter().map(|s| s.timeout).sum();
+        self.pair.move_timeout + hooks + services
+    }
+
     /// This node and its peer, by this node's key. `None`: the key is of neither node.
     pub fn sides(&self, key: &PublicKey) -> Option<(&Node, &Node)> {
         let [first, second] = &self.nodes;

@@ -40,7 +40,9 @@ pub struct Context {
     pub role: Role,
     /// `TANDEM_TERM`: the term, decimal.
     pub term: u64,
-    /// `TANDEM_CAUSE`: short stable word for why, for example `takeover` or `switchover`.
+    /// `TANDEM_EVENT`: `master`, `standby`, `freeze` or `thaw`, what the command is run for.
+    pub event: &'static str,
+    /// `TANDEM_CAUSE`: the decision behind it, one sentence for people.
     pub cause: String,
     /// `TANDEM_LAG_MS`: lag of the data in milliseconds, empty if unknown.
     pub lag: Option<Duration>,
@@ -48,12 +50,13 @@ pub struct Context {
 
 impl Context {
     /// The variables in a fixed order.
-    pub fn variables(&self) -> [(&'static str, String); 6] {
+    pub fn variables(&self) -> [(&'static str, String); 7] {
         [
             ("TANDEM_PAIR", self.pair.clone()),
             ("TANDEM_NODE", self.node.clone()),
             ("TANDEM_ROLE", self.role.to_string()),
             ("TANDEM_TERM", self.term.to_string()),
+            ("TANDEM_EVENT", self.event.to_owned()),
             ("TANDEM_CAUSE", self.cause.clone()),
             (
                 "TANDEM_LAG_MS",

@@ -203,13 +203,23 @@ pub fn parse_public(line: &str) -> Result<PublicKey, String> {
     if line.contains("PRIVATE KEY") {
         return Err("this is a private key, which belongs into no configuration".to_owned());
     }
-    let key = ssh_key::PublicKey::from_openssh(line).map_err(|e| e.to_string())?;
+    let mut words = line.split_ascii_whitespace();
+    match (words.next(), words.next()) {
+        (Some("ssh-ed25519"), Some(_)) => {}
+        (Some("ssh-ed25519"), None) => return Err("what follows ssh-ed25519 is missing".to_owned()),
+        (Some(kind), _) if kind.starts_with("AAAA") => {
+            return Err("the word ssh-ed25519 in front is missing".to_owned());
+        }
+        (Some(kind), _) => {
+            return Err(format!("it is of the kind {kind:?}, not ssh-ed25519"));
+        }
+        (None, _) => return Err("it is empty".to_owned()),
+    }
+    let damaged = "it is damaged or cut: an ed25519 key has 68 characters after ssh-ed25519";
+    let key = ssh_key::PublicKey::from_openssh(line).map_err(|_| damaged.to_owned())?;
     match key.key_data() {
         KeyData::Ed25519(key) => Ok(PublicKey(key.0)),
-        _ => Err(format!(
-            "it is a {} key, not an ed25519 key",
-            key.algorithm()
-        )),
+        _ => Err(damaged.to_owned()),
     }
 }
 
@@ -316,13 +326,19 @@ mod tests {
     fn public_lines_are_read_and_written_alike() {
         let line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHGRTsnVrif9xjxJLPq1WK8wBgrk1PM9X66g9TT2uFfs mirror1";
         assert_eq!(public_line(&parse_public(line).unwrap(), "mirror1"), line);
-        for bad in [
-            "",
-            "ssh-ed25519",
-            "ssh-ed25519 AAAA",
-            "-----BEGIN OPENSSH PRIVATE KEY-----",
+        let cut = &line[..60];
+        let bare = &line["ssh-ed25519 ".len()..];
+        for (bad, why) in [
+            ("", "empty"),
+            ("ssh-ed25519", "is missing"),
+            ("ssh-ed25519 AAAA", "damaged or cut"),
+            (cut, "damaged or cut"),
+            (bare, "ssh-ed25519 in front"),
+            ("ssh-rsa AAAAB3NzaC1yc2E=", "\"ssh-rsa\""),
+            ("-----BEGIN OPENSSH PRIVATE KEY-----", "private key"),
         ] {
-            assert!(parse_public(bad).is_err(), "{bad}");
+            let error = parse_public(bad).expect_err(bad);
+            assert!(error.contains(why), "{bad}: {error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Notices to people: logged at WARN at once, mailed by a task of its own.
+//! Notices to people: logged at once, mailed by a task of its own.
 //!
 //! [`Notifier::notify`] never waits. At most [`QUEUE`] notices wait for being mailed; when there are more, the
 //! oldest is dropped and the next mail says how many are missing. The same notice again is one mail with a count:
@@ -12,7 +12,7 @@ use crate::config::types::Mail;
 use queue::Queue;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
-use tandem_failover::effect::Notice;
+use tandem_failover::effect::{Notice, NoticeKind};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -73,9 +73,7 @@ impl Notifier {
 
     /// Logs the notice and queues it for mail. Never waits.
     pub fn notify(&self, notice: Notice) {
-        tracing::warn!(
-            kind = ?notice.kind, role = %notice.role, term = notice.term, text = notice.text, "notice"
-        );
+        log(&notice);
         if self.shared.mail().is_some() {
             self.shared
                 .queue()
@@ -88,6 +86,21 @@ impl Notifier {
     pub fn waiting(&self) -> (usize, u64) {
         let queue = self.shared.queue();
         (queue.len(), queue.dropped())
+    }
+}
+
+/// At WARN what needs a person. What was asked for, or is over again, is news.
+fn log(notice: &Notice) {
+    macro_rules! at {
+        ($level:ident) => {
+            tracing::$level!(
+                kind = ?notice.kind, role = %notice.role, term = notice.term, text = notice.text, "notice"
+            )
+        };
+    }
+    match notice.kind {
+        NoticeKind::Moved => at!(info),
+        _ => at!(warn),
     }
 }
 

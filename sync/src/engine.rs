@@ -40,7 +40,7 @@ mod worker;
 pub use error::{CommandError, OpenError, SessionError};
 pub use handle::Engine;
 pub use report::{
-    FlushReport, InitReport, NotCovered, PutReport, RescueSet, RevokeReport, SessionEnd,
+    FlushReport, InitReport, NotCovered, PutFile, PutReport, RescueSet, RevokeReport, SessionEnd,
     VerifyDifference, VerifyReport,
 };
 pub use status::{Alarm, EngineStatus, Mode, Progress, SessionStatus, TreeState, TreeStatus};

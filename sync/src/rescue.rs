@@ -269,6 +269,10 @@ pub fn drop_items(private: &Private, set: &str, numbers: &[u64]) -> Result<(), R
         }
     }
     sync(dir.as_fd())?;
+    // A set without entries says nothing any more.
+    if summary(private, set)?.items == 0 {
+        return drop_items(private, set, &[]);
+    }
     Ok(())
 }
 

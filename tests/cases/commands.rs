@@ -2,7 +2,6 @@
 
 use crate::harness::*;
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 use tandem::api::types::Role;
 
@@ -36,75 +35,6 @@ fn flush_returns_when_all_is_durable_there() {
     let output = scene.tandem(ONE, &["flush", "--timeout", "1s"]);
     assert!(!output.success(), "{output:?}");
     assert!(output.stderr.contains("not covered"), "{output:?}");
-}
-
-#[test]
-fn hold_pauses_applying_while_its_command_runs() {
-    let scene = Scene::replicated();
-    let mut command = Command::new("/opt/lab/tandem");
-    // The web server stands for a backup that runs until it is stopped.
-    command.args([
-        "hold",
-        "--role",
-        "standby",
-        "--",
-        "/opt/lab/lab-web",
-        "/srv",
-        "8080",
-    ]);
-    let backup = scene.node(TWO).host.spawn(command).expect("started");
-    scene.wait_status(TWO, "holds", |s| s.hold.is_some());
-    scene.write(ONE, "held", "spooled");
-    scene.write(ONE, "index.html", "second page");
-    scene.wait_status(TWO, "spools", |s| {
-        s.hold.as_ref().is_some_and(|h| h.spooled_bytes > 0)
-    });
-    holds_for(Duration::from_secs(1), "the tree rests", || {
-        match scene.read(TWO, "index.html")?.as_str() {
-            "first page" if !exists(&scene.file(TWO, "held")) => Ok(()),
-            other => Err(other.into()),
-        }
-    });
-    backup.signal(nix::sys::signal::Signal::SIGKILL);
-    scene.wait_status(TWO, "holds no more", |s| s.hold.is_none());
-    scene.wait_ready(ONE, TWO);
-    scene.flush_and_compare(ONE);
-    let refused = scene.tandem(
-        ONE,
-        &[
-            "hold",
-            "--role",
-            "standby",
-            "--",
-            "/opt/lab/tandem",
-            "--version",
-        ],
-    );
-    assert!(!refused.success(), "{refused:?}");
-}
-
-#[test]
-fn a_takeover_ends_a_hold_and_applies_the_spool_first() {
-    let scene = Scene::replicated();
-    let mut command = Command::new("/opt/lab/tandem");
-    command.args([
-        "hold",
-        "--role",
-        "standby",
-        "--",
-        "/opt/lab/lab-web",
-        "/srv",
-        "8080",
-    ]);
-    let backup = scene.node(TWO).host.spawn(command).expect("started");
-    scene.wait_status(TWO, "holds", |s| s.hold.is_some());
-    scene.write(ONE, "held", "spooled");
-    scene.flush(ONE);
-    assert!(!exists(&scene.file(TWO, "held")));
-    scene.power_cut(ONE);
-    scene.wait_role(TWO, Role::Master);
-    assert_eq!(scene.read(TWO, "held").as_deref(), Ok("spooled"));
-    assert!(backup.wait(SOON).is_some(), "the command was signalled");
 }
 
 #[test]
@@ -167,29 +97,6 @@ fn takeover_by_force_shows_its_price() {
     let output = scene.tandem(TWO, &["takeover", "--force"]);
     assert!(output.success(), "{output:?}");
     scene.wait_role(TWO, Role::Master);
-}
-
-#[test]
-fn rescue_is_listed_restored_and_dropped() {
-    let scene = Scene::replicated();
-    scene.flush(ONE);
-    scene.node(ONE).host.cable("eth1").cut().expect("cut");
-    scene.write(ONE, "late", "wanted back");
-    scene.power_cut(ONE);
-    scene.wait_role(TWO, Role::Master);
-    scene.node(ONE).host.cable("eth1").heal().expect("healed");
-    scene.power_on(ONE);
-    scene.wait_ready(TWO, ONE);
-    let sets = scene.rescue_list(ONE).sets;
-    assert_eq!(sets.len(), 1, "{sets:?}");
-    let output = scene.tandem(ONE, &["rescue", "restore", &sets[0].id]);
-    assert!(output.success(), "{output:?}");
-    scene.flush_and_compare(TWO);
-    assert_eq!(scene.read(TWO, "late").as_deref(), Ok("wanted back"));
-    assert_eq!(scene.read(ONE, "late").as_deref(), Ok("wanted back"));
-    let output = scene.tandem(ONE, &["rescue", "drop", &sets[0].id]);
-    assert!(output.success(), "{output:?}");
-    assert!(scene.rescue_list(ONE).sets.is_empty());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::types::{self, ApiError, ErrorCode, Line, path};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::stream;
@@ -40,9 +40,9 @@ pub trait Backend: Send + Sync + 'static {
     /// `POST /v1/init`.
     fn init(&self, request: types::InitRequest) -> Answer<'_, types::InitReport>;
     /// `POST /v1/failback`.
-    fn failback(&self, request: types::MoveRequest) -> Answer<'_, Lines<types::MoveEvent>>;
+    fn failback(&self, request: types::Empty) -> Answer<'_, Lines<types::MoveEvent>>;
     /// `POST /v1/switchover`.
-    fn switchover(&self, request: types::MoveRequest) -> Answer<'_, Lines<types::MoveEvent>>;
+    fn switchover(&self, request: types::Empty) -> Answer<'_, Lines<types::MoveEvent>>;
     /// `GET /v1/takeover`.
     fn takeover_price(&self) -> Answer<'_, types::TakeoverPrice>;
     /// `POST /v1/takeover`.
@@ -69,7 +69,7 @@ pub trait Backend: Send + Sync + 'static {
     /// `POST /v1/rescue/restore`.
     fn rescue_restore(
         &self,
-        request: types::RescueSelection,
+        request: types::RestoreRequest,
     ) -> Answer<'_, Lines<types::RestoreEvent>>;
     /// `POST /v1/rescue/drop`.
     fn rescue_drop(&self, request: types::RescueSelection) -> Answer<'_, types::Done>;
@@ -193,8 +193,26 @@ fn router<B: Backend>(backend: Arc<B>) -> Router {
             path::RELOAD,
             post(|State(b): State<Arc<B>>| async move { answer(b.reload().await) }),
         )
+        .fallback(unknown_path)
         .layer(DefaultBodyLimit::max(BODY_BOUND))
         .with_state(backend)
+}
+
+/// Another version of the API, or a question that a newer one has.
+async fn unknown_path(uri: Uri) -> Response {
+    let text = format!(
+        "this agent does not know {}: it is tandem {} and speaks version {} of the API (/v{}/...)",
+        uri.path(),
+        env!("CARGO_PKG_VERSION"),
+        types::API_VERSION,
+        types::API_VERSION
+    );
+    let error = ApiError::new(ErrorCode::NotFound, text);
+    refuse(
+        &error.hint(
+            "after an upgrade of the program `tandem restart` brings the agent to its version",
+        ),
+    )
 }
 
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {

@@ -30,9 +30,9 @@ pub mod path {
     pub const ROLE: &str = "/v1/role";
     /// POST [`super::InitRequest`]: [`super::InitReport`].
     pub const INIT: &str = "/v1/init";
-    /// POST [`super::MoveRequest`]: lines of [`super::MoveEvent`].
+    /// POST [`super::Empty`]: lines of [`super::MoveEvent`].
     pub const FAILBACK: &str = "/v1/failback";
-    /// POST [`super::MoveRequest`]: lines of [`super::MoveEvent`].
+    /// POST [`super::Empty`]: lines of [`super::MoveEvent`].
     pub const SWITCHOVER: &str = "/v1/switchover";
     /// GET: [`super::TakeoverPrice`]. POST [`super::TakeoverRequest`]: lines of [`super::MoveEvent`].
     pub const TAKEOVER: &str = "/v1/takeover";
@@ -52,7 +52,7 @@ pub mod path {
     pub const RESCUE_SHOW: &str = "/v1/rescue/show";
     /// POST [`super::RescueFileRequest`]: the bytes of one rescued file.
     pub const RESCUE_FILE: &str = "/v1/rescue/file";
-    /// POST [`super::RescueSelection`]: lines of [`super::RestoreEvent`].
+    /// POST [`super::RestoreRequest`]: lines of [`super::RestoreEvent`].
     pub const RESCUE_RESTORE: &str = "/v1/rescue/restore";
     /// POST [`super::RescueSelection`]: [`super::Done`].
     pub const RESCUE_DROP: &str = "/v1/rescue/drop";

@@ -1,5 +1,6 @@
 //! `tandem check`: the configuration, and what this machine says to it.
 
+mod boot;
 mod machine;
 
 use super::exit::Failure;
@@ -31,9 +32,10 @@ pub(super) fn run(context: &Context) -> Outcome {
     for warning in machine::warnings(&loaded, &key, me) {
         output::complain(&format!("warning: {}", super::text::escape(&warning)));
     }
-    let who = match me {
-        Some(node) => format!("this node is {}", node.name),
-        None => "this machine is neither of its nodes".to_owned(),
+    let who = match (me, &key) {
+        (Some(node), _) => format!("this node is {}", node.name),
+        (None, Ok(_)) => "this machine is neither of its nodes".to_owned(),
+        (None, Err(_)) => "which node this is cannot be said without its key".to_owned(),
     };
     let digest = Facts::of(&loaded.config).digest();
     output::line(&format!(

@@ -1,16 +1,12 @@
 //! `tandem failback`, `tandem switchover`, and the steps of a takeover.
 
 use super::text::{escape, time};
-use super::{Exit, Outcome, duration, output, to_ms};
+use super::{Exit, Outcome, output};
 use crate::api::client::{Client, EventStream};
-use crate::api::types::{MoveEvent, MoveRequest, path};
-use std::time::Duration;
+use crate::api::types::{Empty, MoveEvent, path};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Bound up to the last point of return [default: move_timeout of the configuration]
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    timeout: Option<Duration>,
     /// Each step as a line of JSON
     #[arg(long)]
     json: bool,
@@ -24,14 +20,11 @@ pub(super) enum Move {
 }
 
 pub(super) async fn run(args: Args, which: Move, client: &Client) -> Outcome {
-    let request = MoveRequest {
-        timeout_ms: args.timeout.map(to_ms),
-    };
     let path = match which {
         Move::Failback => path::FAILBACK,
         Move::Switchover => path::SWITCHOVER,
     };
-    let events = client.stream(path, &request).await?;
+    let events = client.stream(path, &Empty {}).await?;
     follow(events, args.json).await
 }
 

@@ -73,7 +73,8 @@ impl Page<'_> {
         if let Some(m) = &r.maintenance {
             let until = match m.until_unix_ms {
                 Some(until) => format!("ends in {}", self.until(until)),
-                None => "until `tandem maintenance off`".to_owned(),
+                None if m.here => "until `tandem maintenance off`".to_owned(),
+                None => format!("switched on at {}", escape(&r.peer.node)),
             };
             let text = format!("MAINTENANCE: no automatic moves, {until}");
             let _ = writeln!(out, "  {}", paint(Tone::Bad, &text));
@@ -168,6 +169,10 @@ impl Page<'_> {
         }
         let _ = write!(text, ", {heard}");
         for (what, health) in [("services", p.services), ("network", p.network)] {
+            // A standby serves nothing that it could know of.
+            if what == "services" && role == Role::Standby && health == Health::Unknown {
+                continue;
+            }
             let (tone, word) = health_word(health);
             let _ = write!(text, ", {what} {}", self.style.paint(tone, word));
         }

@@ -6,7 +6,7 @@ use super::{Exit, Outcome, output};
 use crate::api::client::{Client, EventStream};
 use crate::api::types::{
     Done, RescueChange, RescueFileRequest, RescueItem, RescueSelection, RescueSet,
-    RescueShowRequest, RestoreEvent, path,
+    RescueShowRequest, RestoreEvent, RestoreRequest, path,
 };
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
@@ -30,10 +30,25 @@ pub(super) enum Command {
         #[arg(long, conflicts_with = "item")]
         json: bool,
     },
-    /// Put entries back in place on the master
-    Restore(Selection),
-    /// Delete entries of the rescue
-    Drop(Selection),
+    /// Put files back in place on the master; what it has in another version is left alone
+    Restore {
+        #[command(flatten)]
+        selection: Selection,
+        /// Replace the master's versions, which are then lost
+        #[arg(long)]
+        replace: bool,
+        /// With --replace: do not ask on a terminal
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Delete entries of the rescue for good
+    Drop {
+        #[command(flatten)]
+        selection: Selection,
+        /// Do not ask. Needed where there is no terminal to ask on
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -42,9 +57,6 @@ pub(super) struct Selection {
     set: String,
     /// Numbers of entries [default: all of the set]
     items: Vec<u64>,
-    /// Do not ask on a terminal
-    #[arg(long)]
-    yes: bool,
 }
 
 impl From<Selection> for RescueSelection {
@@ -69,8 +81,18 @@ pub(super) async fn run(command: Command, client: &Client) -> Outcome {
             item: Some(item),
             ..
         } => content(set, item, client).await,
-        Command::Restore(selection) => restore(selection, client).await,
-        Command::Drop(selection) => discard(selection, client).await,
+        Command::Restore {
+            selection,
+            replace,
+            yes,
+        } => {
+            let request = RestoreRequest {
+                selection: selection.into(),
+                replace,
+            };
+            restore(&request, yes, client).await
+        }
+        Command::Drop { selection, yes } => discard(selection, yes, client).await,
     }
 }
 
@@ -165,15 +187,15 @@ async fn content(set: String, item: u64, client: &Client) -> Outcome {
     Ok(Exit::Success)
 }
 
-async fn restore(selection: Selection, client: &Client) -> Outcome {
-    let question = "The rescued versions replace what the master has now.";
-    if !selection.yes && output::interactive() && !output::confirmed(question)? {
+async fn restore(request: &RestoreRequest, yes: bool, client: &Client) -> Outcome {
+    let question = "The rescued versions replace what the master has now, which is then lost.";
+    let ask = request.replace && !yes && output::interactive();
+    if ask && !output::confirmed(question)? {
         output::complain("nothing was done");
         return Ok(Exit::No);
     }
-    let selection = RescueSelection::from(selection);
     let mut events: EventStream<RestoreEvent> =
-        client.stream(path::RESCUE_RESTORE, &selection).await?;
+        client.stream(path::RESCUE_RESTORE, request).await?;
     while let Some(event) = events.next().await? {
         match event {
             RestoreEvent::Restored { path } => {
@@ -192,13 +214,18 @@ async fn restore(selection: Selection, client: &Client) -> Outcome {
     Ok(Exit::Failed)
 }
 
-async fn discard(selection: Selection, client: &Client) -> Outcome {
+async fn discard(selection: Selection, yes: bool, client: &Client) -> Outcome {
     let what = match selection.items.len() {
         0 => "the whole set".to_owned(),
         n => count(n as u64, "entry"),
     };
-    let question = format!("This deletes {what} for good.");
-    if !selection.yes && output::interactive() && !output::confirmed(&question)? {
+    if !yes && !output::interactive() {
+        output::complain(&format!(
+            "this deletes {what} for good, and there is no terminal to ask on: `--yes` does it"
+        ));
+        return Ok(Exit::No);
+    }
+    if !yes && !output::confirmed(&format!("This deletes {what} for good."))? {
         output::complain("nothing was done");
         return Ok(Exit::No);
     }

@@ -73,7 +73,7 @@ pub(super) fn describe(price: &TakeoverPrice) -> String {
         };
         let _ = writeln!(
             out,
-            "  - tree {}: {stale}; {}",
+            "  - tree {}: {}; {stale}",
             escape(&tree.tree),
             escape(&tree.note)
         );

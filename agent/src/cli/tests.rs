@@ -23,7 +23,7 @@ fn every_command_of_the_manual_is_understood() {
         "tandem status",
         "tandem status --json --watch --interval 500ms",
         "tandem init --source",
-        "tandem failback --timeout 20s",
+        "tandem failback --json",
         "tandem switchover",
         "tandem takeover",
         "tandem takeover --force --yes",
@@ -88,6 +88,11 @@ fn exit_codes_are_distinct_and_in_the_help() {
             "{code} is not in docs/commands.md"
         );
     }
+    // Those of `hold`, which are other programs' words.
+    for code in ["124", "125", "126", "127", "128+N"] {
+        assert!(exit::HELP.contains(&format!("\n  {code}  ")), "{code}");
+        assert!(manual.contains(&format!("{code} ")), "{code}");
+    }
 }
 
 #[test]
@@ -117,7 +122,7 @@ fn manual_pages_and_completions_are_made() {
         let file = dir.path().join(format!("tandem-{}.1", command.get_name()));
         assert_eq!(file.exists(), !command.is_hide_set(), "{}", file.display());
     }
-    assert!(page("tandem-rescue-restore.1").contains("Put entries back"));
+    assert!(page("tandem-rescue-restore.1").contains("Put files back"));
     generate::completions(Cli::command(), dir.path()).unwrap();
     for file in ["tandem.bash", "_tandem", "tandem.fish"] {
         assert!(page(file).contains("failback"), "{file}");

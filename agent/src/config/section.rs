@@ -117,16 +117,11 @@ impl<'t> Reader<'t> {
                 value: converted,
                 span: value.span(),
             }),
-            Err(Complaint {
-                message,
-                hint,
-                place,
-            }) => {
-                let (span, what) = place.unwrap_or_else(|| (value.span(), found(value.get_ref())));
-                problems.push(Problem {
-                    hint,
-                    ..Problem::new(span, format!("`{name}` {message}, found {what}"))
-                });
+            Err(mut complaint) => {
+                let others = std::mem::take(&mut complaint.others);
+                for complaint in std::iter::once(complaint).chain(others) {
+                    problems.push(problem_of(name, value, complaint));
+                }
                 None
             }
         }
@@ -171,6 +166,16 @@ pub(super) fn read_tables<'t>(
         }
     }
     readers
+}
+
+fn problem_of(name: &str, value: &Spanned<DeValue<'_>>, complaint: Complaint) -> Problem {
+    let place = complaint.place;
+    let (span, what) = place.unwrap_or_else(|| (value.span(), found(value.get_ref())));
+    let message = format!("`{name}` {}, found {what}", complaint.message);
+    Problem {
+        hint: complaint.hint,
+        ..Problem::new(span, message)
+    }
 }
 
 fn unknown_key(schema: &'static schema::Section, name: &str, span: Range<usize>) -> Problem {

@@ -3,6 +3,7 @@
 mod errors;
 mod facts;
 mod files;
+mod reading;
 
 use super::{Loaded, Problems};
 use std::path::Path;

@@ -15,6 +15,8 @@ pub(super) struct Complaint {
     pub hint: Option<String>,
     /// The part of the value that is wrong, and what it is.
     pub place: Option<(Range<usize>, String)>,
+    /// What else is wrong with it: the other entries of a list.
+    pub others: Vec<Complaint>,
 }
 
 impl Complaint {
@@ -23,6 +25,7 @@ impl Complaint {
             message: message.into(),
             hint: None,
             place: None,
+            others: Vec::new(),
         }
     }
 
@@ -225,7 +228,22 @@ pub(super) fn list<T>(
                 complaint
             })
         };
-        items.iter().enumerate().map(read).collect()
+        let mut good = Vec::with_capacity(items.len());
+        let mut bad: Vec<Complaint> = Vec::new();
+        for entry in items.iter().enumerate().map(read) {
+            match entry {
+                Ok(entry) => good.push(entry),
+                Err(complaint) => bad.push(complaint),
+            }
+        }
+        let mut bad = bad.into_iter();
+        match bad.next() {
+            None => Ok(good),
+            Some(mut first) => {
+                first.others.extend(bad);
+                Err(first)
+            }
+        }
     }
 }
 

@@ -22,12 +22,16 @@ pub struct Api(pub Arc<Daemon>);
 /// The engine's errors in the API's words.
 pub fn engine_error(error: &CommandError) -> ApiError {
     let code = match error {
-        CommandError::NoSuchTree(_) | CommandError::BadPath(_) => ErrorCode::NotFound,
+        CommandError::NoSuchTree(_) | CommandError::BadPath(_) | CommandError::NotInRescue(_) => {
+            ErrorCode::NotFound
+        }
         CommandError::NotSource | CommandError::IsSource => ErrorCode::WrongRole,
         CommandError::NoSession => ErrorCode::PeerUnreachable,
         CommandError::Timeout(..) => ErrorCode::Timeout,
         CommandError::Ended => ErrorCode::Stopping,
-        CommandError::Unborn(_) | CommandError::Root { .. } => ErrorCode::Refused,
+        CommandError::Unborn(_) | CommandError::Root { .. } | CommandError::Occupied(_) => {
+            ErrorCode::Refused
+        }
         _ => ErrorCode::Internal,
     };
     ApiError::new(code, error.to_string())
@@ -132,7 +136,7 @@ impl Daemon {
             tree: tree.name.clone(),
             state: tree.state,
             stale_ms: stale,
-            note: price_note(tree, stale),
+            note: price_note(tree),
         });
         types::TakeoverPrice {
             node: report.node.clone(),
@@ -180,13 +184,21 @@ impl Daemon {
         } else {
             Command::MaintenanceOff
         };
-        let message = self.ask_machine(command).await?;
+        let mut message = self.ask_machine(command).await?;
+        let there = self.view().maintenance.is_some_and(|m| m.peer);
+        if there && !request.on {
+            let peer = &self.config().config.nodes[1 - self.own].name;
+            message = format!(
+                "{message} here, and still on at {peer}: `tandem maintenance off` there ends it"
+            );
+        }
         Ok(types::Done { message })
     }
 }
 
-fn price_note(tree: &types::TreeStatus, stale_ms: Option<u64>) -> String {
-    let state = match (&tree.state, &tree.stopped) {
+/// What is here of a tree; how old it is stands beside it.
+fn price_note(tree: &types::TreeStatus) -> String {
+    match (&tree.state, &tree.stopped) {
         (types::TreeState::Consistent, _) => "complete".to_owned(),
         (types::TreeState::CatchingUp, _) => {
             "a mixture of moments: files of different ages".to_owned()
@@ -194,14 +206,7 @@ fn price_note(tree: &types::TreeStatus, stale_ms: Option<u64>) -> String {
         (types::TreeState::Copying, _) => "half-copied: files are missing".to_owned(),
         (types::TreeState::Unborn, _) => "never copied: everything is missing".to_owned(),
         (_, Some(why)) => format!("stopped: {why}"),
-        _ => "unknown".to_owned(),
-    };
-    match stale_ms {
-        Some(ms) => format!(
-            "{state}; what the master wrote in the last {:.1} s is lost here",
-            ms as f64 / 1000.0
-        ),
-        None => format!("{state}; how much the master wrote since is unknown"),
+        _ => "its state is not known".to_owned(),
     }
 }
 
@@ -234,16 +239,12 @@ impl Backend for Api {
         })
     }
 
-    fn failback(&self, request: types::MoveRequest) -> Answer<'_, Lines<types::MoveEvent>> {
-        answer!(Ok(self
-            .0
-            .failback_lines(request.timeout_ms.map(Duration::from_millis))))
+    fn failback(&self, _: types::Empty) -> Answer<'_, Lines<types::MoveEvent>> {
+        answer!(Ok(self.0.failback_lines()))
     }
 
-    fn switchover(&self, request: types::MoveRequest) -> Answer<'_, Lines<types::MoveEvent>> {
-        answer!(Ok(self.0.switchover_lines(
-            request.timeout_ms.map(Duration::from_millis)
-        )))
+    fn switchover(&self, _: types::Empty) -> Answer<'_, Lines<types::MoveEvent>> {
+        answer!(Ok(self.0.switchover_lines()))
     }
 
     fn takeover_price(&self) -> Answer<'_, types::TakeoverPrice> {
@@ -296,7 +297,7 @@ impl Backend for Api {
 
     fn rescue_restore(
         &self,
-        request: types::RescueSelection,
+        request: types::RestoreRequest,
     ) -> Answer<'_, Lines<types::RestoreEvent>> {
         answer!(self.0.rescue_restore(request).await)
     }

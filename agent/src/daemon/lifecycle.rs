@@ -15,6 +15,9 @@ use tandem_failover::role::Phase;
 use tandem_failover::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// What a stop takes beyond its move, hooks and services: threads that end, records that are written.
+const STOP_SLACK: Duration = Duration::from_secs(30);
+
 /// What the process does after the daemon has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum End {
@@ -49,8 +52,10 @@ impl Daemon {
     fn begin_stop(self: &Arc<Self>, cause: &'static str) {
         tracing::info!(cause, "stopping");
         systemd::stopping();
-        let bound = self.config().config.pair.move_timeout * 2 + Duration::from_secs(60);
-        systemd::extend_timeout(bound);
+        // With the time between the steps, and a move that is given up for a plain stop.
+        let config = self.config();
+        let bound = config.config.hand_over_bound() + config.config.pair.move_timeout;
+        systemd::extend_timeout(bound + STOP_SLACK);
         let daemon = self.clone();
         tokio::spawn(async move {
             match daemon.ask_machine(Command::Stop).await {

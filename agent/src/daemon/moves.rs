@@ -54,29 +54,22 @@ impl Daemon {
     }
 
     /// `failback`: to the preferred node, asked of whoever is master.
-    pub fn failback_lines(self: &Arc<Self>, within: Option<Duration>) -> Lines<MoveEvent> {
-        self.move_lines(Command::Failback, Forwarded::Failback, within)
+    pub fn failback_lines(self: &Arc<Self>) -> Lines<MoveEvent> {
+        self.move_lines(Command::Failback, Forwarded::Failback)
     }
 
     /// `switchover`: to the node that is not master.
-    pub fn switchover_lines(self: &Arc<Self>, within: Option<Duration>) -> Lines<MoveEvent> {
-        self.move_lines(Command::Switchover, Forwarded::Switchover, within)
+    pub fn switchover_lines(self: &Arc<Self>) -> Lines<MoveEvent> {
+        self.move_lines(Command::Switchover, Forwarded::Switchover)
     }
 
-    fn move_lines(
-        self: &Arc<Self>,
-        here: Command,
-        there: Forwarded,
-        within: Option<Duration>,
-    ) -> Lines<MoveEvent> {
+    fn move_lines(self: &Arc<Self>, here: Command, there: Forwarded) -> Lines<MoveEvent> {
         let daemon = self.clone();
         self.lines(async move {
             if daemon.view().role == Role::Master {
                 daemon.ask_move(here).await
             } else {
-                daemon
-                    .forwarded::<String>(there, within.unwrap_or(MOVE_BOUND))
-                    .await
+                daemon.forwarded::<String>(there, MOVE_BOUND).await
             }
         })
     }

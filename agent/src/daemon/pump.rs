@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tandem_failover::driver::AgentEffect;
 use tandem_failover::effect::{DataCommand, Decision, Inputs, ServiceCommand, Ticket};
+use tandem_failover::health::Health;
 use tandem_failover::input::{DataFacts, Input};
 use tandem_failover::role::Role;
 
@@ -49,7 +50,8 @@ impl Daemon {
     /// A later command supersedes an earlier one: the earlier task ends with its turn, and its late result is
     /// ignored by its ticket.
     fn begin_data(self: &Arc<Self>, ticket: Ticket, command: DataCommand) {
-        tracing::info!(command = ?command, "data");
+        // The decision that it follows from is logged at INFO.
+        tracing::debug!(command = ?command, "data");
         if matches!(
             command,
             DataCommand::EndHold { .. } | DataCommand::RevokeApply { .. }
@@ -68,7 +70,7 @@ impl Daemon {
     }
 
     fn begin_services(self: &Arc<Self>, ticket: Ticket, command: ServiceCommand) {
-        tracing::info!(command = ?command, "services");
+        tracing::debug!(command = ?command, "services");
         let context = self.context(command);
         let daemon = self.clone();
         tokio::spawn(async move {
@@ -80,7 +82,7 @@ impl Daemon {
     fn context(&self, command: ServiceCommand) -> Context {
         let view = self.view();
         let loaded = self.config();
-        let cause = match command {
+        let event = match command {
             ServiceCommand::Start => "master",
             ServiceCommand::Stop => "standby",
             ServiceCommand::Freeze => "freeze",
@@ -91,10 +93,8 @@ impl Daemon {
             node: loaded.config.nodes[self.own].name.clone(),
             role: view.role,
             term: view.term,
-            cause: view
-                .last_decision
-                .clone()
-                .unwrap_or_else(|| cause.to_owned()),
+            event,
+            cause: view.last_decision.clone().unwrap_or_default(),
             lag: self.engine.status().lag,
         }
     }
@@ -207,12 +207,19 @@ fn input_lines(inputs: &Inputs) -> Vec<String> {
             Some(silence) => format!("peer silent for {} ms", millis(silence)),
             None => "peer never heard since the start".to_owned(),
         },
-        format!("own network {:?}", inputs.own_network),
-        format!("own services {:?}", inputs.own_services),
-        format!("peer services {:?}", inputs.peer_services),
+        format!("own network {}", health(inputs.own_network)),
+        format!("own services {}", health(inputs.own_services)),
+        format!("peer services {}", health(inputs.peer_services)),
     ];
     if let Some(probes) = inputs.probes {
-        lines.push(format!("probes {probes:?}"));
+        let answer = |answered| if answered { "answers" } else { "silent" };
+        lines.push(format!(
+            "peer's host: ICMP {}, ARP/NS {}, TCP {}; its service {}",
+            answer(probes.icmp),
+            answer(probes.arp),
+            answer(probes.tcp),
+            answer(probes.service)
+        ));
     }
     if let Some((phase, term)) = inputs.peer {
         lines.push(format!("peer was {phase}, term {term}"));
@@ -220,10 +227,24 @@ fn input_lines(inputs: &Inputs) -> Vec<String> {
     if let Some(data) = &inputs.data {
         let reason = data.reason.as_deref().unwrap_or("none");
         lines.push(format!(
-            "data {:?}, consistent {}, seq {}, against it: {reason}",
-            data.relation, data.consistent, data.seq
+            "data {}, {}, seq {}, against it: {reason}",
+            super::kebab(&format!("{:?}", data.relation)),
+            if data.consistent {
+                "consistent"
+            } else {
+                "not consistent"
+            },
+            data.seq
         ));
     }
     lines.extend(inputs.against.iter().map(|r| format!("against: {r}")));
     lines
+}
+
+fn health(health: Health) -> &'static str {
+    match health {
+        Health::Good => "good",
+        Health::Bad => "bad",
+        Health::Unknown => "unknown",
+    }
 }

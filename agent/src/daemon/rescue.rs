@@ -63,8 +63,12 @@ impl Daemon {
     /// Puts items back, on the master.
     pub async fn rescue_restore(
         self: &Arc<Self>,
-        request: RescueSelection,
+        request: types::RestoreRequest,
     ) -> Result<Lines<RestoreEvent>, ApiError> {
+        let types::RestoreRequest {
+            selection: request,
+            replace,
+        } = request;
         let (tree, items) = self.selected(&request).await?;
         let (sender, lines) = mpsc::channel(STREAM_QUEUE);
         let daemon = self.clone();
@@ -72,7 +76,10 @@ impl Daemon {
             let (mut restored, mut failed) = (0, 0);
             for item in items {
                 let path = item.path.to_string();
-                let event = match daemon.restore_item(&request.set, &tree, item).await {
+                let event = match daemon
+                    .restore_item(&request.set, &tree, item, replace)
+                    .await
+                {
                     Ok(()) => {
                         restored += 1;
                         RestoreEvent::Restored { path }
@@ -101,7 +108,8 @@ impl Daemon {
         Ok(types::Done {
             message: match request.items.len() {
                 0 => format!("rescue set {} is gone", request.set),
-                n => format!("{n} items of rescue set {} are gone", request.set),
+                1 => format!("1 entry of rescue set {} is gone", request.set),
+                n => format!("{n} entries of rescue set {} are gone", request.set),
             },
         })
     }
@@ -115,7 +123,7 @@ impl Daemon {
         let sets = self.engine.rescue_list().await;
         let sets = sets.map_err(|e| engine_error(&e))?;
         let Some(set) = sets.into_iter().find(|set| set.id == request.set) else {
-            let text = format!("no rescue set {:?}", request.set);
+            let text = format!("the rescue has no set {:?}", request.set);
             return Err(ApiError::new(ErrorCode::NotFound, text));
         };
         let mut items = self.items(&request.set).await?;
@@ -125,7 +133,7 @@ impl Daemon {
                 .iter()
                 .find(|wanted| !items.iter().any(|item| item.number == **wanted))
             {
-                let text = format!("no item {missing} in rescue set {:?}", request.set);
+                let text = format!("the rescue has no entry {missing} in set {}", request.set);
                 return Err(ApiError::new(ErrorCode::NotFound, text));
             }
             items.retain(|item| request.items.contains(&item.number));
@@ -138,13 +146,23 @@ impl Daemon {
         set: &str,
         tree: &str,
         item: Item,
+        replace: bool,
     ) -> Result<(), String> {
         let is_file = |state: &State| matches!(state.kind, Kind::File { .. });
         let Some(state) = item.state.as_ref().filter(|s| item.taken && is_file(s)) else {
-            let why = "only contents of files can be put back; see `tandem rescue show`";
-            return Err(why.to_owned());
+            return Err(match item.change {
+                Change::Deleted => {
+                    "it had been deleted here; if that is meant, delete it on the master"
+                }
+                Change::Metadata => {
+                    "only its metadata had been changed here; set them on the master"
+                }
+                _ => "only files are put back; `tandem rescue list` shows where the rest lies",
+            }
+            .to_owned());
         };
         let mode = state.meta.mode;
+        let owner = (state.meta.uid, state.meta.gid);
         let file = self
             .engine
             .rescue_open(set, item.number)
@@ -154,6 +172,8 @@ impl Daemon {
             tree: tree.to_owned(),
             path: item.path,
             mode,
+            owner,
+            replace,
             size: item.size,
         };
         self.restore_file(header, file).await

@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tandem_sync::engine::{CommandError, PutFile};
 use tandem_sync::path::RelPath;
 
 /// Files that are on their way at the same time: the command line sends one after the other.
@@ -16,6 +17,9 @@ const TRANSFERS: usize = 4;
 
 /// One message of a transfer, the last one with its durable write included.
 const CALL_BOUND: Duration = Duration::from_secs(30);
+
+/// What the one who restores is told where both have a version.
+const OCCUPIED: &str = "the master has another version; `--replace` puts this one in its place";
 
 /// What is to be put where.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,8 +30,24 @@ pub struct Header {
     pub path: RelPath,
     /// Permission bits of the file.
     pub mode: u32,
+    /// Its user and group, by number.
+    pub owner: (u32, u32),
+    /// Whether another version on the master gives way.
+    pub replace: bool,
     /// Bytes that will come.
     pub size: u64,
+}
+
+impl Header {
+    fn parts(self) -> (String, PutFile) {
+        let file = PutFile {
+            path: self.path,
+            mode: self.mode,
+            owner: self.owner,
+            replace: self.replace,
+        };
+        (self.tree, file)
+    }
 }
 
 /// Transfers that the peer began and did not end.
@@ -118,11 +138,10 @@ impl Restores {
         if let Err(error) = daemon.must_be_master() {
             return Response::error(ErrorCode::Refused, error.message);
         }
-        let Header {
-            tree, path, mode, ..
-        } = open.header;
-        match daemon.engine.put_file(&tree, path, mode, open.file).await {
+        let (tree, file) = open.header.parts();
+        match daemon.engine.put_file(&tree, file, open.file).await {
             Ok(_) => Response::Done,
+            Err(CommandError::Occupied(_)) => Response::error(ErrorCode::Refused, OCCUPIED),
             Err(error) => Response::error(ErrorCode::Failed, error.to_string()),
         }
     }
@@ -163,10 +182,13 @@ impl Daemon {
         mut file: File,
     ) -> Result<(), String> {
         if self.must_be_master().is_ok() {
-            let done = self
-                .engine
-                .put_file(&header.tree, header.path, header.mode, file);
-            return done.await.map(|_| ()).map_err(|e| e.to_string());
+            let (tree, to) = header.parts();
+            let done = self.engine.put_file(&tree, to, file);
+            return match done.await {
+                Ok(_) => Ok(()),
+                Err(CommandError::Occupied(_)) => Err(OCCUPIED.to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
         }
         let rpc = self.peer_rpc().await.map_err(|e| e.message)?;
         let call = |request: Request| {

@@ -15,17 +15,17 @@ use crate::keys::NodeKey;
 use crate::link::{Link, LinkConfig, LinkEvent, Timing};
 use crate::notify::Notifier;
 use crate::services::Services;
-use crate::systemd::{self, Watchdog};
+use crate::systemd::{self, Heart, Watchdog};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use tandem_failover::driver::{self, DriverConfig, DriverError, DriverHandle};
-use tandem_failover::heartbeat_io::Keys;
+use tandem_failover::heartbeat_io::{Keys, LinkCounters};
 use tandem_sync::engine::{Engine, OpenError};
 use tandem_sync::filter::PatternError;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How often the status line of systemd and the watchdog are looked after, when no watchdog asks for less.
@@ -114,6 +114,10 @@ async fn run_in(start: AgentStart) -> Result<End, StartError> {
         setup: setup::driver(&loaded.config, own),
         handover: execute::handed_over(),
     })?;
+    // Before the index is opened, which may take its time: after `tandem restart` systemd waits for no start.
+    let watchdog = Watchdog::start()?;
+    let counters = driver.counters.clone();
+    tokio::spawn(beat_with_loop(counters, watchdog.heart("failover")));
     let engine = match Engine::open(trees) {
         Ok(engine) => engine,
         Err(error) => {
@@ -128,7 +132,7 @@ async fn run_in(start: AgentStart) -> Result<End, StartError> {
         tokio::spawn(daemon.clone().pump(effects)),
         tokio::spawn(daemon.clone().follow_link(events)),
         tokio::spawn(daemon.clone().follow_data()),
-        tokio::spawn(pulse(daemon.clone(), Watchdog::start()?)),
+        tokio::spawn(pulse(daemon.clone(), watchdog)),
     ];
     let api = tokio::spawn(api);
     systemd::ready();
@@ -273,6 +277,13 @@ fn identity(incarnation: u64) -> Identity {
         machine: short("/etc/machine-id"),
         boot: short("/proc/sys/kernel/random/boot_id"),
         incarnation,
+    }
+}
+
+/// The failover loop shows its counters about every second: as long as it does, it turns.
+async fn beat_with_loop(mut counters: watch::Receiver<Vec<LinkCounters>>, heart: Heart) {
+    while counters.changed().await.is_ok() {
+        heart.beat();
     }
 }
 

@@ -346,6 +346,7 @@ fn takeover(parts: &Parts<'_>) -> api::TakeoverStatus {
 fn maintenance(parts: &Parts<'_>) -> Option<api::MaintenanceStatus> {
     let view = parts.view.maintenance?;
     Some(api::MaintenanceStatus {
+        here: view.here,
         until_unix_ms: view.until.map(|t| parts.now.unix_ms_of(t)),
     })
 }

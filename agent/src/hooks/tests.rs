@@ -11,7 +11,8 @@ fn context() -> Context {
         node: "a".into(),
         role: Role::Master,
         term: 7,
-        cause: "takeover".into(),
+        event: "master",
+        cause: "the peer is dead".into(),
         lag: Some(Duration::from_millis(1500)),
     }
 }
@@ -49,7 +50,8 @@ async fn the_environment_is_the_documented_one() {
             "HOME=/",
             "LANG=C.UTF-8",
             &format!("PATH={SEARCH_PATH}"),
-            "TANDEM_CAUSE=takeover",
+            "TANDEM_CAUSE=the peer is dead",
+            "TANDEM_EVENT=master",
             "TANDEM_LAG_MS=1500",
             "TANDEM_NODE=a",
             "TANDEM_PAIR=web",

@@ -86,7 +86,7 @@ pub(super) async fn run(shared: &Arc<Shared>, mut stream: DataStream) -> Result<
         shared.registry.cut_data(path);
     }
     let reason = end.reason();
-    tracing::warn!(
+    tracing::info!(
         link = shared.path(path).name,
         reason,
         "disconnected from the peer"

@@ -11,7 +11,8 @@ fn context() -> Context {
         node: "a".into(),
         role: Role::Master,
         term: 1,
-        cause: "test".into(),
+        event: "master",
+        cause: "the peer is dead".into(),
         lag: None,
     }
 }

@@ -7,6 +7,7 @@ use crate::effect::{DataCommand, Effect, NoticeKind, ServiceCommand, Ticket};
 use crate::health::Health;
 use crate::input::ProbeAnswers;
 use crate::role::Phase;
+use crate::time::spoken;
 use crate::timer::Timer;
 use std::time::Duration;
 
@@ -221,7 +222,10 @@ impl Machine {
             return;
         }
         if !std::mem::replace(&mut self.peer_lost, true) {
-            let text = format!("the peer's agent is silent on every link for {silence:?}");
+            let text = format!(
+                "the peer's agent is silent on every link for {}",
+                spoken(silence)
+            );
             self.record(self.phase(), text.clone());
             self.notify(NoticeKind::Peer, text);
         }

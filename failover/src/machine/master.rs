@@ -5,6 +5,7 @@ use super::state::{Cause, Contest, Epoch, Master, MoveCause, Recheck, State, Tak
 use crate::effect::{DataCommand, Effect, NoticeKind, Ticket};
 use crate::health::Health;
 use crate::input::{DataReport, Relation};
+use crate::time::spoken;
 use crate::timer::Timer;
 use crate::view::PeerIdentity;
 use std::time::Duration;
@@ -232,7 +233,10 @@ impl Machine {
             State::Ceding(_) => self.ceding_away(),
             _ => return,
         }
-        self.record(self.phase(), format!("this node was away for {gap:?}"));
+        self.record(
+            self.phase(),
+            format!("this node was away for {}", spoken(gap)),
+        );
     }
 
     /// Fenced, it asks whether the peer took over, before it announces or refreshes anything.

@@ -5,6 +5,7 @@ use super::state::{Cause, MoveCause, State};
 use crate::effect::{NoticeKind, Ticket};
 use crate::input::Command;
 use crate::slots::Maintenance;
+use crate::time::spoken;
 use crate::timer::Timer;
 use crate::view::PeerIdentity;
 use std::time::Duration;
@@ -131,7 +132,10 @@ impl Machine {
             Some(Maintenance {
                 lasting: Some(lasting),
             }) => {
-                format!("maintenance is on for {lasting:?}: no automatic moves")
+                format!(
+                    "maintenance is on for {}: no automatic moves",
+                    spoken(lasting)
+                )
             }
             Some(Maintenance { lasting: None }) => "maintenance is on: no automatic moves".into(),
             None => "maintenance is off".into(),

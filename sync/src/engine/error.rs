@@ -77,6 +77,12 @@ pub enum CommandError {
     /// The rescue failed.
     #[error("rescue: {0}")]
     Rescue(String),
+    /// No such set in the rescue of this node, or no such entry in the set.
+    #[error("the rescue has no {0}")]
+    NotInRescue(String),
+    /// Something else is at the path, and was not to be replaced.
+    #[error("{0}: another version is there")]
+    Occupied(String),
     /// The spool failed.
     #[error("spool: {0}")]
     Spool(String),

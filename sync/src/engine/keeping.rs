@@ -4,15 +4,18 @@
 use super::command::Shared;
 use super::error::CommandError;
 use super::handle::Engine;
-use super::report::{PutReport, RescueSet};
+use super::report::{PutFile, PutReport, RescueSet};
 use super::status::Mode;
 use super::tree::Open;
+use crate::beneath::Place;
 use crate::fault::Fault;
 use crate::path::RelPath;
 use crate::private::Private;
 use crate::rescue::{self, Item, RescueError};
 use crate::tree::TreeId;
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -89,30 +92,31 @@ impl Engine {
     /// Gives up items for good; with no numbers the whole set.
     ///
     /// # Errors
-    /// No such set, or it cannot be changed.
+    /// No such set or item, or it cannot be changed. Nothing is dropped when one of the items is not there.
     pub async fn rescue_drop(&self, set: &str, items: &[u64]) -> Result<(), CommandError> {
         let (set, items) = (set.to_owned(), items.to_vec());
         self.keeping(move |shared| {
             let private = find(shared, &set)?;
+            known(&private, &set, &items)?;
             rescue::drop_items(&private, &set, &items).map_err(|e| failed(&e))
         })
         .await
     }
 
-    /// Writes `content` to `path` of a tree on the master, as a new file that replaces what is there. From there it is
-    /// replicated like any other write. Missing directories are made.
+    /// Writes `content` to a path of a tree on the master, as a new file. From there it is replicated like any other
+    /// write. Missing directories are made. A file with the same content is left alone.
     ///
     /// # Errors
-    /// This node is not the source; no such tree; the file cannot be written.
+    /// This node is not the source; no such tree; something else is there and is not to be replaced; the file cannot be
+    /// written.
     pub async fn put_file(
         &self,
         tree: &str,
-        path: RelPath,
-        mode: u32,
+        file: PutFile,
         content: File,
     ) -> Result<PutReport, CommandError> {
         let tree = TreeId::of(tree);
-        let shown = path.to_string();
+        let shown = file.path.to_string();
         self.keeping(move |shared| {
             if !matches!(*shared.mode.borrow(), Mode::Source { .. }) {
                 return Err(CommandError::NotSource);
@@ -122,15 +126,19 @@ impl Engine {
                 return Err(CommandError::NoSuchTree(shown));
             };
             // The path may come from the other node: it gets no further than a record of its would.
-            if path.is_root() || path.is_private() || config.exclude.covers(&path, false) {
+            let path = &file.path;
+            if path.is_root() || path.is_private() || config.exclude.covers(path, false) {
                 return Err(CommandError::File {
                     path: shown,
                     source: std::io::Error::other("it is no part of the tree"),
                 });
             }
-            put(&open, &path, mode, content).map_err(|source| CommandError::File {
-                path: shown,
-                source,
+            put(&open, &file, content).map_err(|source| match source.kind() {
+                std::io::ErrorKind::AlreadyExists => CommandError::Occupied(shown),
+                _ => CommandError::File {
+                    path: shown,
+                    source,
+                },
             })
         })
         .await
@@ -156,37 +164,106 @@ fn find(shared: &Shared, set: &str) -> Result<Arc<Private>, CommandError> {
             return Ok(open.private);
         }
     }
-    Err(CommandError::Rescue(format!("there is no set {set:?}")))
+    Err(CommandError::NotInRescue(format!("set {set:?}")))
+}
+
+/// Refuses numbers that the set has no entry for.
+fn known(private: &Private, set: &str, items: &[u64]) -> Result<(), CommandError> {
+    let mut missing: BTreeSet<u64> = items.iter().copied().collect();
+    rescue::each_item(private, set, &mut |item| {
+        missing.remove(&item.number);
+        if missing.is_empty() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })
+    .map_err(|e| failed(&e))?;
+    match missing.first() {
+        None => Ok(()),
+        Some(number) => Err(CommandError::NotInRescue(format!(
+            "entry {number} in set {set}"
+        ))),
+    }
 }
 
 fn failed(error: &RescueError) -> CommandError {
-    CommandError::Rescue(error.to_string())
+    match error {
+        RescueError::Unknown(what) => CommandError::NotInRescue(what.clone()),
+        error => CommandError::Rescue(error.to_string()),
+    }
 }
 
 fn io(fault: Fault) -> std::io::Error {
-    std::io::Error::other(fault.to_string())
+    match fault {
+        Fault::Os { errno, .. } => std::io::Error::from_raw_os_error(errno),
+        fault => std::io::Error::other(fault.to_string()),
+    }
 }
 
 /// Durable when it returns.
-fn put(open: &Open, path: &RelPath, mode: u32, mut content: File) -> std::io::Result<PutReport> {
-    use std::io::{Seek, SeekFrom};
-    make_parents(open, path)?;
-    let staged = open.private.staging_place().map_err(io)?;
-    let mut file = staged.create_new().map_err(io)?;
+fn put(open: &Open, file: &PutFile, mut content: File) -> std::io::Result<PutReport> {
     content.seek(SeekFrom::Start(0))?;
-    let bytes = std::io::copy(&mut content, &mut file)?;
-    // Only permission bits: whose file it is, is the administrator's to say.
-    file.set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
-    file.sync_all()?;
-    let place = open.root.place(path).map_err(io)?;
+    if !file.replace && open.root.stat(&file.path).map_err(io)?.is_some() {
+        return leave(open, &file.path, content);
+    }
+    make_parents(open, &file.path)?;
+    let staged = open.private.staging_place().map_err(io)?;
+    let mut new = staged.create_new().map_err(io)?;
+    let bytes = std::io::copy(&mut content, &mut new)?;
+    give(&new, file)?;
+    new.sync_all()?;
+    let place = open.root.place(&file.path).map_err(io)?;
+    if let Err(error) = take_place(open, &staged, &place, file.replace) {
+        // What remains is removed at the next start too.
+        let _ = staged.unlink();
+        return Err(error);
+    }
+    place.sync_dir().map_err(io)?;
+    Ok(PutReport { bytes })
+}
+
+fn take_place(open: &Open, staged: &Place, place: &Place, replace: bool) -> std::io::Result<()> {
+    if !replace {
+        return staged.rename_new(place).map_err(io);
+    }
     if let Some(stat) = place.stat().map_err(io)?
         && (stat.is_dir() || !open.root.opened_as().same_mount(&stat))
     {
         return Err(std::io::Error::other("something else than a file is there"));
     }
-    staged.rename_over(&place).map_err(io)?;
-    place.sync_dir().map_err(io)?;
-    Ok(PutReport { bytes })
+    staged.rename_over(place).map_err(io)
+}
+
+/// What is there is not replaced. With the same content there is nothing to do.
+fn leave(open: &Open, path: &RelPath, content: File) -> std::io::Result<PutReport> {
+    let occupied = || std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+    let there = open.root.open_file(path).map_err(|_| occupied())?;
+    let same = there.metadata()?.len() == content.metadata()?.len()
+        && hash_of(there)? == hash_of(content)?;
+    same.then_some(PutReport { bytes: 0 }).ok_or_else(occupied)
+}
+
+fn hash_of(mut file: File) -> std::io::Result<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    std::io::copy(&mut file, &mut hasher)?;
+    Ok(hasher.finalize())
+}
+
+/// Owner and permission bits. Never set-user-id: what it would run as now is the administrator's to say.
+fn give(new: &File, file: &PutFile) -> std::io::Result<()> {
+    let (uid, gid) = file.owner;
+    match std::os::unix::fs::fchown(new, Some(uid), Some(gid)) {
+        // In a user namespace not every number is one's own. The content counts.
+        Err(error)
+            if error.kind() != std::io::ErrorKind::PermissionDenied
+                && error.raw_os_error() != Some(22) =>
+        {
+            return Err(error);
+        }
+        _ => {}
+    }
+    new.set_permissions(std::fs::Permissions::from_mode(file.mode & 0o777))
 }
 
 fn make_parents(open: &Open, path: &RelPath) -> std::io::Result<()> {

@@ -1,5 +1,6 @@
 //! Answers of the engine to the agent's commands.
 
+use crate::path::RelPath;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -76,6 +77,19 @@ pub struct VerifyReport {
 impl VerifyReport {
     /// A list for people; more would only fill memory.
     pub const MAX_LISTED: usize = 1000;
+}
+
+/// What `put_file` writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PutFile {
+    /// Where.
+    pub path: RelPath,
+    /// Permission bits.
+    pub mode: u32,
+    /// User and group, by number.
+    pub owner: (u32, u32),
+    /// Whether another version that is there gives way.
+    pub replace: bool,
 }
 
 /// Answer to `put_file`.

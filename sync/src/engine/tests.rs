@@ -3,6 +3,7 @@
 mod compare;
 mod copy;
 mod hostile;
+mod keeping;
 mod order;
 mod pair;
 mod policy;

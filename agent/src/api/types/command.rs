@@ -48,14 +48,6 @@ pub struct InitTree {
     pub epoch: String,
 }
 
-/// `failback` and `switchover`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MoveRequest {
-    /// Bound up to the last point of return; the configuration's `move_timeout` if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout_ms: Option<u64>,
-}
-
 /// What a takeover by force would cost now. Shown to the operator before it is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TakeoverPrice {

@@ -57,6 +57,17 @@ pub struct RescueSelection {
     pub items: Vec<u64>,
 }
 
+/// `rescue restore`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreRequest {
+    /// What.
+    #[serde(flatten)]
+    pub selection: RescueSelection,
+    /// Whether another version on the master gives way. Without it such an entry fails.
+    #[serde(default)]
+    pub replace: bool,
+}
+
 /// One rescued entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RescueItem {

@@ -214,6 +214,9 @@ pub struct TakeoverStatus {
 /// No automatic moves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MaintenanceStatus {
+    /// It was switched on at this node. Otherwise only at the other one, and until when is known there.
+    #[serde(default)]
+    pub here: bool,
     /// Until when. `None`: until it is switched off.
     pub until_unix_ms: Option<u64>,
 }

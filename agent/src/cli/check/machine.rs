@@ -1,7 +1,8 @@
 //! What of this machine does not fit its configuration. Nothing here is an error of the file: it may be a draft, or the
 //! machine may not be ready yet.
 
-use crate::config::types::{Check, Config, HookEvent, MailVia, Node, ServiceControl};
+use super::boot;
+use crate::config::types::{Check, Config, MailVia, Node, ServiceControl};
 use crate::config::{Loaded, format_duration};
 use crate::hooks::trust;
 use crate::keys::{KeyError, NodeKey};
@@ -83,7 +84,8 @@ fn unseen(config: &Config, me: &Node, all: &mut Vec<String>) {
     for floating in &config.floating_ips {
         if !me.links.iter().any(|link| link.device == floating.device) {
             all.push(format!(
-                "no link is on {}, the interface of the floating IP {}: a master that hangs there is not recognised; add a                  [[node.link]] on it",
+                "no link is on {}, the interface of the floating IP {}: a master that hangs there is not recognised; \
+                 add a [[node.link]] on it",
                 floating.device, floating.address
             ));
         }
@@ -137,12 +139,11 @@ fn programs(config: &Config, all: &mut Vec<String>) {
 
 fn units(config: &Config, all: &mut Vec<String>) {
     for service in &config.services {
-        let ServiceControl::Unit(unit) = &service.control else {
-            continue;
+        let state = match &service.control {
+            ServiceControl::Unit(unit) => systemctl(&["is-enabled", "--", unit]),
+            ServiceControl::Argv { .. } => None,
         };
-        if let Some(state) = systemctl(&["is-enabled", "--", unit]) {
-            all.extend(doubt_of_unit(unit, &state));
-        }
+        all.extend(boot::doubt(service, state.as_deref(), Path::new("/")));
     }
     if let Some(text) = systemctl(&[
         "show",
@@ -151,7 +152,7 @@ fn units(config: &Config, all: &mut Vec<String>) {
         "tandem.service",
     ]) && let Some(allowed) = stop_timeout(&text)
     {
-        let bound = hand_over_bound(config);
+        let bound = config.hand_over_bound();
         if allowed <= bound {
             all.push(format!(
                 "systemd kills the agent {} after it was told to stop, and a hand-over may take {}: raise TimeoutStopSec of \
@@ -160,20 +161,6 @@ fn units(config: &Config, all: &mut Vec<String>) {
                 format_duration(bound)
             ));
         }
-    }
-}
-
-/// What `systemctl is-enabled` says about a unit that the agent is to start.
-fn doubt_of_unit(unit: &str, state: &str) -> Option<String> {
-    match state {
-        "enabled" | "enabled-runtime" | "linked" | "alias" => Some(format!(
-            "{unit} starts at boot by itself, before it is known which node is master: `systemctl disable {unit}`"
-        )),
-        "masked" | "masked-runtime" => Some(format!(
-            "{unit} is masked: it cannot be started after a takeover"
-        )),
-        "not-found" => Some(format!("there is no unit {unit}")),
-        _ => None,
     }
 }
 
@@ -192,14 +179,6 @@ fn stop_timeout(text: &str) -> Option<Duration> {
         total += crate::config::parse_duration(&part).ok()?;
     }
     Some(total)
-}
-
-/// The longest that a hand-over at SIGTERM may take by its own bounds.
-fn hand_over_bound(config: &Config) -> Duration {
-    let hooks = config.hooks.iter().filter(|h| h.on != HookEvent::Master);
-    let hooks: Duration = hooks.map(|h| h.timeout).sum();
-    let services: Duration = config.services.iter().map(|s| s.timeout).sum();
-    config.pair.move_timeout + hooks + services
 }
 
 /// What systemctl prints, or nothing where there is none. It answers from files and from the manager's memory.
@@ -225,19 +204,6 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_that_starts_by_itself_is_doubted() {
-        assert!(
-            doubt_of_unit("a.service", "enabled")
-                .is_some_and(|d| d.contains("systemctl disable a.service"))
-        );
-        assert!(doubt_of_unit("a.service", "not-found").is_some());
-        assert!(doubt_of_unit("a.service", "masked").is_some());
-        for fine in ["disabled", "static", "indirect", "generated"] {
-            assert_eq!(doubt_of_unit("a.service", fine), None);
-        }
-    }
-
-    #[test]
     fn the_stop_timeout_is_read_as_systemd_prints_it() {
         let show =
             |value: &str| stop_timeout(&format!("LoadState=loaded\nTimeoutStopUSec={value}"));
@@ -248,12 +214,6 @@ mod tests {
             stop_timeout("LoadState=not-found\nTimeoutStopUSec=1min 30s"),
             None
         );
-    }
-
-    #[test]
-    fn a_hand_over_is_bounded_by_the_move_and_all_that_runs_at_it() {
-        // The move 10 s, the database 60 s, the web server 30 s.
-        assert_eq!(hand_over_bound(&example().config), Duration::from_secs(100));
     }
 
     #[test]

@@ -149,6 +149,7 @@ fn troubled() -> StatusReport {
         "evil \x1b[2J name".into(),
     ];
     r.maintenance = Some(MaintenanceStatus {
+        here: true,
         until_unix_ms: Some(NOW + 3_300_000),
     });
     r.hold = Some(HoldStatus {

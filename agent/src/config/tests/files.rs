@@ -5,6 +5,7 @@ use super::super::types::{Deletes, LocalChanges};
 use super::super::{load, reference};
 use super::parse;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 fn etc() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../etc")
@@ -50,16 +51,53 @@ fn the_mirror_pair_is_whole() {
             (Deletes::Keep, LocalChanges::Keep)
         );
     }
+    let paths: Vec<_> = config.trees.iter().map(|t| t.path.to_str()).collect();
+    let expected = [
+        "/etc",
+        "/home",
+        "/home2",
+        "/home3",
+        "/home4",
+        "/home5",
+        "/home6",
+        "/tmp",
+        "/usr/local/mysql/var",
+        "/var/spool/mail",
+        "/var/log",
+        "/www/conf",
+        "/www/cgi-bin",
+    ];
+    assert_eq!(paths, expected.map(Some));
+    // Every file that the old pair made immutable by chattr, those of one node only included.
     let immutable = [
         "/HOSTNAME",
         "/sysconfig/network",
+        "/sysconfig/network-scripts/ifcfg-eth0",
+        "/sysconfig/network-scripts/ifcfg-eth1",
+        "/sysconfig/network-scripts/ifcfg-lo",
+        "/rsyncd.conf",
+        "/crontab",
+        "/lilo.conf",
         "/fstab",
+        "/inetd.conf",
+        "/inetd2.conf",
+        "/hosts",
+        "/rc.d/rc.local",
+        "/mtab",
         "/rc.d/rc.sysinit",
+        "/cron.hourly/rsyncd",
         "/cron.backup/backup",
     ];
     for name in immutable {
         assert!(config.trees[0].protect.iter().any(|p| p == name), "{name}");
     }
+    let services: Vec<_> = config.services.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(services, ["database", "web"]);
+    let checks: Vec<_> = config.monitors.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(checks, ["http", "ping"]);
+    assert!(config.mail.is_some());
+    // The move 10 s, the database 60 s, the web server 30 s.
+    assert_eq!(config.hand_over_bound(), Duration::from_secs(100));
     assert_eq!(config.floating_ips[0].label.as_deref(), Some("eth0:1"));
     let data: Vec<_> = config.nodes[1]
         .links

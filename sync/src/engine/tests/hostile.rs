@@ -2,7 +2,7 @@
 //! wants.
 
 use super::pair::{Node, PATIENCE, noise, pair, write};
-use crate::engine::{SessionEnd, SessionError};
+use crate::engine::{PutFile, SessionEnd, SessionError};
 use crate::entry::{ContentHash, Kind, Meta, State, Xattrs};
 use crate::filter::Filter;
 use crate::lineage::MAX_SEQ;
@@ -367,7 +367,16 @@ async fn a_restored_file_lands_only_where_files_of_the_tree_lie() {
         let mut content = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut content, b"new").unwrap();
         let path = RelPath::from_bytes(at.as_bytes()).unwrap();
-        a.engine().put_file("data", path, 0o4755, content).await
+        let file = PutFile {
+            path,
+            mode: 0o4755,
+            owner: (
+                rustix::process::getuid().as_raw(),
+                rustix::process::getgid().as_raw(),
+            ),
+            replace: true,
+        };
+        a.engine().put_file("data", file, content).await
     };
     for bad in ["", ".tandem/marker", ".tandem/new", "out", "out/f", "dir"] {
         assert!(put(bad).await.is_err(), "{bad:?}");

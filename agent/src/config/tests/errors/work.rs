@@ -25,6 +25,11 @@ fn trees() {
         &format!("{path}\nexclude = [\"ok\", \"[a\"]"),
         &["37:18", "entry 2 is no pattern", "found \"[a\""],
     );
+    let list = format!("{path}\nexclude = [\"[a\", \"ok\", 5]");
+    let found = problems(&super::super::changed(path, &list));
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].contains("entry 1 is no pattern"), "{found:#?}");
+    assert!(found[1].contains("entry 3 must be text"), "{found:#?}");
     one(
         path,
         &format!("{path}\nexclude = \"x\""),
