@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::beneath::Root;
+use crate::cut;
 use crate::entry::LocalKey;
 use crate::fault::Fault;
 use crate::path::RelPath;
@@ -91,6 +92,7 @@ pub fn apply(target: &Target<'_>, work: Vec<Work>, token: &RoleToken) -> Report 
         if report.stopped.is_none() && !guard.as_ref().is_some_and(|guard| guard.is_valid()) {
             report.stopped = Some(Fault::Revoked);
         }
+        cut::here("before a step");
         let outcome = match &report.stopped {
             // What failed by itself keeps its own reason.
             Some(fault) if item.ready.is_ok() => Outcome {
@@ -108,7 +110,9 @@ pub fn apply(target: &Target<'_>, work: Vec<Work>, token: &RoleToken) -> Report 
         }
         report.outcomes.push(outcome);
     }
+    cut::here("after the steps");
     settle::directory_times(&mut run, &mut report);
+    cut::here("after the times");
     if let Err(fault) = settle::second(&run, &report, by_one) {
         for outcome in report.outcomes.iter_mut().filter(|o| o.result.is_ok()) {
             outcome.result = Err(fault.clone());

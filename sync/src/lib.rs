@@ -4,6 +4,7 @@
 pub mod beneath;
 #[allow(clippy::disallowed_methods)]
 pub mod commit;
+mod cut;
 pub mod delta;
 pub mod diff;
 pub mod dirty;

@@ -17,6 +17,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::beneath::{Place, Root};
+use crate::cut;
 use crate::entry::State;
 use crate::fault::Fault;
 use crate::meta;
@@ -159,11 +160,13 @@ impl OpenSet {
         for (keep, found) in versions.iter().zip(found) {
             results.push(found.and_then(|(number, take)| {
                 if take {
+                    cut::here("before a version is moved to the rescue");
                     self.take(root, &keep.path, number, &mut parents)?;
                 }
                 Ok(number)
             }));
         }
+        cut::here("after versions were moved to the rescue");
         self.settle(root, &parents)?;
         Ok(results)
     }

@@ -9,6 +9,7 @@ use super::{Parent, Run};
 use rustix::fs::FileType;
 
 use crate::beneath::Place;
+use crate::cut;
 use crate::entry::{KindName, LocalKey, Meta};
 use crate::fault::Fault;
 use crate::meta;
@@ -217,6 +218,7 @@ impl Run<'_> {
             None => new.place().rename_new(place)?,
             Some(old) => {
                 self.touch(&old);
+                cut::here("before an entry is replaced");
                 if old.is_dir() == new.is_dir() {
                     new.place().rename_over(place)?;
                 } else {
@@ -326,12 +328,19 @@ fn kind_of(stat: &Stat) -> Option<KindName> {
 /// that is not empty goes back.
 fn swap(staged: &Place, place: &Place, old_is_dir: bool) -> Result<(), Fault> {
     let remove = |at: &Place| if old_is_dir { at.rmdir() } else { at.unlink() };
+    // Not to be found out by the exchange: a cut just after it would leave what lies in it to the cleaning of staging.
+    if old_is_dir && !private::names(place.open_dir()?.as_fd())?.is_empty() {
+        return Err(Fault::os("rmdir", rustix::io::Errno::NOTEMPTY));
+    }
     match staged.exchange(place) {
-        Ok(()) => remove(staged).inspect_err(|_| {
-            if let Err(fault) = staged.exchange(place) {
-                tracing::error!(%fault, "an entry could not be put back from staging");
-            }
-        }),
+        Ok(()) => {
+            cut::here("after an exchange");
+            remove(staged).inspect_err(|_| {
+                if let Err(fault) = staged.exchange(place) {
+                    tracing::error!(%fault, "an entry could not be put back from staging");
+                }
+            })
+        }
         Err(Fault::Os {
             errno: libc::EINVAL | libc::ENOSYS,
             ..

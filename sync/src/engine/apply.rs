@@ -45,10 +45,27 @@ pub(crate) struct Applied {
 /// Name of the durable list of what is being applied.
 pub(super) const INTENT: &str = "intent";
 
+/// Name of the durable list of paths whose local version is on its way to the rescue.
+pub(super) const ASIDE: &str = "aside";
+
+/// These paths. After a crash one that is gone went to the rescue: nobody deleted it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Aside(pub BTreeSet<(TreeId, RelPath)>);
+
 /// What is being applied: every path that a step touches, with what it becomes and that state's number (0: it gets
 /// none). After a crash neither these states nor what lies between them and the index are local changes.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Intent(pub Vec<(TreeId, RelPath, u64, Option<State>)>);
+
+impl Aside {
+    /// The path, or a directory above it that something else replaces.
+    pub fn covers(&self, tree: TreeId, path: &RelPath) -> bool {
+        !self.0.is_empty()
+            && std::iter::once(path.clone())
+                .chain(path.ancestors())
+                .any(|path| self.0.contains(&(tree, path)))
+    }
+}
 
 /// One record that is to be applied.
 pub(super) struct Item {
@@ -132,6 +149,7 @@ impl Worker {
                 .ok_or("a record for a tree that is stopped")?;
             self.apply_tree(at, items, &commit, &mut intent, &mut contents, &mut results)?;
         }
+        crate::cut::here("before the result");
         self.finish(commit, &source, results)
             .map_err(|e| e.to_string())
     }
@@ -171,6 +189,7 @@ impl Worker {
             protect: &config.protect,
             exclude: &config.exclude,
         };
+        crate::cut::here("before the plan");
         let plan = plan::plan(&incoming, policy, &known).map_err(|e| match e {
             PlanError::Known(error) => error.to_string(),
             other => other.to_string(),
@@ -192,6 +211,7 @@ impl Worker {
             private: &open.private,
             protect: &protect,
         };
+        crate::cut::here("after the intent");
         let report = commit::apply(&target, work, &self.shared.token);
         if let Some(fault) = &report.stopped {
             self.shared.alarm(
@@ -241,25 +261,27 @@ impl Worker {
             .iter()
             .map(|(path, why)| (path, *why))
             .collect();
+        let removed: BTreeSet<&RelPath> = actions
+            .iter()
+            .filter(|(path, action)| {
+                matches!(action, Action::RemoveFile | Action::RemoveDir) && keys.contains_key(path)
+            })
+            .map(|(path, _)| path)
+            .collect();
         let mut own: BTreeSet<&RelPath> = BTreeSet::new();
         for Item { record, .. } in items {
             let path = &record.path;
             own.insert(path);
+            let failed = skipped.contains_key(path) || faults.contains_key(path);
+            if failed && removed.contains(path) {
+                self.room_was_made(at, index, path, results)?;
+            }
             if let Some(why) = skipped.get(path) {
                 self.skipped(at, record, *why, results);
             } else if lacking.contains(path) {
                 results.failed.push((tree, path.clone(), Here::Settled));
             } else if let Some(fault) = faults.get(path) {
-                self.trees[at].error(path, fault.to_string());
-                let flagged = &mut self.trees[at].flagged;
-                if matches!(fault, Fault::Flagged(_)) {
-                    // More than that are found again by `verify`.
-                    if flagged.len() < super::tree::MAX_NAMED {
-                        flagged.insert(path.clone());
-                    }
-                } else if *fault != Fault::Protected {
-                    results.failed.push((tree, path.clone(), Here::Settled));
-                }
+                self.step_failed(at, path, fault, results);
             } else {
                 let key = keys.get(path).copied().flatten();
                 let key = if record.state.is_some() && key.is_none() {
@@ -273,10 +295,12 @@ impl Worker {
                 results.settled.insert((tree, path.clone()));
             }
         }
-        for (path, action) in actions
-            .iter()
-            .filter(|(path, _)| !own.contains(path) && !faults.contains_key(path))
-        {
+        for (path, action) in actions.iter().filter(|(path, _)| !own.contains(path)) {
+            if let Some(fault) = faults.get(path) {
+                // No record of the batch speaks of it, so nothing else would bring it up again.
+                self.step_failed(at, path, fault, results);
+                continue;
+            }
             let key = keys.get(path).copied().flatten();
             let entry = index.get(tree, path)?;
             match (action, key) {
@@ -301,6 +325,43 @@ impl Worker {
                 .map(|(path, key)| (tree, path, Some(key))),
         );
         self.other_names(at, index, actions, results)
+    }
+
+    /// A step was not taken: its path is asked for again, but for what must not be changed here.
+    fn step_failed(&mut self, at: usize, path: &RelPath, fault: &Fault, results: &mut Results) {
+        let tree = &mut self.trees[at];
+        tree.error(path, fault.to_string());
+        match fault {
+            Fault::Protected => {}
+            Fault::Flagged(_) if tree.flagged.len() < super::tree::MAX_NAMED => {
+                tree.flagged.insert(path.clone());
+            }
+            // More than that are found again by `verify`.
+            Fault::Flagged(_) => {}
+            _ => results.failed.push((tree.id, path.clone(), Here::Settled)),
+        }
+    }
+
+    /// A path whose record is still to come again, but where a step of this apply already made room: nothing lies there,
+    /// and nobody here deleted it.
+    fn room_was_made(
+        &self,
+        at: usize,
+        index: &Snapshot,
+        path: &RelPath,
+        results: &mut Results,
+    ) -> Result<(), IndexError> {
+        let tree = self.trees[at].id;
+        let nothing = matches!(
+            self.open_root(at)?.stat(path),
+            Ok(None) | Err(Fault::Missing | Fault::NotBeneath)
+        );
+        let entry = index.get(tree, path)?.filter(|e| e.current.is_some());
+        if let Some(entry) = entry.filter(|_| nothing) {
+            let gone = (tree, path.clone(), None, entry.seq, None);
+            results.received.push(gone);
+        }
+        Ok(())
     }
 
     /// Making or removing a name moves the change time of the file, and so the keys of its other names.

@@ -4,7 +4,7 @@ use super::apply::{Applied, Batch};
 use super::error::CommandError;
 use super::prepare::Prepared;
 use super::report::{InitReport, NotCovered};
-use super::status::{Alarm, EngineStatus, Mode, SessionStatus};
+use super::status::{Alarm, EngineStatus, Mode, SessionStatus, TreeState};
 use super::tree::Roots;
 use crate::index::Index;
 use crate::lineage::NodeHeads;
@@ -15,6 +15,7 @@ use crate::wire::{Idle, Refuse, VerifyAnswer, VerifyPart};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -162,6 +163,9 @@ pub(crate) struct Shared {
     pub spooled: AtomicU64,
     /// Alarms of sessions and of reversals, by tree and kind.
     pub alarms: Mutex<BTreeMap<(Option<String>, &'static str), String>>,
+    /// Where a test cuts the worker.
+    #[cfg(test)]
+    pub cuts: crate::cut::Cuts,
 }
 
 /// Locks a value that is only ever written whole, so that a panic elsewhere cannot have left it half changed.
@@ -219,6 +223,33 @@ impl Shared {
             }
             None => drop(lock(&self.alarms).remove(&key)),
         }
+    }
+
+    /// The worker panicked: from here on nothing is recorded, sent or applied, and everybody who looks must see that.
+    pub fn worker_failed(&self, panic: &(dyn std::any::Any + Send)) {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let why = format!(
+            "the data half of the agent failed and does nothing any more: `tandem restart`, and report this: {}",
+            text.unwrap_or("no message")
+        );
+        self.token.revoke(Duration::ZERO);
+        if let Some(session) = lock(&self.running).take() {
+            session.cancel();
+        }
+        self.fresh_at.store(0, Ordering::Release);
+        self.alarm(None, "worker", Some(why.clone()));
+        self.status.send_modify(|status| {
+            status.consistent = false;
+            status.catching_up_only = false;
+            status.reason = Some(why.clone());
+            status.fresh_at = None;
+            status.lag = None;
+            for tree in &mut status.trees {
+                tree.state = TreeState::Stopped { why: why.clone() };
+            }
+            status.alarms = self.alarms();
+        });
     }
 
     /// Newest number answered as durable by this node as replica.

@@ -1,6 +1,6 @@
 //! The end of a batch: its results become durable in the index, and the trees advance.
 
-use super::apply::{Applied, Here, INTENT, Results};
+use super::apply::{ASIDE, Applied, Here, INTENT, Results};
 use super::flags::flagged_key;
 use super::status::Mode;
 use super::worker::Worker;
@@ -93,8 +93,10 @@ impl Worker {
                 w.put_value(&flagged_key(*tree), flagged)?;
             }
             w.remove_value(INTENT)?;
+            w.remove_value(ASIDE)?;
             Ok::<_, IndexError>(())
         });
+        crate::cut::here("after the result");
         for tree in &mut self.trees {
             tree.unsettled = unsettled.remove(&tree.id).unwrap_or_default();
         }

@@ -12,6 +12,7 @@ use crate::token::RoleToken;
 use crate::tree::{MAX_TREES, PairConfig, TreeConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -104,13 +105,20 @@ impl Engine {
             held: AtomicBool::new(false),
             spooled: AtomicU64::new(0),
             alarms: Mutex::new(BTreeMap::new()),
+            #[cfg(test)]
+            cuts: Default::default(),
         });
         let (running, ended) = watch::channel(());
         let worker = Worker::new(Arc::clone(&shared), node);
         std::thread::Builder::new()
             .name("tandem-sync".into())
             .spawn(move || {
-                worker.run(receiver);
+                let shared = Arc::clone(&worker.shared);
+                // Its memory is thrown away whole; what others read of it (index, token, status) is written whole.
+                let run = AssertUnwindSafe(|| worker.run(receiver));
+                if let Err(panic) = std::panic::catch_unwind(run) {
+                    shared.worker_failed(panic.as_ref());
+                }
                 drop(running);
             })
             .map_err(OpenError::Thread)?;

@@ -154,6 +154,13 @@ impl Looker<'_> {
         if !is_dir && self.was_dir(entry.as_ref()) {
             self.gone_below(path, out)?;
         }
+        let inode = |key: LocalKey| (key.dev, key.ino);
+        if let Some(before) = &entry
+            && before.local.map(inode) != Some(inode(seen.key()))
+        {
+            // Something else took the name's place, which its other names hear nothing of.
+            self.other_names(path, before, out)?;
+        }
         match seen.what {
             What::File(_) => self.file(path, seen, entry.as_ref(), dirt, hashes, names, out),
             What::Dir => {

@@ -3,7 +3,7 @@
 //! A path is *clean* when its entry has a number and what lies there has the entry's key. Everything else is looked at
 //! before it is touched: equal to the source's version, it is only indexed; else it goes to the rescue first.
 
-use super::apply::{Here, Intent, Item, Results};
+use super::apply::{ASIDE, Aside, Here, Intent, Item, Results};
 use super::aside::{Forget, Lies};
 use super::look::Sight;
 use super::status::Mode;
@@ -12,7 +12,7 @@ use super::view::is_same_but_ctime;
 use super::worker::Worker;
 use crate::entry::{Base, IndexEntry, Kind, LocalKey, Meta, State};
 use crate::fault::Fault;
-use crate::index::{IndexError, Unreplicated};
+use crate::index::{IndexError, Snapshot, Unreplicated};
 use crate::lineage::CopyState;
 use crate::path::RelPath;
 use crate::tree::{Deletes, LocalChanges, TreeId};
@@ -38,6 +38,7 @@ impl Worker {
         let snapshot = self.shared.index.snapshot()?;
         let intent: Intent = snapshot.value(super::apply::INTENT)?.unwrap_or_default();
         let (tree, config) = (self.trees[at].id, self.trees[at].config.clone());
+        let aside: Aside = snapshot.value(ASIDE)?.unwrap_or_default();
         let mut own = Vec::new();
         let mut keys = Vec::new();
         let mut foreign = Vec::new();
@@ -58,7 +59,9 @@ impl Worker {
             if known.is_none() && config.deletes == Deletes::Keep {
                 continue;
             }
+            let moved = sight.state.is_none() && aside.covers(tree, &sight.path);
             match intent.get(&sight.path) {
+                _ if moved => between.push(sight),
                 Some((seq, state)) if *seq != 0 && same(state.as_ref(), sight.state.as_ref()) => {
                     own.push((sight, *seq, (*state).clone()));
                 }
@@ -70,6 +73,7 @@ impl Worker {
             }
         }
         drop(snapshot);
+        crate::cut::here("before local changes are listed");
         if !repair {
             for (sight, _) in &foreign {
                 if self.trees[at].local_changes.len() < super::tree::MAX_NAMED {
@@ -98,6 +102,7 @@ impl Worker {
             }
             Ok::<_, IndexError>(())
         })?;
+        crate::cut::here("after local changes were listed");
         if !foreign.is_empty() {
             tracing::warn!(
                 tree = config.name,
@@ -166,109 +171,172 @@ impl Worker {
         items: Vec<Item>,
         results: &mut Results,
     ) -> Result<Vec<Item>, String> {
-        let tree = self.trees[at].id;
-        let config = self.trees[at].config.clone();
         let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
-        let mut left = Vec::new();
-        let mut forget: Forget = Vec::new();
+        let (mut left, mut local) = (Vec::new(), Vec::new());
         for item in items {
-            let path = &item.record.path;
-            let is_dir = item.record.state.as_ref().is_some_and(|s| s.kind.is_dir());
-            if path.is_root()
-                || config.protect.covers(path, is_dir)
-                || config.exclude.covers(path, is_dir)
-            {
-                left.push(item);
-                continue;
-            }
-            let entry = snapshot.get(tree, path).map_err(|e| e.to_string())?;
-            let stat = match open.root.stat(path) {
-                Ok(stat) => stat,
-                Err(Fault::NotBeneath | Fault::Missing) => None,
-                // What lies there is not known: it is not touched.
-                Err(fault) => {
-                    self.trees[at].error(path, fault.to_string());
-                    results.failed.push((tree, path.clone(), Here::Open));
-                    continue;
-                }
-            };
-            let unsettled = self.trees[at].unsettled.contains(path);
-            let listed = if unsettled {
-                snapshot.listed(tree, path).map_err(|e| e.to_string())?
-            } else {
-                None
-            };
-            if is_clean(entry.as_ref(), stat.map(|s| s.key()))
-                && listed.as_ref().is_none_or(Unreplicated::is_nothing)
-            {
-                if !is_dir
-                    && stat.is_some_and(|s| s.is_dir())
-                    && let Err(why) = self.put_aside_below(at, open, path, &mut forget)
-                {
-                    self.trees[at].error(path, why);
-                    results.failed.push((tree, path.clone(), Here::Open));
-                } else {
-                    left.push(item);
-                }
-                continue;
-            }
-            let lies = match self.lies(open, path, entry.as_ref()) {
-                Ok(lies) => lies,
-                Err(why) => {
-                    self.trees[at].error(path, why);
-                    results.failed.push((tree, path.clone(), Here::Open));
-                    continue;
-                }
-            };
-            if same(lies.state.as_ref(), item.record.state.as_ref()) {
-                results.received.push((
-                    tree,
-                    path.clone(),
-                    item.record.state.clone(),
-                    item.record.seq,
-                    lies.key,
-                ));
-                results.settled.insert((tree, path.clone()));
-                continue;
-            }
-            if item.record.state.is_none() && config.deletes == Deletes::Keep {
-                results
-                    .received
-                    .push((tree, path.clone(), None, item.record.seq, None));
-                results.settled.insert((tree, path.clone()));
-                continue;
-            }
-            match self.put_aside(at, open, &item, lies, (entry, listed), &mut forget) {
-                Ok(()) => left.push(item),
-                Err(why) => {
-                    self.trees[at].error(path, why);
-                    results.failed.push((tree, path.clone(), Here::Open));
-                }
+            let path = item.record.path.clone();
+            match self.compare(at, open, &snapshot, &item, results) {
+                Ok(Found::Clean) => left.push(item),
+                Ok(Found::Settled) => {}
+                Ok(Found::Local(version)) => local.push((item, version)),
+                Err(Unread::Index(error)) => return Err(error.to_string()),
+                Err(Unread::Path(why)) => self.still_open(at, &path, why, results),
             }
         }
         drop(snapshot);
-        if !forget.is_empty() {
-            let write = |w: &mut crate::index::Writer<'_>| {
-                forget.iter().try_for_each(|(path, found)| {
-                    let entry = w.get(tree, path)?.filter(|e| e.seq != 0);
-                    if let (Some(entry), Some((state, key))) = (entry, found)
-                        && entry.current.as_ref() == Some(state)
-                    {
-                        // Only its key is new: it stays of the pair's history.
-                        return w.set_local(tree, path, Some(*key));
-                    }
-                    w.remove(tree, path)?;
-                    found.as_ref().map_or(Ok(()), |(state, key)| {
-                        w.found(tree, path, state.clone(), *key)
-                    })
-                })
-            };
-            self.shared
-                .index
-                .write(write)
-                .map_err(|e: IndexError| e.to_string())?;
+        if local.is_empty() {
+            return Ok(left);
         }
+        self.write_aside(at, &local).map_err(|e| e.to_string())?;
+        let mut forget: Forget = Vec::new();
+        for (item, version) in local {
+            let put = match *version {
+                Local::Below => self.put_aside_below(at, open, &item.record.path, &mut forget),
+                Local::Here(lies, entry, listed) => {
+                    self.put_aside(at, open, &item, lies, (entry, listed), &mut forget)
+                }
+            };
+            match put {
+                Ok(()) => left.push(item),
+                Err(why) => self.still_open(at, &item.record.path, why, results),
+            }
+        }
+        self.forget(at, &forget).map_err(|e| e.to_string())?;
         Ok(left)
+    }
+
+    /// A path whose local version could not be looked at or put aside: it stays, and the source's version waits.
+    fn still_open(&mut self, at: usize, path: &RelPath, why: String, results: &mut Results) {
+        let tree = &mut self.trees[at];
+        tree.error(path, why);
+        results.failed.push((tree.id, path.clone(), Here::Open));
+    }
+
+    /// What a record meets.
+    fn compare(
+        &self,
+        at: usize,
+        open: &Open,
+        index: &Snapshot,
+        item: &Item,
+        results: &mut Results,
+    ) -> Result<Found, Unread> {
+        let (tree, config) = (self.trees[at].id, &self.trees[at].config);
+        let (path, theirs) = (&item.record.path, &item.record.state);
+        let is_dir = theirs.as_ref().is_some_and(|s| s.kind.is_dir());
+        if path.is_root()
+            || config.protect.covers(path, is_dir)
+            || config.exclude.covers(path, is_dir)
+        {
+            return Ok(Found::Clean);
+        }
+        let entry = index.get(tree, path)?;
+        let stat = match open.root.stat(path) {
+            Ok(stat) => stat,
+            Err(Fault::NotBeneath | Fault::Missing) => None,
+            // What lies there is not known: it is not touched.
+            Err(fault) => return Err(Unread::Path(fault.to_string())),
+        };
+        let listed = match self.trees[at].unsettled.contains(path) {
+            true => index.listed(tree, path)?,
+            false => None,
+        };
+        if is_clean(entry.as_ref(), stat.map(|s| s.key()))
+            && listed.as_ref().is_none_or(Unreplicated::is_nothing)
+        {
+            let goes = !is_dir && stat.is_some_and(|s| s.is_dir());
+            return Ok(if goes {
+                Found::Local(Box::new(Local::Below))
+            } else {
+                Found::Clean
+            });
+        }
+        let lies = self
+            .lies(open, path, entry.as_ref())
+            .map_err(Unread::Path)?;
+        let kept = theirs.is_none() && config.deletes == Deletes::Keep;
+        if same(lies.state.as_ref(), theirs.as_ref()) || kept {
+            let key = lies.key.filter(|_| !kept);
+            let (seq, state) = (item.record.seq, theirs.clone());
+            results.received.push((tree, path.clone(), state, seq, key));
+            results.settled.insert((tree, path.clone()));
+            return Ok(Found::Settled);
+        }
+        Ok(Found::Local(Box::new(Local::Here(lies, entry, listed))))
+    }
+
+    /// Makes durable which paths are about to lose their local version to the rescue.
+    fn write_aside(&self, at: usize, local: &[(Item, Box<Local>)]) -> Result<(), IndexError> {
+        let tree = self.trees[at].id;
+        // A directory that stays one loses nothing.
+        let stays = |item: &Item, version: &Local| match version {
+            Local::Below => false,
+            Local::Here(lies, ..) => {
+                let dir = |state: &Option<State>| state.as_ref().is_some_and(|s| s.kind.is_dir());
+                dir(&lies.state) && dir(&item.record.state)
+            }
+        };
+        let goes = local.iter().filter(|(item, version)| !stays(item, version));
+        let paths: Vec<RelPath> = goes.map(|(item, _)| item.record.path.clone()).collect();
+        self.shared.index.write(|w| {
+            let mut aside: Aside = w.value(ASIDE)?.unwrap_or_default();
+            aside.0.extend(paths.into_iter().map(|path| (tree, path)));
+            w.put_value(ASIDE, &aside)
+        })
+    }
+
+    /// What was put aside is no longer what the index says.
+    fn forget(&self, at: usize, forget: &Forget) -> Result<(), IndexError> {
+        let tree = self.trees[at].id;
+        if forget.is_empty() {
+            return Ok(());
+        }
+        self.shared.index.write(|w| {
+            forget.iter().try_for_each(|(path, found)| {
+                let entry = w.get(tree, path)?.filter(|e| e.seq != 0);
+                if let (Some(entry), Some((state, key))) = (entry, found)
+                    && entry.current.as_ref() == Some(state)
+                {
+                    // Only its key is new: it stays of the pair's history.
+                    return w.set_local(tree, path, Some(*key));
+                }
+                w.remove(tree, path)?;
+                found.as_ref().map_or(Ok(()), |(state, key)| {
+                    w.found(tree, path, state.clone(), *key)
+                })
+            })
+        })
+    }
+}
+
+/// What a record meets at its path.
+enum Found {
+    /// What the index says, or what is not to be looked at.
+    Clean,
+    /// The source's version, or a deletion that is not carried out here.
+    Settled,
+    /// Something of this node's own.
+    Local(Box<Local>),
+}
+
+/// Something of this node's own. Boxed: nearly every record meets none.
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one")]
+enum Local {
+    /// A directory that goes; perhaps something lies in it.
+    Below,
+    /// What lies there, what the index says and what is listed.
+    Here(Lies, Option<IndexEntry>, Option<Unreplicated>),
+}
+
+/// Why a path could not be compared.
+enum Unread {
+    Index(IndexError),
+    Path(String),
+}
+
+impl From<IndexError> for Unread {
+    fn from(error: IndexError) -> Self {
+        Unread::Index(error)
     }
 }
 

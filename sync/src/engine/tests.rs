@@ -2,6 +2,7 @@
 
 mod compare;
 mod copy;
+mod cuts;
 mod hostile;
 mod keeping;
 mod order;

@@ -104,6 +104,8 @@ impl Worker {
                 return;
             }
         };
+        #[cfg(test)]
+        crate::cut::follow(&self.shared.cuts);
         let mut peer = self.shared.peer.subscribe();
         loop {
             let next = runtime.block_on(self.next(&mut commands, &mut peer));

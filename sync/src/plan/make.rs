@@ -118,7 +118,8 @@ impl<'a, K: Known> Maker<'a, K> {
             // Still the same name of the same file: its first name brings what changed.
             Kind::HardLink { to }
                 if before.is_some_and(|b| b.kind == state.kind)
-                    && !self.phases.puts.contains_key(to) =>
+                    && !self.phases.puts.contains_key(to)
+                    && self.is_one_file(old, to)? =>
             {
                 return Ok(());
             }
@@ -130,6 +131,19 @@ impl<'a, K: Known> Maker<'a, K> {
         };
         phase.insert(path.clone(), (action, expected));
         Ok(())
+    }
+
+    /// Whether this name and the first one lead to one file here. An apply that was cut, or a link that failed, may have
+    /// left them apart, whatever the entries say.
+    fn is_one_file(
+        &self,
+        old: Option<&IndexEntry>,
+        first: &RelPath,
+    ) -> Result<bool, PlanError<K::Error>> {
+        let inode = |entry: &IndexEntry| entry.local.map(|key| (key.dev, key.ino));
+        let first = self.known.entry(first)?;
+        let one = old.and_then(inode);
+        Ok(one.is_some() && one == first.as_ref().and_then(inode))
     }
 
     /// A record of the batch says that a directory above is gone, or is no directory.

@@ -375,3 +375,15 @@ fn a_record_in_a_directory_that_the_batch_removes_waits_for_the_next() {
     assert_eq!(plan.skipped, [(p("d/x"), Why::NoParent)]);
     assert_eq!(short(&plan), ["rmdir d", "time ."]);
 }
+
+#[test]
+fn a_name_that_an_apply_left_behind_is_linked_again() {
+    let mut known = index(&[("", dir()), ("a", file("new")), ("b", link("a"))]);
+    let record = [("b", Some(link("a")))];
+    assert_eq!(short(&planned(&PLAIN, &known, &record).unwrap()), [""; 0]);
+    // The first name was replaced, its further name was not linked: they are two files here.
+    let behind = known.0.get_mut(&p("b")).unwrap();
+    behind.local = Some(key(77));
+    let plan = planned(&PLAIN, &known, &record).unwrap();
+    assert_eq!(short(&plan), ["link b", "time ."]);
+}

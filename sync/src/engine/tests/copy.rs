@@ -93,6 +93,35 @@ async fn live_changes_arrive_and_the_trees_stay_equal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_first_name_whose_place_something_else_takes_hands_its_content_on() {
+    let (a, b) = pair(|_| {}).await;
+    let cable = Cable::plug(&a, &b);
+    let root = a.tree();
+    for group in ["replaced", "dir", "link"] {
+        write(
+            &root.join(group).join("1"),
+            format!("both names of {group}"),
+        );
+        std::fs::hard_link(root.join(group).join("1"), root.join(group).join("2")).unwrap();
+    }
+    write(&root.join("other"), "another file");
+    flush(&a).await;
+    assert_equal(&a.tree(), &b.tree());
+    std::fs::rename(root.join("other"), root.join("replaced/1")).unwrap();
+    std::fs::remove_file(root.join("dir/1")).unwrap();
+    std::fs::create_dir(root.join("dir/1")).unwrap();
+    symlink("nowhere", root.join("new")).unwrap();
+    std::fs::rename(root.join("new"), root.join("link/1")).unwrap();
+    flush(&a).await;
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(
+        std::fs::read_to_string(b.tree().join("replaced/2")).unwrap(),
+        "both names of replaced"
+    );
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cut_session_goes_on_where_it_was() {
     let (a, b) = pair(|_| {}).await;
     fill(&a.tree(), 400);

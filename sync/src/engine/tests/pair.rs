@@ -69,6 +69,26 @@ impl Node {
         self.engine.as_ref().expect("the node runs")
     }
 
+    /// What the index has of the tree, and what is not settled, for a failing test.
+    pub fn index(&self) -> String {
+        let snapshot = self.engine().shared.index.snapshot().unwrap();
+        let tree = crate::tree::TreeId::of("data");
+        let mut out = String::new();
+        for row in snapshot
+            .entries(tree, &crate::path::RelPath::root())
+            .unwrap()
+        {
+            let (path, entry) = row.unwrap();
+            let kind = entry.current.map(|s| s.kind);
+            let ino = entry.local.map(|l| l.ino);
+            out += &format!("{path} #{} {kind:?} inode {ino:?}\n", entry.seq);
+        }
+        for (_, path, record) in snapshot.unreplicated(None, usize::MAX).unwrap() {
+            out += &format!("unsettled {path} {record:?}\n");
+        }
+        out
+    }
+
     /// Waits until the status fulfils the condition.
     pub async fn until(&self, what: &str, condition: impl FnMut(&EngineStatus) -> bool) {
         let mut changes = self.engine().status_changes();
@@ -77,9 +97,10 @@ impl Node {
             .is_ok();
         if !found {
             panic!(
-                "{}: not {what} after {PATIENCE:?}: {:#?}",
+                "{}: not {what} after {PATIENCE:?}: {:#?}\n{}",
                 self.name,
-                self.engine().status()
+                self.engine().status(),
+                self.index()
             );
         }
     }
