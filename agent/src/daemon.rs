@@ -177,8 +177,16 @@ impl Daemon {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
+            troubles: self.troubles(),
             hold: self.hold_times(),
         })
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        let mut troubles = self.roles.failed_hooks();
+        let mail = self.notifier.trouble();
+        troubles.extend(mail.map(|why| format!("notices are not mailed: {why}")));
+        troubles
     }
 
     fn lineage_lengths(&self, heads: Option<&NodeHeads>) -> Vec<u64> {

@@ -36,6 +36,8 @@ pub struct Notifier {
 struct Shared {
     queue: Mutex<Queue>,
     mail: Mutex<Option<Mail>>,
+    /// Why the last attempt failed, until one succeeds.
+    trouble: Mutex<Option<String>>,
     wake: Notify,
     pair: String,
     node: String,
@@ -47,6 +49,7 @@ impl Notifier {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue::default()),
             mail: Mutex::new(mail),
+            trouble: Mutex::new(None),
             wake: Notify::new(),
             pair: pair.to_owned(),
             node: node.to_owned(),
@@ -68,6 +71,7 @@ impl Notifier {
             .mail
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = mail;
+        self.shared.set_trouble(None);
         self.shared.wake.notify_one();
     }
 
@@ -80,6 +84,12 @@ impl Notifier {
                 .push(notice, Instant::now(), SystemTime::now());
             self.shared.wake.notify_one();
         }
+    }
+
+    /// Why mails do not leave this node, if the last attempt failed.
+    pub fn trouble(&self) -> Option<String> {
+        let trouble = self.shared.trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notices that wait for being mailed, and how many were dropped since the last mail.
@@ -105,6 +115,10 @@ fn log(notice: &Notice) {
 }
 
 impl Shared {
+    fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
     fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,8 +157,12 @@ async fn deliver(shared: Arc<Shared>) {
         };
         let now = Instant::now();
         match sent {
-            Ok(()) => shared.queue().sent(&item, now),
+            Ok(()) => {
+                shared.set_trouble(None);
+                shared.queue().sent(&item, now);
+            }
             Err(error) => {
+                shared.set_trouble(Some(error.to_string()));
                 let again = shared.queue().failed(item, dropped, now);
                 tracing::warn!(error = %error, will_retry = again, "mail not sent");
             }

@@ -36,6 +36,7 @@ mod crashes;
 mod guards;
 mod histories;
 mod hold;
+mod hooks;
 mod identity;
 mod load;
 mod no_takeover;

@@ -1,5 +1,6 @@
 //! `tandem agent`: what is read and checked before the daemon starts.
 
+use super::check::machine::file_of_others;
 use super::exit::Failure;
 use super::{Context, Exit, Outcome, output};
 use crate::config;
@@ -47,6 +48,11 @@ pub(super) fn run(context: &Context) -> Outcome {
         ));
     }
     crate::logging::init().map_err(|e| Failure::Other(Exit::Failed, e.to_string()))?;
+    let mut doubts = Vec::new();
+    file_of_others(&start.loaded.file, &mut doubts);
+    for doubt in doubts {
+        tracing::warn!(doubt, "configuration");
+    }
     crate::descriptors::raise_limit();
     match daemon::run(start) {
         Ok(daemon::End::Exit) => Ok(Exit::Success),

@@ -1,7 +1,7 @@
 //! `tandem check`: the configuration, and what this machine says to it.
 
 mod boot;
-mod machine;
+pub(super) mod machine;
 
 use super::exit::Failure;
 use super::{Context, Exit, Outcome, output};

@@ -19,6 +19,10 @@ pub(super) async fn run(args: Args, client: &Client) -> Outcome {
     for tree in &report.trees {
         output::line(&format!("tree {}: first epoch {}", tree.tree, tree.epoch))?;
     }
-    output::line("this node is the source")?;
+    output::line(if report.trees.is_empty() {
+        "nothing was done: every tree has its first epoch already"
+    } else {
+        "this node is the source"
+    })?;
     Ok(Exit::Success)
 }

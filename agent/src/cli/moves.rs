@@ -43,13 +43,16 @@ pub(super) async fn follow(mut events: EventStream<MoveEvent>, json: bool) -> Ou
                 master,
                 term,
                 took_ms,
+                moved,
             } => {
+                let master = escape(&master);
+                let text = if moved {
+                    format!("{master} is master in term {term}, after {}", time(took_ms))
+                } else {
+                    format!("{master} is master already, in term {term}: nothing was moved")
+                };
                 if !json {
-                    output::line(&format!(
-                        "{} is master in term {term}, after {}",
-                        escape(&master),
-                        time(took_ms)
-                    ))?;
+                    output::line(&text)?;
                 }
                 return Ok(Exit::Success);
             }

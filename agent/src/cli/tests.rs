@@ -117,7 +117,16 @@ fn manual_pages_and_completions_are_made() {
     let dir = tempfile::tempdir().unwrap();
     generate::man(Cli::command(), dir.path()).unwrap();
     let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
-    assert!(page("tandem.1").contains("Exit codes"));
+    let whole = page("tandem.1");
+    for part in [
+        ".SH EXIT STATUS",
+        ".TP\n124\n",
+        ".SH FILES",
+        "tandem\\-rescue(1)",
+    ] {
+        assert!(whole.contains(part), "{part}: {whole}");
+    }
+    assert!(page("tandem-is.1").contains(".SH EXIT STATUS"));
     for command in Cli::command().get_subcommands() {
         let file = dir.path().join(format!("tandem-{}.1", command.get_name()));
         assert_eq!(file.exists(), !command.is_hide_set(), "{}", file.display());

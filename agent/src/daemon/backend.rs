@@ -11,7 +11,7 @@ use std::time::Duration;
 use tandem_failover::input::Command;
 use tandem_failover::role::Role;
 use tandem_failover::view::PeerIdentity;
-use tandem_sync::engine::CommandError;
+use tandem_sync::engine::{CommandError, TreeState, TreeStatus};
 
 /// What a forwarded command may take beyond its own bound.
 const FORWARD_SLACK: Duration = Duration::from_secs(2);
@@ -79,12 +79,17 @@ impl Daemon {
 
     /// `tree accept`, on this node.
     pub async fn accept_here(&self, tree: &str) -> Result<types::Done, ApiError> {
-        self.engine
-            .accept(tree)
-            .await
-            .map_err(|e| engine_error(&e))?;
+        let stopped = |t: &TreeStatus| matches!(t.state, TreeState::Stopped { .. });
+        let trees = self.engine.status().trees;
+        let stopped = trees.iter().any(|t| t.name == tree && stopped(t));
+        let accepted = self.engine.accept(tree).await;
+        accepted.map_err(|e| engine_error(&e))?;
         Ok(types::Done {
-            message: format!("tree {tree} goes on"),
+            message: if stopped {
+                format!("tree {tree} goes on")
+            } else {
+                format!("tree {tree} was not stopped: there was nothing to accept")
+            },
         })
     }
 

@@ -91,7 +91,10 @@ impl Daemon {
         let begun = Instant::now();
         tokio::spawn(async move {
             let mut views = daemon.views();
-            let mut last = views.borrow_and_update().phase;
+            let (mut last, term) = {
+                let view = views.borrow_and_update();
+                (view.phase, view.term)
+            };
             tokio::pin!(work);
             let outcome = loop {
                 tokio::select! {
@@ -108,7 +111,7 @@ impl Daemon {
                     }
                 }
             };
-            let end = daemon.end_of_move(outcome, begun).await;
+            let end = daemon.end_of_move(outcome, begun, term).await;
             // The operator may have left.
             let _ = sender.send(end).await;
         });
@@ -119,6 +122,7 @@ impl Daemon {
         &self,
         outcome: Result<String, ApiError>,
         begun: Instant,
+        term_before: u64,
     ) -> Line<MoveEvent> {
         match outcome {
             Ok(_) => {
@@ -132,6 +136,7 @@ impl Daemon {
                     master: node(view.role == Role::Master),
                     term: view.term,
                     took_ms: millis(begun.elapsed()),
+                    moved: view.term != term_before,
                 })
             }
             Err(error) if error.code == ErrorCode::Refused => Line::Event(MoveEvent::GivenUp {

@@ -13,6 +13,8 @@ use tandem_failover::effect::ServiceCommand;
 pub struct Roles {
     services: Services,
     last: Mutex<BTreeMap<String, ServiceState>>,
+    /// What failed of the hooks of the last change of role.
+    failed_hooks: Mutex<Vec<String>>,
 }
 
 impl Roles {
@@ -21,6 +23,7 @@ impl Roles {
         Self {
             services,
             last: Mutex::default(),
+            failed_hooks: Mutex::default(),
         }
     }
 
@@ -54,7 +57,23 @@ impl Roles {
             .collect()
     }
 
+    /// What failed of the hooks of the last change of role, one sentence each.
+    pub fn failed_hooks(&self) -> Vec<String> {
+        let failed = self.failed_hooks.lock();
+        failed.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn remember(&self, report: &RoleReport) {
+        let failed = report
+            .hooks
+            .iter()
+            .filter_map(|hook| hook.outcome.as_ref().err());
+        let failed =
+            failed.map(|error| format!("a hook failed at the last change of role: {error}"));
+        *self
+            .failed_hooks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = failed.collect();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         for done in &report.services {
             let (state, last_error) = match (&done.outcome, done.action) {

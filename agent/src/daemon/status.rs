@@ -91,6 +91,8 @@ pub struct Parts<'a> {
     pub file: api::ConfigStatus,
     /// The last decision.
     pub last_decision: Option<api::DecisionReport>,
+    /// What else needs a person: hooks that failed, notices that are not mailed.
+    pub troubles: Vec<String>,
     /// Hold since and until.
     pub hold: Option<(u64, Option<u64>)>,
 }
@@ -130,6 +132,7 @@ pub fn report(parts: Parts<'_>) -> api::StatusReport {
         alarms: Vec::new(),
     };
     report.alarms = alarms(&report, view, parts.engine);
+    report.alarms.extend(parts.troubles);
     report
 }
 

@@ -24,6 +24,9 @@ pub enum MoveEvent {
         term: u64,
         /// Since the beginning.
         took_ms: u64,
+        /// False: there was nothing to move, the role was there already.
+        #[serde(default = "yes")]
+        moved: bool,
     },
     /// It was given up before its last point of return; everything is as before.
     GivenUp {
@@ -154,4 +157,9 @@ pub enum RestoreEvent {
         /// How many are not.
         failed: u64,
     },
+}
+
+/// What an agent meant that did not say it.
+fn yes() -> bool {
+    true
 }

@@ -39,7 +39,7 @@ pub(super) fn warnings(
 }
 
 /// Whoever can write the configuration can run programs as root.
-fn file_of_others(file: &Path, all: &mut Vec<String>) {
+pub(in crate::cli) fn file_of_others(file: &Path, all: &mut Vec<String>) {
     let Ok(meta) = std::fs::metadata(file) else {
         return;
     };
