@@ -38,8 +38,8 @@ pub const SIGNATURE_LEN: usize = 64;
 const MAGIC: [u8; 4] = *b"TDHB";
 const HEADER_LEN: usize = 30;
 
-/// Identifies the pair: digest over its name and both public keys. State and datagrams of another pair
-/// are refused.
+/// Identifies the pair. State and datagrams of another pair are refused. For datagrams it is a digest over its name and
+/// both public keys; for state over the name alone, which stays when a node gets a new key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct PairId(pub [u8; 16]);
 
@@ -50,6 +50,17 @@ pub struct PairId(pub [u8; 16]);
 pub struct KeyId(pub [u8; 8]);
 
 impl PairId {
+    /// The id of the state of the pair `name`, whatever keys its nodes have.
+    pub fn of_state(name: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher
+            .update(b"tandem pair state 1\0")
+            .update(name.as_bytes());
+        let mut id = [0; 16];
+        id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Self(id)
+    }
+
     /// The id of the pair `name` with these two public keys, in any order.
     pub fn of(name: &str, a: &[u8; 32], b: &[u8; 32]) -> Self {
         let mut hasher = blake3::Hasher::new();

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// The machine's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// The pair.
+    /// The pair, as its state names it.
     pub pair: PairId,
     /// This node.
     pub own: KeyId,

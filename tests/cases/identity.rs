@@ -52,6 +52,42 @@ fn a_cloned_node_is_refused() {
     scene.flush_and_compare(TWO);
 }
 
+/// The standby's disk died with everything on it, its key too. The master takes the new key by a restart that keeps its
+/// role, as its `reload` says.
+#[test]
+fn a_replaced_node_with_a_new_key_receives() {
+    let scene = Scene::replicated();
+    scene.flush(ONE);
+    scene.power_cut(TWO);
+    scene.write(ONE, "meanwhile", "x");
+    let two = scene.node(TWO);
+    for lost in ["/srv/www", "/var/lib/tandem"] {
+        let dir = two.host.outside_path(lost);
+        remove_tree(&dir).expect("removed");
+        std::fs::create_dir(&dir).expect("made");
+    }
+    std::fs::remove_file(two.host.outside_path("/etc/tandem/key")).expect("removed");
+    two.host.boot().expect("it boots");
+    let key = two.keygen().expect("a new key");
+    let config = scene.pair.config().replace(scene.pair.key(TWO), &key);
+    scene.pair.configure(&config).expect("configured");
+    let reload = scene.tandem(ONE, &["reload"]);
+    assert!(reload.stderr.contains("tandem restart"), "{reload:?}");
+    let probe = scene.probe();
+    scene.wait_served_by(&probe, ONE);
+    let begin = Instant::now();
+    assert!(scene.tandem(ONE, &["restart"]).success());
+    two.start_web().expect("the service starts");
+    two.start_agent().expect("the agent starts");
+    scene.wait_ready(ONE, TWO);
+    scene.flush_and_compare(ONE);
+    let gap = probe.log().longest_gap(begin).expect("answers");
+    assert!(
+        gap < Duration::from_secs(1),
+        "the service was away for {gap:?}"
+    );
+}
+
 #[test]
 fn a_strangers_key_gets_nowhere() {
     let scene = Scene::replicated();

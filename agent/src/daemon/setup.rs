@@ -16,7 +16,7 @@ use tandem_failover::probe::monitor;
 use tandem_sync::filter::{Filter, PatternError};
 use tandem_sync::tree::{Deletes, LocalChanges, MaxDelete, PairConfig, TreeConfig};
 
-/// The pair's id: part of every heartbeat and of every state file.
+/// The pair's id in every heartbeat.
 pub fn pair_id(config: &config::Config) -> PairId {
     let [a, b] = &config.nodes;
     PairId::of(&config.pair.name, &a.key.0, &b.key.0)
@@ -43,7 +43,7 @@ pub fn policy(config: &config::Config, own: usize) -> Policy {
         config_digest: short(facts.digest().0),
         config_matters: short(facts.matters().0),
         ..Policy::new(
-            pair_id(config),
+            PairId::of_state(&pair.name),
             KeyId::of(&mine.key.0),
             KeyId::of(&theirs.key.0),
         )
