@@ -2,8 +2,11 @@
 //! solicitation) included, and every packet from it on its way out. The address itself stays.
 //!
 //! It is a table of the kernel's nf_tables, family `netdev` (`nft(8)`: ingress hook, and the egress hook of kernel 5.16 and
-//! later), made by our own netlink messages: no `nft` program is needed. The table has the `owner` flag (kernel 5.12):
-//! the kernel removes it when the socket that made it is closed, so a dead agent leaves no fence behind.
+//! later), made by our own netlink messages: no `nft` program is needed.
+//!
+//! The table stays when the agent dies. In a planned move the role may be given away by then, and a kernel that still has
+//! the address would answer clients whose writes nobody follows any more. The fence goes after the addresses, by the agent
+//! that is started next or by the guardian.
 
 mod message;
 
@@ -31,12 +34,12 @@ const ANSWER_BYTES: usize = 16 * 1024;
 /// Why there is no fence.
 #[derive(Debug, thiserror::Error)]
 pub enum FenceError {
-    /// The kernel has no nf_tables, no netdev family, or no owned tables.
-    #[error("the kernel cannot fence an address (nf_tables, family netdev, owner flag): {0}")]
+    /// The kernel has no nf_tables, or no netdev family.
+    #[error("the kernel cannot fence an address (nf_tables, family netdev): {0}")]
     Unavailable(#[source] io::Error),
-    /// Another process holds a fence, or this one may not make one.
-    #[error("not permitted: another process holds the table {TABLE}, or CAP_NET_ADMIN is missing")]
-    Busy,
+    /// This process may not make a fence.
+    #[error("not permitted: CAP_NET_ADMIN is missing")]
+    NotPermitted,
     /// The device is absent.
     #[error("no network device {0}")]
     NoDevice(String),
@@ -58,14 +61,14 @@ impl FenceError {
                 | libc::ENOENT
                 | libc::EINVAL,
             ) => Self::Unavailable(e),
-            Some(libc::EPERM | libc::EBUSY | libc::EEXIST) => Self::Busy,
+            Some(libc::EPERM) => Self::NotPermitted,
             Some(libc::EAGAIN) => Self::Late,
             _ => Self::Refused(e),
         }
     }
 }
 
-/// A fence that stands. Dropping it takes it down: the kernel removes the table with the socket.
+/// A fence that stands, until it is lowered.
 #[derive(Debug)]
 pub struct Fence {
     socket: Socket,
@@ -73,7 +76,8 @@ pub struct Fence {
 }
 
 impl Fence {
-    /// Builds the fence around the addresses on their devices. Blocks, at most about two seconds.
+    /// Builds the fence around the addresses on their devices, in place of one that stands. Blocks, at most about two
+    /// seconds.
     pub fn raise(addresses: &[FloatingAddress]) -> Result<Self, FenceError> {
         let mut devices: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
         for floating in addresses {
@@ -105,9 +109,23 @@ impl Fence {
 
     /// Takes the fence down and waits until it is gone. Blocks, at most about a second.
     pub fn lower(mut self) -> Result<(), FenceError> {
-        let mut batch = Batch::new();
-        batch.delete_table(TABLE);
-        self.commit(batch)
+        self.commit(no_table())
+    }
+
+    /// Takes down a fence that a former life of the agent left behind; none is fine. Blocks, at most about a second.
+    pub fn clear() -> Result<(), FenceError> {
+        let cleared = open().and_then(|socket| {
+            let mut fence = Self {
+                socket,
+                egress: false,
+            };
+            fence.commit(no_table())
+        });
+        match cleared {
+            // Where none can be made, none is.
+            Err(FenceError::Unavailable(_)) => Ok(()),
+            other => other,
+        }
     }
 
     /// Sends one transaction and reads the kernel's verdict on it: all of it happens, or nothing.
@@ -152,9 +170,17 @@ fn open() -> Result<Socket, FenceError> {
     open().map_err(FenceError::from_kernel)
 }
 
-fn ingress(devices: &BTreeMap<&str, Vec<IpAddr>>) -> Batch {
+/// Ends with no table, whether there was one or not.
+fn no_table() -> Batch {
     let mut batch = Batch::new();
-    batch.owned_table(TABLE);
+    batch.table(TABLE);
+    batch.delete_table(TABLE);
+    batch
+}
+
+fn ingress(devices: &BTreeMap<&str, Vec<IpAddr>>) -> Batch {
+    let mut batch = no_table();
+    batch.table(TABLE);
     for (device, addresses) in devices {
         let chain = format!("to-{device}");
         batch.base_chain(TABLE, &chain, message::HOOK_INGRESS, device);

@@ -2,6 +2,7 @@
 //! manager runs after the agent has ended, however it ended.
 
 use crate::address::{self, AddressError, FloatingAddress};
+use crate::fence::{Fence, FenceError};
 use crate::iface::{Netlink, NetlinkError};
 use std::io;
 use std::net::IpAddr;
@@ -18,6 +19,9 @@ pub enum GuardianError {
     /// Some could not be removed.
     #[error(transparent)]
     Addresses(#[from] AddressError),
+    /// The fence of a planned move stays.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
 }
 
 /// Removes the configured floating addresses, and every other that carries the agent's mark, from this node. Answers
@@ -36,6 +40,8 @@ pub fn release_addresses(configured: &[FloatingAddress]) -> Result<Vec<IpAddr>, 
             .collect();
         address::release(&netlink, configured).await?;
         gone.extend(address::release_strangers(&netlink, &[]).await?);
+        // After the addresses: nothing is answered in between.
+        Fence::clear()?;
         Ok(gone)
     })
 }

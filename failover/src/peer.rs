@@ -308,6 +308,12 @@ impl Peer {
         }
     }
 
+    /// An operator accepted the peer as it is: of several lives, the one that is still there may be a former one.
+    /// A copy that still runs is noticed again, when the second of the two talks again.
+    pub fn accept(&mut self) {
+        self.former.clear();
+    }
+
     /// What the proven life last said.
     pub fn body(&self) -> Option<&Body> {
         self.life.as_ref().map(|life| &life.body)

@@ -16,48 +16,36 @@ path = "/srv/www"
 protect = ["/local.conf", "/keep/"]
 "#;
 
-fn set_immutable(path: &Path, on: bool) -> std::io::Result<()> {
-    let file = fs::File::open(path)?;
-    let flags = ioctl_getflags(&file)?;
-    let new = if on {
-        flags | IFlags::IMMUTABLE
-    } else {
-        flags - IFlags::IMMUTABLE
-    };
-    Ok(ioctl_setflags(&file, new)?)
+fn set_flag(path: &Path, flag: IFlags, on: bool) {
+    let file = fs::File::open(path).expect("opened");
+    let flags = ioctl_getflags(&file).expect("flags are read");
+    let new = if on { flags | flag } else { flags - flag };
+    ioctl_setflags(&file, new).expect("flags are set");
 }
 
 #[test]
-fn protected_and_immutable_files_are_untouched() {
+fn protected_files_are_untouched() {
     let scene = SceneOptions::new().body(TREES).make();
     scene.fill();
     scene.start();
     scene.flush(ONE);
     // Each node's own.
-    scene.write(TWO, "local.conf", "mirror2's own");
-    scene.write(TWO, "keep/this", "mirror2's own");
-    scene.write(ONE, "local.conf", "mirror1's own");
-    scene.write(ONE, "keep/this", "mirror1's own");
-    // CAP_LINUX_IMMUTABLE means nothing in a user namespace.
-    let immutable = privilege().expect("a lab is possible") == Privilege::Root;
-    if immutable {
-        set_immutable(&scene.file(TWO, "index.html"), true).expect("made immutable");
+    for n in [ONE, TWO] {
+        for name in ["local.conf", "keep/this"] {
+            scene.write(n, name, format!("{}'s own", scene.node(n).name()));
+        }
     }
-    scene.write(ONE, "index.html", "second page");
     scene.write(ONE, "other", "goes on");
-    eventually(SOON, "what is not protected goes on", || {
-        scene.read(TWO, "other").map(drop)
-    });
-    if immutable {
-        scene.wait_status(TWO, "names the immutable file", |s| {
-            s.trees[0]
-                .last_error
-                .as_ref()
-                .is_some_and(|e| e.contains("index.html"))
-        });
-        assert_eq!(scene.read(TWO, "index.html").as_deref(), Ok("first page"));
-        set_immutable(&scene.file(TWO, "index.html"), false).expect("made mutable");
-    }
+    scene.flush(ONE);
+    fs::remove_file(scene.file(ONE, "local.conf")).expect("removed");
+    fs::remove_dir_all(scene.file(ONE, "keep")).expect("removed");
+    scene.write(ONE, "another", "after the delete");
+    scene.flush(ONE);
+    assert_eq!(scene.read(TWO, "other").as_deref(), Ok("goes on"));
+    assert_eq!(
+        scene.read(TWO, "another").as_deref(),
+        Ok("after the delete")
+    );
     for name in ["local.conf", "keep/this"] {
         assert_eq!(
             scene.read(TWO, name).as_deref(),
@@ -65,21 +53,93 @@ fn protected_and_immutable_files_are_untouched() {
             "{name}"
         );
     }
-    eventually(LONG, "the freed file follows", || {
-        match scene.read(TWO, "index.html")?.as_str() {
-            "second page" => Ok(()),
-            other => Err(other.into()),
+}
+
+/// Flags that keep a file from being changed on the standby: it stays, is named, and follows when the flag is gone.
+#[test]
+fn immutable_and_append_only_files_are_untouched() {
+    // CAP_LINUX_IMMUTABLE means nothing in a user namespace.
+    if privilege().expect("a lab is possible") != Privilege::Root {
+        println!("skipped: flags of files need root");
+        return;
+    }
+    let scene = Scene::replicated();
+    scene.flush(ONE);
+    let flagged = [
+        ("index.html", IFlags::IMMUTABLE),
+        ("d0/f0", IFlags::APPEND),
+        ("d1/f1", IFlags::IMMUTABLE),
+        ("d2/f2", IFlags::APPEND),
+    ];
+    let before = flagged.map(|(name, _)| scene.read(TWO, name).expect("it is there"));
+    for (name, flag) in flagged {
+        set_flag(&scene.file(TWO, name), flag, true);
+    }
+    for name in ["index.html", "d0/f0"] {
+        scene.write(ONE, name, "second page");
+    }
+    for name in ["d1/f1", "d2/f2"] {
+        fs::remove_file(scene.file(ONE, name)).expect("removed");
+    }
+    scene.write(ONE, "other", "goes on");
+    eventually(SOON, "what has no flag goes on", || {
+        scene.read(TWO, "other").map(drop)
+    });
+    scene.wait_status(TWO, "counts the four files and names one", |s| {
+        let tree = &s.trees[0];
+        let named = |e: &String| flagged.iter().any(|(name, _)| e.contains(name));
+        tree.errors == 4 && tree.last_error.as_ref().is_some_and(named)
+    });
+    for ((name, _), before) in flagged.iter().zip(&before) {
+        assert_eq!(scene.read(TWO, name).as_ref(), Ok(before), "{name}");
+    }
+    for (name, flag) in flagged {
+        set_flag(&scene.file(TWO, name), flag, false);
+    }
+    eventually(LONG, "the freed files follow", || {
+        let found =
+            tandem_lab::compare_trees(&scene.node(ONE).www(), &scene.node(TWO).www(), &[".tandem"]);
+        match found.map_err(|e| e.to_string())?.as_slice() {
+            [] => Ok(()),
+            [first, ..] => Err(first.to_string()),
         }
     });
-    fs::remove_file(scene.file(ONE, "local.conf")).expect("removed");
-    scene.write(ONE, "another", "after the delete");
-    eventually(SOON, "the delete was seen", || {
-        scene.read(TWO, "another").map(drop)
+}
+
+/// The standby's disk is full: nothing is torn, it is said, and with room again everything follows by itself.
+#[test]
+fn a_full_standby_follows_when_there_is_room() {
+    let scene = Scene::replicated();
+    scene.flush(ONE);
+    let host = &scene.node(TWO).host;
+    let pid = scene.node(TWO).agent().expect("it runs").pid();
+    let used = rustix::fs::statvfs(host.outside_path("/")).expect("counted");
+    let used = (used.f_blocks - used.f_bfree) * used.f_frsize;
+    host.limit_disk(Some(used + 2_000_000)).expect("limited");
+    scene.write(ONE, "big", vec![7; 6_000_000]);
+    scene.write(ONE, "index.html", "second page");
+    scene.wait_status(TWO, "says what has no room", |s| {
+        s.alarms
+            .iter()
+            .any(|a| a.contains("big cannot be received") && a.contains("No space left"))
     });
-    assert_eq!(
-        scene.read(TWO, "local.conf").as_deref(),
-        Ok("mirror2's own")
+    scene.wait_status(ONE, "shows the growing lag", |s| {
+        s.trees[0].lag_ms.is_some_and(|ms| ms > 500)
+    });
+    let old = fs::metadata(scene.file(TWO, "big")).expect("it is there");
+    assert_eq!(old.len(), 3_000_000, "the old version, whole");
+    host.limit_disk(None).expect("room again");
+    scene.wait_ready(ONE, TWO);
+    scene.flush_and_compare(ONE);
+    let now = scene.node(TWO).agent().expect("it runs");
+    assert!(
+        now.is_running() && now.pid() == pid,
+        "no restart was needed"
     );
+    let rescued = scene.rescued_paths(TWO);
+    assert!(rescued.is_empty(), "{rescued:?}");
+    let alarms = scene.status(TWO).expect("it answers").alarms;
+    assert!(alarms.is_empty(), "{alarms:?}");
 }
 
 #[test]

@@ -3,9 +3,11 @@
 use crate::harness::*;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tandem::api::types::Role;
-use tandem_lab::pair::{Pair, private_address, public_address};
+use tandem::api::types::{Role, StatusReport};
+use tandem_lab::pair::{Node, Pair, private_address, public_address};
 use tandem_lab::remove_tree;
 
 /// Port of heartbeats and sessions.
@@ -88,6 +90,92 @@ fn a_replaced_node_with_a_new_key_receives() {
     );
 }
 
+/// Makes a copy of a node while both are off, then starts the pair and the copy beside it: the same key, state and
+/// addresses twice on both networks.
+fn with_a_copy_of(n: usize) -> (Scene, Node) {
+    let scene = Scene::replicated();
+    scene.flush(ONE);
+    for node in [TWO, ONE] {
+        scene.power_cut(node);
+    }
+    let copy = scene.pair.clone_of(n).expect("the copy is made");
+    for node in [ONE, TWO] {
+        scene.node(node).power_on().expect("it boots");
+    }
+    scene.wait_ready(ONE, TWO);
+    scene.flush(ONE);
+    copy.power_on().expect("it boots");
+    (scene, copy)
+}
+
+/// Somebody says that there are two, and the copy gets neither role nor address nor data.
+#[track_caller]
+fn the_copy_gets_nothing(scene: &Scene, copy: &Node) {
+    eventually(SOON, "the copy is noticed, and the remedy named", || {
+        let both = [scene.status(ONE)?, scene.status(TWO)?];
+        let named = |s: &StatusReport| s.alarms.iter().any(|a| a.contains("tandem adopt"));
+        match both.iter().any(named) {
+            true => Ok(()),
+            false => Err(format!("{}\n  and {}", brief(&both[0]), brief(&both[1]))),
+        }
+    });
+    scene.write(ONE, "after", "not for copies");
+    holds_for(Duration::from_secs(3), "the copy gets nothing", || {
+        let one = scene.status(ONE)?;
+        if one.role != Role::Master || scene.status(TWO)?.role == Role::Master {
+            return Err(brief(&one));
+        }
+        let said = copy
+            .tandem(&["status", "--json"])
+            .map_err(|e| e.to_string())?;
+        let own: StatusReport = serde_json::from_str(&said.stdout).map_err(|e| e.to_string())?;
+        if own.role == Role::Master || own.addresses.iter().any(|a| a.held) {
+            return Err(brief(&own));
+        }
+        match exists(&copy.www().join("after")) {
+            true => Err("it was given data".into()),
+            false => Ok(()),
+        }
+    });
+}
+
+/// The copy is gone, and a person says so where it was noticed, once the node has missed it.
+#[track_caller]
+fn without_the_copy(scene: &Scene, copy: &Node) {
+    copy.power_cut().expect("off");
+    for n in [ONE, TWO] {
+        scene.wait_status(n, "is not in contact with the copy any more", |s| {
+            s.peer.identity.is_none() || !s.peer.alive || s.peer.role != Some(Role::Joining)
+        });
+        let status = scene.status(n).expect("it answers");
+        if status.alarms.iter().any(|a| a.contains("tandem adopt")) {
+            let adopted = scene.tandem(n, &["adopt", "--yes"]);
+            assert!(adopted.success(), "{adopted:?}");
+        }
+    }
+    scene.wait_ready(ONE, TWO);
+    eventually(SOON, "the pair works", || {
+        // Connections to the copy's hardware address die one after the other.
+        let output = scene.tandem(ONE, &["flush", "--timeout", "5s"]);
+        output.success().then_some(()).ok_or(output.stderr)
+    });
+    assert_equal_trees(scene);
+    assert_eq!(scene.read(TWO, "after").as_deref(), Ok("not for copies"));
+}
+
+#[test]
+fn a_copy_beside_the_living_master() {
+    let (scene, copy) = with_a_copy_of(ONE);
+    the_copy_gets_nothing(&scene, &copy);
+    without_the_copy(&scene, &copy);
+}
+
+#[test]
+fn a_copy_beside_the_living_standby() {
+    let (scene, copy) = with_a_copy_of(TWO);
+    the_copy_gets_nothing(&scene, &copy);
+}
+
 #[test]
 fn a_strangers_key_gets_nowhere() {
     let scene = Scene::replicated();
@@ -124,12 +212,12 @@ fn a_strangers_key_gets_nowhere() {
     });
 }
 
-/// Sends noise of several kinds at a node for as long as `until`.
-fn noise(target: SocketAddr, until: Instant) {
+/// Sends noise of several kinds at a node until it is told to stop.
+fn noise(target: SocketAddr, stop: &AtomicBool) {
     let udp = UdpSocket::bind("0.0.0.0:0").expect("a socket");
     let mut kept = Vec::new();
     let mut n = 0_u32;
-    while Instant::now() < until {
+    while !stop.load(Ordering::Relaxed) {
         n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let bytes: Vec<u8> = (0..1200_u32)
             .map(|i| (n.rotate_left(i % 32) ^ i) as u8)
@@ -183,22 +271,20 @@ fn garbage_and_half_open_connections_get_nowhere() {
         resident_kib(&scene.pair, TWO),
     ];
     let since = Instant::now();
-    let until = since + Duration::from_secs(6);
+    let stop = Arc::new(AtomicBool::new(false));
     let targets: [IpAddr; 2] = [public_address(ONE), public_address(TWO)];
     let noises: Vec<_> = targets
         .into_iter()
         .map(|ip| {
-            let target = SocketAddr::new(ip, PORT);
+            let (target, stop) = (SocketAddr::new(ip, PORT), Arc::clone(&stop));
             scene
                 .pair
                 .client
-                .enter_thread(move || noise(target, until))
+                .enter_thread(move || noise(target, &stop))
                 .expect("the client is on")
         })
         .collect();
-    let mut n = 0;
-    while Instant::now() < until {
-        n += 1;
+    for n in 0..40 {
         scene.write(ONE, "in-the-noise", n.to_string());
         scene.flush(ONE);
         for (node, role) in [(ONE, Role::Master), (TWO, Role::Standby)] {
@@ -210,6 +296,16 @@ fn garbage_and_half_open_connections_get_nowhere() {
             );
         }
     }
+    let after = [
+        resident_kib(&scene.pair, ONE),
+        resident_kib(&scene.pair, TWO),
+    ];
+    // Strangers hold every place for those who are not let in yet: the true peer gets in all the same.
+    scene.node(TWO).kill_agent();
+    scene.start_agent(TWO);
+    scene.wait_ready(ONE, TWO);
+    scene.flush(ONE);
+    stop.store(true, Ordering::Relaxed);
     for thread in noises {
         thread.join().expect("no panic").expect("the client is on");
     }
@@ -218,8 +314,7 @@ fn garbage_and_half_open_connections_get_nowhere() {
         gap < Duration::from_secs(1),
         "the client saw a gap of {gap:?}"
     );
-    for (node, before) in [ONE, TWO].into_iter().zip(before) {
-        let after = resident_kib(&scene.pair, node);
+    for (node, (before, after)) in before.into_iter().zip(after).enumerate() {
         assert!(
             after < before + 64 * 1024,
             "node {node}: {before} KiB became {after} KiB"

@@ -60,6 +60,19 @@ fn status_and_heartbeats_during_a_first_copy() {
         }
         assert!(since.elapsed() < LONG, "the copy ends: {}", brief(&ready));
     }
+    // The receivers' own account of the whole time, not only of the moments that were looked at.
+    for (n, api) in [ONE, TWO].into_iter().zip(&apis) {
+        let status = runtime.block_on(api.status()).expect("it answers");
+        for link in &status.links {
+            let lost = link.loss_percent.unwrap_or(100.0);
+            assert!(lost < 3.0, "{lost} % of the heartbeats were lost: {link:?}");
+        }
+        let log = scene.node(n).log_text();
+        assert!(
+            !log.contains("is silent on every link"),
+            "node {n} missed its peer"
+        );
+    }
     assert!(copying >= 3, "looked {copying} times during the copy");
     took.sort();
     // The last twentieth belongs to the machine, not to the agent.

@@ -39,6 +39,7 @@ mod hold;
 mod hooks;
 mod identity;
 mod load;
+mod moves;
 mod no_takeover;
 mod rescue;
 mod resume;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tandem::api::types::Role;
+use tandem::api::types::{Role, TreeState};
 
 /// A path, what the old master does with it at the end, what the new one does with it, and whether the old
 /// one's version must be in the rescue.
@@ -179,29 +179,107 @@ fn never_overwrites_newer_data() {
             quarrel.path
         );
     }
-    rescue_holds_the_bytes(&scene);
-}
-
-/// What was rescued can be had back: every version of the old master is on its disk, byte for byte.
-fn rescue_holds_the_bytes(scene: &Scene) {
     let kept = QUARRELS
         .iter()
         .filter(|q| q.rescued && q.path != "deleted-by-old")
         .count();
-    let mut found = 0;
-    let mut walk = vec![scene.file(ONE, ".tandem/rescue")];
-    while let Some(dir) = walk.pop() {
-        for entry in fs::read_dir(&dir).expect("read") {
-            let entry = entry.expect("an entry");
-            if entry.file_type().expect("a type").is_dir() {
-                walk.push(entry.path());
-            } else if fs::read(entry.path()).is_ok_and(|bytes| bytes == b"old") {
-                found += 1;
-            }
-        }
-    }
+    let found = rescued_files(&scene, |bytes| bytes == b"old");
     assert_eq!(
         found, kept,
         "rescued versions with the old master's content"
     );
+}
+
+/// Files in the rescue of the old master whose content is `ours`: what was rescued can be had back, byte for byte.
+fn rescued_files(scene: &Scene, ours: impl Fn(&[u8]) -> bool) -> usize {
+    let mut found = 0;
+    let mut walk = vec![scene.file(ONE, ".tandem/rescue")];
+    while let Some(dir) = walk.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten() {
+            let entry = entry.expect("an entry");
+            if entry.file_type().expect("a type").is_dir() {
+                walk.push(entry.path());
+            } else if fs::read(entry.path()).is_ok_and(|bytes| ours(&bytes)) {
+                found += 1;
+            }
+        }
+    }
+    found
+}
+
+/// Writes of the old master that were never replicated.
+const LATE: usize = 1500;
+/// Writes of the new one that the old one has to receive.
+const NEWER: usize = 5000;
+
+/// Both have written a lot since they lost each other; the old master is about to come back.
+fn before_a_long_reversal() -> Scene {
+    let scene = Scene::replicated();
+    scene.flush(ONE);
+    scene.node(ONE).host.cable("eth1").cut().expect("cut");
+    for n in 0..LATE {
+        scene.write(ONE, &format!("late/{}/{n}", n % 20), "old");
+    }
+    scene.power_cut(ONE);
+    scene.wait_role(TWO, Role::Master);
+    for n in 0..NEWER {
+        scene.write(
+            TWO,
+            &format!("newer/{}/{n}", n % 50),
+            format!("new {n}").repeat(100),
+        );
+    }
+    scene.node(ONE).host.cable("eth1").heal().expect("healed");
+    scene
+}
+
+#[track_caller]
+fn nothing_is_lost(scene: &Scene) {
+    scene.wait_ready(TWO, ONE);
+    scene.flush_and_compare(TWO);
+    assert_eq!(rescued_files(scene, |bytes| bytes == b"old"), LATE);
+    let listed = scene.rescued_paths(ONE);
+    let late = listed
+        .iter()
+        .filter(|path| path.starts_with("late/"))
+        .count();
+    assert!(late >= LATE, "{late} of {LATE} are listed");
+}
+
+/// The source dies while the old master receives: what it has is a mixture, and it is not promoted.
+#[test]
+fn the_new_master_dies_during_the_reversal() {
+    let scene = before_a_long_reversal();
+    scene.power_on(ONE);
+    eventually(SOON, "the reversal is under way", || {
+        match fs::read_dir(scene.file(ONE, "newer")).map(Iterator::count) {
+            Ok(n) if n > 0 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    scene.power_cut(TWO);
+    let status = scene.status(ONE).expect("it answers");
+    let state = status.trees[0].state;
+    assert_ne!(state, TreeState::Consistent, "the power cut came in time");
+    scene.never_master(ONE);
+    scene.power_on(TWO);
+    nothing_is_lost(&scene);
+}
+
+/// The old master dies itself while it puts its writes aside.
+#[test]
+fn the_old_master_dies_during_the_rescue() {
+    let scene = before_a_long_reversal();
+    scene.power_on(ONE);
+    eventually(SOON, "the rescue is under way", || {
+        match rescued_files(&scene, |bytes| bytes == b"old") {
+            0 => Err("nothing yet".into()),
+            _ => Ok(()),
+        }
+    });
+    scene.power_cut(ONE);
+    let kept = rescued_files(&scene, |bytes| bytes == b"old");
+    assert!(kept < LATE, "the power cut came in time");
+    scene.power_on(ONE);
+    nothing_is_lost(&scene);
 }

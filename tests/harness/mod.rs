@@ -9,7 +9,7 @@ mod wait;
 pub use compare::{assert_equal_trees, rsync_sees_no_difference};
 pub use freeze::Frozen;
 pub use scene::{Scene, SceneOptions, brief, exists};
-pub use wait::{eventually, holds_for};
+pub use wait::{eventually, holds_for, seed};
 
 use std::time::Duration;
 

@@ -205,6 +205,7 @@ impl Scene {
                 && s.role == Role::Standby
                 && s.addresses.iter().all(|a| !a.held)
                 && s.takeover.possible
+                && m.session.up
                 && m.trees
                     .iter()
                     .chain(&s.trees)

@@ -38,3 +38,11 @@ pub fn holds_for(time: Duration, what: &str, mut condition: impl FnMut() -> Resu
         std::thread::sleep(LOOK);
     }
 }
+
+/// The seed of a random test: `TANDEM_SEED`, else the usual one. It is printed.
+pub fn seed(usual: u64) -> u64 {
+    let named = std::env::var("TANDEM_SEED").ok();
+    let seed = named.and_then(|s| s.parse().ok()).unwrap_or(usual);
+    println!("seed {seed} (set TANDEM_SEED to repeat another one)");
+    seed
+}

@@ -15,8 +15,6 @@ const CREATE: u16 = libc::NLM_F_CREATE as u16;
 const APPEND: u16 = libc::NLM_F_APPEND as u16;
 
 const FAMILY_NETDEV: u8 = 5;
-/// `NFT_TABLE_F_OWNER`.
-const OWNER: u32 = 2;
 /// `NF_NETDEV_INGRESS`.
 pub(super) const HOOK_INGRESS: u32 = 0;
 /// `NF_NETDEV_EGRESS`.
@@ -38,7 +36,6 @@ const META_L4PROTO: u32 = 16;
 /// Attribute numbers of `linux/netfilter/nf_tables.h` (there with the prefix `NFTA_`); libc does not have them.
 mod attribute {
     pub(super) const TABLE_NAME: u16 = 1;
-    pub(super) const TABLE_FLAGS: u16 = 2;
     pub(super) const CHAIN_TABLE: u16 = 1;
     pub(super) const CHAIN_NAME: u16 = 3;
     pub(super) const CHAIN_HOOK: u16 = 4;
@@ -104,10 +101,10 @@ impl Batch {
         batch
     }
 
-    pub(super) fn owned_table(&mut self, name: &str) {
+    /// Makes the table, or finds it there.
+    pub(super) fn table(&mut self, name: &str) {
         self.message(NEW_TABLE, CREATE, FAMILY_NETDEV, 0, |a| {
             a.string(attribute::TABLE_NAME, name);
-            a.number(attribute::TABLE_FLAGS, OWNER);
         });
     }
 

@@ -306,6 +306,7 @@ impl Machine {
             let text = "the peer does not take the role that was given to it";
             self.record(Phase::Ceded, text.into());
             self.notify(NoticeKind::Trouble, text);
+            self.answer_asker(Err(format!("{text}; it still may")));
         }
     }
 

@@ -185,6 +185,11 @@ impl Machine {
             _ => least.max(self.highest_term().saturating_add(1)),
         };
         let followed = matches!(self.state, State::Follow(_) | State::Ceded(_));
+        if matches!(self.state, State::Ceded(_)) {
+            self.answer_asker(Err(format!(
+                "the peer did not take the role that was given to it: this node takes it again, {cause}"
+            )));
+        }
         self.unbind();
         self.durable.term_used = term;
         self.durable.term_armed = self.durable.term_armed.max(term);

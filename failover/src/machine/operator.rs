@@ -103,6 +103,7 @@ impl Machine {
         self.durable.identity = PeerIdentity::Same;
         self.own_key_elsewhere = false;
         self.durable.peer = None;
+        self.peer.accept();
         self.record(
             self.phase(),
             "an operator accepted the peer as it is now".into(),

@@ -154,7 +154,10 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         },
     };
     shared.set_session(Some(session.status.clone()));
-    match session.run(&mut channel, results).await {
+    let ended = session.run(&mut channel, results).await;
+    // Without a session nothing comes that could fail or succeed.
+    shared.alarm(None, "staging", None);
+    match ended {
         Ok(SessionEnd::Cancelled) => channel.cancelled(),
         other => other,
     }
@@ -338,6 +341,7 @@ impl Session<'_> {
                 Effect::Discard { item } => self.contents.discard(item),
                 Effect::Apply(ready) => {
                     let contents = self.contents.take(ready.commit.batch);
+                    self.shared.alarm(None, "staging", self.contents.trouble());
                     self.superseded = true;
                     self.status.caught_up = ready.commit.caught_up;
                     let batch = Box::new(Batch {

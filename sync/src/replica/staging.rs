@@ -11,7 +11,7 @@ use crate::index::{Index, IndexError, Snapshot};
 use crate::path::RelPath;
 use crate::tree::TreeId;
 use crate::wire::{Item, Record, Want};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The large files of a batch, of which what came of one version serves the next one.
 pub(crate) fn large_files(records: &[Record]) -> HashSet<(TreeId, RelPath)> {
@@ -38,6 +38,7 @@ enum Slot {
         staging: Staging,
         hash: ContentHash,
         basis: Option<Basis>,
+        path: RelPath,
     },
     /// Complete and correct.
     Ready(Staged),
@@ -45,10 +46,15 @@ enum Slot {
     Failed,
 }
 
+/// Paths whose failure is remembered: an alarm names one and counts the others.
+const MAX_FAILED: usize = 1000;
+
 /// All contents of the open batches of a session.
 pub(crate) struct Contents {
     roots: Roots,
     slots: HashMap<Item, Slot>,
+    /// Paths whose content could not be put on the disk when it last came, and why.
+    failed: BTreeMap<RelPath, String>,
     /// Spooling: nothing that is here is relied on, for it may change before the batch is applied.
     whole: bool,
     /// Tells the source that this end is at work.
@@ -61,6 +67,7 @@ impl Contents {
         Contents {
             roots,
             slots: HashMap::new(),
+            failed: BTreeMap::new(),
             whole: false,
             pulse,
         }
@@ -102,6 +109,7 @@ impl Contents {
         let mut wanted = Vec::new();
         for (number, record) in (0u32..).zip(records) {
             let Some(Kind::File { size, hash }) = record.state.as_ref().map(|s| &s.kind) else {
+                self.failed.remove(&record.path);
                 continue;
             };
             let item = Item {
@@ -111,6 +119,7 @@ impl Contents {
             if record.inline {
                 continue;
             }
+            self.failed.remove(&record.path);
             let entry = snapshot.get(record.tree, &record.path)?;
             let same = |kind: &Kind| {
                 *kind
@@ -156,14 +165,18 @@ impl Contents {
         hash: ContentHash,
         found: Option<basis::Found>,
     ) {
+        let path = record.path.clone();
+        self.failed.remove(&path);
         let slot = match self.staging(record, size, found) {
             Some(Ok((staging, basis))) => Slot::Coming {
                 staging,
                 hash,
                 basis,
+                path,
             },
             Some(Err(fault)) => {
-                tracing::warn!(%fault, "a file cannot be staged");
+                tracing::debug!(%path, %fault, "a file cannot be staged");
+                self.fail(path, &fault);
                 Slot::Failed
             }
             None => Slot::Failed,
@@ -270,9 +283,10 @@ impl Contents {
             return false;
         };
         if let Err(fault) = write(staging, basis.as_ref()) {
-            tracing::warn!(%fault, "a content cannot be staged");
-            if let Slot::Coming { staging, .. } = std::mem::replace(slot, Slot::Failed) {
+            if let Slot::Coming { staging, path, .. } = std::mem::replace(slot, Slot::Failed) {
+                tracing::debug!(%path, %fault, "a content cannot be staged");
                 staging.discard();
+                self.fail(path, &fault);
             }
             return false;
         }
@@ -292,6 +306,22 @@ impl Contents {
                 false
             }
         }
+    }
+
+    fn fail(&mut self, path: RelPath, fault: &Fault) {
+        if self.failed.len() < MAX_FAILED {
+            self.failed.insert(path, fault.to_string());
+        }
+    }
+
+    /// What cannot be put on this node's disk now, for a person. It is sent again until it can.
+    pub fn trouble(&self) -> Option<String> {
+        let (path, why) = self.failed.first_key_value()?;
+        let others = match self.failed.len() - 1 {
+            0 => String::new(),
+            n => format!(", and {n} more"),
+        };
+        Some(format!("{path} cannot be received: {why}{others}"))
     }
 
     /// The rsync signature of a part of an item's basis; empty when it cannot be read.

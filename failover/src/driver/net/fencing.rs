@@ -56,14 +56,18 @@ impl Worker {
 
     pub(super) async fn lower_fence(&mut self) -> Result<(), String> {
         match std::mem::replace(&mut self.fence, State::Down) {
-            State::Down => Ok(()),
+            // None of this life; a former one may have left its own.
+            State::Down => {
+                let cleared = tokio::task::spawn_blocking(Fence::clear).await;
+                cleared
+                    .map_err(|e| e.to_string())?
+                    .map_err(|e| e.to_string())
+            }
             State::Up(fence) => {
                 let lowered = tokio::task::spawn_blocking(move || fence.lower()).await;
-                if let Err(error) = lowered.map_err(|e| e.to_string())? {
-                    // The socket is closed in any case, and the kernel removes the table with it.
-                    tracing::warn!(%error, "fence removed by closing its socket");
-                }
-                Ok(())
+                lowered
+                    .map_err(|e| e.to_string())?
+                    .map_err(|e| e.to_string())
             }
             State::Removed if self.holding => {
                 self.hold().await?;

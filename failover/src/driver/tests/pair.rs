@@ -204,10 +204,10 @@ fn agree_take_over_return_and_fail_back() {
 
     // A's power is cut: the agent is gone and its kernel says nothing any more, though the cable stays.
     a.kill();
-    let silenced = pair.a.block_on(|| async {
+    pair.a.block_on(|| async {
         let mut all = vec![floating(), floating()];
         all[1].address = A4.parse().expect("literal");
-        Fence::raise(&all).expect("fenced")
+        drop(Fence::raise(&all).expect("fenced"));
     });
     let cut = std::time::Instant::now();
     let view = b.wait("B has taken over", is(Role::Master));
@@ -229,7 +229,6 @@ fn agree_take_over_return_and_fail_back() {
             .expect("does not panic")
             .expect("released")
     });
-    drop(silenced);
     let a = Node::start(&pair.a, 1, state_a.path());
     a.wait("A could take over", ready);
     assert_eq!(b.view.borrow().role, Role::Master);

@@ -7,6 +7,7 @@ use crate::netlink::Netlink;
 use crate::network::CableState;
 use crate::start::{INIT, WEB, own_path, own_program};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -179,6 +180,10 @@ impl HostInner {
         let Some(mut running) = lock(&self.running).take() else {
             return Ok(());
         };
+        // First nothing runs any more: a program that sees its cable go before it dies could act on that.
+        for process in &running.processes {
+            process.signal(Signal::SIGSTOP);
+        }
         let nears: Vec<String> = (0..self.spec.nics.len())
             .map(|nic| self.near(nic))
             .collect();

@@ -1,0 +1,129 @@
+//! Planned moves that are broken at any moment: afterwards there is one master, and it has everything that a client
+//! was told is stored.
+
+use crate::harness::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tandem::api::types::Role;
+use tandem_lab::HttpClient;
+use tandem_lab::pair::WEB_PORT;
+
+/// Moves of one run, each with one kill.
+const MOVES: u32 = 10;
+
+/// Stores numbered files through the floating address and remembers which were acknowledged.
+struct Uploader {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Vec<u32>>>,
+}
+
+impl Uploader {
+    fn start(scene: &Scene) -> Self {
+        let server = (tandem_lab::pair::FLOATING, WEB_PORT).into();
+        let client = HttpClient::new(&scene.pair.client, server, Duration::from_millis(300));
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut acknowledged = Vec::new();
+            for n in 0.. {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let stored = client.put(&format!("/up/{n}"), n.to_string());
+                if stored.is_ok_and(|answer| answer.status == 200) {
+                    acknowledged.push(n);
+                }
+                // The upload rate of one client, so that the tree stays small.
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            acknowledged
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    fn stop(&mut self) -> Vec<u32> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("it is stopped once");
+        thread.join().expect("the uploader does not panic")
+    }
+}
+
+impl Drop for Uploader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Waits until there is one master with a standby that could take over, and says who it is.
+#[track_caller]
+fn settled(scene: &Scene) -> usize {
+    eventually(LONG, "one master and a ready standby", || {
+        let both = [scene.status(ONE)?, scene.status(TWO)?];
+        let master = |n: usize| {
+            let (m, s) = (&both[n], &both[1 - n]);
+            m.role == Role::Master
+                && s.role == Role::Standby
+                && m.addresses.iter().all(|a| a.held)
+                && s.addresses.iter().all(|a| !a.held)
+                && s.takeover.possible
+        };
+        let found = [ONE, TWO].into_iter().find(|n| master(*n));
+        found.ok_or_else(|| format!("{}\n  and {}", brief(&both[ONE]), brief(&both[TWO])))
+    })
+}
+
+#[test]
+fn kill_9_of_either_agent_during_planned_moves() {
+    let seed = seed(20_261_126);
+    let mut rng = StdRng::seed_from_u64(seed);
+    // While an agent is dead the kernel keeps the addresses: a kill moves nothing by itself.
+    let scene = SceneOptions::new()
+        .policy("address_lifetime = \"60s\"")
+        .make();
+    scene.fill();
+    scene.start();
+    let mut uploader = Uploader::start(&scene);
+    let mut master = ONE;
+    let mut moved = 0;
+    for round in 0..MOVES {
+        let mut command = Command::new("/opt/lab/tandem");
+        command.arg(if master == ONE {
+            "switchover"
+        } else {
+            "failback"
+        });
+        let mover = scene.node(master).host.spawn(command).expect("started");
+        // The moments are what is tested: a move takes a third of a second.
+        std::thread::sleep(Duration::from_millis(rng.random_range(0..400)));
+        let victim = if rng.random() { ONE } else { TWO };
+        scene.node(victim).kill_agent();
+        std::thread::sleep(Duration::from_millis(rng.random_range(0..100)));
+        scene.start_agent(victim);
+        let now = settled(&scene);
+        assert!(mover.wait(SOON).is_some(), "the command ends");
+        println!(
+            "{round}: mirror{} was killed, master mirror{}",
+            victim + 1,
+            now + 1
+        );
+        moved += u32::from(now != master);
+        master = now;
+    }
+    let acknowledged = uploader.stop();
+    println!("{moved} of {MOVES} moves, {} uploads", acknowledged.len());
+    assert!(acknowledged.len() > 50, "the client stored something");
+    scene.flush_and_compare(master);
+    let lost: Vec<u32> = acknowledged
+        .into_iter()
+        .filter(|n| scene.read(master, &format!("up/{n}")) != Ok(n.to_string()))
+        .collect();
+    assert!(lost.is_empty(), "acknowledged, and not there: {lost:?}");
+}
