@@ -14,10 +14,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::net::UnixListener;
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -95,6 +96,20 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// Others may write in the socket's directory.
+    #[error(
+        "the directory {} (owner {owner}, mode {mode:o}) of the local socket must be root's and writable by nobody else: \
+         chown root and chmod go-w",
+        .dir.display()
+    )]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// Another agent listens there.
     #[error("another agent is listening on {}: stop it first", .socket.display())]
     InUse {
@@ -105,19 +120,36 @@ pub enum ServeError {
 
 /// Opens the socket with mode 0600 in a directory with mode 0700 when it has to be made. A socket that nobody
 /// listens on is left over from an agent that was killed, and is replaced.
-pub fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
+///
+/// A directory in which others may write is refused: they could put a socket of their own in the place of this one,
+/// and answer root's commands.
+pub fn listen(socket: &Path) -> Result<Listener, ServeError> {
     let fail = |source| ServeError::Listen {
         socket: socket.to_owned(),
         source,
     };
-    if let Some(dir) = socket.parent()
-        && !dir.exists()
-    {
-        std::fs::create_dir_all(dir).map_err(fail)?;
-        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(fail)?;
+    let dir = match socket.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(fail)?;
+    let meta = std::fs::metadata(dir).map_err(fail)?;
+    let me = rustix::process::geteuid().as_raw();
+    if (meta.uid() != 0 && meta.uid() != me) || meta.mode() & 0o022 != 0 {
+        return Err(ServeError::Directory {
+            dir: dir.to_owned(),
+            owner: meta.uid(),
+            mode: meta.mode() & 0o7777,
+        });
     }
-    if socket.exists() {
-        if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+    // Not followed: whatever has this name, only a socket can be somebody who listens.
+    if let Ok(there) = std::fs::symlink_metadata(socket) {
+        if there.file_type().is_socket() && std::os::unix::net::UnixStream::connect(socket).is_ok()
+        {
             return Err(ServeError::InUse {
                 socket: socket.to_owned(),
             });
@@ -130,12 +162,41 @@ pub fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
     let listener = UnixListener::bind(&private).map_err(fail)?;
     std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
     std::fs::rename(&private, socket).map_err(fail)?;
-    Ok(listener)
+    Ok(Listener { listener, me })
+}
+
+/// The socket. It gives out connections of root and of this process's user only, whatever became of its mode.
+#[derive(Debug)]
+pub struct Listener {
+    listener: UnixListener,
+    me: u32,
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            // The same method of tokio's listener, by axum: it waits when descriptors are lacking.
+            let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
+            match stream.peer_cred() {
+                Ok(peer) if peer.uid() == 0 || peer.uid() == self.me => return (stream, address),
+                Ok(peer) => tracing::warn!(uid = peer.uid(), "refused on the local socket"),
+                // Gone already.
+                Err(error) => tracing::debug!(%error, "lost on the local socket"),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
 }
 
 /// Serves until `cancel` fires. Operations under way are dropped then.
 pub async fn serve<B: Backend>(
-    listener: UnixListener,
+    listener: Listener,
     backend: Arc<B>,
     cancel: CancellationToken,
 ) -> io::Result<()> {
@@ -275,4 +336,82 @@ fn file(result: Result<std::fs::File, ApiError>) -> Response {
     });
     let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
     (kind, Body::from_stream(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).expect("it is there").mode() & 0o7777
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_closed_to_others_and_what_was_planted_is_replaced() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("run");
+        let socket = dir.join("tandem.sock");
+        drop(listen(&socket).expect("it listens"));
+        assert_eq!((mode(&dir), mode(&socket)), (0o700, 0o600));
+        // Nobody listens on it any more; a link of that name leads nowhere and is not followed.
+        let elsewhere = temp.path().join("precious");
+        std::fs::write(&elsewhere, b"x").expect("written");
+        for target in [elsewhere.clone(), temp.path().join("nothing")] {
+            std::fs::remove_file(&socket).expect("removed");
+            std::os::unix::fs::symlink(&target, &socket).expect("linked");
+            drop(listen(&socket).expect("it listens"));
+            assert_eq!(mode(&socket), 0o600);
+        }
+        assert_eq!(std::fs::read(&elsewhere).expect("there"), b"x");
+        let _first = listen(&socket).expect("it listens");
+        assert!(matches!(listen(&socket), Err(ServeError::InUse { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_directory_in_which_others_write_is_refused() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        for bad in [0o777, 0o1777, 0o770, 0o702] {
+            std::fs::set_permissions(temp.path(), PermissionsExt::from_mode(bad)).expect("chmod");
+            let refused = listen(&temp.path().join("tandem.sock"));
+            assert!(
+                matches!(refused, Err(ServeError::Directory { .. })),
+                "{bad:o}"
+            );
+        }
+        std::fs::set_permissions(temp.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+        drop(listen(&temp.path().join("tandem.sock")).expect("it listens"));
+    }
+
+    /// The mode of the socket is one lock, the caller's user is another.
+    #[tokio::test]
+    async fn another_user_is_not_let_in() {
+        use axum::serve::Listener as _;
+        let temp = tempfile::tempdir().expect("temp dir");
+        let socket = temp.path().join("tandem.sock");
+        std::fs::set_permissions(temp.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+        let mut listener = listen(&socket).expect("it listens");
+        std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o666)).expect("chmod");
+        // Root may become somebody else in one thread; without that right there is nobody to be refused.
+        let path = socket.clone();
+        let other = std::thread::spawn(move || {
+            let other = rustix::thread::set_thread_uid(rustix::fs::Uid::from_raw(65534));
+            other
+                .is_ok()
+                .then(|| std::os::unix::net::UnixStream::connect(path).expect("connected"))
+        });
+        let Some(mut other) = other.join().expect("the thread ends") else {
+            eprintln!("no right to become another user: the refusal is not tested");
+            return;
+        };
+        let own = tokio::net::UnixStream::connect(&socket)
+            .await
+            .expect("connected");
+        let (accepted, _) = listener.accept().await;
+        let cred = accepted.peer_cred().expect("known");
+        assert_eq!(cred.uid(), rustix::process::geteuid().as_raw());
+        drop(own);
+        // Hung up at once.
+        let ended = std::io::Read::read(&mut other, &mut [0; 1]).map_or(0, |n| n);
+        assert_eq!(ended, 0);
+    }
 }

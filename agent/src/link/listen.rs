@@ -8,38 +8,72 @@ use super::{HALF_OPEN, LinkError, LinkEvent, Shared, control};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 /// Connections that the kernel may hold for us.
 const BACKLOG: i32 = 32;
 /// Pause after `accept` failed (no descriptors, no memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// An honest handshake takes some tens of milliseconds. Whoever has not proved its key after this long makes room when
+/// somebody else comes: a user of the peer's machine who holds all places cannot keep the peer's agent out.
+const PRECEDENCE: Duration = Duration::from_millis(500);
+
 /// Places for connections that are not authenticated yet.
+#[derive(Default)]
 pub(super) struct HalfOpen {
-    anybody: Arc<Semaphore>,
-    peer: Arc<Semaphore>,
+    anybody: Places,
+    peer: Places,
 }
 
-impl Default for HalfOpen {
-    fn default() -> Self {
-        Self {
-            anybody: Arc::new(Semaphore::new(HALF_OPEN / 2)),
-            peer: Arc::new(Semaphore::new(HALF_OPEN - HALF_OPEN / 2)),
-        }
-    }
+/// Half of them, the oldest first.
+#[derive(Default, Clone)]
+struct Places(Arc<Mutex<Vec<(Instant, CancellationToken)>>>);
+
+/// A place that is taken, until it is dropped.
+struct Place {
+    places: Places,
+    /// Fires when somebody else needs the place.
+    evicted: CancellationToken,
 }
 
 impl HalfOpen {
-    fn enter(&self, from_peer_address: bool) -> Option<OwnedSemaphorePermit> {
-        let reserved = from_peer_address
-            .then(|| self.peer.clone().try_acquire_owned().ok())
-            .flatten();
-        reserved.or_else(|| self.anybody.clone().try_acquire_owned().ok())
+    fn enter(&self, from_peer_address: bool, now: Instant) -> Option<Place> {
+        let reserved = from_peer_address.then(|| self.peer.enter(now)).flatten();
+        reserved.or_else(|| self.anybody.enter(now))
+    }
+}
+
+impl Places {
+    fn enter(&self, now: Instant) -> Option<Place> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.len() >= HALF_OPEN / 2 {
+            let (since, evicted) = taken.first()?;
+            if now.saturating_duration_since(*since) < PRECEDENCE {
+                return None;
+            }
+            evicted.cancel();
+            taken.remove(0);
+        }
+        let evicted = CancellationToken::new();
+        taken.push((now, evicted.clone()));
+        Some(Place {
+            places: self.clone(),
+            evicted,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // So that only one that was not evicted is still in the list and not cancelled.
+        self.evicted.cancel();
+        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.retain(|(_, evicted)| !evicted.is_cancelled());
     }
 }
 
@@ -65,8 +99,8 @@ pub(super) async fn listen(shared: Arc<Shared>, path: usize, half_open: Arc<Half
         match listener.accept().await {
             Ok((tcp, remote)) => {
                 let from_peer = shared.config.paths.iter().any(|p| p.peer == remote.ip());
-                match half_open.enter(from_peer) {
-                    Some(permit) => shared.spawn(admit(shared.clone(), path, tcp, remote, permit)),
+                match half_open.enter(from_peer, Instant::now()) {
+                    Some(place) => shared.spawn(admit(shared.clone(), path, tcp, remote, place)),
                     None => shared.failed(path, remote, true, LinkError::HalfOpen),
                 }
             }
@@ -98,13 +132,7 @@ fn bind(local: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn admit(
-    shared: Arc<Shared>,
-    path: usize,
-    tcp: TcpStream,
-    remote: SocketAddr,
-    half_open: OwnedSemaphorePermit,
-) {
+async fn admit(shared: Arc<Shared>, path: usize, tcp: TcpStream, remote: SocketAddr, place: Place) {
     let (wire, handle) = match Wire::new(tcp) {
         Ok(wire) => wire,
         // Gone before it was looked at.
@@ -112,10 +140,13 @@ async fn admit(
     };
     let cut = handle.cut.clone().drop_guard();
     let limit = shared.config.timing.handshake;
-    let authenticated = tokio::time::timeout(limit, authenticate(&shared, wire))
-        .await
-        .unwrap_or(Err(LinkError::HandshakeTimeout(limit)));
-    drop(half_open);
+    let authenticated = tokio::select! {
+        done = tokio::time::timeout(limit, authenticate(&shared, wire)) => {
+            done.unwrap_or(Err(LinkError::HandshakeTimeout(limit)))
+        }
+        () = place.evicted.cancelled() => Err(LinkError::HalfOpen),
+    };
+    drop(place);
     let taken = match authenticated {
         Ok((stream, purpose)) => {
             cut.disarm();
@@ -210,12 +241,36 @@ mod tests {
 
     #[test]
     fn half_of_the_places_are_kept_for_the_peer() {
-        let places = HalfOpen::default();
-        let strangers: Vec<_> = (0..HALF_OPEN).filter_map(|_| places.enter(false)).collect();
+        let (places, now) = (HalfOpen::default(), Instant::now());
+        let enter = |peer| {
+            let places = &places;
+            (0..HALF_OPEN).filter_map(move |_| places.enter(peer, now))
+        };
+        let strangers: Vec<_> = enter(false).collect();
         assert_eq!(strangers.len(), HALF_OPEN / 2);
-        let peer: Vec<_> = (0..HALF_OPEN).filter_map(|_| places.enter(true)).collect();
-        assert_eq!(peer.len(), HALF_OPEN - HALF_OPEN / 2);
+        let peer: Vec<_> = enter(true).collect();
+        assert_eq!(peer.len(), HALF_OPEN / 2);
         drop(strangers);
-        assert!(places.enter(true).is_some());
+        assert!(places.enter(true, now).is_some());
+    }
+
+    #[test]
+    fn who_proves_nothing_makes_room() {
+        let (places, now) = (HalfOpen::default(), Instant::now());
+        let all = 0..HALF_OPEN;
+        let silent: Vec<_> = all.filter_map(|_| places.enter(true, now)).collect();
+        assert_eq!(silent.len(), HALF_OPEN);
+        assert!(places.enter(true, now + PRECEDENCE / 2).is_none());
+        let honest = places.enter(true, now + PRECEDENCE).expect("a place");
+        let evicted = || silent.iter().filter(|place| place.evicted.is_cancelled());
+        assert_eq!(evicted().count(), 1);
+        // It has its own time now; the next one comes at the cost of another.
+        places.enter(true, now + PRECEDENCE).expect("a place");
+        assert_eq!(evicted().count(), 2);
+        assert!(!honest.evicted.is_cancelled());
+        drop(silent);
+        let left = places.peer.0.lock().expect("whole").len()
+            + places.anybody.0.lock().expect("whole").len();
+        assert_eq!(left, 1);
     }
 }

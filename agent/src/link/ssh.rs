@@ -15,8 +15,11 @@ use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Algorithm, PrivateKey};
 use russh::{MethodKind, MethodSet, Preferred, SshId};
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Identification of a dialling agent, before its number.
+const CLIENT_ID: &str = "SSH-2.0-tandem_";
 /// Fixed user name.
 pub const USER: &str = "tandem";
 /// Flow control window of the channel: with smaller ones a fast link is not filled.
@@ -30,7 +33,7 @@ const CHANNEL_BUFFER: usize = 64;
 pub struct SshTransport {
     keys: Keys,
     private: Arc<PrivateKey>,
-    client: Arc<russh::client::Config>,
+    dials: Dials,
     server: Arc<russh::server::Config>,
 }
 
@@ -56,6 +59,65 @@ impl Keys {
             KeyData::Ed25519(key) if key.0 == self.own.0 => Whose::Own,
             _ => Whose::Stranger,
         }
+    }
+}
+
+/// Connections that this node dials just now, each by the random number in its ssh identification. Whoever sends one
+/// of them back to this node's own port shows it this node's own key, and must not look like a copy of this node.
+///
+/// The identification is part of what the host key signs (RFC 4253, section 8), so it cannot be changed on the way.
+#[derive(Debug, Clone, Default)]
+struct Dials(Arc<Mutex<HashMap<u64, bool>>>);
+
+impl Dials {
+    /// Enters a dial, until the guard is dropped.
+    fn begin(&self) -> Dial {
+        let number = rand::random();
+        self.lock().insert(number, false);
+        Dial {
+            all: self.clone(),
+            number,
+        }
+    }
+
+    /// The first line of somebody who dialled this node.
+    fn seen(&self, line: &[u8]) {
+        let number = std::str::from_utf8(line).ok().and_then(|line| {
+            let number = line.trim_end().strip_prefix(CLIENT_ID)?;
+            u64::from_str_radix(number, 16).ok()
+        });
+        let mut dials = self.lock();
+        if let Some(back) = number.and_then(|n| dials.get_mut(&n)) {
+            *back = true;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Dial {
+    all: Dials,
+    number: u64,
+}
+
+impl Dial {
+    fn id(&self) -> SshId {
+        SshId::Standard(Cow::Owned(format!("{CLIENT_ID}{:016x}", self.number)))
+    }
+
+    /// Somebody sent it back to this node.
+    fn came_back(&self) -> bool {
+        self.all.lock().get(&self.number).is_some_and(|back| *back)
+    }
+}
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.number);
     }
 }
 
@@ -88,19 +150,8 @@ impl SshTransport {
             own: key.public(),
             peer,
         };
-        let id = || SshId::Standard(Cow::Borrowed("SSH-2.0-tandem"));
-        let client = russh::client::Config {
-            client_id: id(),
-            window_size: WINDOW,
-            maximum_packet_size: PACKET,
-            channel_buffer_size: CHANNEL_BUFFER,
-            preferred: preferred(),
-            inactivity_timeout: None,
-            keepalive_interval: None,
-            ..Default::default()
-        };
         let server = russh::server::Config {
-            server_id: id(),
+            server_id: SshId::Standard(Cow::Borrowed("SSH-2.0-tandem")),
             methods: MethodSet::from(&[MethodKind::PublicKey][..]),
             // Which key is accepted is no secret: it is public.
             auth_rejection_time: std::time::Duration::ZERO,
@@ -117,9 +168,22 @@ impl SshTransport {
         Self {
             keys,
             private: Arc::new(key.ssh().clone()),
-            client: Arc::new(client),
+            dials: Dials::default(),
             server: Arc::new(server),
         }
+    }
+}
+
+fn client_config(dial: &Dial) -> russh::client::Config {
+    russh::client::Config {
+        client_id: dial.id(),
+        window_size: WINDOW,
+        maximum_packet_size: PACKET,
+        channel_buffer_size: CHANNEL_BUFFER,
+        preferred: preferred(),
+        inactivity_timeout: None,
+        keepalive_interval: None,
+        ..Default::default()
     }
 }
 

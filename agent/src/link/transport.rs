@@ -50,6 +50,9 @@ pub enum LinkError {
     /// This node's own key, on another machine (R6: cloned).
     #[error("another machine uses this node's key")]
     OwnKey(CloneEvidence),
+    /// The machine at the peer's address passes this node's connection on to this node itself.
+    #[error("the machine at the peer's address sends this node's connections back to it")]
+    Reflected,
     /// Not authenticated in time.
     #[error("not authenticated within {0:?}")]
     HandshakeTimeout(Duration),
@@ -95,7 +98,7 @@ impl LinkError {
     /// node dialled only another host key says so: the rest is a peer that starts or dies.
     pub(crate) fn is_refusal(&self, accepted: bool) -> bool {
         match self {
-            Self::WrongHostKey | Self::OwnKey(_) => true,
+            Self::WrongHostKey | Self::OwnKey(_) | Self::Reflected => true,
             Self::Stranger
             | Self::HandshakeTimeout(_)
             | Self::HalfOpen

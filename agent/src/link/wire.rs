@@ -24,8 +24,20 @@ pub(crate) struct Wire {
     handle: Arc<WireHandle>,
     cut_read: Pin<Box<WaitForCancellationFutureOwned>>,
     cut_write: Pin<Box<WaitForCancellationFutureOwned>>,
+    head: Option<Head>,
     _closed: DropGuard,
 }
+
+/// The first line that comes in, while it comes.
+struct Head {
+    line: Vec<u8>,
+    then: ShowLine,
+}
+
+type ShowLine = Box<dyn FnOnce(&[u8]) + Send>;
+
+/// Longest first line that is shown: RFC 4253 allows 255 bytes with their end.
+const HEAD: usize = 255;
 
 /// What others hold of it.
 #[derive(Debug)]
@@ -73,9 +85,35 @@ impl Wire {
             handle: handle.clone(),
             cut_read: Box::pin(cut.clone().cancelled_owned()),
             cut_write: Box::pin(cut.cancelled_owned()),
+            head: None,
             _closed: closed.drop_guard(),
         };
         Ok((wire, handle))
+    }
+}
+
+impl Wire {
+    /// Shows the first line that comes in to `then`, before the secure channel gets its end.
+    pub(crate) fn on_first_line(&mut self, then: impl FnOnce(&[u8]) + Send + 'static) {
+        self.head = Some(Head {
+            line: Vec::new(),
+            then: Box::new(then),
+        });
+    }
+
+    fn show_head(&mut self, new: &[u8]) {
+        let Some(mut head) = self.head.take() else {
+            return;
+        };
+        let end = new.iter().position(|b| *b == b'\n');
+        let part = &new[..end.unwrap_or(new.len())];
+        let room = HEAD - head.line.len();
+        head.line.extend_from_slice(&part[..part.len().min(room)]);
+        if end.is_some() || head.line.len() == HEAD {
+            (head.then)(&head.line);
+        } else {
+            self.head = Some(head);
+        }
     }
 }
 
@@ -96,6 +134,7 @@ impl AsyncRead for Wire {
         let polled = Pin::new(&mut self.tcp).poll_read(cx, buf);
         let count = (buf.filled().len() - before) as u64;
         self.handle.bytes_in.fetch_add(count, Ordering::Relaxed);
+        self.show_head(&buf.filled()[before..]);
         polled
     }
 }

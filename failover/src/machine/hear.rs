@@ -7,10 +7,15 @@ use crate::heartbeat::{Body, Heartbeat, Incarnation};
 use crate::peer::{Heard, regressed, remember};
 use crate::timer::Timer;
 use crate::view::PeerIdentity;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// The durable memory of the peer's sequence number may lag by this much: it changes with every batch.
 const REMEMBER_EVERY: Duration = Duration::from_secs(30);
+
+/// Terms that a pair can have counted between two heartbeats of the peer, generously. A peer that shows more is broken or
+/// hostile; it must not take away the room to count on (at this rate that would take it decades).
+const LEAP: u64 = 1 << 32;
 
 /// What a heartbeat says of the past of the peer's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +41,7 @@ impl History {
 
 impl Machine {
     pub(super) fn hear(&mut self, link: u8, heartbeat: &Heartbeat) {
+        let heartbeat = &believed(heartbeat, self.highest_term().saturating_add(LEAP));
         match self.peer.hear(self.now, link, heartbeat) {
             Heard::Stale | Heard::Unproven => return,
             Heard::Cloned => {
@@ -225,4 +231,29 @@ impl Machine {
             self.bond.withdrawn = None;
         }
     }
+}
+
+/// The heartbeat with no term above `most`.
+fn believed(heartbeat: &Heartbeat, most: u64) -> Cow<'_, Heartbeat> {
+    let Body {
+        term,
+        term_seen,
+        grant,
+        ceded,
+        ..
+    } = &heartbeat.body;
+    let promised = [grant.map(|g| g.term), ceded.map(|c| c.term)];
+    let highest = promised.into_iter().flatten().max().unwrap_or(0);
+    if highest.max(*term).max(*term_seen) <= most {
+        return Cow::Borrowed(heartbeat);
+    }
+    let mut heartbeat = heartbeat.clone();
+    let body = &mut heartbeat.body;
+    let terms = [&mut body.term, &mut body.term_seen];
+    let grant = body.grant.as_mut().map(|g| &mut g.term);
+    let ceded = body.ceded.as_mut().map(|c| &mut c.term);
+    for term in terms.into_iter().chain(grant).chain(ceded) {
+        *term = (*term).min(most);
+    }
+    Cow::Owned(heartbeat)
 }

@@ -1,6 +1,6 @@
 //! The dialling side.
 
-use super::{Keys, SshTransport, USER, Verdict, Whose};
+use super::{Dial, Keys, SshTransport, USER, Verdict, Whose, client_config};
 use crate::link::transport::{CloneEvidence, Duplex, LinkError};
 use crate::link::wire::Wire;
 use russh::client::{AuthResult, Handle, Msg};
@@ -8,12 +8,14 @@ use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{ChannelStream, Disconnect};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 struct Handler {
     keys: Keys,
     verdict: Verdict,
+    dial: Dial,
 }
 
 impl russh::client::Handler for Handler {
@@ -29,6 +31,8 @@ impl russh::client::Handler for Handler {
         };
         match whose {
             Whose::Peer => return Ok(true),
+            // Only passed on: this node's own listener has seen this very connection.
+            Whose::Own if self.dial.came_back() => self.verdict.set(LinkError::Reflected),
             Whose::Own => self.verdict.set(LinkError::OwnKey(CloneEvidence::Answered)),
             Whose::Stranger => self.verdict.set(LinkError::WrongHostKey),
         }
@@ -42,12 +46,15 @@ pub(super) async fn connect(
     wire: Wire,
 ) -> Result<Box<dyn Duplex>, LinkError> {
     let verdict = Verdict::default();
+    let dial = transport.dials.begin();
+    let config = Arc::new(client_config(&dial));
     let handler = Handler {
         keys: transport.keys,
         verdict: verdict.clone(),
+        dial,
     };
     let failed = |error: russh::Error| verdict.or(&error);
-    let mut handle = russh::client::connect_stream(transport.client.clone(), wire, handler)
+    let mut handle = russh::client::connect_stream(config, wire, handler)
         .await
         .map_err(failed)?;
     let key = PrivateKeyWithHashAlg::new(transport.private.clone(), None);

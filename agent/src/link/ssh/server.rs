@@ -75,8 +75,10 @@ impl russh::server::Handler for Handler {
 /// Waits for authentication and the one channel. The caller bounds the time; cutting the wire ends it.
 pub(super) async fn accept(
     transport: &SshTransport,
-    wire: Wire,
+    mut wire: Wire,
 ) -> Result<Box<dyn Duplex>, LinkError> {
+    let dials = transport.dials.clone();
+    wire.on_first_line(move |line| dials.seen(line));
     let verdict = Verdict::default();
     let (sender, channel) = oneshot::channel();
     let handler = Handler {

@@ -93,6 +93,39 @@ async fn own_key_that_answers_is_a_clone() {
     assert_eq!(a.sessions(), 0);
 }
 
+/// Somebody at the peer's address passes everything on to this node's own port. This node then meets its own key, which
+/// must not look like a copy of this node: a copy ends all automatic moves.
+#[tokio::test]
+async fn own_connections_that_come_back_are_no_clone() {
+    let place = Place::new();
+    let (small, large) = keys();
+    let timing = Timing::default();
+    let mirror = tokio::net::TcpListener::bind(place.address(2))
+        .await
+        .unwrap();
+    let own = place.address(1);
+    tokio::spawn(async move {
+        while let Ok((mut there, _)) = mirror.accept().await {
+            let mut back = TcpStream::connect(own).await.unwrap();
+            tokio::spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut there, &mut back).await;
+            });
+        }
+    });
+    let mut a = place.node("a", &small, &large, vec![place.path(1, 2)], timing);
+    a.listening().await;
+    until("it is seen for what it is", || {
+        let status = a.link.status();
+        let error = status.paths[0].last_error.as_ref();
+        error.is_some_and(|(text, _)| text.contains("sends this node's connections back"))
+    })
+    .await;
+    while let Ok(event) = a.events.try_recv() {
+        assert!(!matches!(event, LinkEvent::Cloned { .. }), "{event:?}");
+    }
+    assert_eq!(a.sessions(), 0);
+}
+
 /// Silent and garbage connections are cut at the deadline, are bounded in number, do not keep the peer out and do
 /// not delay it.
 #[tokio::test]

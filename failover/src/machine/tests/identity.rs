@@ -1,7 +1,7 @@
 //! R6: who the peer is, by what it shows.
 
-use super::puppet::Puppet;
-use crate::heartbeat::{Body, Incarnation, TreeHead};
+use super::puppet::{OWN, Puppet};
+use crate::heartbeat::{Body, Grant, Incarnation, TreeHead};
 use crate::input::Input;
 use crate::role::Phase;
 use crate::view::PeerIdentity;
@@ -78,4 +78,21 @@ fn the_own_key_counts_from_elsewhere_but_not_from_recordings() {
     // As the link reports it: the connection itself is the proof.
     p.feed(from(u64::MAX));
     assert!(p.machine.view(p.now).trouble.own_key_elsewhere);
+}
+
+/// A compromised peer shows the highest term that there is: this node still has terms of its own left.
+#[test]
+fn a_term_that_leaps_leaves_room_to_count_on() {
+    let mut p = Puppet::new(false);
+    for _ in 0..3 {
+        p.hear(Phase::Standby, u64::MAX, |b| {
+            b.term_seen = u64::MAX;
+            b.grant = Some(Grant {
+                to: OWN.nonce,
+                term: u64::MAX,
+            });
+        });
+    }
+    assert!(p.machine.highest_term() < 1 << 40);
+    assert!(p.machine.term() < 1 << 40);
 }
