@@ -91,9 +91,45 @@ impl Services {
         }
     }
 
-    /// Takes a new configuration; counts from the next command on.
-    pub fn configure(&self, services: Vec<Service>, hooks: Vec<Hook>) {
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = (services, hooks);
+    /// Takes a new configuration, and brings what it adds to where the role has the others: `action`, or nothing where
+    /// the role is none or changes. A service that is started and stopped in another way counts as added, and its old
+    /// way is stopped first. A service that is no longer named is none of Tandem's any more: it is left as it is.
+    ///
+    /// Waits for a role change under way, and is ended by the next one, which finds the new configuration. Bounded by the
+    /// timeouts of the services concerned. Dropping the future may leave an added service as it was.
+    pub async fn reconfigure(
+        &self,
+        services: Vec<Service>,
+        hooks: Vec<Hook>,
+        action: Option<Action>,
+        context: &Context,
+    ) -> RoleReport {
+        let cancel = self.next(false);
+        let new = services.clone();
+        let old = std::mem::replace(
+            &mut *self.config.lock().unwrap_or_else(PoisonError::into_inner),
+            (services, hooks),
+        );
+        let mut report = RoleReport::default();
+        let Some(action) = action else { return report };
+        let _turn = self.turn.lock().await;
+        let in_both = |list: &[Service], one: &Service| {
+            list.iter()
+                .any(|s| s.name == one.name && s.control == one.control)
+        };
+        let changed = old
+            .0
+            .iter()
+            .rev()
+            .filter(|old| !in_both(&new, old) && new.iter().any(|new| new.name == old.name));
+        drive(changed, Action::Stop, context, &cancel, &mut report).await;
+        let added = new.iter().filter(|new| !in_both(&old.0, new));
+        match action {
+            Action::Start => drive(added, action, context, &cancel, &mut report).await,
+            Action::Stop => drive(added.rev(), action, context, &cancel, &mut report).await,
+        }
+        report.obsolete = cancel.is_cancelled();
+        report
     }
 
     /// Carries out a command of the role machine.

@@ -25,11 +25,13 @@ pub(crate) mod prepare;
 pub mod report;
 mod root;
 mod show;
+mod skipped;
 mod standby;
 pub mod status;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod stream;
 pub(crate) mod tree;
+mod trees;
 #[allow(clippy::disallowed_methods)]
 mod verify;
 mod view;

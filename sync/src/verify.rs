@@ -19,9 +19,10 @@ const MOST: usize = 2 * crate::wire::MAX_PATHS;
 /// Compares a part with what lies here.
 pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
     let mut differences = Vec::new();
+    let trees = shared.trees();
     let (Some(open), Some(config)) = (
         shared.roots.get(part.tree),
-        shared.config.trees.iter().find(|t| t.id() == part.tree),
+        trees.iter().find(|t| t.id() == part.tree),
     ) else {
         let all = part
             .entries

@@ -8,7 +8,10 @@ use crate::api::types::{Done, Empty, ReloadReport, path};
 pub(super) async fn reload(client: &Client) -> Outcome {
     let report: ReloadReport = client.call(path::RELOAD, &Empty {}).await?;
     if !report.needs_restart.is_empty() {
-        output::complain("nothing was applied, because this needs `tandem restart`:");
+        output::complain(
+            "nothing was applied, because this is built at the agent's start; `tandem restart` applies all of it with \
+             role and addresses kept:",
+        );
         for change in &report.needs_restart {
             output::complain(&format!("  {}", escape(change)));
         }
@@ -24,6 +27,13 @@ pub(super) async fn reload(client: &Client) -> Outcome {
         "configuration {} is in use",
         escape(&report.digest)
     ))?;
+    if !report.failed.is_empty() {
+        output::complain("applied, but not all of it succeeded:");
+        for failed in &report.failed {
+            output::complain(&format!("  {}", escape(failed)));
+        }
+        return Ok(Exit::Failed);
+    }
     Ok(Exit::Success)
 }
 

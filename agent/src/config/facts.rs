@@ -323,11 +323,10 @@ fn matters(section: &str) -> bool {
     matches!(section, "floating_ip" | "tree")
 }
 
-/// What can be changed in a running agent. Identity, links and what a tree is are built at its start.
+/// What can be changed in a running agent. Who the nodes are and how they reach each other is built at its start.
 fn applies(section: &str, key: Option<&str>) -> Applies {
     match (section, key) {
-        ("tree", Some("max_delete" | "deletes" | "local_changes")) => Applies::InPlace,
-        ("agent" | "node" | "node.link" | "tree", _) | ("pair", Some("name" | "port")) => {
+        ("agent" | "node" | "node.link", _) | ("pair", Some("name" | "port")) => {
             Applies::AfterRestart
         }
         _ => Applies::InPlace,

@@ -6,9 +6,11 @@ use crate::api::types::{ApiError, Done, ErrorCode, ReloadReport};
 use crate::config::Loaded;
 use crate::config::facts::{Applies, Facts};
 use crate::link::message::OneWay;
+use crate::services::Action;
 use crate::systemd;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+use tandem_failover::effect::ServiceCommand;
 use tandem_failover::input::Command;
 use tandem_failover::machine::Handover;
 use tandem_failover::role::Phase;
@@ -152,10 +154,11 @@ impl Daemon {
             .filter(|c| c.applies == Applies::AfterRestart)
             .map(|c| c.text.clone())
             .collect();
-        let report = ReloadReport {
+        let mut report = ReloadReport {
             changes: changes.iter().map(|c| c.text.clone()).collect(),
             needs_restart,
             digest: after.digest().to_string(),
+            failed: Vec::new(),
         };
         if !report.needs_restart.is_empty() || changes.is_empty() {
             // Whole or not at all: nothing is applied when a part needs a restart.
@@ -166,12 +169,10 @@ impl Daemon {
         let trees = setup::trees(config, self.own, &loaded.file)
             .map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))?;
         // First what can fail: then nothing was applied.
-        let taken = self.engine.take_policies(trees.trees).await;
+        let taken = self.engine.set_trees(trees.trees).await;
         taken.map_err(|e| engine_error(&e))?;
-        self.roles
-            .services()
-            .configure(config.services.clone(), config.hooks.clone());
         self.notifier.configure(config.mail.clone());
+        let (services, hooks) = (config.services.clone(), config.hooks.clone());
         let message = OneWay::Config {
             digest: after.digest().0,
             matters: after.matters().0,
@@ -180,6 +181,18 @@ impl Daemon {
         if self.reconfigure.send(setup).await.is_err() {
             return Err(ApiError::new(ErrorCode::Stopping, "the agent is stopping"));
         }
+        let (action, role) = match self.view().phase {
+            Phase::Master => (Some(Action::Start), ServiceCommand::Start),
+            Phase::Standby => (Some(Action::Stop), ServiceCommand::Stop),
+            // The change of role under way, or the next one, drives them.
+            _ => (None, ServiceCommand::Stop),
+        };
+        let context = self.context(role);
+        let failed = self
+            .roles
+            .reconfigure(services, hooks, action, &context)
+            .await;
+        report.failed.extend(failed);
         let rpc = self.rpc.borrow().clone();
         if let Some(rpc) = rpc {
             let _ = rpc.send(&message).await;

@@ -79,7 +79,7 @@ impl Daemon {
         });
     }
 
-    fn context(&self, command: ServiceCommand) -> Context {
+    pub(super) fn context(&self, command: ServiceCommand) -> Context {
         let view = self.view();
         let loaded = self.config();
         let event = match command {

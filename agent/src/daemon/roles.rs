@@ -1,7 +1,7 @@
 //! Services, hooks and what became of them.
 
 use super::status::ServiceState;
-use crate::config::types::Service;
+use crate::config::types::{Hook, Service};
 use crate::hooks::Context;
 use crate::services::{Action, RoleReport, Services};
 use std::collections::BTreeMap;
@@ -30,6 +30,22 @@ impl Roles {
     /// The services themselves, to take a new configuration.
     pub fn services(&self) -> &Services {
         &self.services
+    }
+
+    /// Takes a new configuration; see [`Services::reconfigure`]. Gives what failed.
+    pub async fn reconfigure(
+        &self,
+        services: Vec<Service>,
+        hooks: Vec<Hook>,
+        action: Option<Action>,
+        context: &Context,
+    ) -> Option<String> {
+        let report = self
+            .services
+            .reconfigure(services, hooks, action, context)
+            .await;
+        self.remember(&report);
+        report.result().err()
     }
 
     /// Carries out a command of the role machine. Bounds are those of [`Services::carry_out`].

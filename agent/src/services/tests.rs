@@ -158,3 +158,49 @@ fn a_unit_is_driven_by_systemctl() {
         ["systemctl", "stop", "--", "nginx.service"]
     );
 }
+
+#[tokio::test]
+async fn a_new_configuration_drives_only_what_it_adds_or_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let log = || std::fs::read_to_string(directory.join("log")).unwrap_or_default();
+    let named = |name: &str, of: &Service| Service {
+        name: name.into(),
+        ..of.clone()
+    };
+    let (db, web, mail) = (
+        service(directory, "db", 0),
+        service(directory, "web", 0),
+        service(directory, "mail", 0),
+    );
+    let services = Services::new(vec![db.clone(), web.clone()], Vec::new());
+    // `db` stays, with another bound; `web` gets the commands of `mail`; `cache` is new.
+    let new = vec![
+        Service {
+            timeout: Duration::from_secs(9),
+            ..db.clone()
+        },
+        named("web", &mail),
+        named("cache", &web),
+    ];
+    let report = services
+        .reconfigure(new.clone(), Vec::new(), Some(Action::Start), &context())
+        .await;
+    assert_eq!(report.result(), Ok(()));
+    assert_eq!(log(), "stop web\nstart mail\nstart web\n");
+    // What is no longer named is left as it is.
+    let report = services
+        .reconfigure(
+            vec![db.clone()],
+            Vec::new(),
+            Some(Action::Start),
+            &context(),
+        )
+        .await;
+    assert!(report.services.is_empty());
+    let report = services
+        .reconfigure(vec![db, web], Vec::new(), Some(Action::Stop), &context())
+        .await;
+    assert_eq!(report.result(), Ok(()));
+    assert_eq!(log(), "stop web\nstart mail\nstart web\nstop web\n");
+}

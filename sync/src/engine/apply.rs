@@ -421,7 +421,7 @@ impl Worker {
                     .failed
                     .push((tree, record.path.clone(), Here::Settled));
             }
-            Why::Protected | Why::Excluded => {}
+            Why::Protected | Why::Excluded => self.note_skipped(at, &record.path),
         }
         results.settled.insert((tree, record.path.clone()));
     }

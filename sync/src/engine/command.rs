@@ -14,7 +14,7 @@ use crate::tree::{PairConfig, TreeConfig, TreeId};
 use crate::wire::{Idle, Refuse, VerifyAnswer, VerifyPart};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -77,10 +77,10 @@ pub(crate) enum Command {
     Release(Reply<Result<(), CommandError>>),
     /// Give up this node's own history.
     Adopt(Reply<Result<(), CommandError>>),
-    /// Take these trees' policies.
-    Policies {
+    /// These are the trees from here on.
+    SetTrees {
         trees: Vec<TreeConfig>,
-        reply: Reply<()>,
+        reply: Reply<Result<(), CommandError>>,
     },
     /// Let the deletions pass that the guard held back.
     Accept {
@@ -121,8 +121,10 @@ pub(crate) struct Peer {
 
 /// Shared by the handle, the sessions and the worker.
 pub(crate) struct Shared {
-    /// Configuration.
+    /// Configuration. Its trees are those of the start; those in force are [`Shared::trees`].
     pub config: Arc<PairConfig>,
+    /// The trees in force.
+    pub trees: RwLock<Arc<Vec<TreeConfig>>>,
     /// Index.
     pub index: Index,
     /// Opened roots.
@@ -174,6 +176,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    /// The trees in force.
+    pub fn trees(&self) -> Arc<Vec<TreeConfig>> {
+        // Only ever replaced whole.
+        let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&trees)
+    }
+
+    /// Other trees are in force. The session that runs was made for the old ones: it ends, and the next one knows these.
+    pub fn set_trees(&self, trees: Vec<TreeConfig>) {
+        *self.trees.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(trees);
+        if let Some(session) = lock(&self.running).as_ref() {
+            session.cancel();
+        }
+    }
+
     /// Notes the session's status.
     pub fn set_session(&self, status: Option<SessionStatus>) {
         *lock(&self.session) = status;
@@ -252,6 +269,11 @@ impl Shared {
         });
     }
 
+    /// Ends all alarms of a tree.
+    pub fn end_alarms(&self, tree: &str) {
+        lock(&self.alarms).retain(|(of, _), _| of.as_deref() != Some(tree));
+    }
+
     /// Newest number answered as durable by this node as replica.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Acquire)
@@ -292,7 +314,7 @@ pub(crate) fn heads(shared: &Shared) -> Result<NodeHeads, CommandError> {
     let failed = |e: &dyn std::fmt::Display| CommandError::Index(e.to_string());
     let snapshot = shared.index.snapshot().map_err(|e| failed(&e))?;
     let mut trees = Vec::new();
-    for tree in &shared.config.trees {
+    for tree in shared.trees().iter() {
         let open = shared.roots.get(tree.id());
         let empty = open.is_some_and(|open| crate::identity::is_empty(&open.root).unwrap_or(false));
         let head = snapshot.head(tree.id()).map_err(|e| failed(&e))?;

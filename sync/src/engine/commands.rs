@@ -13,8 +13,7 @@ use crate::index::IndexError;
 use crate::lineage::EpochId;
 use crate::path::RelPath;
 use crate::progress::LagQueue;
-use crate::tree::{TreeConfig, TreeId};
-use std::sync::Arc;
+use crate::tree::TreeId;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -68,33 +67,10 @@ impl Worker {
             Command::Hold(reply) => drop(reply.send(self.hold())),
             Command::Release(reply) => drop(reply.send(self.release())),
             Command::Adopt(reply) => drop(reply.send(self.adopt())),
-            Command::Policies { trees, reply } => {
-                self.take_policies(&trees);
-                let _ = reply.send(());
-            }
+            Command::SetTrees { trees, reply } => drop(reply.send(self.set_trees(trees))),
             Command::Accept { tree, reply } => drop(reply.send(self.accept(&tree))),
         }
         self.touch();
-    }
-
-    /// What a tree is stays; what becomes of changes may be another policy from here on.
-    pub(super) fn take_policies(&mut self, new: &[TreeConfig]) {
-        for tree in &mut self.trees {
-            let Some(new) = new.iter().find(|new| new.id() == tree.id) else {
-                continue;
-            };
-            let config = TreeConfig {
-                max_delete: new.max_delete,
-                deletes: new.deletes,
-                local_changes: new.local_changes,
-                ..(*tree.config).clone()
-            };
-            if *tree.config != config {
-                tree.config = Arc::new(config);
-                // What was left alone by the old policy is looked at by the new one.
-                tree.rescan = true;
-            }
-        }
     }
 
     pub(super) fn set_mode(&mut self, mode: Mode) {
@@ -194,6 +170,7 @@ impl Worker {
         }
         self.end_hold_for_takeover()?;
         self.shared.token.revoke(REVOKE);
+        self.bear_added(term)?;
         let snapshot = self.shared.index.snapshot().map_err(index)?;
         let mut epochs = Vec::new();
         let mut same_epoch = snapshot.mode() == crate::index::Mode::Writing;

@@ -46,6 +46,9 @@ pub enum CommandError {
         "tree {0:?} is unborn: it was never copied here and `tandem init --source` was not run"
     )]
     Unborn(String),
+    /// The list of trees cannot be used now.
+    #[error("the trees cannot be changed: {0}")]
+    Trees(String),
     /// There is no session with the peer.
     #[error("no session with the peer")]
     NoSession,

@@ -2,6 +2,7 @@
 
 use super::apply::{ASIDE, Applied, Here, INTENT, Results};
 use super::flags::flagged_key;
+use super::skipped::skipped_key;
 use super::status::Mode;
 use super::worker::Worker;
 use crate::entry::State;
@@ -56,7 +57,16 @@ impl Worker {
             .filter(|t| !t.flagged.is_empty())
             .map(|t| (t.id, t.flagged.clone()))
             .collect();
+        let skipped: Vec<(TreeId, BTreeSet<RelPath>)> = self
+            .trees
+            .iter()
+            .filter(|t| t.skipped_moved)
+            .map(|t| (t.id, t.skipped.clone()))
+            .collect();
         let written = self.shared.index.write(|w| {
+            for (tree, skipped) in &skipped {
+                w.put_value(&skipped_key(*tree), skipped)?;
+            }
             for (tree, path, state, key) in &results.found {
                 w.found(*tree, path, state.clone(), *key)?;
             }
@@ -101,6 +111,9 @@ impl Worker {
             tree.unsettled = unsettled.remove(&tree.id).unwrap_or_default();
         }
         written?;
+        for tree in &mut self.trees {
+            tree.skipped_moved = false;
+        }
         for (tree_id, path) in &results.settled {
             if let Some(at) = self.position(*tree_id) {
                 let tree = &mut self.trees[at];

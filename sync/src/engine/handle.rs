@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc, watch};
@@ -84,6 +84,7 @@ impl Engine {
         let last = index.snapshot().map_err(|e| index_error(&e))?.last_seq();
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let shared = Arc::new(Shared {
+            trees: RwLock::new(Arc::new(config.trees.clone())),
             config: Arc::new(config),
             index,
             roots: Roots::default(),
@@ -250,15 +251,20 @@ impl Engine {
         self.shared.status.subscribe()
     }
 
-    /// Takes the policies of these trees: `max_delete`, `deletes` and `local_changes`. What a tree is, where it lies and
-    /// what belongs to it stays as it was at the start. Trees that were not there at the start are passed over.
+    /// These are the trees from here on; what differs is changed in place, and the mode stays.
+    ///
+    /// A tree that is new is opened; on a source it gets its first epoch, so that its first copy goes from here. A tree that
+    /// goes is let go of: its files, its rescue and what the index knows of it stay. Where the root, the filters or a
+    /// policy of a tree are others, the tree is scanned. What the old filters excluded and the new ones do not is received
+    /// again; what the new ones exclude is left as it is on both nodes.
     ///
     /// # Errors
-    /// [`CommandError::Ended`].
-    pub async fn take_policies(&self, trees: Vec<TreeConfig>) -> Result<(), CommandError> {
+    /// The list cannot be used, or the index fails; then nothing was changed.
+    pub async fn set_trees(&self, trees: Vec<TreeConfig>) -> Result<(), CommandError> {
+        check_trees(&trees).map_err(CommandError::Trees)?;
         self.shared
-            .ask(|reply| Command::Policies { trees, reply })
-            .await
+            .ask(|reply| Command::SetTrees { trees, reply })
+            .await?
     }
 
     /// Lets exactly those deletions pass that the guard held back, and moves the tree again.
@@ -347,7 +353,7 @@ impl Engine {
             not_covered,
             took: begun.elapsed(),
         };
-        for tree in &self.shared.config.trees {
+        for tree in self.shared.trees().iter() {
             if let Some(epoch) = heads.get(tree.id()).and_then(|t| t.head.lineage.head()) {
                 report
                     .epochs
@@ -367,7 +373,7 @@ impl Engine {
     /// [`CommandError::NotSource`], [`CommandError::NoSession`], [`CommandError::Timeout`].
     pub async fn drain(&self, within: Duration) -> Result<FlushReport, CommandError> {
         let report = self.flush(within).await?;
-        if report.covered.len() == self.shared.config.trees.len() {
+        if report.covered.len() == self.shared.trees().len() {
             return Ok(report);
         }
         if !self.shared.peer.borrow().session {
@@ -389,14 +395,19 @@ impl Engine {
 fn check(config: &PairConfig) -> Result<NodeName, OpenError> {
     let node =
         NodeName::try_from(config.node.as_str()).map_err(|e| OpenError::Config(e.to_string()))?;
-    if config.trees.len() > MAX_TREES {
-        return Err(OpenError::Config(format!("more than {MAX_TREES} trees")));
-    }
-    let names: BTreeSet<_> = config.trees.iter().map(|t| t.id()).collect();
-    if names.len() != config.trees.len() {
-        return Err(OpenError::Config("two trees of one name".into()));
-    }
+    check_trees(&config.trees).map_err(OpenError::Config)?;
     Ok(node)
+}
+
+fn check_trees(trees: &[TreeConfig]) -> Result<(), String> {
+    if trees.len() > MAX_TREES {
+        return Err(format!("more than {MAX_TREES} trees"));
+    }
+    let names: BTreeSet<_> = trees.iter().map(|t| t.id()).collect();
+    match names.len() == trees.len() {
+        true => Ok(()),
+        false => Err("two trees of one name".into()),
+    }
 }
 
 impl EngineStatus {

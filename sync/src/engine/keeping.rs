@@ -31,7 +31,7 @@ impl Engine {
     pub async fn rescue_list(&self) -> Result<Vec<RescueSet>, CommandError> {
         self.keeping(|shared| {
             let mut sets = Vec::new();
-            for tree in &shared.config.trees {
+            for tree in shared.trees().iter() {
                 let Some(open) = shared.roots.get(tree.id()) else {
                     continue;
                 };
@@ -121,7 +121,8 @@ impl Engine {
             if !matches!(*shared.mode.borrow(), Mode::Source { .. }) {
                 return Err(CommandError::NotSource);
             }
-            let config = shared.config.trees.iter().find(|t| t.id() == tree);
+            let trees = shared.trees();
+            let config = trees.iter().find(|t| t.id() == tree);
             let (Some(open), Some(config)) = (shared.roots.get(tree), config) else {
                 return Err(CommandError::NoSuchTree(shown));
             };
@@ -156,7 +157,7 @@ impl Engine {
 }
 
 fn find(shared: &Shared, set: &str) -> Result<Arc<Private>, CommandError> {
-    for tree in &shared.config.trees {
+    for tree in shared.trees().iter() {
         let Some(open) = shared.roots.get(tree.id()) else {
             continue;
         };

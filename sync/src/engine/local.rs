@@ -139,6 +139,7 @@ impl Worker {
         }
         if self.mode == Mode::Replica {
             self.try_flagged();
+            self.try_skipped();
         }
     }
 

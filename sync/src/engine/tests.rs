@@ -10,3 +10,4 @@ mod pair;
 mod policy;
 mod resume;
 mod reversal;
+mod trees;

@@ -152,6 +152,10 @@ pub(crate) struct Tree {
     pub walked_at: u64,
     /// Paths that were not applied because of a flag; tried again when it is gone.
     pub flagged: BTreeSet<RelPath>,
+    /// Paths that were not applied because of a filter of this node; asked for when it covers them no more.
+    pub skipped: BTreeSet<RelPath>,
+    /// More of them than the index knows of.
+    pub skipped_moved: bool,
     /// A walk's work.
     pub job: Option<Job>,
     /// Deletions that `accept` lets pass once.
@@ -217,6 +221,8 @@ impl Tree {
             routine: false,
             walked_at: 0,
             flagged: BTreeSet::new(),
+            skipped: BTreeSet::new(),
+            skipped_moved: false,
             job: None,
             accepted: None,
             accepting: false,

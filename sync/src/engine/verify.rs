@@ -40,7 +40,7 @@ impl Engine {
     ) -> Result<VerifyReport, CommandError> {
         let begun = Instant::now();
         if let Some(name) = tree
-            && !self.shared.config.trees.iter().any(|t| t.name == name)
+            && !self.shared.trees().iter().any(|t| t.name == name)
         {
             return Err(CommandError::NoSuchTree(name.to_owned()));
         }
@@ -56,10 +56,8 @@ impl Engine {
         if !self.shared.peer.borrow().session {
             return Err(CommandError::NoSession);
         }
-        for config in self
-            .shared
-            .config
-            .trees
+        let trees = self.shared.trees();
+        for config in trees
             .iter()
             .filter(|t| tree.is_none_or(|name| t.name == name))
         {

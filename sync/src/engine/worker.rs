@@ -88,6 +88,7 @@ impl Worker {
         };
         worker.prove_all();
         worker.load_flagged();
+        worker.load_skipped();
         worker.publish();
         worker
     }

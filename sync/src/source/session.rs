@@ -116,8 +116,7 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
     };
     // A tree that the replica does not take keeps everything from being called acknowledged.
     let whole = shared
-        .config
-        .trees
+        .trees()
         .iter()
         .all(|t| accept.from.iter().any(|(id, _)| *id == t.id()));
     let kept = shared.index.snapshot().map_err(local)?.acked().upto;

@@ -182,4 +182,7 @@ pub struct ReloadReport {
     pub needs_restart: Vec<String>,
     /// Digest of the configuration now in use.
     pub digest: String,
+    /// What was applied and did not succeed, such as a service that cannot be started; one sentence each.
+    #[serde(default)]
+    pub failed: Vec<String>,
 }

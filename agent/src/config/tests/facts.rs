@@ -79,11 +79,46 @@ fn differences_are_named_with_their_old_and_new_values() {
         ),
         (
             "[[tree]] home: path was \"/home\", is \"/srv\"",
-            Applies::AfterRestart,
+            Applies::InPlace,
         ),
     ];
     assert_eq!(shown, expected);
     assert!(facts(SMALL).changes_to(&facts(SMALL)).is_empty());
+}
+
+#[test]
+fn only_who_the_nodes_are_and_how_they_reach_each_other_needs_a_restart() {
+    let restarts = |old: &str, new: &str| {
+        let changes = facts(SMALL).changes_to(&facts(&changed(old, new)));
+        assert!(!changes.is_empty(), "{new}");
+        let restart = |c: &super::super::facts::Change| c.applies == Applies::AfterRestart;
+        changes.iter().any(restart)
+    };
+    for (old, new) in [
+        ("preferred = \"a\"", "preferred = \"a\"\nport = 7000"),
+        ("name = \"p\"", "name = \"q\""),
+    ] {
+        assert!(restarts(old, new), "{new}");
+    }
+    for (old, new) in [
+        (
+            "preferred = \"a\"",
+            "preferred = \"a\"\ndead_after = \"4s\"",
+        ),
+        ("\"192.0.2.74/24\"", "\"192.0.2.75/24\""),
+        (
+            "path = \"/home\"",
+            "path = \"/home\"\nexclude = [\"*.tmp\"]",
+        ),
+        ("path = \"/home\"", "path = \"/home\"\nprotect = [\"/x\"]"),
+        ("path = \"/home\"", "path = \"/home\"\ncross_mounts = true"),
+        (
+            "[[tree]]",
+            "[[tree]]\nname = \"etc\"\npath = \"/opt/etc\"\n[[tree]]",
+        ),
+    ] {
+        assert!(!restarts(old, new), "{new}");
+    }
 }
 
 /// The digest is compared between agents of different versions: a change of this value is a change of the protocol.

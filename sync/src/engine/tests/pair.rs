@@ -44,12 +44,17 @@ impl Node {
     pub fn start(&mut self) {
         let mut tree = TreeConfig::new("data", self.tree());
         (self.change)(&mut tree);
+        self.start_with(vec![tree]);
+    }
+
+    /// Starts it with other trees than that one.
+    pub fn start_with(&mut self, trees: Vec<TreeConfig>) {
         let other = if self.name == "a" { "b" } else { "a" };
         let config = PairConfig {
             pair: "test".into(),
             node: self.name.into(),
             peer: other.into(),
-            trees: vec![tree],
+            trees,
             state_dir: self.dir.path().join("state"),
             max_stale: Duration::from_secs(60),
         };
