@@ -210,7 +210,7 @@ impl Daemon {
         };
         let connected = self.rpc.borrow().is_some();
         let why = match (&peer.why, connected) {
-            (_, true) => "the control connection is up".to_owned(),
+            (_, true) => "the nodes are connected, and it is being made".to_owned(),
             (Some(why), false) => format!("no control connection: {why}"),
             (None, false) => "no control connection was made yet".to_owned(),
         };

@@ -244,6 +244,10 @@ fn log_end(direction: &'static str, result: &Result<SessionEnd, SessionError>) {
         Ok(SessionEnd::Refused { why, retry }) => {
             tracing::warn!(direction, why, retry, "data session refused by the peer");
         }
+        // Both ends learn of a change of role, one after the other: until then one of them turns the other away.
+        Err(error @ SessionError::Role(_)) => {
+            tracing::debug!(direction, error = %error, "data session ended");
+        }
         Err(error) => tracing::info!(direction, error = %error, "data session ended"),
     }
 }

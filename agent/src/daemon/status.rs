@@ -297,15 +297,23 @@ fn tree_state(state: &sync::TreeState) -> (api::TreeState, Option<String>) {
     }
 }
 
+/// A total that says something: a scan does not know the bytes beforehand, and a tree may grow meanwhile.
+fn known(done: u64, total: u64) -> Option<u64> {
+    (total > 0 && total >= done).then_some(total)
+}
+
 fn progress(p: &sync::Progress) -> api::Progress {
     api::Progress {
         what: p.what.clone(),
         files_done: p.files_done,
-        files_total: Some(p.files_total),
+        files_total: known(p.files_done, p.files_total),
         bytes_done: p.bytes_done,
-        bytes_total: Some(p.bytes_total),
+        bytes_total: known(p.bytes_done, p.bytes_total),
         bytes_per_second: p.bytes_per_second,
-        eta_ms: p.eta.map(millis),
+        eta_ms: p
+            .eta
+            .map(millis)
+            .filter(|_| known(p.bytes_done, p.bytes_total).is_some()),
     }
 }
 

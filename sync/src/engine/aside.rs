@@ -106,6 +106,11 @@ impl Worker {
             forget.push((path.clone(), found));
             return Ok(());
         }
+        if matches!(open.root.stat(path), Ok(None)) {
+            // It went to the rescue with the directory above it, whose record came first.
+            forget.push((path.clone(), None));
+            return Ok(());
+        }
         tracing::info!(tree = self.trees[at].config.name, %path, "a local version goes to the rescue");
         let change = if theirs.is_none() {
             Change::Created
@@ -172,6 +177,7 @@ impl Worker {
         let name = tree.config.name.clone();
         match kept {
             Ok(results) => {
+                tree.rescued += results.iter().filter(|r| r.is_ok()).count() as u64;
                 let first = results.into_iter().find_map(Result::err);
                 self.shared.alarm(
                     Some(&name),
@@ -180,7 +186,6 @@ impl Worker {
                         .as_ref()
                         .map(|fault| format!("a local version cannot be put aside: {fault}")),
                 );
-                tree.rescued += versions.len() as u64;
                 first.map_or(Ok(()), |fault| {
                     Err(format!("cannot be put into the rescue: {fault}"))
                 })

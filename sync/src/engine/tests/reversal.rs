@@ -119,6 +119,7 @@ async fn what_a_first_receiver_had_goes_to_its_rescue() {
     write(&a.tree().join("other"), "a's");
     write(&b.tree().join("other"), "b's");
     write(&b.tree().join("only/on/b"), "only");
+    write(&b.tree().join("only/on/c"), "only");
     write(&b.tree().join("same"), "same");
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
@@ -127,5 +128,9 @@ async fn what_a_first_receiver_had_goes_to_its_rescue() {
     let found = rescued(&b);
     assert_eq!(found.get("other").map(String::as_str), Some("b's"));
     assert_eq!(found.get("only/on/b").map(String::as_str), Some("only"));
+    // Each once: neither an error nor an alarm says that one is missing that was kept already.
+    let status = b.engine().status();
+    assert_eq!(status.trees[0].errors, 0);
+    assert_eq!(status.trees[0].rescued, found.len() as u64, "{found:?}");
     cable.cut().await;
 }
