@@ -11,15 +11,21 @@
 //! | no takeover when only the standby's public cable is lost | `no_takeover::when_only_the_standbys_public_cable_is_lost` |
 //! | no takeover when only the agent process is lost | `no_takeover::when_only_the_agent_is_lost` |
 //! | and no promotion of the standby that is stale by that later | `no_takeover::a_standby_left_stale_is_not_promoted_later` |
-//! | double failure | `boot::double_failure` |
+//! | double failure, three lonely reboots, heard the new term and then stood alone | `boot::double_failure`, `boot::three_lonely_reboots`, `boot::heard_the_new_term_and_then_stood_alone` |
+//! | both links cut with both alive; a hung or paused node goes on | `splits` |
+//! | state lost, trees or machine put back from a backup or snapshot, data that never met or diverged | `histories` |
+//! | failover during first copy, reversal, rescue | `boot::a_half_copied_standby_is_not_promoted`, `returning::the_new_master_dies_during_the_reversal`, `returning::the_old_master_dies_during_the_rescue` |
+//! | a planned move broken by `kill -9` at any moment | `moves::kill_9_of_either_agent_during_planned_moves` |
+//! | several floating addresses, one of which cannot be had | `addresses` |
 //! | both return at once | `boot::both_return_at_once`, `boot::both_return_and_the_newer_data_win` |
 //! | one boots alone | `boot::one_boots_alone`, `boot::a_master_that_was_alone_may_boot_alone` |
 //! | the returning old master never overwrites newer data | `returning::never_overwrites_newer_data` |
 //! | a half-copied standby is not promoted | `boot::a_half_copied_standby_is_not_promoted` |
 //! | an empty replaced disk on the preferred node receives and never sends | `boot::an_empty_replaced_disk_receives` |
-//! | a cloned key is refused | `identity::a_cloned_node_is_refused` |
+//! | a cloned key is refused | `identity::a_cloned_node_is_refused`, `identity::a_copy_beside_the_living_master`, `identity::a_copy_beside_the_living_standby` |
 //! | `kill -9` of either agent at random points, fifty times | `crashes::kill_9_fifty_times` |
-//! | protected and immutable files untouched | `guards::protected_and_immutable_files_are_untouched` |
+//! | protected and immutable files untouched | `guards::protected_files_are_untouched`, `guards::immutable_and_append_only_files_are_untouched` |
+//! | a full disk on the standby | `guards::a_full_standby_follows_when_there_is_room` |
 //! | an emptied or unmounted source stops replication | `guards::an_emptied_source_stops`, `guards::an_unmounted_source_stops` |
 //! | a stranger's key gets nowhere | `identity::a_strangers_key_gets_nowhere` |
 //! | a garbage peer and a half-open connection get nowhere | `identity::garbage_and_half_open_connections_get_nowhere` |

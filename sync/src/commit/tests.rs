@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 mod hostile;
-mod speed;
 
 struct Setup {
     temp: tempfile::TempDir,

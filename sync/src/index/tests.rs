@@ -1,10 +1,9 @@
 use super::*;
 use crate::entry::tests::file;
-use crate::entry::{Acked, Base, Basis, ContentHash, Kind, LocalKey, Meta, State, Xattrs};
+use crate::entry::{Acked, Base, Basis, ContentHash, Kind, LocalKey, State};
 use crate::lineage::{Branch, CopyState, EpochId, Lineage, NodeName};
 use crate::path::RelPath;
 use crate::tree::TreeId;
-use std::time::Instant;
 
 const WWW: TreeId = TreeId([1; 16]);
 const ETC: TreeId = TreeId([0xff; 16]);
@@ -380,4 +379,3 @@ fn a_crash_keeps_the_last_commit() {
 
 mod random;
 mod roles;
-mod speed;

@@ -6,7 +6,6 @@ use crate::link::message::Request;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// More than the rekey limit of an ssh connection (1 GiB) takes too long in every run; the ignored test does it.
 const BULK: u64 = 192 << 20;
 
 /// Sends bulk and reads the small acknowledgements meanwhile, as a replication session does.
@@ -69,27 +68,4 @@ async fn bulk_does_not_delay_control() {
         "median of {} calls: {median:?}",
         times.len()
     );
-}
-
-/// Beyond the rekey limit of ssh in both roles; prints the rate. `cargo test --release -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-#[ignore = "moves 3 GiB"]
-async fn bulk_survives_rekeying() {
-    let place = Place::new();
-    let (mut a, mut b) = place.pair(Timing::default());
-    a.connected().await;
-    b.connected().await;
-    let total = 3 << 30;
-    for dialler in ["a", "b"] {
-        let (near, far) = match dialler {
-            "a" => data(&a, &mut b).await,
-            _ => data(&b, &mut a).await,
-        };
-        let started = Instant::now();
-        let sending = tokio::spawn(send(near, total));
-        receive(far, total).await;
-        sending.await.unwrap();
-        let rate = total as f64 / started.elapsed().as_secs_f64() / 1e6;
-        println!("{dialler} dials: {rate:.0} MB/s");
-    }
 }
