@@ -49,6 +49,7 @@ use roles::Roles;
 use status::{MonitorState, Now};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use tandem_failover::address::AddressState;
 use tandem_failover::driver::{AgentEffect, DriverHandle, Setup};
 use tandem_failover::heartbeat::Incarnation;
 use tandem_failover::input::Input;
@@ -81,6 +82,7 @@ pub struct Daemon {
     inputs: mpsc::Sender<Input>,
     views: watch::Receiver<View>,
     boards: watch::Receiver<Board>,
+    addresses: watch::Receiver<Vec<AddressState>>,
     reconfigure: mpsc::Sender<Setup>,
     roles: Roles,
     notifier: Notifier,
@@ -170,7 +172,7 @@ impl Daemon {
                 })
                 .collect(),
             services: self.roles.states(&config.services),
-            held: held(config, &view),
+            addresses: self.addresses.borrow().clone(),
             file: self.config_report(&loaded),
             last_decision: self
                 .last_decision
@@ -259,13 +261,3 @@ async fn end_driver(driver: DriverHandle) {
 
 /// For the pump: the receiver of effects.
 type Effects = mpsc::Receiver<AgentEffect>;
-
-/// Which floating addresses the kernel has here: what the machine asked for may be refused or removed.
-fn held(config: &crate::config::types::Config, view: &View) -> Vec<bool> {
-    let floating = config.floating_ips.iter();
-    let asked = floating.map(|ip| (ip.device.as_str(), ip.address));
-    tandem_failover::address::on_this_node(asked).unwrap_or_else(|error| {
-        tracing::debug!(%error, "the node's addresses cannot be listed");
-        vec![view.addresses_held; config.floating_ips.len()]
-    })
-}

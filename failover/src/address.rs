@@ -9,6 +9,10 @@
 //! (the first address of the subnet is chosen): there it equals the valid lifetime.
 
 pub mod events;
+mod ledger;
+
+pub use ledger::AddressState;
+pub(crate) use ledger::Ledger;
 
 use crate::iface::{Netlink, NetlinkError, bounded, index_of};
 use futures_util::TryStreamExt;
@@ -58,14 +62,6 @@ impl AddressError {
         } else {
             Err(Self { failures })
         }
-    }
-
-    /// The addresses that failed.
-    pub fn refused(self) -> Vec<FloatingAddress> {
-        self.failures
-            .into_iter()
-            .map(|(address, _)| address)
-            .collect()
     }
 }
 
@@ -229,29 +225,6 @@ pub async fn held(
             })
         })
         .cloned()
-        .collect())
-}
-
-/// Which of `addresses` the kernel has here now, in their order. One short system call for all (`getifaddrs(3)`), so
-/// that a status may ask it.
-pub fn on_this_node<'a>(
-    addresses: impl Iterator<Item = (&'a str, IpAddr)>,
-) -> std::io::Result<Vec<bool>> {
-    let present: Vec<(String, IpAddr)> = nix::ifaddrs::getifaddrs()?
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let ip = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
-                (Some(v4), _) => IpAddr::V4(v4.ip()),
-                (_, Some(v6)) => IpAddr::V6(v6.ip()),
-                _ => return None,
-            };
-            Some((interface.interface_name, ip))
-        })
-        .collect();
-    // A labelled address is shown under its label, `eth0:1`.
-    let same = |name: &str, device: &str| name.split(':').next() == Some(device);
-    Ok(addresses
-        .map(|(device, ip)| present.iter().any(|(n, p)| *p == ip && same(n, device)))
         .collect())
 }
 

@@ -19,7 +19,7 @@ mod outbox;
 mod privileges;
 mod questions;
 
-use crate::address::FloatingAddress;
+use crate::address::{AddressState, FloatingAddress, Ledger};
 use crate::effect::{DataCommand, Decision, Notice, ServiceCommand, Ticket};
 use crate::heartbeat_io::{Keys, LinkConfig, LinkCounters};
 use crate::iface::InterfaceTable;
@@ -141,6 +141,8 @@ pub struct DriverHandle {
     pub view: watch::Receiver<View>,
     /// What the monitors show.
     pub monitors: watch::Receiver<Board>,
+    /// Each floating address on this node.
+    pub addresses: watch::Receiver<Vec<AddressState>>,
     /// Counters of each link, about every second.
     pub counters: watch::Receiver<Vec<LinkCounters>>,
     /// A changed configuration.
@@ -218,11 +220,19 @@ fn start<D: Decide + Send + 'static>(
     let (view_out, view) = watch::channel(machine.view(clock::now()));
     let (counters_out, counters) = watch::channel(Vec::new());
     let (vantage_out, vantage) = watch::channel(Vantage::Watcher);
+    let ledger = Ledger::new(&setup.addresses);
+    let addresses = ledger.subscribe();
     let interfaces = InterfaceTable::default();
     let stop = CancellationToken::new();
     let writer = store.into_writer(results.clone())?;
-    let net = net::spawn(&setup, interfaces.clone(), vantage_out, results.clone())?;
-    let questions = questions::spawn(&setup, interfaces, vantage, results)?;
+    let net = net::spawn(
+        &setup,
+        ledger.clone(),
+        interfaces.clone(),
+        vantage_out,
+        results.clone(),
+    )?;
+    let questions = questions::spawn(&setup, ledger, interfaces, vantage, results)?;
     let monitors = questions.board.clone();
     let event_loop = event_loop::EventLoop {
         machine,
@@ -246,6 +256,7 @@ fn start<D: Decide + Send + 'static>(
         effects,
         view,
         monitors,
+        addresses,
         counters,
         setup: setup_out,
         boot,

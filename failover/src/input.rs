@@ -62,11 +62,17 @@ pub enum Input {
     AddressesDone {
         /// Of which request.
         ticket: Ticket,
-        /// Why it failed.
+        /// Why it failed. Addresses were added if at least one was; what is missing is told by
+        /// [`Input::AddressTrouble`].
         result: Result<(), String>,
     },
     /// Somebody else removed a floating address of this node.
     AddressRemoved,
+    /// A floating address came to this node, and it was not this agent that added it.
+    AddressAppeared,
+    /// Which floating addresses cannot be held here, and why; `None`: none of those that were asked for. Told when it
+    /// changes.
+    AddressTrouble(Option<String>),
     /// Another machine was seen using a floating IP (an unasked ARP or NA).
     AddressConflict,
     /// Result of [`crate::effect::Effect::Fence`] or [`crate::effect::Effect::Unfence`].

@@ -21,7 +21,7 @@
 //!                                                            └────▶ Claiming
 //! ```
 //!
-//! An agent that executes itself again as master goes on in Taking, where the addresses are added.
+//! An agent that executes itself again as master goes on in Master.
 //! `Stop` leads from every state to Stopping, from Master through Ceding if the standby is ready.
 //!
 //! How it is built: an input first changes what is known (`Machine::take`), or is the result of the
@@ -31,6 +31,7 @@
 //! durable is written when it differs from what was written last; a state that needs it waits until
 //! `written` shows it.
 
+mod addresses;
 mod agreement;
 mod beat;
 mod ceding;
@@ -148,6 +149,14 @@ pub struct Machine {
     holding: bool,
     /// A fence of this node's own floating addresses may stand; also one that a former life left behind.
     fenced: bool,
+    /// The fence that is being taken away.
+    unfencing: Option<Ticket>,
+    /// The floating addresses that cannot be held, in words.
+    missing: Option<String>,
+    /// A floating address that somebody else put here is being removed.
+    stray: Option<Ticket>,
+    /// First contact with a master of a higher term while this one acted: two masters, until the addresses are off.
+    contact: Option<Instant>,
     /// Whether the services may run here.
     services_up: bool,
     frozen: bool,
@@ -209,6 +218,10 @@ impl Machine {
             own_key_elsewhere: false,
             holding: false,
             fenced: true,
+            unfencing: None,
+            missing: None,
+            stray: None,
+            contact: None,
             services_up: false,
             frozen: false,
             maintenance_until,
@@ -289,13 +302,15 @@ impl Machine {
                     *carrier = Some(up);
                 }
             }
-            Input::OwnNetwork(health) => self.known.own_network = health,
+            Input::OwnNetwork(health) => self.own_network(health),
             Input::OwnServices(health) => self.known.own_services = health,
             Input::PeerServices(health) => self.peer_services(health),
             Input::ProbeDone { ticket, answers } => self.probe_done(ticket, answers),
             Input::ConflictDone { ticket, answered } => self.conflict_done(ticket, answered),
             Input::AddressesDone { ticket, result } => self.addresses_done(ticket, result),
             Input::AddressRemoved => self.address_removed(),
+            Input::AddressAppeared => self.address_appeared(),
+            Input::AddressTrouble(trouble) => self.address_trouble(trouble),
             Input::AddressConflict => self.address_conflict(),
             Input::FenceDone { ticket, result } => self.fence_done(ticket, result),
             Input::PeerFenced { ticket, result } => self.peer_fenced(ticket, result),

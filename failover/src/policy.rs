@@ -93,6 +93,12 @@ impl Policy {
         }
     }
 
+    /// Bound of a stop as a whole, hand-over included: a move up to its record, the record, and the steps after it.
+    pub fn stop_bound(&self) -> Duration {
+        let steps = self.step_timeout.saturating_mul(4);
+        self.move_timeout.saturating_mul(2).saturating_add(steps)
+    }
+
     /// R4: silence of the peer after which it cannot have taken over by itself any more
     /// (`max_stale` + dead time + 10 %).
     pub fn solo_after(&self) -> Duration {

@@ -64,8 +64,8 @@ pub struct TroubleView {
     pub own_key_elsewhere: bool,
     /// What answered when the silent peer was last questioned; `None` while it is heard, or not yet questioned.
     pub probes: Option<ProbeAnswers>,
-    /// Another machine answers for a floating address of this master.
-    pub address_conflict: bool,
+    /// The durable state cannot be written: no new term can be used, and no move can end.
+    pub write_failed: bool,
     /// A takeover or hand-over that was due and refused, in words, for as long as its occasion lasts.
     pub refused: Option<String>,
 }

@@ -194,17 +194,17 @@ impl axum::serve::Listener for Listener {
     }
 }
 
-/// Serves until `cancel` fires. Operations under way are dropped then.
+/// Serves until `cancel` fires; then it returns when the answers that were begun are written. Events of an operation
+/// that goes on count as such: the caller bounds the wait, and operations under way are dropped with the future.
 pub async fn serve<B: Backend>(
     listener: Listener,
     backend: Arc<B>,
     cancel: CancellationToken,
 ) -> io::Result<()> {
     let app = router(backend);
-    tokio::select! {
-        result = axum::serve(listener, app) => result,
-        () = cancel.cancelled() => Ok(()),
-    }
+    axum::serve(listener, app)
+        .with_graceful_shutdown(cancel.cancelled_owned())
+        .await
 }
 
 macro_rules! getter {

@@ -4,7 +4,7 @@
 //! it is done, the pair is not what it was configured to be.
 
 use super::facts::STOPPED;
-use crate::api::types::{Health, Role, StatusReport};
+use crate::api::types::{AddressStatus, Health, Role, StatusReport};
 use tandem_failover::heartbeat::TreeHead;
 use tandem_failover::role::{Phase, Reason};
 use tandem_failover::view::{PeerIdentity, View};
@@ -82,26 +82,47 @@ impl Facts<'_> {
     fn mastership(&self) -> Vec<String> {
         let mut alarms = Vec::new();
         let peer = &self.report.peer;
+        if self.view.trouble.write_failed {
+            alarms.push(
+                "the term cannot be written to the state directory, so this node cannot take or give the role: \
+                 the log says why"
+                    .to_owned(),
+            );
+        }
         if self.is_master() && peer.alive && peer.role == Some(Role::Master) {
             alarms.push(format!("{} is master too", peer.node));
         }
         // While it takes or gives the role, addresses come and go.
-        if self.is_master() && self.view.phase == Phase::Master {
-            let missing = self.report.addresses.iter().filter(|a| !a.held);
-            alarms.extend(missing.map(|a| {
-                format!(
-                    "the floating address {} is not on this master's {}",
-                    a.address, a.device
-                )
-            }));
-            if self.view.fenced {
-                alarms.push("the floating addresses of this master are fenced".to_owned());
-            }
+        let serves = self.is_master() && self.view.phase == Phase::Master;
+        if serves && self.view.fenced {
+            alarms.push(
+                "the floating addresses of this master are fenced: nobody is answered".to_owned(),
+            );
         }
-        if self.view.trouble.address_conflict {
-            alarms.push("another machine answers for a floating address of this master".to_owned());
+        for address in &self.report.addresses {
+            alarms.extend(self.of_address(address, serves));
         }
         alarms
+    }
+
+    fn of_address(&self, a: &AddressStatus, serves: bool) -> Option<String> {
+        let (address, device) = (&a.address, &a.device);
+        if let Some(conflict) = a.conflict.as_ref().filter(|_| self.is_master()) {
+            return Some(format!("the floating address {address}: {conflict}"));
+        }
+        if serves && !a.held {
+            let why = a.error.as_ref().map(|why| format!(": {why}"));
+            let why = why.unwrap_or_default();
+            return Some(format!(
+                "the floating address {address} is not on this master's {device}{why}"
+            ));
+        }
+        let rests = matches!(self.view.phase, Phase::Standby | Phase::Joining);
+        (rests && a.held).then(|| {
+            format!(
+                "the floating address {address} is on {device} of this node, which is not master"
+            )
+        })
     }
 
     fn data(&self) -> Vec<String> {

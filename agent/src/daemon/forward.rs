@@ -23,6 +23,29 @@ pub enum Forwarded {
     Accept(types::AcceptRequest),
 }
 
+impl Forwarded {
+    /// Whether it may be sent again when it is unknown what became of it. A move must not: the second one would move the
+    /// role back, or be refused for what the first one reached.
+    pub fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Flush(_) => true,
+            Self::Verify(request) => !request.repair,
+            Self::Failback | Self::Switchover | Self::Accept(_) => false,
+        }
+    }
+
+    /// The command's name on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Failback => "failback",
+            Self::Switchover => "switchover",
+            Self::Flush(_) => "flush",
+            Self::Verify(_) => "verify",
+            Self::Accept(_) => "tree accept",
+        }
+    }
+}
+
 impl Daemon {
     /// Carries out what the other node forwarded. The answer is JSON of the API's own type.
     pub async fn carry_out_forwarded(

@@ -50,21 +50,29 @@ impl Daemon {
         }
     }
 
-    /// Hands over if the standby is ready, else releases the addresses; each step is bounded by the machine.
+    /// Hands over if the standby is ready, else releases the addresses; each step is bounded by the machine. Asked again
+    /// during a hand-over, it releases the addresses without waiting for the standby.
     fn begin_stop(self: &Arc<Self>, cause: &'static str) {
         tracing::info!(cause, "stopping");
         systemd::stopping();
         // With the time between the steps, and a move that is given up for a plain stop.
-        let config = self.config();
-        let bound = config.config.hand_over_bound() + config.config.pair.move_timeout;
-        systemd::extend_timeout(bound + STOP_SLACK);
+        let config = &self.config().config;
+        let machine = setup::policy(config, self.own).stop_bound();
+        let bound = machine.max(config.hand_over_bound() + config.pair.move_timeout) + STOP_SLACK;
+        systemd::extend_timeout(bound);
         let daemon = self.clone();
         tokio::spawn(async move {
-            match daemon.ask_machine(Command::Stop).await {
-                Ok(done) => tracing::info!(done, "stopped"),
-                Err(error) => tracing::warn!(error = %error, "stopped"),
+            // The end comes from the machine, with its last effect. Only if it does not answer, the agent ends by itself.
+            match daemon.ask_machine_within(Command::Stop, bound).await {
+                Ok(done) => tracing::info!(cause, done, "stop"),
+                Err(error) if error.code == ErrorCode::Refused => {
+                    tracing::info!(cause, why = error.message, "stop");
+                }
+                Err(error) => {
+                    tracing::warn!(cause, error = %error, "stopped without the role machine");
+                    daemon.stop.cancel();
+                }
             }
-            daemon.stop.cancel();
         });
     }
 
@@ -88,12 +96,8 @@ impl Daemon {
         let program =
             execute::program().map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = End::Restart(None);
-        let stop = self.stop.clone();
-        tokio::spawn(async move {
-            // The answer goes out first.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            stop.cancel();
-        });
+        // The server writes the answer to this call before it ends.
+        self.stop.cancel();
         Ok(Done {
             message: format!("the agent executes {} again", program.display()),
         })

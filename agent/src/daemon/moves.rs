@@ -21,6 +21,15 @@ const READY_WAIT: Duration = Duration::from_secs(2);
 impl Daemon {
     /// Gives a command to the role machine and waits for its answer.
     pub async fn ask_machine(&self, command: Command) -> Result<String, ApiError> {
+        self.ask_machine_within(command, MOVE_BOUND).await
+    }
+
+    /// The same with another bound.
+    pub async fn ask_machine_within(
+        &self,
+        command: Command,
+        within: Duration,
+    ) -> Result<String, ApiError> {
         let Some((ticket, answer)) = self.tickets.issue() else {
             return Err(ApiError::new(
                 ErrorCode::Busy,
@@ -29,7 +38,7 @@ impl Daemon {
         };
         self.tell(tandem_failover::input::Input::Operator { ticket, command })
             .await?;
-        match tokio::time::timeout(MOVE_BOUND, answer).await {
+        match tokio::time::timeout(within, answer).await {
             Ok(Ok(Ok(done))) => Ok(done),
             Ok(Ok(Err(why))) => Err(ApiError::new(ErrorCode::Refused, why)),
             Ok(Err(_)) => Err(ApiError::new(ErrorCode::Stopping, "the agent is stopping")),

@@ -6,7 +6,7 @@ use super::facts::peer_lost;
 use super::forward::Forwarded;
 use crate::api::types::{ApiError, ErrorCode as ApiCode};
 use crate::link::message::{ErrorCode, Hello, OneWay, Request, Response};
-use crate::link::{BoxFuture, LinkEvent, PeerHandler, PeerRpc};
+use crate::link::{BoxFuture, CallError, LinkEvent, PeerHandler, PeerRpc};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 use tandem_sync::lineage::NodeHeads;
@@ -17,6 +17,9 @@ pub const LINK_EVENTS: usize = 64;
 
 /// A node that has just come back makes its connection within this time, or it is not there.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
+
+/// Pause before a command goes over the next connection.
+const FORWARD_AGAIN: Duration = Duration::from_millis(100);
 
 /// Longest encoded lineages that are decoded: 32 trees with full lineages are below 3 MB.
 const LINEAGES_BOUND: usize = 4 << 20;
@@ -224,22 +227,36 @@ impl Daemon {
         }
     }
 
-    /// Asks the other node to carry out a command of the local API.
+    /// Asks the other node to carry out a command of the local API, at most `within`. When the connection breaks meanwhile,
+    /// a command that may be repeated goes over the next one; of another one it is said that its end is unknown.
     pub async fn forward(
         &self,
         command: &Forwarded,
         within: Duration,
     ) -> Result<Vec<u8>, ApiError> {
-        let rpc = self.peer_rpc().await?;
+        let deadline = tokio::time::Instant::now() + within;
         let bytes = serde_json::to_vec(command)
             .map_err(|e| ApiError::new(ApiCode::Internal, e.to_string()))?;
-        match rpc.call(&Request::Forward(bytes), within).await {
-            Ok(Response::Forwarded(answer)) => Ok(answer),
-            Ok(other) => Err(ApiError::new(
-                ApiCode::Internal,
-                format!("unexpected answer of the other node: {other:?}"),
-            )),
-            Err(error) => Err(ApiError::new(ApiCode::Refused, error.to_string())),
+        loop {
+            let rpc = self.peer_rpc().await?;
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            match rpc.call(&Request::Forward(bytes.clone()), left).await {
+                Ok(Response::Forwarded(answer)) => return Ok(answer),
+                Ok(other) => {
+                    return Err(ApiError::new(
+                        ApiCode::Internal,
+                        format!("unexpected answer of the other node: {other:?}"),
+                    ));
+                }
+                Err(CallError::Disconnected) if command.is_repeatable() && !left.is_zero() => {
+                    tracing::info!(
+                        command = command.name(),
+                        "connection lost, the command is repeated"
+                    );
+                    tokio::time::sleep(FORWARD_AGAIN).await;
+                }
+                Err(error) => return Err(call_error(command, error)),
+            }
         }
     }
 
@@ -258,6 +275,33 @@ impl Daemon {
             ApiCode::PeerUnreachable,
             format!("no control connection to the other node: {why}"),
         ))
+    }
+}
+
+/// What became of a forwarded command, for whoever gave it.
+fn call_error(command: &Forwarded, error: CallError) -> ApiError {
+    let name = command.name();
+    let unknown = |code, error: &CallError| {
+        let text = format!(
+            "{error}; whether it carries `{name}` out is unknown: look at `tandem status` before you repeat it"
+        );
+        ApiError::new(code, text)
+    };
+    match error {
+        CallError::Disconnected => unknown(ApiCode::PeerUnreachable, &error),
+        CallError::TimedOut(_) => unknown(ApiCode::Timeout, &error),
+        CallError::Busy => ApiError::new(ApiCode::Busy, error.to_string()),
+        CallError::TooLong => ApiError::new(ApiCode::BadRequest, error.to_string()),
+        CallError::Refused { code, .. } => {
+            let code = match code {
+                ErrorCode::Refused => ApiCode::Refused,
+                ErrorCode::Busy => ApiCode::Busy,
+                ErrorCode::Unsupported | ErrorCode::TooLong | ErrorCode::Failed => {
+                    ApiCode::Internal
+                }
+            };
+            ApiError::new(code, error.to_string())
+        }
     }
 }
 

@@ -31,6 +31,10 @@ use tokio_util::sync::CancellationToken;
 /// How often the status line of systemd and the watchdog are looked after, when no watchdog asks for less.
 const PULSE: Duration = Duration::from_secs(5);
 
+/// How long answers of the API may take to be written when the agent ends. They are short and the reader is on this
+/// machine; the events of an operation that goes on are not waited for longer.
+const ANSWERS: Duration = Duration::from_millis(500);
+
 /// What the daemon starts with. Everything in it has been checked.
 #[derive(Debug)]
 pub struct AgentStart {
@@ -151,8 +155,10 @@ async fn end(
     driver: DriverHandle,
     socket: &Path,
     tasks: [tokio::task::JoinHandle<()>; 4],
-    api: tokio::task::JoinHandle<io::Result<()>>,
+    mut api: tokio::task::JoinHandle<io::Result<()>>,
 ) -> Result<End, StartError> {
+    // First what was answered, the answer to `restart` itself among it.
+    let _ = tokio::time::timeout(ANSWERS, &mut api).await;
     for task in tasks {
         task.abort();
     }
@@ -200,6 +206,7 @@ fn compose(
             inputs: driver.inputs.clone(),
             views: driver.view.clone(),
             boards: driver.monitors.clone(),
+            addresses: driver.addresses.clone(),
             reconfigure: driver.reconfigure_sender(),
             roles: Roles::new(Services::new(config.services.clone(), config.hooks.clone())),
             notifier: Notifier::start(&config.pair.name, &config.nodes[own].name, config.mail),

@@ -4,6 +4,7 @@ use super::alarms::alarms;
 use crate::api::types as api;
 use crate::config::types::{Config, CountsFor};
 use std::time::Duration;
+use tandem_failover::address::AddressState;
 use tandem_failover::health::Health;
 use tandem_failover::role::Role;
 use tandem_failover::time::Instant;
@@ -85,8 +86,8 @@ pub struct Parts<'a> {
     pub monitors: Vec<MonitorState>,
     /// One per configured service, in that order.
     pub services: Vec<ServiceState>,
-    /// Which floating addresses the kernel has on this node, in configured order.
-    pub held: Vec<bool>,
+    /// The floating addresses on this node.
+    pub addresses: Vec<AddressState>,
     /// The configuration's file and digests.
     pub file: api::ConfigStatus,
     /// The last decision.
@@ -367,13 +368,22 @@ fn addresses(parts: &Parts<'_>) -> Vec<api::AddressStatus> {
         .config
         .floating_ips
         .iter()
-        .zip(&parts.held)
-        .map(|(ip, held)| api::AddressStatus {
-            address: format!("{}/{}", ip.address, ip.prefix),
-            device: ip.device.clone(),
-            label: ip.label.clone(),
-            held: *held,
-            conflict: None,
+        .map(|ip| {
+            let of_this = |s: &&AddressState| {
+                s.floating.address == ip.address && s.floating.device == ip.device
+            };
+            // Not known for a moment after a reload.
+            let state = parts.addresses.iter().find(of_this);
+            api::AddressStatus {
+                address: format!("{}/{}", ip.address, ip.prefix),
+                device: ip.device.clone(),
+                label: ip.label.clone(),
+                held: state.is_some_and(|s| s.held),
+                error: state.and_then(|s| s.error.clone()),
+                conflict: state
+                    .and_then(|s| s.conflict)
+                    .map(|mac| format!("{mac} answers for it too")),
+            }
         })
         .collect()
 }

@@ -6,7 +6,7 @@ mod fencing;
 mod watch_kernel;
 
 use super::Setup;
-use crate::address::{self, FloatingAddress};
+use crate::address::{self, FloatingAddress, Ledger};
 use crate::announce::{self, Listener};
 use crate::effect::Ticket;
 use crate::fence::Fence;
@@ -26,9 +26,6 @@ const ORDERS: usize = 64;
 
 /// Distance of two reports about the same foreign claim of a floating address, and of two tries to listen for one.
 const CLAIM_PAUSE: Duration = Duration::from_secs(1);
-
-/// Floating addresses that the kernel refused are tried again after this time.
-const MISSING_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the loop wants of this thread.
 #[derive(Debug)]
@@ -60,16 +57,18 @@ pub(super) struct Net {
 /// Starts the thread.
 pub(super) fn spawn(
     setup: &Setup,
+    ledger: Ledger,
     interfaces: InterfaceTable,
     vantage: watch::Sender<Vantage>,
     results: mpsc::Sender<Input>,
 ) -> io::Result<Net> {
-    spawn_with(Fence::raise, setup, interfaces, vantage, results)
+    spawn_with(Fence::raise, setup, ledger, interfaces, vantage, results)
 }
 
 fn spawn_with(
     raise: fencing::Raise,
     setup: &Setup,
+    ledger: Ledger,
     interfaces: InterfaceTable,
     vantage: watch::Sender<Vantage>,
     results: mpsc::Sender<Input>,
@@ -96,8 +95,9 @@ fn spawn_with(
                     netlink,
                     addresses,
                     lifetime,
+                    ledger,
+                    missing: None,
                     holding: false,
-                    missing: Vec::new(),
                     fence: fencing::State::Down,
                     raise,
                     burst: None,
@@ -121,10 +121,11 @@ struct Worker {
     netlink: Netlink,
     addresses: Vec<FloatingAddress>,
     lifetime: Duration,
+    ledger: Ledger,
+    /// What was last told of addresses that cannot be held.
+    missing: Option<String>,
     /// The loop wants the addresses here.
     holding: bool,
-    /// Those that the kernel refused, while the others are here.
-    missing: Vec<FloatingAddress>,
     fence: fencing::State,
     raise: fencing::Raise,
     /// The announcement burst that is under way; a new one supersedes it.
@@ -140,8 +141,6 @@ struct Worker {
 impl Worker {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         let mut events = watch_kernel::Source::new();
-        let mut again = tokio::time::interval(MISSING_AGAIN);
-        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.list_devices().await;
         loop {
             tokio::select! {
@@ -150,22 +149,7 @@ impl Worker {
                     None => return,
                 },
                 event = events.next() => self.take(event).await,
-                _ = again.tick(), if self.lacks_some() => self.hold_missing().await,
             }
-        }
-    }
-
-    fn lacks_some(&self) -> bool {
-        self.holding && !self.missing.is_empty() && !self.fence.is_removal()
-    }
-
-    /// Tries again what could not be added beside the others.
-    async fn hold_missing(&mut self) {
-        let before = self.missing.len();
-        let refused = address::hold(&self.netlink, &self.missing, self.lifetime).await;
-        self.missing = refused.err().map_or(Vec::new(), |e| e.refused());
-        if self.missing.len() < before {
-            self.announce(1, Duration::ZERO);
         }
     }
 
@@ -182,9 +166,8 @@ impl Worker {
             // What was removed, for good or as a fence, must not come back by a refresh.
             Order::Refresh if !self.holding || self.fence.is_removal() => {}
             Order::Refresh => {
-                if let Err(error) = self.hold().await {
-                    tracing::warn!(%error, "floating addresses not refreshed");
-                }
+                // What fails is told as trouble, when it changes.
+                let _ = self.hold().await;
             }
             Order::Announce { times, every } => self.announce(times, every),
             Order::Fence(ticket) => {
@@ -202,41 +185,45 @@ impl Worker {
         }
     }
 
+    /// Adds and renews. An error only if none could be: with some of them this node serves.
     async fn hold(&mut self) -> Result<(), String> {
         self.holding = true;
         if self.fence.is_removal() {
             self.fence = fencing::State::Down;
         }
         let result = address::hold(&self.netlink, &self.addresses, self.lifetime).await;
+        let failures = result.err().map(|e| e.failures).unwrap_or_default();
+        self.ledger.update(|state| {
+            let failure = failures.iter().find(|(a, _)| *a == state.floating);
+            state.held = failure.is_none();
+            state.error = failure.map(|(_, why)| why.to_string());
+        });
         self.vantage
             .send_if_modified(|v| std::mem::replace(v, Vantage::Holder) != Vantage::Holder);
         self.listen();
-        let Err(error) = result else {
-            self.missing.clear();
-            return Ok(());
-        };
-        let text = error.to_string();
-        let known = std::mem::replace(&mut self.missing, error.refused());
-        if self.missing.len() == self.addresses.len() {
-            return Err(text);
+        let missing = self.ledger.errors();
+        if missing != self.missing {
+            self.missing.clone_from(&missing);
+            self.report(Input::AddressTrouble(missing.clone())).await;
         }
-        // One that cannot be had keeps no other: the service lives on those that can.
-        if known != self.missing {
-            tracing::warn!(
-                error = text,
-                "floating addresses missing, tried again every second"
-            );
+        match missing {
+            Some(why) if failures.len() == self.addresses.len() => Err(why),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     async fn release(&mut self) -> Result<(), String> {
         self.holding = false;
-        self.missing.clear();
+        self.missing = None;
         self.burst = None;
         self.listeners.abort_all();
         self.listeners = JoinSet::new();
         let result = address::release(&self.netlink, &self.addresses).await;
+        let failures = result.as_ref().err().map_or(&[][..], |e| &e.failures);
+        self.ledger.update(|state| {
+            state.held = failures.iter().any(|(a, _)| *a == state.floating);
+            (state.error, state.conflict) = (None, None);
+        });
         self.vantage
             .send_if_modified(|v| std::mem::replace(v, Vantage::Watcher) != Vantage::Watcher);
         result.map_err(|e| e.to_string())
@@ -250,20 +237,20 @@ impl Worker {
             .into_iter()
             .filter(|a| !self.addresses.contains(a))
             .collect();
+        self.ledger.configure(&self.addresses);
         if let Err(error) = address::release(&self.netlink, &gone).await {
             tracing::warn!(%error, "an address that is no longer configured stays until its lifetime ends");
         }
         if self.holding && !self.fence.is_removal() {
             self.listeners = JoinSet::new();
-            if let Err(error) = self.hold().await {
-                tracing::warn!(%error, "new floating addresses not added");
-            }
+            let _ = self.hold().await;
         }
     }
 
     fn announce(&mut self, times: u8, every: Duration) {
         let mut devices: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
-        for floating in self.addresses.iter().filter(|a| !self.missing.contains(a)) {
+        let held = self.ledger.held();
+        for floating in &held {
             devices
                 .entry(&floating.device)
                 .or_default()
@@ -289,9 +276,12 @@ impl Worker {
             return;
         }
         for floating in &self.addresses {
-            let (floating, interfaces) = (floating.clone(), self.interfaces.clone());
-            self.listeners
-                .spawn(report_claims(floating, interfaces, self.results.clone()));
+            self.listeners.spawn(report_claims(
+                floating.clone(),
+                self.ledger.clone(),
+                self.interfaces.clone(),
+                self.results.clone(),
+            ));
         }
     }
 
@@ -316,17 +306,28 @@ impl Worker {
         });
     }
 
-    /// After something was removed or events were lost: is everything still here that should be?
-    async fn check_held(&self) {
-        if !self.holding || self.fence.is_removal() {
-            return;
-        }
-        match address::held(&self.netlink, &self.addresses).await {
-            Ok(held) if held.len() + self.missing.len() < self.addresses.len() => {
-                self.report(Input::AddressRemoved).await;
+    /// What the kernel has now, after it told that something changed or that events were lost. An address that went from a
+    /// holder, or came to somebody else, is told to the loop.
+    async fn look(&self) {
+        let held = match address::held(&self.netlink, &self.addresses).await {
+            Ok(held) => held,
+            Err(error) => {
+                tracing::warn!(%error, "addresses not listed");
+                return;
             }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "addresses not listed"),
+        };
+        let (mut came, mut went) = (false, false);
+        self.ledger.update(|state| {
+            let is = held.contains(&state.floating);
+            came |= is && !state.held;
+            went |= !is && state.held;
+            state.held = is;
+        });
+        if went && self.holding && !self.fence.is_removal() {
+            self.report(Input::AddressRemoved).await;
+        }
+        if came && !self.holding {
+            self.report(Input::AddressAppeared).await;
         }
     }
 
@@ -339,6 +340,7 @@ impl Worker {
 /// Reports foreign claims of one address, at most one each [`CLAIM_PAUSE`].
 async fn report_claims(
     floating: FloatingAddress,
+    ledger: Ledger,
     interfaces: InterfaceTable,
     results: mpsc::Sender<Input>,
 ) {
@@ -348,6 +350,7 @@ async fn report_claims(
             && let Ok(mac) = listener.next().await
         {
             tracing::warn!(address = %floating.address, %mac, "another machine claims a floating address");
+            ledger.set_conflict(floating.address, Some(mac));
             if results.send(Input::AddressConflict).await.is_err() {
                 return;
             }

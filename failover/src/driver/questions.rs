@@ -1,17 +1,18 @@
 //! The thread that asks other machines: confirmation rounds, conflicts, monitors, and the fence device.
 
 use super::{PeerFence, Setup};
-use crate::address::FloatingAddress;
+use crate::address::{FloatingAddress, Ledger};
 use crate::announce::who_has;
 use crate::effect::Ticket;
 use crate::heartbeat_io::LinkConfig;
-use crate::iface::InterfaceTable;
+use crate::iface::{InterfaceTable, Mac};
 use crate::input::{Input, ProbeAnswers};
 use crate::probe::command::{self, CommandCheck};
 use crate::probe::monitor::{self, Board, MonitorConfig, Surroundings, Vantage};
 use crate::probe::{Outlet, arp, icmp, tcp};
 use futures_util::future::join_all;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -41,6 +42,7 @@ pub(super) struct Questions {
 /// Starts the thread.
 pub(super) fn spawn(
     setup: &Setup,
+    ledger: Ledger,
     interfaces: InterfaceTable,
     vantage: watch::Receiver<Vantage>,
     results: mpsc::Sender<Input>,
@@ -61,6 +63,7 @@ pub(super) fn spawn(
                 let mut worker = Worker {
                     targets: Targets::new(&setup, interfaces.clone()),
                     interfaces,
+                    ledger,
                     vantage,
                     board: board_out,
                     results,
@@ -117,6 +120,7 @@ impl Targets {
 struct Worker {
     targets: Targets,
     interfaces: InterfaceTable,
+    ledger: Ledger,
     vantage: watch::Receiver<Vantage>,
     board: watch::Sender<Board>,
     results: mpsc::Sender<Input>,
@@ -146,6 +150,10 @@ impl Worker {
         ))));
     }
 
+    fn is_holder(&self) -> bool {
+        *self.vantage.borrow() == Vantage::Holder
+    }
+
     fn carry_out(&mut self, order: Order) {
         let (targets, results) = (self.targets.clone(), self.results.clone());
         match order {
@@ -167,8 +175,14 @@ impl Worker {
                 });
             }
             Order::Conflict { ticket, within } => {
+                let (ledger, holder) = (self.ledger.clone(), self.is_holder());
                 self.tasks.spawn(async move {
-                    let answered = ask_conflict(&targets, within).await;
+                    let claims = ask_conflict(&targets, within).await;
+                    let answered = claims.iter().any(|(_, mac)| mac.is_some());
+                    // For a node that holds nothing, the answer is only that of whoever does.
+                    for (address, mac) in claims.into_iter().filter(|_| holder) {
+                        ledger.set_conflict(address, mac);
+                    }
                     let _ = results.send(Input::ConflictDone { ticket, answered }).await;
                 });
             }
@@ -215,25 +229,24 @@ async fn ask_peer(targets: &Targets, within: Duration) -> ProbeAnswers {
     }
 }
 
-/// Whether another machine answers for a floating address. A device that cannot ask hears no answer.
-async fn ask_conflict(targets: &Targets, within: Duration) -> bool {
-    let answers = join_all(targets.addresses.iter().map(|floating| async move {
-        let interface = targets.surroundings.interfaces.get(&floating.device)?;
-        match who_has(&interface, floating.address, within).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                tracing::warn!(address = %floating.address, %error, "cannot ask who has it");
-                None
+/// Which other machine answers for each floating address. A device that cannot ask hears no answer.
+async fn ask_conflict(targets: &Targets, within: Duration) -> Vec<(IpAddr, Option<Mac>)> {
+    join_all(targets.addresses.iter().map(|floating| async move {
+        let address = floating.address;
+        let Some(interface) = targets.surroundings.interfaces.get(&floating.device) else {
+            return (address, None);
+        };
+        let answer = who_has(&interface, address, within).await;
+        match &answer {
+            Ok(Some(mac)) => {
+                tracing::warn!(%address, %mac, "another machine answers for a floating address");
             }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%address, %error, "cannot ask who has it"),
         }
+        (address, answer.ok().flatten())
     }))
-    .await;
-    for (floating, mac) in targets.addresses.iter().zip(&answers) {
-        if let Some(mac) = mac {
-            tracing::warn!(address = %floating.address, %mac, "another machine answers for a floating address");
-        }
-    }
-    answers.iter().any(Option::is_some)
+    .await
 }
 
 async fn fence_peer(fence: Option<PeerFence>) -> Result<(), String> {

@@ -190,12 +190,20 @@ impl Machine {
     }
 
     /// Before the last point of return: everything as it was.
-    fn give_up(&mut self, why: &str) {
+    pub(super) fn give_up(&mut self, why: &str) {
         let State::Ceding(ceding) = &self.state else {
             return;
         };
         let (cause, mut master) = (ceding.cause, ceding.master.clone());
         self.thaw();
+        let text = format!("the move is given up: {why}");
+        if cause == MoveCause::Stop {
+            // Nobody is answered again in between: behind the fence the addresses go.
+            self.record(Phase::Ceding, text.clone());
+            self.notify(NoticeKind::MoveFailed, text);
+            self.stop_now();
+            return;
+        }
         if self.fenced {
             self.unfence();
         }
@@ -203,7 +211,6 @@ impl Machine {
             master.epoch = Some(Epoch::Again);
         }
         master.settled = self.now + self.policy.settle;
-        let text = format!("the move is given up: {why}");
         self.enter(State::Master(master), text.clone());
         self.refresh_due();
         self.timers
@@ -211,9 +218,6 @@ impl Machine {
         self.announce(1);
         self.notify(NoticeKind::MoveFailed, text.clone());
         self.answer_asker(Err(text));
-        if cause == MoveCause::Stop {
-            self.stop_now();
-        }
     }
 
     fn thaw(&mut self) {
@@ -246,17 +250,7 @@ impl Machine {
     }
 
     pub(super) fn ceding_away(&mut self) {
-        let before_record = matches!(
-            &self.state,
-            State::Ceding(Ceding {
-                step: CedeStep::Freeze(_)
-                    | CedeStep::Drain(_)
-                    | CedeStep::Fence(_)
-                    | CedeStep::Flush(_),
-                ..
-            })
-        );
-        if before_record {
+        if matches!(&self.state, State::Ceding(c) if c.step.has_way_back()) {
             self.give_up("this node was away");
             if matches!(self.state, State::Master(_)) {
                 self.recheck();
@@ -296,6 +290,9 @@ impl Machine {
             format!("the role is given to the peer with term {}", ceded.term),
         );
         self.step_within(NOT_TAKEN);
+        if self.stop_wanted {
+            self.stop_soon();
+        }
     }
 
     pub(super) fn ceded_late(&mut self) {

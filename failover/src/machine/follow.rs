@@ -60,6 +60,7 @@ impl Machine {
 
     pub(super) fn remove_addresses(&mut self) -> Ticket {
         self.holding = false;
+        self.missing = None;
         let ticket = self.ticket();
         self.emit(Effect::RemoveAddresses { ticket });
         ticket
@@ -93,6 +94,15 @@ impl Machine {
     }
 
     pub(super) fn release_addresses_done(&mut self, result: Result<(), String>) {
+        if result.is_ok()
+            && let Some(contact) = self.contact.take()
+        {
+            let overlap = self.now.saturating_duration_since(contact);
+            let why = format!(
+                "two masters: the addresses of this one went {overlap:?} after the first contact"
+            );
+            self.record(self.phase(), why);
+        }
         match result {
             Ok(()) if self.fenced => {
                 let ticket = self.unfence();
@@ -137,7 +147,7 @@ impl Machine {
             Release::Unfence(_) | Release::Services(_) | Release::ServicesAgain => {
                 self.release_services();
             }
-            Release::Done => {}
+            Release::Done => self.stray_retry(),
         }
     }
 

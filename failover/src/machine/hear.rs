@@ -178,6 +178,7 @@ impl Machine {
                 let mine = self.durable.term_used;
                 let yields = body.term > mine || (body.term == mine && !self.policy.preferred);
                 if yields {
+                    self.contact.get_or_insert(self.now);
                     let text = format!(
                         "the peer is master with term {}, this node with term {mine}: it steps down",
                         body.term

@@ -1,7 +1,7 @@
 //! Serving: addresses kept, rivals answered, the solo mark, and when to hand over.
 
 use super::Machine;
-use super::state::{Cause, Contest, Epoch, Master, MoveCause, Recheck, State, Taking};
+use super::state::{Cause, Contest, Epoch, Master, MoveCause, Recheck, State};
 use crate::effect::{DataCommand, Effect, NoticeKind, Ticket};
 use crate::health::Health;
 use crate::input::{DataReport, Relation};
@@ -26,8 +26,11 @@ impl Machine {
     }
 
     /// The takeover is over; the services are starting.
-    pub(super) fn master_entered(&mut self, taking: Taking) {
+    pub(super) fn master_entered(&mut self, cause: Cause) {
         self.refresh_due();
+        if self.missing.is_some() {
+            self.tell_missing();
+        }
         if let Some(Master {
             epoch: Some(Epoch::Again),
             ..
@@ -38,39 +41,8 @@ impl Machine {
         // R4 counts from the last time that the peer could have become able to take over: now at the earliest.
         self.timers
             .set(Timer::Solo, self.now + self.policy.solo_after());
-        if taking.cause.one_sided() {
+        if cause.one_sided() {
             self.contest();
-        }
-        if taking.away {
-            self.recheck();
-        }
-    }
-
-    pub(super) fn refresh_due(&mut self) {
-        if !matches!(self.state, State::Master(_) | State::Ceding(_)) {
-            return;
-        }
-        if !matches!(
-            &self.state,
-            State::Master(Master {
-                recheck: Some(_),
-                ..
-            })
-        ) {
-            self.emit(Effect::RefreshAddresses);
-        }
-        self.timers
-            .set(Timer::Refresh, self.now + self.policy.address_lifetime / 3);
-    }
-
-    pub(super) fn address_removed(&mut self) {
-        if self.holding && matches!(self.state, State::Master(Master { recheck: None, .. })) {
-            self.record(
-                self.phase(),
-                "somebody removed a floating address: it is put back".into(),
-            );
-            self.emit(Effect::RefreshAddresses);
-            self.announce(1);
         }
     }
 
@@ -228,7 +200,13 @@ impl Machine {
                     self.call_off("this node was away: it asks again before it acts");
                 }
             }
-            State::Taking(taking) => taking.away = true,
+            State::Taking(taking) => {
+                taking.away = true;
+                // Nothing is answered or announced before the question that follows when the takeover is done.
+                if !self.fenced {
+                    self.fence();
+                }
+            }
             State::Master(_) => self.recheck(),
             State::Ceding(_) => self.ceding_away(),
             _ => return,
@@ -282,7 +260,7 @@ impl Machine {
         }
         self.timers.stop(Timer::Recheck);
         self.unfence();
-        self.emit(Effect::RefreshAddresses);
+        self.keep_addresses();
         self.announce(self.policy.announce_times);
         self.contest();
         self.record(

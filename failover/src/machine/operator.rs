@@ -154,16 +154,13 @@ impl Machine {
 
     fn stop(&mut self, ticket: Ticket) {
         if self.stop_wanted {
-            self.answer(Some(ticket), Err("the agent is stopping already".into()));
+            self.stop_again(ticket);
             return;
         }
         self.stop_wanted = true;
         self.stopper = Some(ticket);
-        let steps = self.policy.step_timeout.saturating_mul(4);
-        self.timers.set(
-            Timer::Stop,
-            self.now + self.policy.move_timeout.saturating_mul(2) + steps,
-        );
+        self.timers
+            .set(Timer::Stop, self.now + self.policy.stop_bound());
         match &self.state {
             // A move that is under way ends first; its end is the stop.
             State::Ceding(_) => {
@@ -182,13 +179,36 @@ impl Machine {
                     }
                 }
             }
-            State::Ceded(_) => {
-                self.timers.set(
-                    Timer::Stop,
-                    self.now + self.policy.move_timeout.max(Duration::from_secs(1)),
-                );
-            }
+            State::Ceded(_) => self.stop_soon(),
             _ => self.stop_now(),
         }
+    }
+
+    /// The role was given away. The peer's announcement is worth a wait, and no longer one than the move itself was.
+    pub(super) fn stop_soon(&mut self) {
+        self.timers.set(
+            Timer::Stop,
+            self.now + self.policy.move_timeout.max(Duration::from_secs(1)),
+        );
+    }
+
+    /// Whoever asks twice does not want to wait for a hand-over. The addresses go all the same, and a role that was
+    /// given away durably stays given away.
+    fn stop_again(&mut self, ticket: Ticket) {
+        let text = match &self.state {
+            State::Ceding(ceding) if ceding.step.has_way_back() => {
+                self.give_up("the agent was asked again to stop");
+                "the hand-over is given up, the addresses are released"
+            }
+            State::Ceded(_) => {
+                self.stop_now();
+                "the role is given away; that the other node takes it is not waited for"
+            }
+            _ => {
+                self.answer(Some(ticket), Err("the agent is stopping already".into()));
+                return;
+            }
+        };
+        self.answer(Some(ticket), Ok(text.into()));
     }
 }

@@ -45,6 +45,7 @@ impl Machine {
     pub(super) fn fence(&mut self) -> Ticket {
         let ticket = self.ticket();
         self.fenced = true;
+        self.unfencing = None;
         self.emit(Effect::Fence { ticket });
         ticket
     }
@@ -52,6 +53,7 @@ impl Machine {
     pub(super) fn unfence(&mut self) -> Ticket {
         let ticket = self.ticket();
         self.fenced = false;
+        self.unfencing = Some(ticket);
         self.emit(Effect::Unfence { ticket });
         ticket
     }

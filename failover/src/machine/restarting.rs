@@ -1,11 +1,13 @@
 //! `tandem restart`: an agent that executes itself again as master goes on as master, with its term and its
 //! addresses, whether or not its peer is there. Nothing is decided anew: the role is carried over the exec.
 
-use super::state::{Cause, State, TakeStep, Taking};
+use super::state::{Cause, Epoch, Master, State};
 use super::{Boot, Machine};
+use crate::effect::DataCommand;
 use crate::policy::Policy;
 use crate::slots::Durable;
-use crate::time::Instant;
+use crate::time::{Instant, spoken};
+use std::time::Duration;
 
 /// What a master leaves to the agent that is executed in its place. It counts in the same boot only: its time is
 /// `CLOCK_BOOTTIME`.
@@ -20,7 +22,9 @@ pub struct Handover {
 impl Machine {
     /// A machine that goes on where `handover` ends, else a new one ([`Machine::new`]).
     ///
-    /// It goes on only while the peer cannot have taken over: it would have to miss heartbeats for the dead time first.
+    /// It goes on as long as the kernel keeps the addresses of the process before ([`Policy::address_lifetime`]). When that
+    /// took longer than the dead time, the peer may have taken over meanwhile: then it goes on as a master that was paused,
+    /// fenced until it knows better.
     pub fn restarted(
         policy: Policy,
         durable: Durable,
@@ -30,50 +34,66 @@ impl Machine {
     ) -> Self {
         let mut machine = Self::new(policy, durable, boot, now);
         if let Some(handover) = handover.filter(|h| machine.may_go_on(*h)) {
-            machine.go_on(handover.term);
+            machine.go_on(handover.term, machine.silent_since(handover));
         }
         machine
     }
 
-    fn may_go_on(&self, handover: Handover) -> bool {
-        // The last heartbeat was sent at most one interval before.
-        let silent = self
-            .now
+    /// For how long this node has said nothing. The last heartbeat was sent at most one interval before the end.
+    fn silent_since(&self, handover: Handover) -> Duration {
+        self.now
             .saturating_duration_since(handover.at)
-            .saturating_add(self.policy.heartbeat);
+            .saturating_add(self.policy.heartbeat)
+    }
+
+    fn may_go_on(&self, handover: Handover) -> bool {
         handover.at <= self.now
-            && silent < self.policy.dead_after
+            && self.silent_since(handover) < self.policy.address_lifetime
             && self.durable.was_master
             && self.durable.ceded.is_none()
             && self.durable.term_used == handover.term
             && self.durable.term_seen <= handover.term
     }
 
-    /// As a takeover from the addresses on, but the services run already. Addresses that are there stay as they are.
-    fn go_on(&mut self, term: u64) {
+    /// Addresses that are there stay as they are, and the services run already. What is missing is the epoch.
+    fn go_on(&mut self, term: u64, silent: Duration) {
         let cause = Cause::Restarted;
-        let step = TakeStep::AddressesAgain;
         self.services_up = true;
+        self.holding = true;
+        let epoch = self.data(DataCommand::BeginSource { term });
         self.enter(
-            State::Taking(Taking {
-                term,
+            State::Master(Master {
                 cause,
-                step,
-                followed: false,
-                away: false,
+                starting: None,
+                epoch: Some(Epoch::Asked(epoch)),
+                contest: None,
+                recheck: None,
+                settled: self.now,
+                refused: None,
             }),
             cause.to_string(),
         );
-        // A fence may stand that a move raised before.
-        self.unfence();
-        self.taking_retry();
+        if silent >= self.policy.dead_after {
+            // Not the fence that a process before may have left.
+            self.fenced = false;
+            self.recheck();
+            let why = format!("nothing was said to the peer for {}", spoken(silent));
+            self.record(self.phase(), why);
+            self.master_entered(cause);
+        } else {
+            self.master_entered(cause);
+            // A fence may stand that a move raised before.
+            self.unfence();
+            self.keep_addresses();
+            self.announce(self.policy.announce_times);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::effect::{DataCommand, Effect};
+    use crate::effect::{DataCommand, Effect, Ticket};
     use crate::heartbeat::{Incarnation, KeyId, MachineId, PairId};
     use crate::input::{DataReport, Input};
     use crate::role::{Phase, Role};
@@ -104,24 +124,31 @@ mod tests {
         }
     }
 
+    const LATE: Duration = Duration::from_secs(3);
+
+    fn ticket_of(effects: &[Effect], wanted: impl Fn(&Effect) -> Option<Ticket>) -> Ticket {
+        effects.iter().find_map(wanted).expect("it is asked for")
+    }
+
+    fn is_unfenced(effects: &[Effect]) -> bool {
+        let shows = |e: &Effect| {
+            matches!(
+                e,
+                Effect::AddAddresses { .. } | Effect::RefreshAddresses | Effect::Announce { .. }
+            )
+        };
+        effects.iter().any(shows)
+    }
+
     #[test]
     fn it_serves_in_its_term_and_starts_no_service() {
         let later = Duration::from_millis(50);
         let mut machine = restarted(master(), later);
         assert_eq!(machine.role(), Role::Master);
         let now = START + later;
-        let effects = machine.handle(now, Input::Tick);
-        let ticket = effects.iter().find_map(|e| match e {
-            Effect::AddAddresses { ticket } => Some(*ticket),
-            _ => None,
-        });
-        let ticket = ticket.expect("addresses are kept");
-        let done = Input::AddressesDone {
-            ticket,
-            result: Ok(()),
-        };
-        let mut effects = machine.handle(now, done);
-        let ticket = effects.iter().find_map(|e| match e {
+        let mut effects = machine.handle(now, Input::Tick);
+        assert!(is_unfenced(&effects), "addresses are kept");
+        let ticket = ticket_of(&effects, |e| match e {
             Effect::Data {
                 ticket,
                 command: DataCommand::BeginSource { term: 7 },
@@ -132,19 +159,56 @@ mod tests {
             heads_digest: 1,
             seq: 1,
         });
-        let ticket = ticket.expect("it is the source");
         effects.extend(machine.handle(now, Input::DataDone { ticket, result }));
         assert_eq!((machine.phase(), machine.term()), (Phase::Master, 7));
-        let services = |e: &Effect| matches!(e, Effect::Services { .. });
+        let services = |e: &Effect| matches!(e, Effect::Services { .. } | Effect::Fence { .. });
         assert!(!effects.iter().any(services), "{effects:?}");
     }
 
+    /// An execution that took longer than the dead time, as on a machine that is very busy, loses nothing.
     #[test]
-    fn late_or_contradicted_it_joins() {
+    fn late_it_asks_first_whether_the_peer_took_over() {
+        for taken in [false, true] {
+            let mut machine = restarted(master(), LATE);
+            let now = START + LATE;
+            let effects = machine.handle(now, Input::Tick);
+            assert_eq!(machine.role(), Role::Master);
+            let fence = |e: &Effect| matches!(e, Effect::Fence { .. });
+            assert!(
+                effects.iter().any(fence) && !is_unfenced(&effects),
+                "{effects:?}"
+            );
+            let ticket = ticket_of(&effects, |e| match e {
+                Effect::ProbeConflict { ticket, .. } => Some(*ticket),
+                _ => None,
+            });
+            let answered = Input::ConflictDone {
+                ticket,
+                answered: taken,
+            };
+            let mut effects = machine.handle(now, answered);
+            while machine.next_deadline() < now + Duration::from_secs(1) {
+                effects.extend(machine.handle(machine.next_deadline(), Input::Tick));
+            }
+            let removed = |e: &Effect| matches!(e, Effect::RemoveAddresses { .. });
+            assert_eq!(is_unfenced(&effects), !taken, "{effects:?}");
+            assert_eq!(effects.iter().any(removed), taken, "{effects:?}");
+            let phase = if taken {
+                Phase::Releasing
+            } else {
+                Phase::Master
+            };
+            assert_eq!(machine.phase(), phase);
+        }
+    }
+
+    #[test]
+    fn too_late_or_contradicted_it_joins() {
         let soon = Duration::from_millis(50);
         assert_eq!(
-            restarted(master(), Duration::from_secs(60)).phase(),
-            Phase::Joining
+            restarted(master(), Duration::from_secs(20)).phase(),
+            Phase::Joining,
+            "the kernel has removed the addresses meanwhile"
         );
         let heard = Durable {
             term_seen: 8,

@@ -51,7 +51,7 @@ impl Machine {
             identity: self.durable.identity,
             own_key_elsewhere: self.own_key_elsewhere,
             probes: self.known.probes,
-            address_conflict: master.is_some_and(|m| m.contest.is_some_and(|c| c.told)),
+            write_failed: self.write_failed,
             refused: match (&self.refused, master) {
                 (Some((_, text)), _) => Some(text.clone()),
                 (None, Some(master)) => master.refused.clone(),

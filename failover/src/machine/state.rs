@@ -207,6 +207,16 @@ pub(super) enum CedeStep {
     Unrecord,
 }
 
+impl CedeStep {
+    /// The record that gives the role away is not being written yet: everything can be as it was.
+    pub(super) fn has_way_back(self) -> bool {
+        match self {
+            Self::Freeze(_) | Self::Drain(_) | Self::Fence(_) | Self::Flush(_) => true,
+            Self::Record(_) | Self::Unrecord => false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ceding {
     pub cause: MoveCause,

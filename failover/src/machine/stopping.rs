@@ -33,6 +33,10 @@ impl Machine {
         let State::Stopping(step) = self.state else {
             return;
         };
+        if matches!(step, Stopping::Addresses(_)) && self.fenced {
+            // After the addresses, so that nothing is answered in between.
+            self.unfence();
+        }
         let next = match step {
             Stopping::Revoke(_) => Stopping::Addresses(self.remove_addresses()),
             Stopping::Addresses(_) if self.services_up => {
@@ -73,6 +77,10 @@ impl Machine {
     pub(super) fn addresses_done(&mut self, ticket: Ticket, result: Result<(), String>) {
         use super::state::{Release, TakeStep};
         self.leftovers_done(ticket, &result);
+        if self.stray == Some(ticket) {
+            self.stray_done(result);
+            return;
+        }
         match &self.state {
             State::Follow(follow) if follow.release == Release::Addresses(ticket) => {
                 self.release_addresses_done(result);
@@ -89,13 +97,15 @@ impl Machine {
 
     pub(super) fn fence_done(&mut self, ticket: Ticket, result: Result<(), String>) {
         use super::state::Release;
-        match &self.state {
-            State::Follow(follow) if follow.release == Release::Unfence(ticket) => {
-                if let Err(error) = result {
-                    self.trouble("the fence cannot be taken away", &error);
-                }
+        if self.unfencing == Some(ticket) {
+            self.unfence_done(result);
+            // Without addresses a fence harms nobody: what is left of a master's things goes all the same.
+            if matches!(&self.state, State::Follow(f) if f.release == Release::Unfence(ticket)) {
                 self.release_services();
             }
+            return;
+        }
+        match &self.state {
             State::Ceding(_) => self.ceding_fence_done(ticket, result),
             _ => {
                 if let Err(error) = result {

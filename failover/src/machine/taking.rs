@@ -207,9 +207,7 @@ impl Machine {
     }
 
     fn become_master(&mut self, taking: Taking, epoch: Option<Epoch>) {
-        // After a restart of the agent they run already.
-        let starting =
-            (taking.cause != Cause::Restarted).then(|| self.services(ServiceCommand::Start));
+        let starting = Some(self.services(ServiceCommand::Start));
         self.services_up = true;
         self.frozen = false;
         let settle = if matches!(taking.cause, Cause::Moved) {
@@ -230,6 +228,9 @@ impl Machine {
             State::Master(master),
             format!("it serves: {}", taking.cause),
         );
-        self.master_entered(taking);
+        self.master_entered(taking.cause);
+        if taking.away {
+            self.recheck();
+        }
     }
 }

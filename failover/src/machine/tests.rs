@@ -1,7 +1,9 @@
 //! One machine: the table of states and inputs, random operations with invariants, and the agreement.
 
+mod addresses;
 mod agreement;
 mod identity;
+mod order;
 mod puppet;
 mod random;
 mod table;

@@ -10,6 +10,7 @@ use crate::index::{Index, IndexIdentity};
 use crate::lineage::{NodeHeads, NodeName, PairRelation, combine};
 use crate::token::RoleToken;
 use crate::tree::{MAX_TREES, PairConfig, TreeConfig};
+use crate::wire::MAX_RECORDS;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::AssertUnwindSafe;
@@ -367,11 +368,30 @@ impl Engine {
         Ok(report)
     }
 
-    /// Planned move, first steps: sends until everything is durable that was written before the call, at most `within`.
+    /// Planned move, step 2: sends until less than one batch is left, while this node still serves and writes, at most
+    /// `within`. What it leaves is what the last flush behind the fence has to send.
     ///
     /// # Errors
     /// [`CommandError::NotSource`], [`CommandError::NoSession`], [`CommandError::Timeout`].
-    pub async fn drain(&self, within: Duration) -> Result<FlushReport, CommandError> {
+    pub async fn drain(&self, within: Duration) -> Result<(), CommandError> {
+        let begun = Instant::now();
+        loop {
+            let left = within.saturating_sub(begun.elapsed());
+            self.final_flush(left).await?;
+            let recorded = self.shared.ask(Command::Barrier).await?;
+            let acked = self.shared.peer.borrow().acked;
+            if recorded.head.saturating_sub(acked) < MAX_RECORDS as u64 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Planned move, step 3, behind the fence: everything that was written before the call is durable on the peer within
+    /// `within`, or it is an error.
+    ///
+    /// # Errors
+    /// As [`Engine::drain`].
+    pub async fn final_flush(&self, within: Duration) -> Result<FlushReport, CommandError> {
         let report = self.flush(within).await?;
         if report.covered.len() == self.shared.trees().len() {
             return Ok(report);
@@ -381,14 +401,6 @@ impl Engine {
         }
         let why: Vec<String> = report.not_covered.iter().map(|n| n.why.clone()).collect();
         Err(CommandError::Timeout(within, why.join("; ")))
-    }
-
-    /// Planned move, last flush: all or an error.
-    ///
-    /// # Errors
-    /// As [`Engine::drain`].
-    pub async fn final_flush(&self, within: Duration) -> Result<FlushReport, CommandError> {
-        self.drain(within).await
     }
 }
 

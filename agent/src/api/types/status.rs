@@ -241,8 +241,11 @@ pub struct AddressStatus {
     pub device: String,
     /// Label.
     pub label: Option<String>,
-    /// It is on this node.
+    /// It is on this node: the kernel has it.
     pub held: bool,
+    /// Why it cannot be held here, in words, if it should be.
+    #[serde(default)]
+    pub error: Option<String>,
     /// Another machine answers for it, in words.
     pub conflict: Option<String>,
 }

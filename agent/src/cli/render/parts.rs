@@ -14,14 +14,15 @@ impl Page<'_> {
                 (false, Role::Master) => Cell::new(Tone::Bad, "missing"),
                 (false, _) => plain("not here"),
             };
-            let conflict = a.conflict.iter().map(|c| Cell::new(Tone::Bad, c));
+            let notes = a.error.iter().chain(&a.conflict);
+            let notes = notes.map(|c| Cell::new(Tone::Bad, c));
             Row {
                 cells: vec![
                     plain(&a.address),
                     plain(a.label.as_ref().unwrap_or(&a.device)),
                     here,
                 ],
-                notes: conflict.collect(),
+                notes: notes.collect(),
             }
         };
         let rows: Vec<Row> = self.report.addresses.iter().map(row).collect();

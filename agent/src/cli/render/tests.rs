@@ -120,6 +120,7 @@ fn master() -> StatusReport {
             device: "eth0".into(),
             label: Some("eth0:1".into()),
             held: true,
+            error: None,
             conflict: None,
         }],
         last_decision: Some(DecisionReport {

@@ -96,6 +96,7 @@ fn report() -> StatusReport {
             device: "eth0".into(),
             label: None,
             held: true,
+            error: None,
             conflict: None,
         }],
         last_decision: None,
@@ -237,8 +238,16 @@ fn of_a_master() {
                 s.report.addresses[0].held = false;
             }),
             ("are fenced", |s| s.view.fenced = true),
-            ("another machine answers for a floating address", |s| {
-                s.view.trouble.address_conflict = true;
+            ("the term cannot be written", |s| {
+                s.view.trouble.write_failed = true
+            }),
+            ("192.0.2.74/24: 02:00:00:00:00:07 answers for it too", |s| {
+                s.report.addresses[0].conflict =
+                    Some("02:00:00:00:00:07 answers for it too".into());
+            }),
+            ("this master's eth0: no network device eth0", |s| {
+                s.report.addresses[0].held = false;
+                s.report.addresses[0].error = Some("no network device eth0".into());
             }),
             ("the role stays here: no standby", |s| {
                 s.view.trouble.refused = Some("the role stays here: no standby".into());
@@ -307,6 +316,9 @@ fn of_a_standby() {
     each(
         standby,
         &[
+            ("is on eth0 of this node, which is not master", |s| {
+                s.report.addresses[0].held = true;
+            }),
             ("mirror1 is silent, its service still answers", |s| {
                 silent(s, [false, true, false, true]);
             }),

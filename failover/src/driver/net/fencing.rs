@@ -48,6 +48,9 @@ impl Worker {
                 // First the state: the kernel's report of the removal must not look like somebody else's doing.
                 self.fence = State::Removed;
                 let removed = address::release(&self.netlink, &self.addresses).await;
+                if removed.is_ok() {
+                    self.ledger.update(|state| state.held = false);
+                }
                 removed.map_err(|e| e.to_string())
             }
             Err(error) => Err(error.to_string()),
@@ -81,7 +84,7 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use crate::address::{FloatingAddress, held};
+    use crate::address::{FloatingAddress, Ledger, held};
     use crate::driver::net::{Net, Order, spawn_with};
     use crate::driver::tests::{floating, setup};
     use crate::effect::Ticket;
@@ -111,11 +114,12 @@ mod tests {
             let (results, mut told) = mpsc::channel(64);
             let (vantage, _) = watch::channel(Vantage::Watcher);
             let table = InterfaceTable::default();
+            let ledger = Ledger::new(&setup().addresses);
             let Net {
                 orders,
                 carriers: _carriers,
                 thread,
-            } = spawn_with(unavailable, &setup(), table, vantage, results).expect("starts");
+            } = spawn_with(unavailable, &setup(), ledger, table, vantage, results).expect("starts");
             let give = async |order| orders.send(order).await.expect("it runs");
             let mut done = async |wanted: u64| loop {
                 match told.recv().await.expect("it runs") {

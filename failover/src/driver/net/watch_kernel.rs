@@ -64,16 +64,15 @@ impl Worker {
                 self.interfaces.remove(interface.index);
                 self.show_carriers();
             }
-            Event::AddressGone(gone) => {
-                // It may have come back meanwhile: the list says, not the event.
-                if self.addresses.iter().any(|a| a.address == gone.address) {
-                    self.check_held().await;
+            Event::AddressGone(changed) | Event::AddressPresent(changed) => {
+                // It may be otherwise again meanwhile: the list says, not the event.
+                if self.addresses.iter().any(|a| a.address == changed.address) {
+                    self.look().await;
                 }
             }
-            Event::AddressPresent(_) => {}
             Event::Overrun => {
                 self.list_devices().await;
-                self.check_held().await;
+                self.look().await;
             }
         }
     }

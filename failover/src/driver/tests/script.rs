@@ -333,6 +333,112 @@ fn heartbeats_stay_on_time_while_nobody_reads_and_everything_is_asked_at_once() 
     );
 }
 
+fn trouble(input: Input) -> Option<Option<String>> {
+    match input {
+        Input::AddressTrouble(trouble) => Some(trouble),
+        _ => None,
+    }
+}
+
+#[test]
+fn one_address_of_two_is_held_and_the_other_one_is_told_until_its_device_comes() {
+    let pair = Pair::new();
+    let mut driven = Driven::start(
+        &pair.a,
+        SLOW,
+        on_command(|n| match n {
+            1 => vec![Effect::AddAddresses { ticket: Ticket(1) }],
+            _ => vec![Effect::RefreshAddresses],
+        }),
+    );
+    let mut changed = setup();
+    changed.addresses.push(FloatingAddress {
+        address: "198.51.100.80".parse().expect("literal"),
+        device: "eth9".into(),
+        ..floating()
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("starts");
+    assert!(runtime.block_on(driven.handle().reconfigure(changed)));
+    driven.wait("policy", |i| matches!(i, Input::Policy(_)).then_some(()));
+    driven.say(command(1));
+    let why = driven.wait("one is missing", trouble).expect("a reason");
+    assert!(
+        why.contains("198.51.100.80") && why.contains("no network device eth9"),
+        "{why}"
+    );
+    let result = driven.wait("added", |i| match i {
+        Input::AddressesDone { result, .. } => Some(result),
+        _ => None,
+    });
+    assert_eq!(result, Ok(()), "it serves with the other one");
+    let states = driven.handle().addresses.borrow().clone();
+    assert!(states[0].held && states[0].error.is_none(), "{states:?}");
+    assert!(!states[1].held && states[1].error.is_some(), "{states:?}");
+    pair.a.block_on(|| async {
+        let netlink = Netlink::open().expect("netlink opens");
+        let message = rtnetlink::LinkVeth::new("eth9", "far9").up().build();
+        let request = netlink.handle().link().add(message);
+        request.execute().await.expect("a new device");
+    });
+    driven.say(command(2));
+    assert_eq!(driven.wait("all are held", trouble), None);
+    assert!(driven.handle().addresses.borrow()[1].held);
+}
+
+#[test]
+fn what_somebody_adds_to_a_node_that_holds_nothing_is_told() {
+    let pair = Pair::new();
+    let mut driven = Driven::start(&pair.a, SLOW, on_command(|_| vec![]));
+    driven.say(command(1));
+    driven.wait("it runs", |i| {
+        matches!(i, Input::Operator { .. }).then_some(())
+    });
+    pair.a
+        .add_address("eth0", FLOATING.parse().expect("literal"), 24);
+    driven.wait("it appeared", |i| {
+        (i == Input::AddressAppeared).then_some(())
+    });
+    assert!(driven.handle().addresses.borrow()[0].held);
+}
+
+#[test]
+fn who_else_answers_for_an_address_is_told_for_that_address_until_it_is_silent() {
+    let pair = Pair::new();
+    pair.b
+        .add_address("eth0", FLOATING.parse().expect("literal"), 24);
+    let mut driven = Driven::start(
+        &pair.a,
+        SLOW,
+        on_command(|n| match n {
+            1 => vec![Effect::AddAddresses { ticket: Ticket(1) }],
+            n => vec![Effect::ProbeConflict {
+                ticket: Ticket(n),
+                within: Duration::from_millis(300),
+            }],
+        }),
+    );
+    let asked = |wanted: u64| {
+        move |input| match input {
+            Input::ConflictDone { ticket, answered } if ticket == Ticket(wanted) => Some(answered),
+            _ => None,
+        }
+    };
+    driven.say(command(1));
+    driven.wait("added", |i| {
+        matches!(i, Input::AddressesDone { .. }).then_some(())
+    });
+    driven.say(command(2));
+    assert!(driven.wait("asked", asked(2)));
+    let mac = pair.b.mac();
+    assert_eq!(driven.handle().addresses.borrow()[0].conflict, Some(mac));
+    pair.b.delete_address(FLOATING.parse().expect("literal"));
+    driven.say(command(3));
+    assert!(!driven.wait("asked again", asked(3)));
+    assert_eq!(driven.handle().addresses.borrow()[0].conflict, None);
+}
+
 #[test]
 fn a_reload_changes_addresses_and_links_and_tells_the_machine() {
     let pair = Pair::new();

@@ -214,6 +214,64 @@ fn stop_without_a_ready_standby_releases_the_address() {
     assert!(matches!(world.answers.as_slice(), [(_, Ok(_))]));
 }
 
+/// Whenever the second request comes: one master remains, and this node keeps no address.
+#[test]
+fn asked_twice_to_stop_it_waits_for_no_hand_over() {
+    let mut given_up = 0;
+    for later in 0..60 {
+        let mut world = pair(later);
+        world.run(SECOND);
+        world.command(0, Command::Stop);
+        world.run(later * 2 * MS);
+        if world.nodes[0].exited {
+            continue;
+        }
+        world.command(0, Command::Stop);
+        assert!(
+            world.run_until(SECOND, |w| w.nodes[0].exited),
+            "{}",
+            world.story()
+        );
+        assert!(!world.nodes[0].addresses && !world.nodes[0].services);
+        let text = |(_, answer): &(_, Result<String, String>)| format!("{answer:?}");
+        let answers: Vec<String> = world.answers.iter().map(text).collect();
+        assert_eq!(answers.len(), 2, "each is answered once: {answers:?}");
+        given_up += usize::from(answers.iter().any(|a| a.contains("given up")));
+        assert!(
+            world.run_until(20 * SECOND, |w| w.phase(1) == Some(Phase::Master)),
+            "{}",
+            world.story()
+        );
+        // What was not flushed is on this node, and in the rescue when it comes back.
+        world.start_agent(0);
+        assert!(
+            world.run_until(60 * SECOND, World::any_pair),
+            "{}",
+            world.story()
+        );
+        world.run(SECOND);
+        world.assert_nothing_lost();
+        assert_eq!(world.overlap, 0);
+    }
+    assert!(given_up > 0, "no hand-over was interrupted");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_standby_that_dies_on_the_way() {
+    let mut world = pair(8);
+    world.run(SECOND);
+    world.command(0, Command::Stop);
+    assert!(world.run_until(5 * SECOND, |w| w.phase(0) == Some(Phase::Ceded)));
+    world.power_cut(1);
+    // The role goes nowhere, or comes back and is given up: well within the bound of systemd.
+    assert!(
+        world.run_until(15 * SECOND, |w| w.nodes[0].exited),
+        "{}",
+        world.story()
+    );
+    assert!(!world.nodes[0].addresses);
+}
+
 #[test]
 fn stop_of_a_standby_leaves_the_master_alone() {
     let mut world = pair(6);

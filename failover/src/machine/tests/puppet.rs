@@ -158,6 +158,28 @@ impl Puppet {
         }
     }
 
+    /// Whether an open effect is as wanted.
+    pub(super) fn wants(&self, wanted: impl Fn(&Effect) -> bool) -> bool {
+        self.open.iter().any(wanted)
+    }
+
+    /// Answers open effects step by step until there are none, and tells all of them in their order.
+    pub(super) fn play(&mut self) -> Vec<Effect> {
+        let mut all = Vec::new();
+        for _ in 0..50 {
+            let open = std::mem::take(&mut self.open);
+            let inputs: Vec<Input> = open.iter().filter_map(|e| result_of(e, true)).collect();
+            all.extend(open);
+            if inputs.is_empty() {
+                return all;
+            }
+            for input in inputs {
+                self.feed(input);
+            }
+        }
+        panic!("no end of effects");
+    }
+
     pub(super) fn ask(&mut self, command: Command) {
         self.next_question += 1;
         let ticket = Ticket(self.next_question);
