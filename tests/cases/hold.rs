@@ -127,11 +127,5 @@ fn an_agent_that_dies_ends_the_hold_and_keeps_the_spool() {
     scene.start_agent(TWO);
     assert!(scene.tandem(TWO, &["takeover", "--force"]).success());
     scene.wait_role(TWO, Role::Master);
-    // The address does not wait for a spool that an agent left behind when it died.
-    eventually(SOON, "what was spooled is in the tree", || {
-        match scene.read(TWO, "held")?.as_str() {
-            "spooled" => Ok(()),
-            other => Err(other.into()),
-        }
-    });
+    assert_eq!(scene.read(TWO, "held").as_deref(), Ok("spooled"));
 }

@@ -2,6 +2,7 @@
 
 use super::apply::{Applied, Batch};
 use super::error::CommandError;
+use super::status::Mode;
 use super::worker::Worker;
 use crate::commit::{Staged, Staging};
 use crate::entry::Kind;
@@ -19,8 +20,20 @@ impl Worker {
         Ok(())
     }
 
+    /// Looks for what an agent that died during a hold left behind. It is applied before anything else happens here; an
+    /// error comes again then.
+    pub(super) fn find_spool(&mut self) {
+        if let Err(error) = self.open_spool() {
+            tracing::debug!(%error, "the spool cannot be opened yet");
+        }
+    }
+
     /// Ends the hold and applies what was spooled.
     pub(super) fn release(&mut self) -> Result<(), CommandError> {
+        if !matches!(self.mode, Mode::Replica) {
+            // Nobody sends: what was answered as durable is put into the trees all the same.
+            return self.end_hold_for_takeover();
+        }
         self.shared.held.store(false, Ordering::Release);
         self.apply_spool().map_err(CommandError::Spool)
     }

@@ -107,6 +107,7 @@ impl Worker {
         };
         #[cfg(test)]
         crate::cut::follow(&self.shared.cuts);
+        self.find_spool();
         let mut peer = self.shared.peer.subscribe();
         loop {
             let next = runtime.block_on(self.next(&mut commands, &mut peer));
