@@ -4,6 +4,7 @@
 //! The program is several programs: it is also the `tandem` that runs on the nodes, their web servers and
 //! their first processes. So one build is enough.
 
+mod comparison;
 mod copy;
 mod place;
 mod signals;

@@ -86,12 +86,32 @@ fn ctrl_c_leaves_nothing_behind() {
     assert_eq!(entries(room.temp.path()), Vec::<PathBuf>::new());
 }
 
+/// Nobody reads any more: the demo ends, and does not go on unseen.
 #[test]
-fn a_tree_that_is_not_there_is_named() {
-    let output = Command::new(env!("CARGO_BIN_EXE_demo"))
-        .args(["--tree", "/nonexistent/tree"])
-        .output()
-        .expect("it runs");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("/nonexistent/tree"));
+fn a_reader_that_goes_away_ends_it() {
+    let room = Room::new();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .arg("--tree")
+        .arg(room.tree.path())
+        .env("TMPDIR", room.temp.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the demo starts");
+    drop(demo.stdout.take());
+    let status = demo.wait().expect("it ends");
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(entries(room.temp.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_tree_that_is_no_directory_is_named() {
+    for tree in ["/nonexistent/tree", "/proc/self/status"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_demo"))
+            .args(["--tree", tree])
+            .output()
+            .expect("it runs");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stdout).contains(tree));
+    }
 }

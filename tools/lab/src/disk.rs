@@ -20,9 +20,10 @@ pub enum Disk {
 /// Makes a directory for one lab, for this user only.
 pub(crate) fn make_work_dir(parent: &Path) -> Result<PathBuf, LabError> {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
-    let parent = parent
-        .canonicalize()
-        .map_err(LabError::io(format!("find {}", parent.display())))?;
+    let parent = parent.canonicalize().map_err(LabError::io(format!(
+        "find {}, the directory for temporary files",
+        parent.display()
+    )))?;
     // Bounded: a name is taken only by a leftover of a process with our number.
     for _ in 0..1000 {
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);

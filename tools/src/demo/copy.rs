@@ -1,5 +1,6 @@
 //! The private copy of the machine's own data, with all attributes. The original is only read.
 
+use super::place::MORE_ROOM;
 use super::{DemoError, signals};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 use std::collections::HashMap;
@@ -148,7 +149,10 @@ impl Copy {
         let before = self.done;
         match self.entry(from, to) {
             Ok(()) => Ok(()),
-            Err(e) if no_room(&e) => Err(DemoError::io(format!("copy {}", from.display()))(e)),
+            Err(e) if no_room(&e) => Err(DemoError::Broken(format!(
+                "no room for the copy of {}: {e}; {MORE_ROOM}",
+                from.display()
+            ))),
             Err(_) => {
                 // Ctrl-C in the middle of a large file is no fault of the file.
                 signals::check()?;

@@ -42,18 +42,20 @@ pub(super) fn choose(full: bool) -> Place {
     }
 }
 
-/// After the first node has its data: an error when the second one's copy finds no room. Tandem would wait for room,
-/// and nobody makes any here.
-pub(super) fn room_for_second(dir: &Path, bytes: u64) -> Result<(), DemoError> {
-    let (needed, free) = (bytes + bytes / 10 + BESIDES, free(dir));
+/// What helps when there is no room.
+pub(super) const MORE_ROOM: &str = "name a smaller directory with --tree, or in the environment variable TMPDIR one \
+                                    that has more room";
+
+/// After the first node has its data: an error when the second one's copy finds no room on `disk`. Tandem would wait
+/// for room, and nobody makes any here.
+pub(super) fn room_for_second(disk: &Path, bytes: u64) -> Result<(), DemoError> {
+    let (needed, free) = (bytes + bytes / 10 + BESIDES, free(disk));
     if free >= needed {
         return Ok(());
     }
     Err(DemoError::Broken(format!(
-        "no room for the second node: {} are free in {}, {} are needed. Name a smaller directory with --tree, or \
-         one with more room by the environment variable TMPDIR",
+        "no room for the second node: {} are free where its disk is, {} are needed; {MORE_ROOM}",
         size(free),
-        dir.display(),
         size(needed)
     )))
 }
