@@ -2,7 +2,7 @@
 
 use crate::harness::*;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tandem::api::types::Role;
 
 #[test]
@@ -122,7 +122,7 @@ fn restart_and_sigterm_keep_the_service() {
     let scene = Scene::replicated();
     let probe = scene.probe();
     scene.wait_served_by(&probe, ONE);
-    let since = std::time::Instant::now();
+    let since = Instant::now();
     let pid = scene.node(ONE).agent().expect("it runs").pid();
     let before = scene.status(ONE).expect("it answers");
     let (started, term) = (before.started_unix_ms, before.term);
@@ -158,6 +158,27 @@ fn restart_and_sigterm_keep_the_service() {
     scene.flush_and_compare(TWO);
 }
 
+/// The standby has only just stepped down: it says with one of its next heartbeats that it could take over.
+#[test]
+fn a_stop_right_after_a_move_hands_over() {
+    let scene = Scene::replicated();
+    scene.flush(ONE);
+    let probe = scene.probe();
+    scene.wait_served_by(&probe, ONE);
+    let moved = scene.tandem(ONE, &["switchover"]);
+    assert!(moved.success(), "{moved:?}");
+    let stopped = Instant::now();
+    let agent = scene.node(TWO).agent().expect("it runs");
+    agent.signal(nix::sys::signal::Signal::SIGTERM);
+    scene.wait_role(ONE, Role::Master);
+    scene.wait_served_by(&probe, ONE);
+    let gap = probe.log().longest_gap(stopped).expect("answers");
+    assert!(
+        gap < Duration::from_millis(1500),
+        "not handed over: {gap:?}"
+    );
+}
+
 #[test]
 fn restart_alone_keeps_the_service() {
     let scene = Scene::replicated();
@@ -166,7 +187,7 @@ fn restart_alone_keeps_the_service() {
     scene.power_cut(TWO);
     scene.wait_status(ONE, "misses its peer", |s| !s.peer.alive);
     let before = scene.status(ONE).expect("it answers");
-    let since = std::time::Instant::now();
+    let since = Instant::now();
     // A configuration that the new process would refuse: nothing ends.
     let good = scene.pair.config();
     scene

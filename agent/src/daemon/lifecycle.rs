@@ -62,6 +62,7 @@ impl Daemon {
         systemd::extend_timeout(bound);
         let daemon = self.clone();
         tokio::spawn(async move {
+            daemon.wait_for_standby().await;
             // The end comes from the machine, with its last effect. Only if it does not answer, the agent ends by itself.
             match daemon.ask_machine_within(Command::Stop, bound).await {
                 Ok(done) => tracing::info!(cause, done, "stop"),

@@ -49,17 +49,22 @@ impl Daemon {
         }
     }
 
-    /// Gives a planned move to the role machine. A standby that has just become ready says so with its next heartbeat:
-    /// that is waited for, a moment, so that the move is not refused for what is over already.
+    /// Gives a planned move to the role machine.
     pub async fn ask_move(&self, command: Command) -> Result<String, ApiError> {
+        self.wait_for_standby().await;
+        self.ask_machine(command).await
+    }
+
+    /// A standby that has just become ready says so with its next heartbeat: that is waited for, a moment, so that a move,
+    /// or a stop that may begin with one, is not refused for what is over already. A silent one is not waited for. When
+    /// the time is over the machine says why not.
+    pub async fn wait_for_standby(&self) {
         let mut views = self.views();
         let ready = views.wait_for(|view| {
             let peer = view.peer.as_ref();
-            view.role != Role::Master || peer.is_some_and(|p| p.heard && p.eligible.is_ok())
+            view.role != Role::Master || peer.is_none_or(|p| !p.heard || p.eligible.is_ok())
         });
-        // When the time is over the machine says why not.
         let _ = tokio::time::timeout(READY_WAIT, ready).await;
-        self.ask_machine(command).await
     }
 
     /// `failback`: to the preferred node, asked of whoever is master.
