@@ -39,7 +39,7 @@ fn forwarded(bytes: &[u8]) {
 /// The body of a request of the local API, as each of its types.
 fn request(bytes: &[u8]) {
     same::<types::InitRequest>(bytes);
-    same::<types::MoveRequest>(bytes);
+    same::<types::RestoreRequest>(bytes);
     same::<types::TakeoverRequest>(bytes);
     same::<types::FlushRequest>(bytes);
     same::<types::HoldRequest>(bytes);

@@ -264,6 +264,9 @@ impl Judge {
     const TRIAL: u32 = 4;
     /// Comparing costs at least 1 / 100 MB/s; time beyond four times that for a byte is a crafted or hopeless case.
     const BUDGET_NS_PER_BYTE: u64 = 40;
+    /// What the first windows may take beyond the budget, for a machine that is busy. A crafted signature (every weak hash
+    /// matches, no strong one does) takes about a second for one window: it gets no second one.
+    const TRIAL_NS: u64 = 250_000_000;
 
     /// Notes a comparison: bytes compared, bytes found in the basis, time spent.
     pub fn note(&mut self, compared: u64, matched: u64, spent_ns: u64) {
@@ -275,9 +278,11 @@ impl Judge {
 
     /// False when at most a tenth of what was compared matched, or it took too long: send the rest as it is.
     pub fn pays(&self) -> bool {
-        self.windows < Self::TRIAL
-            || (self.matched > self.compared / 10
-                && self.spent_ns <= self.compared.saturating_mul(Self::BUDGET_NS_PER_BYTE))
+        let budget = self.compared.saturating_mul(Self::BUDGET_NS_PER_BYTE);
+        if self.windows < Self::TRIAL {
+            return self.spent_ns <= budget.saturating_add(Self::TRIAL_NS);
+        }
+        self.matched > self.compared / 10 && self.spent_ns <= budget
     }
 }
 

@@ -175,3 +175,13 @@ proptest! {
         let _ = parse(&with_magic, 0, 5000, &new);
     }
 }
+
+/// Weak hashes that all match and strong ones that never do: one window costs a second, and it stays the only one.
+#[test]
+fn a_crafted_signature_costs_one_window() {
+    let mut judge = Judge::default();
+    judge.note(WINDOW as u64, 0, 100_000_000);
+    assert!(judge.pays(), "a busy machine");
+    judge.note(WINDOW as u64, 0, 5_000_000_000);
+    assert!(!judge.pays());
+}
