@@ -133,7 +133,10 @@ pub enum SlotError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChooseError {
     /// Neither slot is whole.
-    #[error("both copies of the term state are damaged")]
+    #[error(
+        "both copies of the term state are damaged: if the other node runs, move this file away and start again, then \
+         accept this node there with `tandem adopt`; never do it on both nodes"
+    )]
     BothDamaged,
     /// A slot was written by a newer version.
     #[error(transparent)]
