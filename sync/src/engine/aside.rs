@@ -2,7 +2,7 @@
 
 use super::apply::Item;
 use super::standby::*;
-use super::tree::Open;
+use super::tree::{Open, Tree};
 use super::worker::Worker;
 use crate::entry::{IndexEntry, LocalKey, State};
 use crate::fault::Fault;
@@ -10,7 +10,7 @@ use crate::hash;
 use crate::index::{IndexError, Snapshot, Unreplicated};
 use crate::meta::{self, What};
 use crate::path::RelPath;
-use crate::rescue::{self, Change, Header, Keep, OpenSet};
+use crate::rescue::{self, Change, Header, Keep, OpenSet, RescueError};
 use crate::tree::Deletes;
 
 impl Worker {
@@ -68,7 +68,7 @@ impl Worker {
         lies: Lies,
         (entry, listed): (Option<IndexEntry>, Option<Unreplicated>),
         forget: &mut Forget,
-    ) -> Result<(), String> {
+    ) -> Result<(), Unkept> {
         let path = &item.record.path;
         let theirs = item.record.state.as_ref();
         let keep = |change, take| Keep {
@@ -102,7 +102,11 @@ impl Worker {
             forget.push((path.clone(), found));
             return Ok(());
         }
-        if !listed_own && entry.is_some_and(|e| is_known(&e, &lies, listed.is_some())) {
+        let known = |entry: &IndexEntry| {
+            is_known(entry, &lies, listed.is_some())
+                || self.is_name_of_known(at, open, entry, lies.key)
+        };
+        if !listed_own && entry.as_ref().is_some_and(known) {
             forget.push((path.clone(), found));
             return Ok(());
         }
@@ -129,14 +133,14 @@ impl Worker {
         open: &Open,
         dir: &RelPath,
         forget: &mut Forget,
-    ) -> Result<(), String> {
+    ) -> Result<(), Unkept> {
         let tree = self.trees[at].id;
-        let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
+        let snapshot = self.shared.index.snapshot()?;
         let mut keeps = Vec::new();
-        for row in snapshot.below(tree, dir).map_err(|e| e.to_string())? {
-            let (path, entry) = row.map_err(|e| e.to_string())?;
+        for row in snapshot.below(tree, dir)? {
+            let (path, entry) = row?;
             let listed = match self.trees[at].unsettled.contains(&path) {
-                true => snapshot.listed(tree, &path).map_err(|e| e.to_string())?,
+                true => snapshot.listed(tree, &path)?,
                 false => None,
             };
             let ours = listed.map_or(entry.seq == 0, |l| !l.is_nothing());
@@ -158,43 +162,38 @@ impl Worker {
     }
 
     /// Moves versions into the tree's open rescue set. All or an error.
-    pub(super) fn keep(&mut self, at: usize, open: &Open, versions: &[Keep]) -> Result<(), String> {
+    pub(super) fn keep(&mut self, at: usize, open: &Open, versions: &[Keep]) -> Result<(), Unkept> {
         if versions.is_empty() {
             return Ok(());
         }
         let Some(_guard) = self.shared.token.hold() else {
-            return Err("the role changed".into());
+            return Err(Unkept::Nothing("the role changed".into()));
         };
         let tree = &mut self.trees[at];
-        if tree.rescue.is_none() {
-            let header = rescue_header(&tree.config.name, &tree.rescue_why, tree.base_unknown);
-            tree.rescue = Some(OpenSet::open(&open.private, &header).map_err(|e| e.to_string())?);
-        }
-        let Some(set) = &mut tree.rescue else {
-            return Err("no rescue".into());
-        };
-        let kept = set.keep(&open.root, versions);
-        let name = tree.config.name.clone();
-        match kept {
+        let kept = keep_in_set(tree, open, versions);
+        let (name, kept) = (tree.config.name.clone(), kept.map_err(|e| e.to_string()));
+        let first = match kept {
             Ok(results) => {
                 tree.rescued += results.iter().filter(|r| r.is_ok()).count() as u64;
-                let first = results.into_iter().find_map(Result::err);
-                self.shared.alarm(
-                    Some(&name),
-                    "rescue",
-                    first
-                        .as_ref()
-                        .map(|fault| format!("a local version cannot be put aside: {fault}")),
-                );
-                first.map_or(Ok(()), |fault| {
-                    Err(format!("cannot be put into the rescue: {fault}"))
-                })
+                results.into_iter().find_map(Result::err)
             }
-            Err(error) => {
-                self.shared
-                    .alarm(Some(&name), "rescue", Some(error.to_string()));
-                Err(error.to_string())
+            Err(why) => {
+                let why =
+                    format!("nothing is applied, for no local version can be put aside: {why}");
+                let alarm = Some(why.clone());
+                self.shared.alarm(Some(&name), "rescue", alarm);
+                return Err(Unkept::Nothing(why));
             }
+        };
+        let text = |fault: &Fault| format!("a local version cannot be put aside: {fault}");
+        let alarm = first.as_ref().map(text);
+        self.shared.alarm(Some(&name), "rescue", alarm);
+        match first {
+            None => Ok(()),
+            Some(fault) if fault.is_no_space() => Err(Unkept::Nothing(text(&fault))),
+            Some(fault) => Err(Unkept::Path(format!(
+                "cannot be put into the rescue: {fault}"
+            ))),
         }
     }
 
@@ -219,6 +218,36 @@ impl Worker {
         }
         Ok(found)
     }
+}
+
+/// Why a local version was not kept.
+pub(super) enum Unkept {
+    /// This one cannot be moved: it stays, and nothing is applied at its path.
+    Path(String),
+    /// The rescue takes nothing, no room above all: nothing is applied at all (invariant 5).
+    Nothing(String),
+}
+
+impl From<IndexError> for Unkept {
+    fn from(error: IndexError) -> Self {
+        Unkept::Nothing(error.to_string())
+    }
+}
+
+/// Opens the set if it is not, and keeps.
+fn keep_in_set(
+    tree: &mut Tree,
+    open: &Open,
+    versions: &[Keep],
+) -> Result<Vec<Result<u64, Fault>>, RescueError> {
+    let set = match &mut tree.rescue {
+        Some(set) => set,
+        none => {
+            let header = rescue_header(&tree.config.name, &tree.rescue_why, tree.base_unknown);
+            none.insert(OpenSet::open(&open.private, &header)?)
+        }
+    };
+    set.keep(&open.root, versions)
 }
 
 /// What lies at a path.

@@ -4,7 +4,7 @@
 //! before it is touched: equal to the source's version, it is only indexed; else it goes to the rescue first.
 
 use super::apply::{ASIDE, Aside, Here, Intent, Item, Results};
-use super::aside::{Forget, Lies};
+use super::aside::{Forget, Lies, Unkept};
 use super::look::Sight;
 use super::status::Mode;
 use super::tree::{Dirt, Open};
@@ -39,6 +39,7 @@ impl Worker {
         let intent: Intent = snapshot.value(super::apply::INTENT)?.unwrap_or_default();
         let (tree, config) = (self.trees[at].id, self.trees[at].config.clone());
         let aside: Aside = snapshot.value(ASIDE)?.unwrap_or_default();
+        let open = self.trees[at].open.clone();
         let mut own = Vec::new();
         let mut keys = Vec::new();
         let mut foreign = Vec::new();
@@ -65,10 +66,22 @@ impl Worker {
                 Some((seq, state)) if *seq != 0 && same(state.as_ref(), sight.state.as_ref()) => {
                     own.push((sight, *seq, (*state).clone()));
                 }
-                Some((_, state)) if is_between(&sight, entry.as_ref(), state.as_ref()) => {
+                Some((_, state))
+                    if is_between(&sight, entry.as_ref(), state.as_ref())
+                        || is_name_of(open.as_ref(), &sight, state.as_ref()) =>
+                {
                     between.push(sight)
                 }
                 None if !intent.is_empty() && only_time(&sight, known) => between.push(sight),
+                _ if open
+                    .as_ref()
+                    .zip(entry.as_ref())
+                    .is_some_and(|(open, entry)| {
+                        self.is_name_of_known(at, open, entry, sight.local)
+                    }) =>
+                {
+                    between.push(sight);
+                }
                 _ => foreign.push((sight, entry)),
             }
         }
@@ -189,6 +202,7 @@ impl Worker {
         }
         self.write_aside(at, &local).map_err(|e| e.to_string())?;
         let mut forget: Forget = Vec::new();
+        let mut nothing = None;
         for (item, version) in local {
             let put = match *version {
                 Local::Below => self.put_aside_below(at, open, &item.record.path, &mut forget),
@@ -198,11 +212,16 @@ impl Worker {
             };
             match put {
                 Ok(()) => left.push(item),
-                Err(why) => self.still_open(at, &item.record.path, why, results),
+                Err(Unkept::Path(why)) => self.still_open(at, &item.record.path, why, results),
+                Err(Unkept::Nothing(why)) => {
+                    nothing = Some(why);
+                    break;
+                }
             }
         }
+        // Also of a batch that is not applied: what was moved until then is not where the index says any more.
         self.forget(at, &forget).map_err(|e| e.to_string())?;
-        Ok(left)
+        nothing.map_or(Ok(left), Err)
     }
 
     /// A path whose local version could not be looked at or put aside: it stays, and the source's version waits.
@@ -283,6 +302,30 @@ impl Worker {
             aside.0.extend(paths.into_iter().map(|path| (tree, path)));
             w.put_value(ASIDE, &aside)
         })
+    }
+
+    /// What lies there is a further name of a file that is as the index says: what differs came by its first name, whose
+    /// record was applied before this one's.
+    pub(super) fn is_name_of_known(
+        &self,
+        at: usize,
+        open: &Open,
+        entry: &IndexEntry,
+        key: Option<LocalKey>,
+    ) -> bool {
+        let Some(Kind::HardLink { to }) = entry.current.as_ref().map(|s| &s.kind) else {
+            return false;
+        };
+        let Ok(snapshot) = self.shared.index.snapshot() else {
+            return false;
+        };
+        let first = snapshot.get(self.trees[at].id, to).ok().flatten();
+        let there = open.root.stat(to).ok().flatten().map(|stat| stat.key());
+        let inode = |key: Option<LocalKey>| key.map(|key| (key.dev, key.ino));
+        entry.seq != 0
+            && key.is_some()
+            && inode(there) == inode(key)
+            && is_clean(first.as_ref(), there)
     }
 
     /// What was put aside is no longer what the index says.
@@ -403,6 +446,17 @@ pub(super) fn is_between(
         || kind(known)
         || kind(becomes)
         || keys.is_some_and(|(before, now)| is_same_but_ctime(before, now))
+}
+
+/// The path became a further name of the file that it was to become a name of. While names that are still to go lie
+/// here, a look may call another one of them the first.
+fn is_name_of(open: Option<&Open>, sight: &Sight, becomes: Option<&State>) -> bool {
+    let Some(Kind::HardLink { to }) = becomes.map(|state| &state.kind) else {
+        return false;
+    };
+    let first = open.and_then(|open| open.root.stat(to).ok().flatten());
+    let one = first.zip(sight.local);
+    one.is_some_and(|(first, here)| (first.dev, first.ino) == (here.dev, here.ino))
 }
 
 /// A directory whose time moved with what lies in it.

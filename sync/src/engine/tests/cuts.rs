@@ -349,6 +349,95 @@ async fn a_path_made_again_under_a_directory_that_went_was_not_deleted_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_name_beside_one_that_is_still_to_go_is_no_local_version() {
+    for n in 1.. {
+        let (a, mut b) = pair(|_| {}).await;
+        write(&a.tree().join("1"), "one file");
+        std::fs::hard_link(a.tree().join("1"), a.tree().join("2")).unwrap();
+        let cable = Cable::plug(&a, &b);
+        flush(&a).await;
+        b.until("consistent", |s| s.consistent).await;
+        cable.cut().await;
+        // The first name goes and a third one comes: the new one is made before the old one is removed.
+        std::fs::remove_file(a.tree().join("1")).unwrap();
+        std::fs::hard_link(a.tree().join("2"), a.tree().join("3")).unwrap();
+        let _ = a
+            .engine()
+            .flush(std::time::Duration::from_millis(200))
+            .await;
+        b.engine().shared.cuts.arm(n);
+        let mut cable = Cable::plug(&a, &b);
+        let _ = a
+            .engine()
+            .flush(std::time::Duration::from_millis(300))
+            .await;
+        let cut = until_cut(&a, &b).await;
+        let place = b.engine().shared.cuts.place();
+        if cut {
+            cable.cut().await;
+            b.stop().await;
+            b.start();
+            b.engine().begin_replica().await.unwrap();
+            cable = Cable::plug(&a, &b);
+        }
+        flush(&a).await;
+        b.until("consistent", |s| s.consistent).await;
+        assert_equal(&a.tree(), &b.tree());
+        assert_eq!(rescued(&b), BTreeMap::new(), "cut {n}, {place:?}");
+        cable.cut().await;
+        if !cut {
+            assert!(n > 5, "the places were reached");
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_that_came_by_another_name_are_no_local_version() {
+    for restart in [false, true] {
+        let (a, mut b) = pair(|_| {}).await;
+        write(&a.tree().join("1"), "one file");
+        std::fs::hard_link(a.tree().join("1"), a.tree().join("2")).unwrap();
+        let cable = Cable::plug(&a, &b);
+        flush(&a).await;
+        b.until("consistent", |s| s.consistent).await;
+        cable.cut().await;
+        let before = a.engine().status().seq;
+        let file = std::fs::File::options()
+            .write(true)
+            .open(a.tree().join("1"));
+        file.unwrap()
+            .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1))
+            .unwrap();
+        let _ = a
+            .engine()
+            .flush(std::time::Duration::from_millis(200))
+            .await;
+        // The batch ends between the two names of the file.
+        hand(&a, &b, &[("1", false)], before)
+            .await
+            .unwrap()
+            .unwrap();
+        if restart {
+            b.stop().await;
+            b.start();
+            b.engine().begin_replica().await.unwrap();
+        } else {
+            hand(&a, &b, &[("2", false)], before)
+                .await
+                .unwrap()
+                .unwrap();
+        }
+        let cable = Cable::plug(&a, &b);
+        flush(&a).await;
+        b.until("consistent", |s| s.consistent).await;
+        assert_equal(&a.tree(), &b.tree());
+        assert_eq!(rescued(&b), BTreeMap::new(), "restart: {restart}");
+        cable.cut().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_fails_is_seen() {
     let (a, b) = pair(|_| {}).await;
     write(&a.tree().join("file"), "first");

@@ -15,9 +15,9 @@ pub fn rescued(node: &Node) -> BTreeMap<String, String> {
         rescue::each_item(&private, &set.header.id, &mut |item| {
             let content = rescue::open(&private, &set.header.id, item.number)
                 .map(|mut file| {
-                    let mut text = String::new();
-                    std::io::Read::read_to_string(&mut file, &mut text).unwrap();
-                    text
+                    let mut bytes = Vec::new();
+                    std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+                    String::from_utf8_lossy(&bytes).into_owned()
                 })
                 .unwrap_or_else(|_| format!("{:?}", item.change));
             all.insert(item.path.to_string(), content);
