@@ -45,6 +45,8 @@ fn request(bytes: &[u8]) {
     same::<types::HoldRequest>(bytes);
     same::<types::VerifyRequest>(bytes);
     same::<types::AcceptRequest>(bytes);
+    same::<types::AcceptPriceRequest>(bytes);
+    same::<types::AcceptPrice>(bytes);
     same::<types::AdoptRequest>(bytes);
     same::<types::MaintenanceRequest>(bytes);
     same::<types::RescueShowRequest>(bytes);

@@ -22,6 +22,8 @@ mod keeping;
 mod local;
 mod look;
 pub(crate) mod prepare;
+#[allow(clippy::disallowed_methods)]
+mod reboot;
 pub mod report;
 mod root;
 mod show;
@@ -42,8 +44,8 @@ mod worker;
 pub use error::{CommandError, OpenError, SessionError};
 pub use handle::Engine;
 pub use report::{
-    FlushReport, InitReport, NotCovered, PutFile, PutReport, RescueSet, RevokeReport, SessionEnd,
-    VerifyDifference, VerifyReport,
+    AcceptPrice, FlushReport, InitReport, NotCovered, PutFile, PutReport, RescueSet, RevokeReport,
+    SessionEnd, VerifyDifference, VerifyReport,
 };
 pub use status::{Alarm, EngineStatus, Mode, Progress, SessionStatus, TreeState, TreeStatus};
 

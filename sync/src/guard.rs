@@ -2,17 +2,22 @@
 //! does too much vanish at once? Pure decisions on facts that others gathered.
 
 use crate::identity::{FsId, RootFacts};
+use crate::path::RelPath;
 use crate::tree::MaxDelete;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-/// A limit in per cent never fires at or below this many removals: a small tree is often emptied by half.
-pub const DELETE_FLOOR: u64 = 100;
+/// A limit in per cent never fires at or below this many removals: in a tree of a few files everything is a large
+/// share. Such a tree has the rule of the emptied root.
+pub const DELETE_FLOOR: u64 = 10;
 /// Removals are counted together while they lie within this time, nanoseconds. A large `rm -rf` arrives in many small
 /// batches, at 10 000 removals a second.
 pub const WINDOW_NS: u64 = 60_000_000_000;
-/// Stretches of the window that are counted separately. Bounds the memory; the window is exact to one stretch.
-const STRETCHES: u64 = 60;
+/// New names that are remembered: enough for a tree of short-lived files. A name beyond that counts as one that was
+/// there before, which is the safe side.
+const MAX_NEW: usize = 100_000;
+/// The size of the tree is remembered in stretches of this length, by its highest value in each.
+const STRETCH_NS: u64 = 1_000_000_000;
 
 /// What is remembered of a root that was proven, durable in the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +133,7 @@ fn same_fs(before: &FsId, now: &FsId) -> bool {
 pub enum Vanished {
     /// More than `max_delete`.
     #[error(
-        "{gone} of {had} entries vanished within a minute, more than the limit of {limit} (max_delete): check, then `tandem tree accept`"
+        "{gone} of {had} entries are gone within a minute, more than the limit of {limit} (max_delete): check, then `tandem tree accept`"
     )]
     TooMany {
         /// Vanished within the window.
@@ -139,18 +144,18 @@ pub enum Vanished {
         limit: u64,
     },
     /// Everything.
-    #[error("all {had} entries vanished: the root is empty; check, then `tandem tree accept`")]
+    #[error("all {had} entries are gone, the tree is empty: check, then `tandem tree accept`")]
     Everything {
         /// There were before.
         had: u64,
     },
 }
 
-/// How many of `had` entries may vanish at once.
+/// How many of `had` entries may be gone.
 pub fn limit(max: MaxDelete, had: u64) -> u64 {
     match max {
         MaxDelete::Count(count) => count,
-        // Per cent above 100 allow everything.
+        // Per cent above 100 allow everything but an emptied root.
         MaxDelete::Percent(percent) => {
             let share = u128::from(had) * u128::from(percent) / 100;
             u64::try_from(share).unwrap_or(u64::MAX).max(DELETE_FLOOR)
@@ -158,62 +163,155 @@ pub fn limit(max: MaxDelete, had: u64) -> u64 {
     }
 }
 
-/// Counts what vanished from one tree lately.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DeleteWindow {
-    /// Start of a stretch, and how many vanished in it. At most [`STRETCHES`] + 1, oldest first.
-    stretches: VecDeque<(u64, u64)>,
+/// A path, short. Two paths of one name would be counted as one, which happens to one in 2^40 trees of a million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(u64);
+
+impl Name {
+    /// Of a path.
+    pub fn of(path: &RelPath) -> Name {
+        let hash = blake3::hash(path.as_bytes());
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash.as_bytes()[..8]);
+        Name(u64::from_le_bytes(first))
+    }
 }
 
-impl DeleteWindow {
-    /// May `gone` more entries vanish at `now` (nanoseconds since boot), when `live` are there before that?
-    /// Says it before anything is recorded; then [`DeleteWindow::record`].
-    ///
-    /// An emptied root counts as such from two entries on: the last file of a tree may be removed.
-    pub fn check(&self, now: u64, gone: u64, live: u64, max: MaxDelete) -> Result<(), Vanished> {
-        if gone == 0 {
-            return Ok(());
-        }
-        let before: u64 = self.in_window(now).map(|(_, n)| n).sum();
-        let (gone, had) = (before.saturating_add(gone), live.saturating_add(before));
-        let limit = limit(max, had);
-        if gone >= had && had >= 2 {
-            return Err(Vanished::Everything { had });
-        }
-        if gone > limit {
-            Err(Vanished::TooMany { gone, had, limit })
-        } else {
-            Ok(())
+/// Names with the time at which they were noted, forgotten after [`WINDOW_NS`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Recent {
+    at: BTreeMap<Name, u64>,
+    /// Oldest first. A name that was taken out, or noted again, is passed over here.
+    order: VecDeque<(u64, Name)>,
+}
+
+impl Recent {
+    fn note(&mut self, now: u64, name: Name) {
+        self.at.insert(name, now);
+        self.order.push_back((now, name));
+    }
+
+    fn take(&mut self, name: Name) -> bool {
+        self.at.remove(&name).is_some()
+    }
+
+    fn forget(&mut self, now: u64, most: usize) {
+        while let Some((at, name)) = self.order.front().copied()
+            && (at.saturating_add(WINDOW_NS) <= now || self.order.len() > most)
+        {
+            self.order.pop_front();
+            if self.at.get(&name) == Some(&at) {
+                self.at.remove(&name);
+            }
         }
     }
 
-    /// `gone` entries vanished at `now`.
-    pub fn record(&mut self, now: u64, gone: u64) {
-        let length = WINDOW_NS / STRETCHES;
-        let start = now - now % length;
-        while self
-            .stretches
-            .front()
-            .is_some_and(|(begin, _)| begin.saturating_add(WINDOW_NS) <= now)
-        {
-            self.stretches.pop_front();
+    fn len(&self) -> u64 {
+        self.at.len() as u64
+    }
+}
+
+/// What is gone from one tree of what was there within the last minute. Two counts, each against the limit:
+///
+/// - *by name*: names that were there longer than the window and are not there now. A name that is made again is not
+///   gone, so files that are replaced by removing and making them do not count. That a whole tree is replaced by one of
+///   other names does.
+/// - *by size*: how many entries fewer there are than at the highest moment of the window. Short-lived files of ever
+///   new names leave the size as it is. What was unpacked a moment ago and goes at once counts.
+///
+/// The names that are gone take memory as long as they are in the window: at most one more than the limit, since the
+/// tree is stopped then.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeleteWindow {
+    gone: Recent,
+    new: Recent,
+    /// Start of a stretch and the most entries in it, oldest first; at most a window's stretches and one.
+    sizes: VecDeque<(u64, u64)>,
+}
+
+impl DeleteWindow {
+    /// May these entries be gone at `now` (nanoseconds since boot), when `live` are there before that? Asked before
+    /// anything is recorded; then [`DeleteWindow::vanished`] for each that was.
+    ///
+    /// A tree in which nothing at all would be left is stopped whatever the limit is, unless all that it had came
+    /// within the window.
+    pub fn check(
+        &mut self,
+        now: u64,
+        gone: impl IntoIterator<Item = Name>,
+        live: u64,
+        max: MaxDelete,
+    ) -> Result<(), Vanished> {
+        self.size(now, live);
+        let (mut all, mut old) = (0u64, 0u64);
+        for name in gone {
+            all += 1;
+            old += u64::from(!self.new.at.contains_key(&name));
         }
-        match self.stretches.back_mut() {
-            Some((begin, count)) if *begin >= start => *count = count.saturating_add(gone),
-            _ if gone > 0 => self.stretches.push_back((start, gone)),
-            _ => {}
+        if all == 0 {
+            return Ok(());
+        }
+        let had = live.saturating_sub(self.new.len()) + self.gone.len();
+        let gone = self.gone.len() + old;
+        if all >= live && had > 0 && gone > 0 {
+            return Err(Vanished::Everything { had });
+        }
+        let most = self.sizes.iter().map(|(_, live)| *live).max().unwrap_or(0);
+        let left = live.saturating_sub(all);
+        let too_many = |gone, had| {
+            let limit = limit(max, had);
+            (gone > limit).then_some(Vanished::TooMany { gone, had, limit })
+        };
+        let vanished = too_many(gone, had).or(too_many(most.saturating_sub(left), most));
+        vanished.map_or(Ok(()), Err)
+    }
+
+    /// There are `live` entries at `now`.
+    pub fn size(&mut self, now: u64, live: u64) {
+        self.forget(now);
+        let start = now - now % STRETCH_NS;
+        match self.sizes.back_mut() {
+            Some((begin, most)) if *begin >= start => *most = live.max(*most),
+            _ => self.sizes.push_back((start, live)),
+        }
+    }
+
+    /// An entry is gone since `now`, and was recorded so.
+    pub fn vanished(&mut self, now: u64, name: Name) {
+        self.forget(now);
+        if !self.new.take(name) {
+            self.gone.note(now, name);
+        }
+    }
+
+    /// An entry is there that was not before.
+    pub fn appeared(&mut self, now: u64, name: Name) {
+        self.forget(now);
+        if !self.gone.take(name) {
+            self.new.note(now, name);
+        }
+    }
+
+    /// So many entries are gone that a person accepted.
+    pub fn excused(&mut self, entries: u64) {
+        for (_, live) in &mut self.sizes {
+            *live = live.saturating_sub(entries);
         }
     }
 
     /// A person accepted what happened: counting begins anew.
     pub fn accept(&mut self) {
-        self.stretches.clear();
+        self.gone = Recent::default();
+        self.sizes.clear();
     }
 
-    fn in_window(&self, now: u64) -> impl Iterator<Item = &(u64, u64)> {
-        self.stretches
-            .iter()
-            .filter(move |(begin, _)| begin.saturating_add(WINDOW_NS) > now)
+    fn forget(&mut self, now: u64) {
+        self.new.forget(now, MAX_NEW);
+        self.gone.forget(now, usize::MAX);
+        let past = |(begin, _): &(u64, u64)| begin.saturating_add(WINDOW_NS) <= now;
+        while self.sizes.front().is_some_and(past) {
+            self.sizes.pop_front();
+        }
     }
 }
 
@@ -319,9 +417,10 @@ mod tests {
     #[test]
     fn limits() {
         let table = [
-            (MaxDelete::Percent(50), 10, 100),
+            (MaxDelete::Percent(50), 10, 10),
+            (MaxDelete::Percent(50), 100, 50),
             (MaxDelete::Percent(50), 1000, 500),
-            (MaxDelete::Percent(0), 1000, 100),
+            (MaxDelete::Percent(0), 1000, 10),
             (MaxDelete::Percent(200), 1000, 2000),
             (MaxDelete::Count(3), 1000, 3),
             (MaxDelete::Percent(100), u64::MAX, u64::MAX),
@@ -331,68 +430,185 @@ mod tests {
         }
     }
 
-    #[test]
-    fn checks() {
-        let half = MaxDelete::Percent(50);
-        let check = |gone, live, max| DeleteWindow::default().check(0, gone, live, max);
-        assert_eq!(check(0, 0, half), Ok(()));
-        assert_eq!(check(1, 1, half), Ok(()), "the last file may go");
-        assert_eq!(check(2, 2, half), Err(Vanished::Everything { had: 2 }));
-        assert_eq!(check(90, 101, half), Ok(()), "below the floor");
-        assert_eq!(check(500, 1000, half), Ok(()));
-        assert_eq!(
-            check(501, 1000, half),
-            Err(Vanished::TooMany {
-                gone: 501,
-                had: 1000,
-                limit: 500
-            })
-        );
-        assert_eq!(
-            check(4, 10, MaxDelete::Count(3)),
-            Err(Vanished::TooMany {
-                gone: 4,
-                had: 10,
-                limit: 3
-            })
-        );
+    const HALF: MaxDelete = MaxDelete::Percent(50);
+
+    fn names(range: std::ops::Range<u64>) -> impl Iterator<Item = Name> {
+        range.map(Name)
     }
 
     #[test]
-    fn many_small_batches_count_together_and_are_forgotten() {
-        let (mut window, mut live, mut now) = (DeleteWindow::default(), 1000u64, 5_000_000_000u64);
-        let half = MaxDelete::Percent(50);
-        for _ in 0..50 {
-            assert_eq!(window.check(now, 10, live, half), Ok(()));
-            window.record(now, 10);
-            (live, now) = (live - 10, now + 100_000_000);
+    fn checks_of_one_pass() {
+        let check = |gone, live, max| DeleteWindow::default().check(0, names(0..gone), live, max);
+        let too_many = |gone, had, limit| Err(Vanished::TooMany { gone, had, limit });
+        let table = [
+            (0, 0, HALF, Ok(())),
+            (1, 1, HALF, Err(Vanished::Everything { had: 1 })),
+            (2, 2, HALF, Err(Vanished::Everything { had: 2 })),
+            (
+                2,
+                2,
+                MaxDelete::Percent(200),
+                Err(Vanished::Everything { had: 2 }),
+            ),
+            (
+                2,
+                2,
+                MaxDelete::Count(9),
+                Err(Vanished::Everything { had: 2 }),
+            ),
+            (9, 10, HALF, Ok(())),
+            (10, 12, HALF, Ok(())),
+            (11, 12, HALF, too_many(11, 12, 10)),
+            (51, 100, HALF, too_many(51, 100, 50)),
+            (500, 1000, HALF, Ok(())),
+            (501, 1000, HALF, too_many(501, 1000, 500)),
+            (999, 1000, MaxDelete::Percent(100), Ok(())),
+            (4, 10, MaxDelete::Count(3), too_many(4, 10, 3)),
+        ];
+        for (gone, live, max, expected) in table {
+            assert_eq!(check(gone, live, max), expected, "{gone} {live} {max:?}");
         }
-        assert_eq!(
-            window.check(now, 1, live, half),
-            Err(Vanished::TooMany {
-                gone: 501,
-                had: 1000,
-                limit: 500
-            })
-        );
-        assert_eq!(window.check(now + WINDOW_NS, 1, live, half), Ok(()));
+    }
+
+    /// Takes names out one by one, `apart` nanoseconds from one to the next, until the guard objects or none is left.
+    fn empty_slowly(had: u64, apart: u64, max: MaxDelete) -> (u64, Option<Vanished>) {
+        let (mut window, mut now) = (DeleteWindow::default(), WINDOW_NS);
+        for name in 0..had {
+            if let Err(why) = window.check(now, [Name(name)], had - name, max) {
+                return (name, Some(why));
+            }
+            window.vanished(now, Name(name));
+            now += apart;
+        }
+        (had, None)
+    }
+
+    #[test]
+    fn a_tree_that_is_emptied_step_by_step_stops() {
+        let half = |had, limit| {
+            let gone = limit + 1;
+            (limit, Some(Vanished::TooMany { gone, had, limit }))
+        };
+        for had in [30, 100, 101, 1000] {
+            assert_eq!(empty_slowly(had, 1_000_000, HALF), half(had, had / 2));
+        }
+        // Few, or so slowly that each step is small: at the latest when the last one goes.
+        for (had, apart) in [
+            (1, 0),
+            (2, 0),
+            (10, 1000),
+            (50, WINDOW_NS),
+            (50, WINDOW_NS / 5),
+        ] {
+            let (done, why) = empty_slowly(had, apart, HALF);
+            assert_eq!(done, had - 1, "{had} {apart}");
+            assert!(matches!(why, Some(Vanished::Everything { .. })), "{why:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_come_and_go_are_not_counted() {
+        let (mut window, mut now) = (DeleteWindow::default(), WINDOW_NS);
+        // Two files are written anew again and again, by removing and making them.
+        for _ in 0..1000 {
+            for name in 0..2 {
+                assert_eq!(window.check(now, [Name(name)], 20, HALF), Ok(()));
+                window.vanished(now, Name(name));
+                window.appeared(now, Name(name));
+                now += 1000;
+            }
+        }
+        // Short-lived files of ever new names, also in a tree that has nothing else.
+        for live in [1, 20] {
+            window = DeleteWindow::default();
+            for name in 100..2000 {
+                window.appeared(now, Name(name));
+                assert_eq!(
+                    window.check(now, [Name(name)], live, HALF),
+                    Ok(()),
+                    "{name}"
+                );
+                window.vanished(now, Name(name));
+                now += 1000;
+            }
+        }
+        assert!(window.gone.at.is_empty() && window.new.at.is_empty());
+    }
+
+    #[test]
+    fn what_was_unpacked_a_moment_ago_is_guarded_too() {
+        let mut window = DeleteWindow::default();
+        for name in 0..100 {
+            window.appeared(5, Name(name));
+            window.size(5, name + 1);
+        }
+        assert_eq!(window.check(6, names(0..50), 100, HALF), Ok(()));
+        let too_many = Vanished::TooMany {
+            gone: 51,
+            had: 100,
+            limit: 50,
+        };
+        assert_eq!(window.check(6, names(0..51), 100, HALF), Err(too_many));
+        // Step by step, and after a person let the first sixty go.
+        for name in 0..60 {
+            window.vanished(7, Name(name));
+        }
+        assert!(window.clone().check(8, [Name(60)], 40, HALF).is_err());
+        window.excused(60);
+        assert_eq!(window.check(8, [Name(60)], 40, HALF), Ok(()));
+    }
+
+    #[test]
+    fn what_was_accepted_or_is_long_ago_is_forgotten() {
+        let mut window = DeleteWindow::default();
+        for name in 0..500 {
+            window.vanished(5, Name(name));
+        }
+        let one_more = |window: &mut DeleteWindow, now| window.check(now, [Name(900)], 500, HALF);
+        assert!(one_more(&mut window.clone(), 6).is_err());
+        assert_eq!(one_more(&mut window.clone(), 5 + WINDOW_NS), Ok(()));
         window.accept();
-        assert_eq!(window.check(now, 200, live, half), Ok(()));
+        assert_eq!(one_more(&mut window, 6), Ok(()));
     }
 
     proptest! {
+        /// Against a log of everything: what only went within the window is counted, what did not go is not.
         #[test]
-        fn the_window_is_bounded_and_near_exact(steps in proptest::collection::vec((0u64..5_000_000_000, 0u64..50), 0..300)) {
-            let (mut window, mut now, mut all) = (DeleteWindow::default(), 0, Vec::new());
-            for (wait, gone) in steps {
+        fn the_window_counts_what_was_there_and_is_not(
+            steps in proptest::collection::vec((0u64..20_000_000_000, 0u64..12), 1..200),
+        ) {
+            let (mut window, mut now) = (DeleteWindow::default(), WINDOW_NS);
+            let mut there: std::collections::BTreeSet<u64> = (0..6).collect();
+            // Every change of two windows: when, which, whether it went.
+            let mut log: Vec<(u64, u64, bool)> = Vec::new();
+            for (wait, name) in steps {
                 now += wait;
-                window.record(now, gone);
-                all.push((now, gone));
-                let sum = |span: u64| all.iter().filter(|(t, _)| t + span > now).map(|(_, n)| n).sum::<u64>();
-                let counted: u64 = window.in_window(now).map(|(_, n)| n).sum();
-                let stretch = WINDOW_NS / STRETCHES;
-                prop_assert!(counted <= sum(WINDOW_NS) && counted >= sum(WINDOW_NS - stretch));
-                prop_assert!(window.stretches.len() as u64 <= STRETCHES + 1);
+                let goes = there.contains(&name);
+                log.retain(|(at, ..)| at + 2 * WINDOW_NS > now);
+                if goes {
+                    let left = |n: u64| there.contains(&n) && n != name;
+                    let mut last: BTreeMap<u64, u64> = BTreeMap::new();
+                    last.extend(log.iter().filter(|(.., went)| *went).map(|(at, n, _)| (*n, *at)));
+                    last.insert(name, now);
+                    let went = |n: u64| last.get(&n).copied().filter(|at| at + WINDOW_NS > now);
+                    // It did not come within a window before it went.
+                    let came = |n: u64, at: u64| log.iter().any(|(t, m, went)| *m == n && !went && t + WINDOW_NS > at);
+                    let only_went = |n: u64| went(n).is_some_and(|at| !came(n, at));
+                    let least = (0..12).filter(|n| !left(*n) && only_went(*n)).count() as u64;
+                    let found = window.check(now, [Name(name)], there.len() as u64, MaxDelete::Count(2));
+                    match found {
+                        Err(Vanished::TooMany { gone, had, .. }) => prop_assert!(gone > 2 && gone <= had),
+                        Err(Vanished::Everything { had }) => prop_assert!(there.len() == 1 && had > 0),
+                        Ok(()) => prop_assert!(least <= 2 && (there.len() > 1 || least == 0)),
+                    }
+                    window.vanished(now, Name(name));
+                    there.remove(&name);
+                } else {
+                    window.appeared(now, Name(name));
+                    there.insert(name);
+                }
+                log.push((now, name, goes));
+                prop_assert!(window.new.at.len() + window.gone.at.len() <= 12);
             }
         }
     }

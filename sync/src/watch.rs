@@ -135,9 +135,9 @@ impl Default for Options {
 pub struct Watcher {
     reporter: Arc<Reporter>,
     // Dropped in this order: the detectors end before the keeper.
-    _fanotify: Option<fanotify::Fanotify>,
-    _inotify: Option<inotify::Inotify>,
-    _keeper: Keeper,
+    fanotify: Option<fanotify::Fanotify>,
+    inotify: Option<inotify::Inotify>,
+    keeper: Keeper,
 }
 
 impl Watcher {
@@ -171,9 +171,9 @@ impl Watcher {
         let keeper = Keeper::start(&reporter, options.poll_interval)?;
         Ok(Watcher {
             reporter,
-            _fanotify: fanotify,
-            _inotify: inotify,
-            _keeper: keeper,
+            fanotify,
+            inotify,
+            keeper,
         })
     }
 
@@ -182,6 +182,13 @@ impl Watcher {
     pub fn watching(&self, tree: TreeId) -> Option<Watching> {
         let index = self.reporter.index_of(tree)?;
         Some(self.reporter.watching(index))
+    }
+
+    /// False when a thread that it needs has ended: events are lost from then on.
+    pub fn is_alive(&self) -> bool {
+        self.fanotify.as_ref().is_none_or(|f| f.is_alive())
+            && self.inotify.as_ref().is_none_or(|i| i.is_alive())
+            && self.keeper.is_alive()
     }
 
     /// Asks for [`Event::Barrier`] with `token` after everything that happened in the tree before this call was

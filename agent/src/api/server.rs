@@ -56,6 +56,8 @@ pub trait Backend: Send + Sync + 'static {
     fn verify(&self, request: types::VerifyRequest) -> Answer<'_, Lines<types::VerifyEvent>>;
     /// `POST /v1/tree/accept`.
     fn accept(&self, request: types::AcceptRequest) -> Answer<'_, types::Done>;
+    /// `POST /v1/tree/accept/price`.
+    fn accept_price(&self, request: types::AcceptPriceRequest) -> Answer<'_, types::AcceptPrice>;
     /// `POST /v1/adopt`.
     fn adopt(&self, request: types::AdoptRequest) -> Answer<'_, types::Done>;
     /// `GET /v1/rescue`.
@@ -239,6 +241,7 @@ fn router<B: Backend>(backend: Arc<B>) -> Router {
         .route(path::HOLD, poster!(hold, lines))
         .route(path::VERIFY, poster!(verify, lines))
         .route(path::ACCEPT, poster!(accept, answer))
+        .route(path::ACCEPT_PRICE, poster!(accept_price, answer))
         .route(path::ADOPT, poster!(adopt, answer))
         .route(path::RESCUE, getter!(rescue_list))
         .route(path::RESCUE_SHOW, poster!(rescue_show, lines))

@@ -44,6 +44,8 @@ pub mod path {
     pub const VERIFY: &str = "/v1/verify";
     /// POST [`super::AcceptRequest`]: [`super::Done`].
     pub const ACCEPT: &str = "/v1/tree/accept";
+    /// POST [`super::AcceptPriceRequest`]: [`super::AcceptPrice`].
+    pub const ACCEPT_PRICE: &str = "/v1/tree/accept/price";
     /// POST [`super::AdoptRequest`]: [`super::Done`].
     pub const ADOPT: &str = "/v1/adopt";
     /// GET: [`super::RescueList`].

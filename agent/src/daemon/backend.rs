@@ -29,9 +29,10 @@ pub fn engine_error(error: &CommandError) -> ApiError {
         CommandError::NoSession => ErrorCode::PeerUnreachable,
         CommandError::Timeout(..) => ErrorCode::Timeout,
         CommandError::Ended => ErrorCode::Stopping,
-        CommandError::Unborn(_) | CommandError::Root { .. } | CommandError::Occupied(_) => {
-            ErrorCode::Refused
-        }
+        CommandError::Unborn(_)
+        | CommandError::Root { .. }
+        | CommandError::Occupied(_)
+        | CommandError::MoreGone { .. } => ErrorCode::Refused,
         _ => ErrorCode::Internal,
     };
     ApiError::new(code, error.to_string())
@@ -77,12 +78,32 @@ impl Daemon {
         })
     }
 
+    /// What `tree accept` lets go, on this node.
+    pub async fn accept_price_here(
+        &self,
+        request: &types::AcceptPriceRequest,
+    ) -> Result<types::AcceptPrice, ApiError> {
+        let price = self.engine.accept_price(&request.tree).await;
+        let price = price.map_err(|e| engine_error(&e))?;
+        Ok(types::AcceptPrice {
+            tree: request.tree.clone(),
+            node: self.config().config.nodes[self.own].name.clone(),
+            why: price.why,
+            gone: price.gone,
+            examples: price.examples.iter().map(ToString::to_string).collect(),
+        })
+    }
+
     /// `tree accept`, on this node.
-    pub async fn accept_here(&self, tree: &str) -> Result<types::Done, ApiError> {
+    pub async fn accept_here(
+        &self,
+        request: &types::AcceptRequest,
+    ) -> Result<types::Done, ApiError> {
+        let tree = request.tree.as_str();
         let stopped = |t: &TreeStatus| matches!(t.state, TreeState::Stopped { .. });
         let trees = self.engine.status().trees;
         let stopped = trees.iter().any(|t| t.name == tree && stopped(t));
-        let accepted = self.engine.accept(tree).await;
+        let accepted = self.engine.accept(tree, request.most).await;
         accepted.map_err(|e| engine_error(&e))?;
         Ok(types::Done {
             message: if stopped {
@@ -279,6 +300,10 @@ impl Backend for Api {
 
     fn accept(&self, request: types::AcceptRequest) -> Answer<'_, types::Done> {
         answer!(self.0.accept_anywhere(request).await)
+    }
+
+    fn accept_price(&self, request: types::AcceptPriceRequest) -> Answer<'_, types::AcceptPrice> {
+        answer!(self.0.accept_price_anywhere(request).await)
     }
 
     fn adopt(&self, request: types::AdoptRequest) -> Answer<'_, types::Done> {

@@ -21,6 +21,8 @@ pub enum Forwarded {
     Verify(types::VerifyRequest),
     /// `tree accept`, for the other node when nothing waits on this one.
     Accept(types::AcceptRequest),
+    /// What that would let go.
+    AcceptPrice(types::AcceptPriceRequest),
 }
 
 impl Forwarded {
@@ -28,7 +30,7 @@ impl Forwarded {
     /// role back, or be refused for what the first one reached.
     pub fn is_repeatable(&self) -> bool {
         match self {
-            Self::Flush(_) => true,
+            Self::Flush(_) | Self::AcceptPrice(_) => true,
             Self::Verify(request) => !request.repair,
             Self::Failback | Self::Switchover | Self::Accept(_) => false,
         }
@@ -41,7 +43,7 @@ impl Forwarded {
             Self::Switchover => "switchover",
             Self::Flush(_) => "flush",
             Self::Verify(_) => "verify",
-            Self::Accept(_) => "tree accept",
+            Self::Accept(_) | Self::AcceptPrice(_) => "tree accept",
         }
     }
 }
@@ -57,7 +59,8 @@ impl Daemon {
             Forwarded::Switchover => json(&self.ask_move(Command::Switchover).await?),
             Forwarded::Flush(request) => json(&self.flush_here(request).await?),
             Forwarded::Verify(request) => json(&self.verify_here(request).await?),
-            Forwarded::Accept(request) => json(&self.accept_here(&request.tree).await?),
+            Forwarded::Accept(request) => json(&self.accept_here(&request).await?),
+            Forwarded::AcceptPrice(request) => json(&self.accept_price_here(&request).await?),
         }
     }
 

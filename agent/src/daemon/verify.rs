@@ -8,10 +8,14 @@ use crate::api::types::{self, ApiError, DifferenceKind, Line, VerifyEvent, Verif
 use std::sync::Arc;
 use std::time::Duration;
 use tandem_failover::role::Role;
+use tandem_sync::engine::{TreeState, TreeStatus};
 use tokio::sync::mpsc;
 
 /// A verify of terabytes takes hours; the bound only ends one whose peer has gone silent.
 const VERIFY_BOUND: Duration = Duration::from_secs(24 * 3600);
+
+/// A walk of the stopped tree: some seconds for millions of entries.
+const ACCEPTING: Duration = Duration::from_secs(30);
 
 impl Daemon {
     /// `verify` on the master.
@@ -73,16 +77,30 @@ impl Daemon {
         &self,
         request: types::AcceptRequest,
     ) -> Result<types::Done, ApiError> {
-        let status = self.engine.status();
-        let waits_here = status.trees.iter().any(|tree| {
-            tree.name == request.tree
-                && matches!(tree.state, tandem_sync::engine::TreeState::Stopped { .. })
-        });
-        if waits_here || self.rpc.borrow().is_none() {
-            return self.accept_here(&request.tree).await;
+        if self.waits_here(&request.tree) {
+            return self.accept_here(&request).await;
         }
-        let within = Duration::from_secs(30);
-        self.forwarded(Forwarded::Accept(request), within).await
+        self.forwarded(Forwarded::Accept(request), ACCEPTING).await
+    }
+
+    /// What that would let go.
+    pub async fn accept_price_anywhere(
+        &self,
+        request: types::AcceptPriceRequest,
+    ) -> Result<types::AcceptPrice, ApiError> {
+        if self.waits_here(&request.tree) {
+            return self.accept_price_here(&request).await;
+        }
+        self.forwarded(Forwarded::AcceptPrice(request), ACCEPTING)
+            .await
+    }
+
+    /// The tree is stopped on this node, or nobody else can be asked.
+    fn waits_here(&self, name: &str) -> bool {
+        let status = self.engine.status();
+        let stopped = |tree: &TreeStatus| matches!(tree.state, TreeState::Stopped { .. });
+        let mut trees = status.trees.iter();
+        trees.any(|tree| tree.name == name && stopped(tree)) || self.rpc.borrow().is_none()
     }
 }
 

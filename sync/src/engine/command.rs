@@ -3,7 +3,7 @@
 use super::apply::{Applied, Batch};
 use super::error::CommandError;
 use super::prepare::Prepared;
-use super::report::{InitReport, NotCovered};
+use super::report::{AcceptPrice, InitReport, NotCovered};
 use super::status::{Alarm, EngineStatus, Mode, SessionStatus, TreeState};
 use super::tree::Roots;
 use crate::index::Index;
@@ -85,7 +85,14 @@ pub(crate) enum Command {
     /// Let the deletions pass that the guard held back.
     Accept {
         tree: String,
+        /// Refuse if more than this is gone.
+        most: Option<u64>,
         reply: Reply<Result<(), CommandError>>,
+    },
+    /// What would pass.
+    AcceptPrice {
+        tree: String,
+        reply: Reply<Result<AcceptPrice, CommandError>>,
     },
 }
 

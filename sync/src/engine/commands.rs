@@ -68,7 +68,8 @@ impl Worker {
             Command::Release(reply) => drop(reply.send(self.release())),
             Command::Adopt(reply) => drop(reply.send(self.adopt())),
             Command::SetTrees { trees, reply } => drop(reply.send(self.set_trees(trees))),
-            Command::Accept { tree, reply } => drop(reply.send(self.accept(&tree))),
+            Command::Accept { tree, most, reply } => drop(reply.send(self.accept(&tree, most))),
+            Command::AcceptPrice { tree, reply } => drop(reply.send(self.accept_price(&tree))),
         }
         self.touch();
     }

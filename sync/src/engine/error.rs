@@ -35,6 +35,14 @@ pub enum CommandError {
     /// No such tree in the configuration.
     #[error("no tree named {0:?}")]
     NoSuchTree(String),
+    /// More is gone than the operator was shown.
+    #[error("{now} entries are gone now, {shown} were shown: look again")]
+    MoreGone {
+        /// As it was shown.
+        shown: u64,
+        /// As it is.
+        now: u64,
+    },
     /// Only a source can do this.
     #[error("this node is not the source")]
     NotSource,

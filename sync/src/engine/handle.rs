@@ -2,7 +2,7 @@
 
 use super::command::{Command, Peer, Recorded, Shared, heads};
 use super::error::{CommandError, OpenError, SessionError};
-use super::report::{FlushReport, InitReport, NotCovered, RevokeReport, SessionEnd};
+use super::report::{AcceptPrice, FlushReport, InitReport, NotCovered, RevokeReport, SessionEnd};
 use super::status::{EngineStatus, Mode};
 use super::tree::Roots;
 use super::worker::Worker;
@@ -268,14 +268,26 @@ impl Engine {
             .await?
     }
 
-    /// Lets exactly those deletions pass that the guard held back, and moves the tree again.
+    /// Lets exactly those deletions pass that the guard held back, and moves the tree again. `most`: what was shown as
+    /// the price; when more is gone by now nothing is done.
     ///
     /// # Errors
-    /// No such tree.
-    pub async fn accept(&self, tree: &str) -> Result<(), CommandError> {
+    /// No such tree, more is gone than `most`, or the index fails.
+    pub async fn accept(&self, tree: &str, most: Option<u64>) -> Result<(), CommandError> {
         let tree = tree.to_owned();
         self.shared
-            .ask(|reply| Command::Accept { tree, reply })
+            .ask(|reply| Command::Accept { tree, most, reply })
+            .await?
+    }
+
+    /// What [`Engine::accept`] would let go now. Walks the tree if the guard stopped it.
+    ///
+    /// # Errors
+    /// No such tree, or the index fails.
+    pub async fn accept_price(&self, tree: &str) -> Result<AcceptPrice, CommandError> {
+        let tree = tree.to_owned();
+        self.shared
+            .ask(|reply| Command::AcceptPrice { tree, reply })
             .await?
     }
 

@@ -3,9 +3,11 @@
 use super::clock::{self, ms};
 use super::error::CommandError;
 use super::look::{Looker, Sight, Sights};
+use super::report::{ACCEPT_EXAMPLES, AcceptPrice};
 use super::status::Mode;
-use super::tree::{Dirt, Job, Stop};
+use super::tree::{Dirt, Job, Stop, Tree};
 use super::worker::Worker;
+use crate::guard::Name;
 use crate::index::{IndexError, Observed, Snapshot};
 use crate::path::RelPath;
 use std::collections::BTreeSet;
@@ -55,17 +57,21 @@ impl Worker {
             if due && self.trees[at].job.is_none() {
                 self.walk(at);
             }
+            let mut paths = Vec::new();
+            let mut bytes = 0;
+            let dirt = Dirt {
+                force: self.trees[at].read_since.is_some(),
+                ..Dirt::WALKED
+            };
             let Some(job) = &mut self.trees[at].job else {
                 continue;
             };
-            let mut paths = Vec::new();
-            let mut bytes = 0;
             while paths.len() < SLICE
                 && bytes < SLICE_BYTES
                 && let Some((path, size)) = job.look.pop_front()
             {
                 bytes += size;
-                paths.push((path, Dirt::WALKED));
+                paths.push((path, dirt));
             }
             if paths.is_empty() {
                 let tree = &mut self.trees[at];
@@ -74,6 +80,7 @@ impl Worker {
                 if tree.accepted.take().is_some() {
                     tree.deletes.accept();
                 }
+                self.read_again(at);
                 if !routine {
                     tracing::info!(tree = self.trees[at].config.name, "scan complete");
                 }
@@ -101,9 +108,6 @@ impl Worker {
             tree.error(&path, why);
         }
         let gone: BTreeSet<RelPath> = walk.gone.iter().cloned().collect();
-        if std::mem::take(&mut self.trees[at].accepting) {
-            self.trees[at].accepted = Some(gone.clone());
-        }
         if self.numbers_changes() && !self.may_go(at, gone) {
             return;
         }
@@ -156,7 +160,9 @@ impl Worker {
             Err(error) => return Some(Err(error)),
         };
         let receiver = self.mode == Mode::Replica;
+        let read_since = tree.read_since;
         let looker = Looker {
+            read_since,
             tree: tree.id,
             config: &config,
             open: &open,
@@ -239,23 +245,38 @@ impl Worker {
         drop(snapshot);
         let now = clock::now();
         let (tree, acked) = (self.trees[at].id, self.shared.peer.borrow().acked);
-        let mut deleted = 0;
+        let mut changes: Vec<(Name, bool)> = Vec::new();
         let head = self.shared.index.write(|w| {
             w.ack(acked);
             let before = w.last_seq();
             for sight in sights {
-                let gone = sight.state.is_none();
+                let is = sight.state.is_some();
+                let was = w
+                    .get(tree, &sight.path)?
+                    .is_some_and(|e| e.current.is_some());
                 if let Observed::Changed(_) =
                     w.observe(tree, &sight.path, sight.state, sight.local)?
+                    && is != was
                 {
-                    deleted += u64::from(gone);
+                    changes.push((Name::of(&sight.path), is));
                 }
             }
             Ok::<_, IndexError>((before, w.last_seq()))
         })?;
-        if deleted > 0 && self.trees[at].accepted.is_none() {
-            self.trees[at].deletes.record(now, deleted);
+        let live = self.shared.index.snapshot()?.counts(tree)?.entries();
+        let Tree {
+            deletes, accepted, ..
+        } = &mut self.trees[at];
+        for (name, is) in changes {
+            match is {
+                true => deletes.appeared(now, name),
+                false if accepted.as_ref().is_some_and(|set| set.contains(&name)) => {
+                    deletes.excused(1);
+                }
+                false => deletes.vanished(now, name),
+            }
         }
+        deletes.size(now, live);
         if head.1 > head.0 {
             self.lag.push(head.1, now);
             self.shared.head.send_replace(head.1);
@@ -312,12 +333,10 @@ impl Worker {
         };
         let now = clock::now();
         let tree = &mut self.trees[at];
-        let accepted =
-            |path: &RelPath| tree.accepted.as_ref().is_some_and(|set| set.contains(path));
-        let counted = gone.iter().filter(|path| !accepted(path)).count() as u64;
-        let checked = tree
-            .deletes
-            .check(now, counted, entries, tree.config.max_delete);
+        let accepted = |name: &Name| tree.accepted.as_ref().is_some_and(|set| set.contains(name));
+        let counted = gone.iter().map(Name::of).filter(|name| !accepted(name));
+        let max = tree.config.max_delete;
+        let checked = tree.deletes.check(now, counted, entries, max);
         let Err(vanished) = checked else { return true };
         let (name, why) = (&tree.config.name, vanished.to_string());
         tracing::error!(tree = name, why, "the tree is stopped");
@@ -338,17 +357,24 @@ impl Worker {
 
     /// `tandem tree accept`: exactly what is gone now may be recorded as deleted; a root that is another one is taken
     /// for the right one.
-    pub(super) fn accept(&mut self, name: &str) -> Result<(), CommandError> {
-        let tree = self.trees.iter_mut().find(|t| t.config.name == name);
-        let tree = tree.ok_or_else(|| CommandError::NoSuchTree(name.to_owned()))?;
-        match tree.stop {
+    pub(super) fn accept(&mut self, name: &str, most: Option<u64>) -> Result<(), CommandError> {
+        let at = self.named(name)?;
+        match self.trees[at].stop {
             Some(Stop::Deletes(_)) => {
-                tree.accepting = true;
+                let gone = self.gone_now(at)?;
+                let now = gone.len() as u64;
+                if let Some(shown) = most.filter(|shown| *shown < now) {
+                    return Err(CommandError::MoreGone { shown, now });
+                }
+                let tree = &mut self.trees[at];
+                tracing::info!(tree = name, gone = now, "deletions are accepted");
+                tree.accepted = Some(gone.iter().map(Name::of).collect());
                 tree.stop = None;
                 tree.rescan = true;
             }
             Some(Stop::Identity(_)) => {
                 let shared = Arc::clone(&self.shared);
+                let tree = &mut self.trees[at];
                 tree.accept_root(&shared.config.pair, &shared.index, &shared.roots);
                 self.prove_all();
             }
@@ -356,6 +382,36 @@ impl Worker {
         }
         self.touch();
         Ok(())
+    }
+
+    /// What accepting would let go.
+    pub(super) fn accept_price(&mut self, name: &str) -> Result<AcceptPrice, CommandError> {
+        let at = self.named(name)?;
+        let gone = match self.trees[at].stop {
+            Some(Stop::Deletes(_)) => self.gone_now(at)?,
+            _ => Vec::new(),
+        };
+        Ok(AcceptPrice {
+            why: self.trees[at].stop.as_ref().map(|s| s.why().to_owned()),
+            gone: gone.len() as u64,
+            examples: gone.into_iter().take(ACCEPT_EXAMPLES).collect(),
+        })
+    }
+
+    fn named(&self, name: &str) -> Result<usize, CommandError> {
+        let at = self.trees.iter().position(|t| t.config.name == name);
+        at.ok_or_else(|| CommandError::NoSuchTree(name.to_owned()))
+    }
+
+    /// What the index has and the tree has not, in path order.
+    fn gone_now(&mut self, at: usize) -> Result<Vec<RelPath>, CommandError> {
+        let name = self.trees[at].config.name.clone();
+        let walk = self.looker(at, |looker| looker.walk(&RelPath::root()));
+        let walk = walk.ok_or_else(|| CommandError::Root {
+            tree: name,
+            why: "its root is not open".into(),
+        })?;
+        Ok(walk.map_err(super::commands::index)?.gone)
     }
 
     fn due_now(&mut self) {

@@ -56,6 +56,8 @@ pub(crate) struct Looker<'a> {
     pub open: &'a Open,
     /// What is known.
     pub index: &'a Snapshot,
+    /// A walk names files that changed since, whatever their keys say (nanoseconds of the wall clock).
+    pub read_since: Option<i128>,
     /// On a receiver, protected paths and kept extras are not looked at.
     pub receiver: bool,
 }

@@ -120,6 +120,20 @@ pub struct RescueSet {
     pub bytes: u64,
 }
 
+/// What `tandem tree accept` lets go, before it does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptPrice {
+    /// Why the tree is stopped; `None`: it is not.
+    pub why: Option<String>,
+    /// Entries that are gone now and that the standby loses with it.
+    pub gone: u64,
+    /// The first of them in path order, at most [`ACCEPT_EXAMPLES`].
+    pub examples: Vec<RelPath>,
+}
+
+/// Examples of an [`AcceptPrice`]: what fits a screen.
+pub const ACCEPT_EXAMPLES: usize = 20;
+
 /// How a session ended without an error of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "end")]

@@ -119,7 +119,8 @@ pub struct SessionStatus {
 pub struct Alarm {
     /// Tree it is about, if it is about one.
     pub tree: Option<String>,
-    /// Stable short name: `guard`, `identity`, `writers`, `rescue`, `apply-error`, `spool-full`, `diverged`, `index`.
+    /// Stable short name: `guard`, `identity`, `writers`, `rescue`, `apply-error`, `spool-full`, `diverged`, `index`,
+    /// `watch`, `worker`.
     pub kind: String,
     /// One sentence.
     pub text: String,

@@ -1,12 +1,12 @@
 //! Two engines in one process, real directories, a stream between them.
 
-mod compare;
+pub(super) mod compare;
 mod copy;
 mod cuts;
 mod hostile;
 mod keeping;
 mod order;
-mod pair;
+pub(super) mod pair;
 mod policy;
 mod resume;
 mod reversal;

@@ -1,7 +1,7 @@
 //! One tree as the worker holds it: its opened root, its identity, what waits to be examined.
 
 use crate::beneath::Root;
-use crate::guard::DeleteWindow;
+use crate::guard::{DeleteWindow, Name};
 use crate::path::RelPath;
 use crate::private::Private;
 use crate::progress;
@@ -156,12 +156,12 @@ pub(crate) struct Tree {
     pub skipped: BTreeSet<RelPath>,
     /// More of them than the index knows of.
     pub skipped_moved: bool,
+    /// Files that changed since are read even if their keys say that nothing changed (nanoseconds of the wall clock).
+    pub read_since: Option<i128>,
     /// A walk's work.
     pub job: Option<Job>,
     /// Deletions that `accept` lets pass once.
-    pub accepted: Option<BTreeSet<RelPath>>,
-    /// The next walk's deletions are accepted.
-    pub accepting: bool,
+    pub accepted: Option<BTreeSet<Name>>,
     /// What vanished lately, so that many small steps count as one.
     pub deletes: DeleteWindow,
     /// Paths that could not be read or applied, with the reason.
@@ -223,9 +223,9 @@ impl Tree {
             flagged: BTreeSet::new(),
             skipped: BTreeSet::new(),
             skipped_moved: false,
+            read_since: None,
             job: None,
             accepted: None,
-            accepting: false,
             deletes: DeleteWindow::default(),
             errors: BTreeMap::new(),
             last_error: None,

@@ -47,6 +47,7 @@ impl Worker {
         }
         self.load_flagged();
         self.load_skipped();
+        self.load_read_since().map_err(index)?;
         // What is watched, and how often, may be something else now.
         self.watcher = None;
         shared.set_trees(new);

@@ -12,7 +12,10 @@ impl Looker<'_> {
     /// Walks everything below `dir` and compares it with the index by local keys.
     pub fn walk(&self, dir: &RelPath) -> Result<Walk, IndexError> {
         let mut known = self.index.below(self.tree, dir)?.peekable();
-        let mut walk = Walk::default();
+        let mut walk = Walk {
+            read_since: self.read_since,
+            ..Walk::default()
+        };
         let mut unknown_below: Vec<RelPath> = Vec::new();
         let mut failed = None;
         let outside = |path: &RelPath, is_dir: bool| {
@@ -52,6 +55,8 @@ impl Looker<'_> {
 /// What a walk found.
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
+    /// Files that changed since are named too.
+    pub read_since: Option<i128>,
     /// Paths that are new or changed, with the bytes that must be read.
     pub look: Vec<(RelPath, u64)>,
     /// Paths of the index that are not there.
@@ -93,7 +98,10 @@ impl Walk {
                 let same = entry.is_some_and(|e| {
                     e.local == Some(stat.key()) && e.current.is_some() && e.seq != 0
                 });
-                if !same {
+                let doubtful = self
+                    .read_since
+                    .is_some_and(|since| stat.is_file() && stat.key().ctime_ns >= since);
+                if !same || doubtful {
                     let bytes = if stat.is_file() { stat.size } else { 0 };
                     self.look.push((path.clone(), bytes));
                 }

@@ -27,6 +27,8 @@ const DEBOUNCE: u64 = ms(2);
 const EVENTS_AT_ONCE: usize = 8192;
 /// Time between two looks at what only time changes: acknowledgements to be kept, lost roots, status.
 const PERIOD: u64 = ms(1000);
+/// Time between two tries to watch, each of which scans the trees.
+const WATCH_AGAIN: u64 = ms(10_000);
 /// Shortest time between two status messages while much happens.
 const STATUS_EVERY: u64 = ms(100);
 
@@ -48,6 +50,8 @@ pub(crate) struct Worker {
     pub(super) next_token: u64,
     pub(super) dirty_due: Option<u64>,
     next_period: u64,
+    /// When watching is tried again after it failed.
+    watch_again: u64,
     status_due: Option<u64>,
     last_status: u64,
     /// Changes that are not acknowledged.
@@ -82,6 +86,7 @@ impl Worker {
             next_token: 1,
             dirty_due: None,
             next_period: 0,
+            watch_again: 0,
             status_due: None,
             last_status: 0,
             lag: LagQueue::default(),
@@ -89,6 +94,7 @@ impl Worker {
         worker.prove_all();
         worker.load_flagged();
         worker.load_skipped();
+        worker.load_mark();
         worker.publish();
         worker
     }
@@ -123,7 +129,7 @@ impl Worker {
                     }
                 }
                 Next::Time => {}
-                Next::Ended => return,
+                Next::Ended => return self.mark_clean(),
             }
             self.work();
         }
@@ -217,6 +223,7 @@ impl Worker {
         if self.trees.iter().any(lost) {
             self.prove_all();
         }
+        self.watch_lost();
         self.keep_acked();
         if matches!(self.mode, Mode::Source { .. }) {
             self.clear_partials();
@@ -225,6 +232,17 @@ impl Worker {
             self.routine();
         }
         self.touch();
+    }
+
+    /// Without a watch nothing but passes would see changes.
+    fn watch_lost(&mut self) {
+        if self.watcher.as_ref().is_some_and(|w| !w.is_alive()) {
+            tracing::error!("a thread that watches the trees has ended: watching anew");
+            self.watcher = None;
+        }
+        if self.watcher.is_none() && clock::now() >= self.watch_again {
+            self.watch_anew();
+        }
     }
 
     /// A source receives nothing: what cut transfers left is of no use. Not at the takeover itself, which a huge file
@@ -286,8 +304,15 @@ impl Worker {
         // The old one goes first: its sentinels would confuse the new one.
         self.watcher = None;
         match Watcher::start(trees, options, sink) {
-            Ok(watcher) => self.watcher = Some(watcher),
-            Err(error) => tracing::error!(%error, "the trees cannot be watched"),
+            Ok(watcher) => {
+                self.watcher = Some(watcher);
+                self.shared.alarm(None, "watch", None);
+            }
+            Err(error) => {
+                let why = format!("the trees cannot be watched, they are scanned instead: {error}");
+                self.shared.alarm(None, "watch", Some(why));
+                self.watch_again = clock::now() + WATCH_AGAIN;
+            }
         }
         // What happened between the two watchers is not known.
         for tree in &mut self.trees {

@@ -79,6 +79,15 @@ impl Fanotify {
     }
 }
 
+impl Fanotify {
+    /// Its thread runs.
+    pub(super) fn is_alive(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+}
+
 impl Drop for Fanotify {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);

@@ -103,6 +103,15 @@ impl Inotify {
     }
 }
 
+impl Inotify {
+    /// Its thread runs.
+    pub(super) fn is_alive(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+}
+
 impl Drop for Inotify {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);

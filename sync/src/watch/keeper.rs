@@ -40,6 +40,15 @@ impl Keeper {
     }
 }
 
+impl Keeper {
+    /// Its thread runs.
+    pub(super) fn is_alive(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+}
+
 impl Drop for Keeper {
     fn drop(&mut self) {
         {

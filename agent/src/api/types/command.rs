@@ -154,6 +154,31 @@ pub struct VerifyRequest {
 pub struct AcceptRequest {
     /// Name of the stopped tree.
     pub tree: String,
+    /// The number of entries that was shown as the price; refused when more are gone by now. `None`: whatever is gone.
+    #[serde(default)]
+    pub most: Option<u64>,
+}
+
+/// What would `tree accept` let go?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptPriceRequest {
+    /// Name of the tree.
+    pub tree: String,
+}
+
+/// What `tree accept` lets go, shown to the operator before it is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptPrice {
+    /// Name of the tree.
+    pub tree: String,
+    /// Node on which it is stopped, or this one.
+    pub node: String,
+    /// Why it is stopped; `None`: it is not.
+    pub why: Option<String>,
+    /// Entries that are gone here and that the other node then removes too.
+    pub gone: u64,
+    /// The first of them in path order, at most 20.
+    pub examples: Vec<String>,
 }
 
 /// `adopt`: this node gives up its own lineage and receives what the other one has; its own goes to the rescue.

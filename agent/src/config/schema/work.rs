@@ -43,7 +43,7 @@ pub(super) const TREE: Section = Section {
             "max_delete",
             "\"N%\" or a number",
             DefaultsTo("\"50%\""),
-            "More than this gone at once stops the tree until `tandem tree accept`. Per cent of its entries (never less than 100), or a number of entries.",
+            "More than this gone within a minute stops the tree until `tandem tree accept`. Per cent of its entries (never less than 10), or a number of entries. A name that is made again is not gone. A tree in which nothing is left always stops.",
         ),
         key(
             "cross_mounts",

@@ -45,9 +45,25 @@ async fn too_many_deletions_stop_the_tree_and_accept_lets_exactly_them_pass() {
         gone >= 12,
         "nearly all of it is still on the standby: {gone}"
     );
-    a.engine().accept("data").await.unwrap();
+    // The price is shown first, and what is gone beyond it is not accepted.
+    let price = a.engine().accept_price("data").await.unwrap();
+    assert!(price.why.is_some_and(|why| why.contains("max_delete")));
+    assert!(price.gone >= 12, "{}", price.gone);
+    assert_eq!(price.examples.len() as u64, price.gone.min(20));
+    std::fs::remove_file(a.tree().join("d3/f3")).unwrap();
+    let accepted = a.engine().accept("data", Some(price.gone)).await;
+    assert!(
+        matches!(accepted, Err(crate::engine::CommandError::MoreGone { .. })),
+        "{accepted:?}"
+    );
+    a.engine()
+        .accept("data", Some(price.gone + 1))
+        .await
+        .unwrap();
     flush(&a).await;
     assert_equal(&a.tree(), &b.tree());
+    let price = a.engine().accept_price("data").await.unwrap();
+    assert_eq!((price.why, price.gone), (None, 0));
     std::fs::remove_dir_all(a.tree().join("d3")).unwrap();
     std::fs::remove_dir_all(a.tree().join("d4")).unwrap();
     a.until("stopped again", |s| {
@@ -193,14 +209,13 @@ async fn verify_finds_a_flipped_byte_and_repairs_it() {
     file.set_modified(before).unwrap();
     b.engine().shared.token.grant();
     let found = a.engine().verify(Some("data"), true).await.unwrap();
-    // Either the watcher repaired it before, or verify found it.
+    // Either the watcher repaired it before, or verify found it, perhaps on its way to the rescue.
     if found.found > 0 {
-        assert_eq!(
-            (
-                found.differences[0].path.as_str(),
-                found.differences[0].what.as_str()
-            ),
-            ("d1/f1", "content")
+        let first = &found.differences[0];
+        let what = ["content", "missing on the standby"];
+        assert!(
+            first.path == "d1/f1" && what.contains(&first.what.as_str()),
+            "{first:?}"
         );
     }
     b.until("repaired", |s| {
@@ -251,6 +266,45 @@ fn set_immutable(path: &std::path::Path, on: bool) -> bool {
         rustix::fs::IFlags::empty()
     };
     rustix::fs::ioctl_setflags(&file, flags).is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_rescue_takes_nothing_nothing_is_applied() {
+    let (a, b, cable) = with_files(|_| {}, 10).await;
+    let rescue = b.tree().join(".tandem/rescue");
+    if !set_immutable(&rescue, true) {
+        // Needs root on a file system with flags.
+        return cable.cut().await;
+    }
+    cable.cut().await;
+    write(&b.tree().join("d1/f1"), "b's own");
+    b.until("listed", |s| s.trees[0].dirty == 1).await;
+    for name in ["d1/f1", "d2/f2"] {
+        write(&a.tree().join(name), "a's");
+    }
+    let _ = a
+        .engine()
+        .flush(std::time::Duration::from_millis(300))
+        .await;
+    let (_, replica) = Cable::plug(&a, &b).ended().await;
+    assert!(replica.is_err(), "{replica:?}");
+    let alarm = |s: &crate::engine::EngineStatus| s.alarms.iter().any(|a| a.kind == "rescue");
+    b.until("an alarm", alarm).await;
+    let read = |name: &str| std::fs::read_to_string(b.tree().join(name)).unwrap();
+    assert_eq!(
+        (read("d1/f1").as_str(), read("d2/f2").as_str()),
+        ("b's own", "content 2")
+    );
+    assert!(set_immutable(&rescue, false));
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent && !alarm(s)).await;
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(
+        rescued(&b).get("d1/f1").map(String::as_str),
+        Some("b's own")
+    );
+    cable.cut().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,212 @@
+//! After a machine that stopped without a clean end, a file may have its new times with its old blocks (ext4 with
+//! delayed allocation): its key says that nothing changed. So what changed shortly before is read again.
+//!
+//! When the machine stopped is not known. What was written last was written before it stopped, so everything that
+//! changed within [`BEFORE_NS`] before the newest change is read: that is never too little.
+
+use super::worker::Worker;
+use crate::index::{IndexError, Snapshot};
+use crate::path::RelPath;
+use crate::tree::TreeId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The kernel writes dirty blocks back after 30 s by default; four times that is on the safe side.
+const BEFORE_NS: i128 = 120_000_000_000;
+/// Where the mark is kept in the index.
+const KEY: &str = "boot";
+/// A random number of each boot, see random(4).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What is known of the last process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    /// The boot in which it ran.
+    pub boot: String,
+    /// It ended by its own will, with everything durable.
+    pub clean: bool,
+    /// Trees of which files must be read again that changed since (nanoseconds of the wall clock).
+    pub again: BTreeMap<TreeId, i128>,
+}
+
+/// Whether the machine may have stopped while changes were not on the disk.
+pub(super) fn is_doubtful(mark: Option<&Mark>, boot: &str) -> bool {
+    mark.is_some_and(|mark| !mark.clean && mark.boot != boot)
+}
+
+impl Worker {
+    /// At the start: what must be read again is known, durably, before anything is taken for unchanged.
+    pub(super) fn load_mark(&mut self) {
+        let boot = match std::fs::read_to_string(BOOT_ID) {
+            Ok(boot) => boot.trim().to_owned(),
+            Err(error) => {
+                // Without it every start counts as one after a reboot, which costs reading and loses nothing.
+                tracing::warn!(%error, "the boot cannot be told from others");
+                String::from("unknown")
+            }
+        };
+        if let Err(error) = self.mark_boot(boot) {
+            self.index_failed(&error);
+        }
+    }
+
+    fn mark_boot(&mut self, boot: String) -> Result<(), IndexError> {
+        let snapshot = self.shared.index.snapshot()?;
+        let before: Option<Mark> = snapshot.value(KEY)?;
+        let doubtful = is_doubtful(before.as_ref(), &boot);
+        let mut mark = before.unwrap_or_default();
+        if doubtful {
+            for tree in &self.trees {
+                let Some(newest) = newest_change(&snapshot, tree.id)? else {
+                    continue;
+                };
+                let since = newest - BEFORE_NS;
+                let again = mark.again.entry(tree.id).or_insert(since);
+                *again = since.min(*again);
+            }
+            tracing::warn!(
+                "the machine stopped without a clean end: what changed shortly before is read again"
+            );
+        }
+        (mark.boot, mark.clean) = (boot, false);
+        self.shared.index.write(|w| w.put_value(KEY, &mark))?;
+        self.load_read_since()
+    }
+
+    /// What must be read again, for trees that were there at the start or came later.
+    pub(super) fn load_read_since(&mut self) -> Result<(), IndexError> {
+        let mark: Option<Mark> = self.shared.index.snapshot()?.value(KEY)?;
+        for tree in &mut self.trees {
+            tree.read_since = mark.as_ref().and_then(|m| m.again.get(&tree.id).copied());
+        }
+        Ok(())
+    }
+
+    /// A whole pass over a tree has read what had to be read.
+    pub(super) fn read_again(&mut self, at: usize) {
+        let tree = &mut self.trees[at];
+        if tree.read_since.take().is_none() {
+            return;
+        }
+        let id = tree.id;
+        self.change_mark(|mark| {
+            mark.again.remove(&id);
+        });
+    }
+
+    /// The process ends by its own will.
+    pub(super) fn mark_clean(&mut self) {
+        self.change_mark(|mark| mark.clean = true);
+    }
+
+    fn change_mark(&mut self, change: impl FnOnce(&mut Mark)) {
+        let written = self.shared.index.write(|w| {
+            let mut mark: Mark = w.value(KEY)?.unwrap_or_default();
+            change(&mut mark);
+            w.put_value(KEY, &mark)
+        });
+        if let Err(error) = written {
+            self.index_failed(&error);
+        }
+    }
+}
+
+/// The newest change time of a tree's files that the clock has reached.
+fn newest_change(index: &Snapshot, tree: TreeId) -> Result<Option<i128>, IndexError> {
+    let now = crate::hash::now_ns();
+    let mut newest = None;
+    for row in index.entries(tree, &RelPath::root())? {
+        let (_, entry) = row?;
+        let at = entry.local.map(|key| key.ctime_ns);
+        newest = newest.max(at.filter(|at| *at <= now));
+    }
+    Ok(newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::engine::tests::compare::assert_equal;
+    use crate::engine::tests::pair::{Cable, Node, flush, pair, write};
+    use crate::index::{Index, IndexIdentity};
+
+    /// What a machine leaves that lost its power: the times of a write that the index knows, with other blocks.
+    fn tear(node: &Node, name: &str, content: &str) {
+        let identity = IndexIdentity {
+            pair: "test".into(),
+            node: node.name.into(),
+        };
+        let index = Index::open(&node.dir.path().join("state/index.redb"), &identity).unwrap();
+        std::fs::write(node.tree().join(name), content).unwrap();
+        let root = crate::beneath::Root::open(&node.tree(), false).unwrap();
+        let path = RelPath::new(name).unwrap();
+        let key = root.stat(&path).unwrap().map(|stat| stat.key());
+        let lost = Mark {
+            boot: "the boot before".into(),
+            ..Mark::default()
+        };
+        index
+            .write(|w| {
+                w.set_local(TreeId::of("data"), &path, key)?;
+                w.put_value(KEY, &lost)
+            })
+            .unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_machine_that_lost_its_power_reads_again_what_it_had_just_written() {
+        let (mut a, mut b) = pair(|_| {}).await;
+        write(&a.tree().join("torn"), "what was written");
+        let cable = Cable::plug(&a, &b);
+        flush(&a).await;
+        b.until("consistent", |s| s.consistent).await;
+        cable.cut().await;
+        b.stop().await;
+        tear(&b, "torn", "0000000000000000");
+        b.start();
+        b.engine().begin_replica().await.unwrap();
+        let cable = Cable::plug(&a, &b);
+        flush(&a).await;
+        b.until("consistent", |s| s.consistent && s.trees[0].dirty == 0)
+            .await;
+        assert_equal(&a.tree(), &b.tree());
+        // On the source it is a change like any other.
+        cable.cut().await;
+        a.stop().await;
+        tear(&a, "torn", "half of it");
+        a.start();
+        a.engine().begin_source(1).await.unwrap();
+        let cable = Cable::plug(&a, &b);
+        flush(&a).await;
+        assert_equal(&a.tree(), &b.tree());
+        let mark = |node: &Node| {
+            let snapshot = node.engine().shared.index.snapshot().unwrap();
+            snapshot.value::<Mark>(KEY).unwrap().unwrap()
+        };
+        assert!(mark(&a).again.is_empty() && mark(&b).again.is_empty());
+        b.stop().await;
+        b.start();
+        assert!(!mark(&b).clean, "it runs");
+        cable.cut().await;
+    }
+
+    #[test]
+    fn only_another_boot_without_a_clean_end_is_doubtful() {
+        let mark = |boot: &str, clean| Mark {
+            boot: boot.into(),
+            clean,
+            again: BTreeMap::new(),
+        };
+        let table = [
+            (None, false),
+            (Some(mark("a", true)), false),
+            (Some(mark("a", false)), false),
+            (Some(mark("b", true)), false),
+            (Some(mark("b", false)), true),
+        ];
+        for (before, expected) in table {
+            assert_eq!(is_doubtful(before.as_ref(), "a"), expected, "{before:?}");
+        }
+    }
+}
