@@ -67,7 +67,8 @@ impl Daemon {
                 .find(|(name, _)| name == tree)
                 .map_or_else(String::new, |(_, epoch)| epoch.clone()),
         });
-        let not_covered = report.not_covered.iter().map(|n| types::NotCovered {
+        let missing = report.not_covered.iter().chain(&report.except);
+        let not_covered = missing.map(|n| types::NotCovered {
             tree: n.tree.clone().unwrap_or_else(|| "(all trees)".to_owned()),
             why: n.why.clone(),
         });

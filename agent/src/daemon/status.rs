@@ -283,6 +283,7 @@ fn trees(parts: &Parts<'_>) -> Vec<api::TreeStatus> {
                 rescued: tree.rescued,
                 mounts_below: tree.mounts_below.clone(),
                 sockets_skipped: tree.sockets_skipped,
+                fuzzy: tree.fuzzy.clone(),
             }
         })
         .collect()

@@ -364,6 +364,7 @@ impl Engine {
             epochs: Vec::new(),
             covered: Vec::new(),
             not_covered,
+            except: exceptions(&self.status()),
             took: begun.elapsed(),
         };
         for tree in self.shared.trees().iter() {
@@ -414,6 +415,38 @@ impl Engine {
         let why: Vec<String> = report.not_covered.iter().map(|n| n.why.clone()).collect();
         Err(CommandError::Timeout(within, why.join("; ")))
     }
+}
+
+/// Most paths that a flush names by themselves; the status has the number of all.
+const NAMED: usize = 10;
+
+/// Paths that a flush cannot speak for.
+fn exceptions(status: &EngineStatus) -> Vec<NotCovered> {
+    let mut except = Vec::new();
+    for tree in &status.trees {
+        let mut push = |why: String| {
+            except.push(NotCovered {
+                tree: Some(tree.name.clone()),
+                why,
+            });
+        };
+        if tree.errors > 0 {
+            let last = tree.last_error.as_deref().unwrap_or("no reason is known");
+            push(format!(
+                "{} paths cannot be read, the last one: {last}",
+                tree.errors
+            ));
+        }
+        for path in tree.fuzzy.iter().take(NAMED) {
+            push(format!("{path} changes faster than it can be read"));
+        }
+        if let Some(more @ 1..) = tree.fuzzy.len().checked_sub(NAMED) {
+            push(format!(
+                "{more} more files change faster than they can be read"
+            ));
+        }
+    }
+    except
 }
 
 fn check(config: &PairConfig) -> Result<NodeName, OpenError> {

@@ -24,8 +24,22 @@ const PASS: u64 = ms(600_000);
 const AGAIN: u64 = ms(25);
 /// Longest such wait.
 const AGAIN_MOST: u64 = ms(1000);
+/// Longest wait for a stamp to age. Only a clock that was set back makes one that does not age in so many looks; then the
+/// file is not read each second until the clock has caught up.
+const STAMP_MOST: u64 = ms(10_000);
 /// A path that was not at rest in so many looks is named as `fuzzy`.
 const FUZZY: u32 = 8;
+
+/// When a path is looked at again that was not at rest (`moving`), or whose stamp is so young that a further change may
+/// carry the same one. It always is: an event may have caused this look too, and nothing else would ever read again what
+/// another write in the same jiffy left.
+fn next_look(moving: bool, tries: u32) -> u64 {
+    let most = match !moving && tries >= FUZZY {
+        true => STAMP_MOST,
+        false => AGAIN_MOST,
+    };
+    (AGAIN << tries.min(9)).min(most)
+}
 
 impl Worker {
     /// Looks at all dirty paths of all trees, at most a slice of each tree.
@@ -212,16 +226,10 @@ impl Worker {
         }
         for (path, moving) in &sights.again {
             let tries = tree.later.get(path).map_or(0, |a| a.tries);
-            if !moving && tries > 0 {
-                // It was looked at again after its stamp had aged, and it is at rest.
-                tree.later.remove(path);
-                tree.fuzzy.remove(path);
-                continue;
-            }
             if *moving && tries >= FUZZY {
                 tree.fuzzy.insert(path.clone());
             }
-            tree.again(path.clone(), now, (AGAIN << tries.min(6)).min(AGAIN_MOST));
+            tree.again(path.clone(), now, next_look(*moving, tries));
         }
         tree.sockets.extend(sights.sockets);
         for (path, dirt) in sights.more {
@@ -426,5 +434,20 @@ impl Worker {
                 self.stop(at, Stop::Fault(format!("index: {error}")));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_young_stamp_is_always_looked_at_again_after_it_has_aged() {
+        // 20 ms: two jiffies of the slowest clock.
+        for (moving, tries) in [(false, 0), (false, 1), (false, 7), (true, 0), (true, 50)] {
+            let wait = next_look(moving, tries);
+            assert!((ms(20)..=AGAIN_MOST).contains(&wait), "{moving} {tries}");
+        }
+        assert_eq!(next_look(false, 50), STAMP_MOST);
     }
 }

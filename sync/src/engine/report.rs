@@ -40,6 +40,9 @@ pub struct FlushReport {
     pub covered: Vec<String>,
     /// What is not.
     pub not_covered: Vec<NotCovered>,
+    /// Single paths of covered trees that are not: what cannot be read, and files that never rest. They do not keep a
+    /// planned move from going on.
+    pub except: Vec<NotCovered>,
     /// How long it took.
     pub took: Duration,
 }

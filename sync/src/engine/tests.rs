@@ -3,6 +3,7 @@
 pub(super) mod compare;
 mod copy;
 mod cuts;
+mod flush;
 mod hostile;
 mod keeping;
 mod order;

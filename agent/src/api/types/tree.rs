@@ -53,6 +53,9 @@ pub struct TreeStatus {
     /// Sockets in the tree, which are not copied.
     #[serde(default)]
     pub sockets_skipped: u64,
+    /// Files that change faster than they can be read: not in sync while they do (master).
+    #[serde(default)]
+    pub fuzzy: Vec<String>,
 }
 
 /// State of the copy of a tree on a node.

@@ -215,6 +215,12 @@ fn tree(t: &TreeStatus, master: bool) -> Row {
             count(t.sockets_skipped, "socket")
         )));
     }
+    if let Some(first) = t.fuzzy.first() {
+        let files = count(t.fuzzy.len() as u64, "file");
+        notes.push(plain(format!(
+            "not in sync, changing faster than it can be read: {files}, the first {first}"
+        )));
+    }
     Row { cells, notes }
 }
 

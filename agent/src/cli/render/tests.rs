@@ -55,6 +55,7 @@ fn tree(name: &str) -> TreeStatus {
         rescued: 0,
         mounts_below: vec![],
         sockets_skipped: 0,
+        fuzzy: Vec::new(),
     }
 }
 

@@ -1,0 +1,80 @@
+//! What a flush cannot cover is named.
+
+use super::pair::{Cable, flush, noise, pair, write};
+use crate::engine::{FlushReport, TreeState};
+use crate::tree::MaxDelete;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+fn names(report: &FlushReport, text: &str) -> bool {
+    let all = report.not_covered.iter().chain(&report.except);
+    all.into_iter().any(|n| n.why.contains(text))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_never_rests_is_named() {
+    let (a, b) = pair(|_| {}).await;
+    // Large enough that a write falls into every reading of it.
+    write(&a.tree().join("busy"), noise(48 << 20, 1));
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    cable.cut().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopped, path) = (Arc::clone(&stop), a.tree().join("busy"));
+    let writer = std::thread::spawn(move || {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        let mut n = 0u64;
+        while !stopped.load(Ordering::Relaxed) {
+            n += 1;
+            file.write_all_at(&n.to_le_bytes(), (n * 4096) % (48 << 20))
+                .unwrap();
+        }
+    });
+    a.until("fuzzy", |s| s.trees[0].fuzzy == ["busy"]).await;
+    let report = a.engine().flush(Duration::from_secs(1)).await.unwrap();
+    assert!(names(&report, "busy changes faster"), "{report:?}");
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    a.until("at rest", |s| s.trees[0].fuzzy.is_empty()).await;
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    assert_eq!(
+        std::fs::read(a.tree().join("busy")).unwrap(),
+        std::fs::read(b.tree().join("busy")).unwrap()
+    );
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_a_guard_stopped_is_named_and_the_others_are_covered() {
+    let (a, b) = pair(|tree| tree.max_delete = MaxDelete::Count(1)).await;
+    let (more_a, more_b) = (a.dir.path().join("more"), b.dir.path().join("more"));
+    for (node, more) in [(&a, &more_a), (&b, &more_b)] {
+        std::fs::create_dir(more).unwrap();
+        let mut data = crate::tree::TreeConfig::new("data", node.tree());
+        data.max_delete = MaxDelete::Count(1);
+        let more = crate::tree::TreeConfig::new("more", more.clone());
+        node.engine().set_trees(vec![data, more]).await.unwrap();
+    }
+    for n in 0..5 {
+        write(&a.tree().join(format!("f{n}")), "x");
+    }
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    std::fs::rename(a.tree().join("f0"), more_a.join("f0")).unwrap();
+    for n in 1..5 {
+        std::fs::remove_file(a.tree().join(format!("f{n}"))).unwrap();
+    }
+    a.until("stopped", |s| {
+        matches!(s.trees[0].state, TreeState::Stopped { .. })
+    })
+    .await;
+    let report = a.engine().flush(super::pair::PATIENCE).await.unwrap();
+    let stopped: Vec<_> = report.not_covered.iter().map(|n| &n.tree).collect();
+    assert_eq!(stopped, [&Some("data".to_owned())], "{report:?}");
+    assert_eq!(report.covered, ["more"], "{report:?}");
+    assert!(more_b.join("f0").exists() && b.tree().join("f1").exists());
+    cable.cut().await;
+}
