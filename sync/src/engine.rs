@@ -6,6 +6,7 @@
 pub(crate) mod apply;
 mod aside;
 mod barrier;
+mod burst;
 #[allow(clippy::disallowed_methods)]
 pub mod clock;
 pub(crate) mod command;

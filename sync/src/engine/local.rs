@@ -1,5 +1,6 @@
 //! The source's side of the worker: local changes become numbered entries, durable before anybody sends them.
 
+use super::burst::Burst;
 use super::clock::{self, ms};
 use super::error::CommandError;
 use super::look::{Looker, Sight, Sights};
@@ -14,7 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Paths of one slice: a slice takes some milliseconds when nothing must be read.
-const SLICE: usize = 512;
+pub(super) const SLICE: usize = 512;
 /// Bytes of one slice: they are hashed in some tens of milliseconds. A single larger file is a slice of its own.
 const SLICE_BYTES: u64 = 64 << 20;
 /// Time between two passes over a tree for what causes no events (libaio, memory maps), unless `poll` says otherwise.
@@ -48,6 +49,9 @@ impl Worker {
             if !self.trees[at].moves() || self.trees[at].dirty.is_empty() {
                 continue;
             }
+            if self.waits_for_burst(at) {
+                continue;
+            }
             let mut paths = Vec::new();
             while paths.len() < SLICE
                 && let Some(next) = self.trees[at].dirty.pop_first()
@@ -55,8 +59,9 @@ impl Worker {
                 paths.push(next);
             }
             self.look(at, paths);
-            if !self.trees[at].dirty.is_empty() {
-                self.due_now();
+            match self.trees[at].dirty.is_empty() {
+                true => self.trees[at].burst = Burst::None,
+                false => self.due_now(),
             }
         }
     }
@@ -323,7 +328,7 @@ impl Worker {
 
     /// Whether so much may be recorded as deleted. If not, the tree is stopped. A node that receives only lists what it
     /// finds gone, so there nothing can be lost by it.
-    fn may_go(&mut self, at: usize, gone: BTreeSet<RelPath>) -> bool {
+    pub(super) fn may_go(&mut self, at: usize, gone: BTreeSet<RelPath>) -> bool {
         if self.mode == Mode::Replica {
             return true;
         }

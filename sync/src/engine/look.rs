@@ -232,6 +232,34 @@ impl Looker<'_> {
         Ok(())
     }
 
+    /// Adds what the index knows at and below a path where nothing lies any more.
+    pub(super) fn add_gone(
+        &self,
+        path: &RelPath,
+        out: &mut BTreeSet<RelPath>,
+    ) -> Result<(), IndexError> {
+        let missing = match self.open.root.stat(path) {
+            Ok(found) => found.is_none(),
+            Err(fault) => matches!(fault, Fault::NotBeneath | Fault::Missing),
+        };
+        if !missing || self.is_outside(path, false) {
+            return Ok(());
+        }
+        let entry = self.index.get(self.tree, path)?;
+        if self.was_dir(entry.as_ref()) {
+            for row in self.index.below(self.tree, path)? {
+                let (path, entry) = row?;
+                if entry.current.is_some() {
+                    out.insert(path);
+                }
+            }
+        }
+        if entry.is_some_and(|e| e.current.is_some()) {
+            out.insert(path.clone());
+        }
+        Ok(())
+    }
+
     pub(super) fn gone_below(&self, path: &RelPath, out: &mut Sights) -> Result<(), IndexError> {
         for row in self.index.below(self.tree, path)? {
             let (path, entry) = row?;

@@ -1,5 +1,6 @@
 //! One tree as the worker holds it: its opened root, its identity, what waits to be examined.
 
+use super::burst::Burst;
 use crate::beneath::Root;
 use crate::guard::{DeleteWindow, Name};
 use crate::path::RelPath;
@@ -142,6 +143,10 @@ pub(crate) struct Tree {
     pub stop: Option<Stop>,
     /// Paths to be looked at.
     pub dirty: BTreeMap<RelPath, Dirt>,
+    /// When a path was last marked (CLOCK_BOOTTIME nanoseconds).
+    pub marked_at: u64,
+    /// Many of them are gone.
+    pub burst: Burst,
     /// Paths to be looked at again at a time (CLOCK_BOOTTIME nanoseconds).
     pub later: BTreeMap<RelPath, Again>,
     /// The whole tree must be walked before anything can be said of it.
@@ -216,6 +221,8 @@ impl Tree {
             cleaned: false,
             stop: None,
             dirty: BTreeMap::new(),
+            marked_at: 0,
+            burst: Burst::None,
             later: BTreeMap::new(),
             rescan: false,
             routine: false,

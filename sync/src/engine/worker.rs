@@ -373,8 +373,10 @@ impl Worker {
     /// Marks a path to be looked at soon.
     pub(super) fn mark(&mut self, tree: TreeId, path: RelPath, dirt: Dirt) {
         if let Some(at) = self.position(tree) {
+            let now = clock::now();
             self.trees[at].mark(path, dirt);
-            self.dirty_due.get_or_insert(clock::now() + DEBOUNCE);
+            self.trees[at].marked_at = now;
+            self.due_at(now + DEBOUNCE);
         }
     }
 
