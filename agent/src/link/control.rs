@@ -75,10 +75,12 @@ pub(super) async fn run(shared: &Arc<Shared>, mut stream: DataStream) -> Result<
         hello,
         link: stream.link().to_owned(),
     };
+    // First, so that whoever hears of it can dial data at once.
+    shared.control.send_replace(Some(path));
     if shared.events.send(connected).await.is_err() {
+        shared.control.send_replace(None);
         return Err(LinkError::Cancelled);
     }
-    shared.control.send_replace(Some(path));
     let end = live(shared, stream, &rpc, frames, &mine).await;
     shared.control.send_replace(None);
     drop(gone);

@@ -80,16 +80,18 @@ impl Dials {
         }
     }
 
-    /// The first line of somebody who dialled this node.
-    fn seen(&self, line: &[u8]) {
+    /// The first line of somebody who dialled this node. Whether it is one of its own dials.
+    fn seen(&self, line: &[u8]) -> bool {
         let number = std::str::from_utf8(line).ok().and_then(|line| {
             let number = line.trim_end().strip_prefix(CLIENT_ID)?;
             u64::from_str_radix(number, 16).ok()
         });
         let mut dials = self.lock();
-        if let Some(back) = number.and_then(|n| dials.get_mut(&n)) {
+        let own = number.and_then(|n| dials.get_mut(&n));
+        own.is_some_and(|back| {
             *back = true;
-        }
+            true
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, bool>> {

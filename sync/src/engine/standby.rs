@@ -329,11 +329,13 @@ impl Worker {
     }
 
     /// What was put aside is no longer what the index says.
-    fn forget(&self, at: usize, forget: &Forget) -> Result<(), IndexError> {
+    fn forget(&mut self, at: usize, forget: &Forget) -> Result<(), IndexError> {
         let tree = self.trees[at].id;
         if forget.is_empty() {
             return Ok(());
         }
+        let unsettled = &self.trees[at].unsettled;
+        let mut listed = Vec::new();
         self.shared.index.write(|w| {
             forget.iter().try_for_each(|(path, found)| {
                 let entry = w.get(tree, path)?.filter(|e| e.seq != 0);
@@ -344,11 +346,21 @@ impl Worker {
                     return w.set_local(tree, path, Some(*key));
                 }
                 w.remove(tree, path)?;
-                found.as_ref().map_or(Ok(()), |(state, key)| {
-                    w.found(tree, path, state.clone(), *key)
-                })
+                let Some((state, key)) = found else {
+                    return Ok(());
+                };
+                w.found(tree, path, state.clone(), *key)?;
+                // Its number is gone: without this, a crash before the plan would leave what looks like somebody's own.
+                if !unsettled.contains(path) {
+                    w.list_unreplicated(tree, path, &Unreplicated::nothing())?;
+                    listed.push(path.clone());
+                }
+                Ok(())
             })
-        })
+        })?;
+        crate::cut::here("after what lies there was indexed");
+        self.trees[at].unsettled.extend(listed);
+        Ok(())
     }
 }
 

@@ -78,8 +78,13 @@ pub(super) async fn accept(
     mut wire: Wire,
 ) -> Result<Box<dyn Duplex>, LinkError> {
     let dials = transport.dials.clone();
-    wire.on_first_line(move |line| dials.seen(line));
     let verdict = Verdict::default();
+    let reflected = verdict.clone();
+    wire.on_first_line(move |line| {
+        if dials.seen(line) {
+            reflected.set(LinkError::Reflected);
+        }
+    });
     let (sender, channel) = oneshot::channel();
     let handler = Handler {
         keys: transport.keys,

@@ -82,6 +82,8 @@ impl PeerHandler for Peer {
 pub(super) struct Node {
     pub(super) link: Link,
     pub(super) events: mpsc::Receiver<LinkEvent>,
+    /// The other end of it, for a test that fills it.
+    pub(super) tell: mpsc::Sender<LinkEvent>,
     pub(super) one_way: mpsc::UnboundedReceiver<OneWay>,
     pub(super) address: SocketAddr,
 }
@@ -154,8 +156,9 @@ impl Place {
             one_way: one_way_sender,
         });
         Node {
-            link: Link::start(config, handler, sender),
+            link: Link::start(config, handler, sender.clone()),
             events,
+            tell: sender,
             one_way,
             address,
         }
@@ -219,11 +222,12 @@ impl Node {
 /// A data connection from `from` to `to`.
 pub(super) async fn data(from: &Node, to: &mut Node) -> (DataStream, DataStream) {
     let cancel = tokio_util::sync::CancellationToken::new();
-    let (dialled, incoming) = tokio::join!(
-        soon("a dialled data connection", from.link.dial_data(&cancel)),
-        to.incoming()
-    );
-    (dialled.unwrap(), incoming)
+    // An error is told at once, not as a connection that never came in.
+    let dialled = async {
+        let dialled = soon("a dialled data connection", from.link.dial_data(&cancel)).await;
+        dialled.unwrap()
+    };
+    tokio::join!(dialled, to.incoming())
 }
 
 /// Dials as somebody with `key` who believes that `to` has the key `host`.

@@ -30,6 +30,23 @@ async fn both_sides_call_each_other() {
     }
 }
 
+/// Whoever hears of the connection may dial data at once: there is no moment in which that is refused.
+#[tokio::test]
+async fn the_connection_is_there_before_it_is_told() {
+    let place = Place::new();
+    let (mut a, mut b) = place.pair(Timing::default());
+    let reason = || "fills the queue".to_owned();
+    while a
+        .tell
+        .try_send(LinkEvent::Disconnected { reason: reason() })
+        .is_ok()
+    {}
+    b.connected().await;
+    until("the connection", || a.link.control().borrow().is_some()).await;
+    a.connected().await;
+    data(&a, &mut b).await;
+}
+
 #[tokio::test]
 async fn errors_of_calls_are_told_apart() {
     let place = Place::new();
