@@ -7,6 +7,7 @@
 //! arrival. Version 1; a file of another version is refused by name.
 
 use crate::lineage::NodeHeads;
+use crate::tree::TreeId;
 use crate::wire::{Commit, Record};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -34,7 +35,7 @@ pub(crate) struct Head {
     pub given_up: Vec<u32>,
     /// Items whose content did not arrive as announced.
     pub failed: Vec<u32>,
-    /// The source's lineages.
+    /// The source's lineages of the trees that its session sends.
     pub source: NodeHeads,
     /// (record, bytes) of the contents that follow, in their order.
     pub contents: Vec<(u32, u64)>,
@@ -85,8 +86,8 @@ pub(crate) struct Spool {
     /// Numbers of the batches in it, in order.
     numbers: std::collections::VecDeque<u64>,
     bytes: u64,
-    /// Everything up to here is in it.
-    upto: u64,
+    /// Of the newest batch: the trees of its session, and how far it takes them.
+    reach: (Vec<TreeId>, u64),
 }
 
 impl Spool {
@@ -116,10 +117,10 @@ impl Spool {
             dir,
             numbers: numbers.into(),
             bytes,
-            upto: 0,
+            reach: (Vec::new(), 0),
         };
         if let Some(last) = spool.numbers.back().copied() {
-            spool.upto = spool.read(last)?.head.commit.upto;
+            spool.reach = reach(&spool.read(last)?.head);
         }
         Ok(spool)
     }
@@ -134,9 +135,14 @@ impl Spool {
         self.bytes
     }
 
-    /// With what is in it, everything up to here has arrived. 0: nothing is in it.
-    pub fn upto(&self) -> u64 {
-        if self.is_empty() { 0 } else { self.upto }
+    /// With what is in it, everything of the tree up to here has arrived. 0: nothing of it is in it, or not to the end: the
+    /// newest session was without this tree.
+    pub fn upto(&self, tree: TreeId) -> u64 {
+        let (trees, upto) = &self.reach;
+        match !self.is_empty() && trees.contains(&tree) {
+            true => *upto,
+            false => 0,
+        }
     }
 
     /// Adds a batch; `contents` are the files that the head names. Durable when it returns.
@@ -173,7 +179,7 @@ impl Spool {
         File::open(&self.dir)?.sync_all()?;
         self.numbers.push_back(number);
         self.bytes += size;
-        self.upto = head.commit.upto;
+        self.reach = reach(head);
         Ok(())
     }
 
@@ -249,6 +255,11 @@ pub(crate) fn read_head(file: &mut impl Read) -> Result<(Head, u64), HeadError> 
     Ok((head, 4 + length as u64))
 }
 
+fn reach(head: &Head) -> (Vec<TreeId>, u64) {
+    let trees = head.source.trees().iter().map(|t| t.tree).collect();
+    (trees, head.commit.upto)
+}
+
 fn copy(from: &File, bytes: u64, to: &mut File) -> io::Result<()> {
     let mut buffer = vec![0; 256 << 10];
     let mut at = 0;
@@ -275,7 +286,7 @@ pub(crate) fn fuzz(mut bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lineage::NodeName;
+    use crate::lineage::{self, NodeName, TreeHead};
     use crate::replica::machine::Ready;
 
     fn head(upto: u64, contents: Vec<(u32, u64)>) -> Head {
@@ -292,7 +303,12 @@ mod tests {
             given_up: Vec::new(),
             failed: vec![3],
         };
-        let source = NodeHeads::new(NodeName::try_from("a").unwrap(), Vec::new()).unwrap();
+        let tree = TreeHead {
+            tree: TreeId::of("data"),
+            head: lineage::Head::default(),
+            empty: false,
+        };
+        let source = NodeHeads::new(NodeName::try_from("a").unwrap(), vec![tree]).unwrap();
         Head::new(ready, source, contents)
     }
 
@@ -302,13 +318,14 @@ mod tests {
         let mut content = tempfile::tempfile().unwrap();
         content.write_all(b"hello world").unwrap();
         let mut spool = Spool::open(dir.path()).unwrap();
-        assert!(spool.is_empty() && spool.upto() == 0);
+        assert!(spool.is_empty() && spool.upto(TreeId::of("data")) == 0);
         spool
             .add(&head(5, vec![(0, 11), (2, 5)]), &[&content, &content])
             .unwrap();
         spool.add(&head(9, vec![]), &[]).unwrap();
         let mut spool = Spool::open(dir.path()).unwrap();
-        assert_eq!(spool.upto(), 9);
+        let upto = |name| spool.upto(TreeId::of(name));
+        assert_eq!((upto("data"), upto("of another session")), (9, 0));
         let first = spool.first().unwrap().unwrap();
         assert_eq!(first.head, head(5, vec![(0, 11), (2, 5)]));
         let mut second = [0; 5];

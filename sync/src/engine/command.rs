@@ -190,9 +190,13 @@ impl Shared {
         Arc::clone(&trees)
     }
 
-    /// Other trees are in force. The session that runs was made for the old ones: it ends, and the next one knows these.
+    /// Other trees are in force.
     pub fn set_trees(&self, trees: Vec<TreeConfig>) {
         *self.trees.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(trees);
+    }
+
+    /// Ends the session that runs.
+    pub fn end_session(&self) {
         if let Some(session) = lock(&self.running).as_ref() {
             session.cancel();
         }

@@ -213,7 +213,7 @@ impl Worker {
     /// What was spooled was answered as durable: it is applied before this node writes.
     pub(super) fn end_hold_for_takeover(&mut self) -> Result<(), CommandError> {
         self.shared.held.store(false, Ordering::Release);
-        if self.spooled_upto().map_err(CommandError::Spool)? == 0 {
+        if !self.is_spooled().map_err(CommandError::Spool)? {
             return Ok(());
         }
         let mode = std::mem::replace(&mut self.mode, Mode::Replica);

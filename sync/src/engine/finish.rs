@@ -132,7 +132,7 @@ impl Worker {
         if self.mode != Mode::Replica || !self.shared.token.is_granted() {
             return Err("the role changed".into());
         }
-        if self.spooled_upto()? > 0 || self.shared.held() {
+        if self.is_spooled()? || self.shared.held() {
             self.shared
                 .fresh_at
                 .store(idle.stamp, std::sync::atomic::Ordering::Release);

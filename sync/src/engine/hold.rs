@@ -48,10 +48,10 @@ impl Worker {
         self.spool.as_mut().ok_or(CommandError::Ended)
     }
 
-    /// Everything up to here has arrived with what is spooled; 0: nothing is spooled.
-    pub(super) fn spooled_upto(&mut self) -> Result<u64, String> {
+    /// Whether something waits in the spool.
+    pub(super) fn is_spooled(&mut self) -> Result<bool, String> {
         self.open_spool()
-            .map(|spool| spool.upto())
+            .map(|spool| !spool.is_empty())
             .map_err(|e| e.to_string())
     }
 

@@ -275,21 +275,25 @@ impl Looker<'_> {
         Ok(())
     }
 
-    /// A name of a file is gone; its other names may need a new first one.
+    /// A name of a file is gone. Its other names may need a new first one, and what was written through this one was told
+    /// of this one only.
     pub(super) fn other_names(
         &self,
         path: &RelPath,
         entry: &IndexEntry,
         out: &mut Sights,
     ) -> Result<(), IndexError> {
-        let Some(local) = entry.local else {
+        let (Some(local), Some(state)) = (entry.local, &entry.current) else {
             return Ok(());
         };
-        if !matches!(
-            entry.current.as_ref().map(|s| &s.kind),
-            Some(Kind::File { .. })
-        ) {
-            return Ok(());
+        match &state.kind {
+            Kind::File { .. } => {}
+            // The first name brings the others along, or is gone itself and then names them.
+            Kind::HardLink { to } => {
+                out.more.push((to.clone(), Dirt::FORCED));
+                return Ok(());
+            }
+            _ => return Ok(()),
         }
         for (tree, other) in self.index.by_inode(local.dev, local.ino, MAX_NAMES)? {
             if tree == self.tree && other != *path {

@@ -10,6 +10,7 @@ use crate::tree::TreeId;
 use crate::wire::Refuse;
 use crate::writers;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 /// What the session may answer to the source.
 #[derive(Debug, Clone)]
@@ -75,7 +76,6 @@ impl Worker {
         if !self.shared.held() {
             self.apply_spool().map_err(|why| refuse(&why, true))?;
         }
-        let spooled = self.spooled_upto().map_err(|why| refuse(&why, true))?;
         let mine = heads(&self.shared).map_err(|e| failed(&e))?;
         let mut turns = Vec::new();
         let mut diverged = Vec::new();
@@ -169,8 +169,7 @@ impl Worker {
         self.turn(&turns).map_err(|e| failed(&e))?;
         self.load_unsettled().map_err(|e| failed(&e))?;
         let snapshot = self.shared.index.snapshot().map_err(|e| failed(&e))?;
-        self.prepared(&snapshot, &turns, spooled)
-            .map_err(|e| failed(&e))
+        self.prepared(&snapshot, &turns).map_err(|e| failed(&e))
     }
 
     /// The durable step: from here on this node only has what it shares with the source.
@@ -203,12 +202,7 @@ impl Worker {
         Ok(())
     }
 
-    fn prepared(
-        &self,
-        index: &Snapshot,
-        turns: &[(usize, Turn)],
-        spooled: u64,
-    ) -> Result<Prepared, IndexError> {
+    fn prepared(&self, index: &Snapshot, turns: &[(usize, Turn)]) -> Result<Prepared, IndexError> {
         let mut from = Vec::new();
         let mut inline = true;
         for (at, turn) in turns {
@@ -216,10 +210,15 @@ impl Worker {
             let head = index.head(tree.id)?;
             let unborn = head.state == CopyState::Unborn;
             let seq = if unborn { 0 } else { head.seq };
+            let spooled = self.spool.as_ref().map_or(0, |spool| spool.upto(tree.id));
             from.push((tree.id, seq.max(spooled)));
             inline &= tree.unsettled.is_empty() && !matches!(turn, Turn::Rewind(_));
             inline &= !unborn || index.counts(tree.id)?.entries() == 0;
         }
+        // What was answered before holds as far as every tree of this session has it: a tree that came since, or was
+        // rewound, has less.
+        let begin = from.iter().map(|(_, seq)| *seq).min().unwrap_or(0);
+        self.shared.answered.fetch_min(begin, Ordering::AcqRel);
         Ok(Prepared { from, inline })
     }
 

@@ -51,6 +51,7 @@ impl Worker {
         // What is watched, and how often, may be something else now.
         self.watcher = None;
         shared.set_trees(new);
+        self.end_session();
         self.prove_all();
         if self.mode == Mode::Replica {
             self.load_unsettled().map_err(index)?;

@@ -258,10 +258,22 @@ impl Worker {
     /// Opens what is not open, and watches anew if that changed anything.
     pub(super) fn prove_all(&mut self) {
         let shared = Arc::clone(&self.shared);
+        let mut moves = false;
         for tree in self.trees.iter_mut().filter(|t| t.open.is_none()) {
             tree.prove(&shared.config.pair, &shared.index, &shared.roots);
+            moves |= tree.moves();
+        }
+        if moves && self.mode == Mode::Replica {
+            self.end_session();
         }
         self.watch_anew();
+    }
+
+    /// Other trees are to be received than the session that runs was made for: it ends, what it still hands over is not
+    /// applied, and the next one begins where each tree is.
+    pub(super) fn end_session(&mut self) {
+        self.receiving = None;
+        self.shared.end_session();
     }
 
     /// Watches what is open, if that is not what is watched.

@@ -231,6 +231,16 @@ impl NodeHeads {
             .ok()
             .map(|at| &self.trees[at])
     }
+
+    /// The same of some trees only.
+    #[must_use]
+    pub fn only(&self, which: impl Fn(TreeId) -> bool) -> Self {
+        let trees = self.trees.iter().filter(|t| which(t.tree));
+        NodeHeads {
+            node: self.node.clone(),
+            trees: trees.cloned().collect(),
+        }
+    }
 }
 
 /// Who sends, for the pair as a whole.

@@ -117,6 +117,9 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
             return Ok(end);
         }
     };
+    // A tree that does not come with this session does not advance with it either.
+    let comes = |tree| prepared.from.iter().any(|(t, _)| *t == tree);
+    let source = hello.heads.only(comes);
     let accept = Accept {
         from: prepared.from,
         inline: prepared.inline,
@@ -139,7 +142,7 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         lookups: VecDeque::new(),
         large: Vec::new(),
         superseded: true,
-        source: hello.heads,
+        source,
         out: VecDeque::new(),
         applied,
         unsettled: 1,

@@ -183,3 +183,23 @@ async fn a_half_copied_tree_is_not_consistent_even_after_a_restart() {
     assert_equal(&a.tree(), &b.tree());
     cable.cut().await;
 }
+
+/// Of a write through one name only that name is told; when it is gone at the next look, the others must be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_through_a_name_that_is_gone_arrives() {
+    for gone in ["1", "2"] {
+        let (a, b) = pair(|_| {}).await;
+        write(&a.tree().join("1"), "first");
+        std::fs::hard_link(a.tree().join("1"), a.tree().join("2")).unwrap();
+        let cable = Cable::plug(&a, &b);
+        flush(&a).await;
+        // Time itself is the condition: past the further look that every young stamp gets.
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        write(&a.tree().join(gone), "through the name that goes");
+        std::fs::remove_file(a.tree().join(gone)).unwrap();
+        flush(&a).await;
+        b.until("consistent", |s| s.consistent).await;
+        assert_equal(&a.tree(), &b.tree());
+        cable.cut().await;
+    }
+}

@@ -222,7 +222,7 @@ async fn a_local_version_is_rescued_once_wherever_the_apply_is_cut() {
 }
 
 /// Hands the replica's worker a batch of the source's paths (or that they are gone), as a session does.
-async fn hand(
+pub async fn hand(
     a: &Node,
     b: &Node,
     paths: &[(&str, bool)],

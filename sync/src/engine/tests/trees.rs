@@ -1,8 +1,10 @@
 //! Trees that come, go and change while the engines run.
 
 use super::compare::assert_equal;
-use super::pair::{Cable, Node, flush, pair, write};
+use super::cuts::hand;
+use super::pair::{Cable, Node, PATIENCE, flush, pair, write};
 use super::reversal::rescued;
+use crate::engine::{EngineStatus, TreeState};
 use crate::filter::Filter;
 use crate::tree::TreeConfig;
 use std::collections::BTreeMap;
@@ -105,6 +107,10 @@ async fn what_the_standbys_filters_kept_is_asked_for_when_they_keep_it_no_more()
     cable.cut().await;
 }
 
+fn both(node: &Node) -> Vec<TreeConfig> {
+    vec![data(node), TreeConfig::new("more", more(node))]
+}
+
 fn more(node: &Node) -> PathBuf {
     let more = node.dir.path().join("more");
     std::fs::create_dir_all(&more).unwrap();
@@ -113,23 +119,8 @@ fn more(node: &Node) -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_comes_goes_and_comes_again() {
-    let (a, b, cable) = equal(|_| {}).await;
-    let both = |n: &Node| vec![data(n), TreeConfig::new("more", more(n))];
-    write(&more(&a).join("f"), "of the master");
+    let (a, b, cable) = one_knows_more().await;
     write(&more(&b).join("g"), "lay on the standby");
-    a.engine().set_trees(both(&a)).await.unwrap();
-    // A standby that does not know the tree goes on with the others, and is told apart by it.
-    cable.cut().await;
-    let cable = Cable::plug(&a, &b);
-    write(&a.tree().join("meanwhile"), "x");
-    let arrived = async {
-        while read(&b, "meanwhile").is_none() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(super::pair::PATIENCE, arrived)
-        .await
-        .expect("the old tree goes on");
     b.engine().set_trees(both(&b)).await.unwrap();
     let cable = replug(cable, &a, &b).await;
     assert_equal(&more(&a), &more(&b));
@@ -155,10 +146,7 @@ async fn a_list_that_cannot_be_used_changes_nothing() {
     assert!(a.engine().set_trees(twice).await.is_err());
     b.engine().hold().await.unwrap();
     assert!(b.engine().set_trees(Vec::new()).await.is_err());
-    b.engine()
-        .release_hold(super::pair::PATIENCE)
-        .await
-        .unwrap();
+    b.engine().release_hold(PATIENCE).await.unwrap();
     write(&a.tree().join("plain"), "goes on");
     flush(&a).await;
     assert_eq!(read(&b, "plain").as_deref(), Some("goes on"));
@@ -180,6 +168,84 @@ async fn a_source_that_starts_again_with_a_further_tree_is_its_source() {
     write(&more(&a).join("f"), "x");
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
+    assert_equal(&more(&a), &more(&b));
+    cable.cut().await;
+}
+
+/// Source with the trees `data` and `more`, replica that knows only `data`, with the session between them.
+async fn one_knows_more() -> (Node, Node, Cable) {
+    let (a, b, cable) = equal(|_| {}).await;
+    write(&more(&a).join("f"), "of the master");
+    more(&b);
+    a.engine().set_trees(both(&a)).await.unwrap();
+    cable.cut().await;
+    let cable = Cable::plug(&a, &b);
+    write(&a.tree().join("meanwhile"), "x");
+    let arrived = async {
+        while read(&b, "meanwhile").is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, arrived)
+        .await
+        .expect("the old tree goes on");
+    (a, b, cable)
+}
+
+/// A batch that was on its way when the tree came says nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_comes_does_not_advance_with_the_session_before() {
+    let (a, b, cable) = one_knows_more().await;
+    let upto = a.engine().status().seq;
+    b.engine().set_trees(both(&b)).await.unwrap();
+    let late = hand(&a, &b, &[("plain", false)], upto).await.unwrap();
+    assert!(late.is_err(), "{late:?}");
+    let cable = replug(cable, &a, &b).await;
+    assert_equal(&more(&a), &more(&b));
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_comes_during_a_hold_is_copied_whole() {
+    let (a, b, cable) = one_knows_more().await;
+    b.engine().hold().await.unwrap();
+    write(&a.tree().join("spooled"), "x");
+    b.until("spooled", |s| s.spooled > 0).await;
+    b.engine().set_trees(both(&b)).await.unwrap();
+    cable.cut().await;
+    let cable = Cable::plug(&a, &b);
+    let all = |s: &EngineStatus| s.session.as_ref().is_some_and(|s| s.caught_up);
+    b.until("all is spooled", all).await;
+    b.engine().release_hold(PATIENCE).await.unwrap();
+    flush(&a).await;
+    assert_eq!(read(&b, "spooled").as_deref(), Some("x"));
+    assert_equal(&more(&a), &more(&b));
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_whose_root_is_back_begins_a_session_with_it() {
+    let (a, b, cable) = one_knows_more().await;
+    b.engine().set_trees(both(&b)).await.unwrap();
+    let cable = replug(cable, &a, &b).await;
+    let (root, away) = (more(&b), b.dir.path().join("away"));
+    std::fs::rename(&root, &away).unwrap();
+    let stopped = |s: &EngineStatus| {
+        let more = s.trees.iter().find(|t| t.name == "more");
+        more.is_some_and(|t| matches!(t.state, TreeState::Stopped { .. }))
+    };
+    b.until("stopped", stopped).await;
+    cable.cut().await;
+    let cable = Cable::plug(&a, &b);
+    write(&more(&a).join("f"), "while it was away");
+    write(&a.tree().join("goes on"), "x");
+    b.until("goes on", |_| read(&b, "goes on").is_some()).await;
+    std::fs::rename(&away, &root).unwrap();
+    // The session without the tree ends by itself.
+    cable.ended().await.1.unwrap();
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
     assert_equal(&more(&a), &more(&b));
     cable.cut().await;
 }
