@@ -174,6 +174,7 @@ fn a_copy_beside_the_living_master() {
 fn a_copy_beside_the_living_standby() {
     let (scene, copy) = with_a_copy_of(TWO);
     the_copy_gets_nothing(&scene, &copy);
+    without_the_copy(&scene, &copy);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{PeerFence, Setup};
 use crate::address::{FloatingAddress, Ledger};
-use crate::announce::who_has;
+use crate::announce::{announce, who_has};
 use crate::effect::Ticket;
 use crate::heartbeat_io::LinkConfig;
 use crate::iface::{InterfaceTable, Mac};
@@ -71,6 +71,7 @@ pub(super) fn spawn(
                     tasks: JoinSet::new(),
                 };
                 worker.start_monitors();
+                announce_own(&worker.targets).await;
                 worker.run(orders_in).await;
             });
             // A program that hangs on a dead disk must not hold up the end of the agent.
@@ -196,8 +197,27 @@ impl Worker {
     }
 }
 
-/// One confirmation round: every question on every link at once.
+/// Tells the neighbours on each link where this node's own address of that link is. A machine that had the address until
+/// now (a copy of this one, an exchanged interface) stays in their tables for half a minute, and so long the peer's
+/// heartbeats and answers would go to it. Sends one announcement for each link and waits for nothing.
+async fn announce_own(targets: &Targets) {
+    for link in &targets.links {
+        // An address is announced only where it is: what cannot be bound is not there (yet).
+        if std::net::UdpSocket::bind((link.own, 0)).is_err() {
+            continue;
+        }
+        let Some(interface) = targets.surroundings.interfaces.get(&link.device) else {
+            continue;
+        };
+        if let Err(error) = announce(&interface, &[link.own], 1, Duration::ZERO).await {
+            tracing::debug!(device = link.device, %error, "own address is not announced");
+        }
+    }
+}
+
+/// One confirmation round: every question on every link at once, after this node has said where it is to be answered.
 async fn ask_peer(targets: &Targets, within: Duration) -> ProbeAnswers {
+    announce_own(targets).await;
     let links = join_all(targets.links.iter().map(|link| async move {
         let via = Outlet {
             device: Some(link.device.clone()),
