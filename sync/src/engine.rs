@@ -18,6 +18,7 @@ mod flags;
 #[allow(clippy::disallowed_methods)]
 mod handle;
 mod hold;
+mod judge;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 mod keeping;
 mod local;

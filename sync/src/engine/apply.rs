@@ -4,6 +4,7 @@
 //! the intent is durable; the plan is carried out under the role token; the result is durable. So a crash at any point
 //! leaves each path whole, and the next start knows which paths it changed itself.
 
+use super::look::Sight;
 use super::status::Mode;
 use super::view::{IndexView, is_same_but_ctime, names_of, with_contents};
 use super::worker::Worker;
@@ -92,8 +93,8 @@ pub(super) struct Results {
     pub received: Vec<Received>,
     /// Only the key is new.
     pub keys: Vec<(TreeId, RelPath, Option<LocalKey>)>,
-    /// Made on the way, of no number yet.
-    pub found: Vec<(TreeId, RelPath, State, LocalKey)>,
+    /// Directories made on the way, of no number until their own records come.
+    pub found: Vec<(TreeId, Sight)>,
     /// Settled: equal now.
     pub settled: BTreeSet<(TreeId, RelPath)>,
     /// Not applied, to be asked for again.
@@ -312,7 +313,12 @@ impl Worker {
                     if let Ok(Some(seen)) = meta::read(self.open_root(at)?.as_ref(), path)
                         && let Some(state) = seen.state(None)
                     {
-                        results.found.push((tree, path.clone(), state, key));
+                        let sight = Sight {
+                            path: path.clone(),
+                            state: Some(state),
+                            local: Some(key),
+                        };
+                        results.found.push((tree, sight));
                     }
                 }
                 (_, key) => results.keys.push((tree, path.clone(), key)),

@@ -1,7 +1,7 @@
 //! Putting local versions aside: into the rescue, durably, before their paths may be changed (invariant 5).
 
 use super::apply::Item;
-use super::standby::*;
+use super::judge::{is_known, same_but_time};
 use super::tree::{Open, Tree};
 use super::worker::Worker;
 use crate::entry::{IndexEntry, LocalKey, State};

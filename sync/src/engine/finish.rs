@@ -3,6 +3,7 @@
 use super::apply::{ASIDE, Applied, Here, INTENT, Results};
 use super::flags::flagged_key;
 use super::skipped::skipped_key;
+use super::standby::list;
 use super::status::Mode;
 use super::worker::Worker;
 use crate::entry::State;
@@ -37,6 +38,12 @@ impl Worker {
                 unfinished.push((*tree, path));
             }
         }
+        for (tree, sight) in &results.found {
+            unsettled
+                .entry(*tree)
+                .or_default()
+                .insert(sight.path.clone());
+        }
         let leftovers = if commit.caught_up {
             self.all_leftovers(&results)?
         } else {
@@ -67,8 +74,8 @@ impl Worker {
             for (tree, skipped) in &skipped {
                 w.put_value(&skipped_key(*tree), skipped)?;
             }
-            for (tree, path, state, key) in &results.found {
-                w.found(*tree, path, state.clone(), *key)?;
+            for (tree, sight) in &results.found {
+                list(w, *tree, sight, &Unreplicated::nothing())?;
             }
             for (tree, path, state, seq, key) in &results.received {
                 w.receive(*tree, path, state.clone(), *seq, *key)?;

@@ -5,18 +5,21 @@
 
 use super::apply::{ASIDE, Aside, Here, Intent, Item, Results};
 use super::aside::{Forget, Lies, Unkept};
+use super::judge::{
+    is_between, is_clean, is_name_of, is_untouched_name, local_record, only_time, same,
+};
 use super::look::Sight;
 use super::status::Mode;
 use super::tree::{Dirt, Open};
-use super::view::is_same_but_ctime;
+use super::view::names_of;
 use super::worker::Worker;
-use crate::entry::{Base, IndexEntry, Kind, LocalKey, Meta, State};
+use crate::entry::{IndexEntry, Kind, LocalKey, State};
 use crate::fault::Fault;
 use crate::index::{IndexError, Snapshot, Unreplicated};
 use crate::lineage::CopyState;
 use crate::path::RelPath;
 use crate::tree::{Deletes, LocalChanges, TreeId};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 impl Worker {
     /// What differs from the index although this node only receives.
@@ -53,7 +56,7 @@ impl Worker {
         for sight in sights {
             let entry = snapshot.get(tree, &sight.path)?;
             let known = entry.as_ref().and_then(|e| e.current.as_ref());
-            if same(known, sight.state.as_ref()) {
+            if same(known, sight.state.as_ref()) || is_untouched_name(entry.as_ref(), &sight) {
                 keys.push(sight);
                 continue;
             }
@@ -85,6 +88,7 @@ impl Worker {
                 _ => foreign.push((sight, entry)),
             }
         }
+        let further = self.further_names(at, &snapshot, &foreign)?;
         drop(snapshot);
         crate::cut::here("before local changes are listed");
         if !repair {
@@ -95,6 +99,7 @@ impl Worker {
             }
             foreign.clear();
         }
+        let further = if repair { further } else { BTreeSet::new() };
         self.shared.index.write(|w| {
             for sight in &keys {
                 w.set_local(tree, &sight.path, sight.local)?;
@@ -107,6 +112,9 @@ impl Worker {
             }
             for (sight, entry) in &foreign {
                 list(w, tree, sight, &local_record(sight, entry.as_ref()))?;
+            }
+            for name in &further {
+                w.list_unreplicated(tree, name, &Unreplicated::nothing())?;
             }
             if !(foreign.is_empty() && between.is_empty())
                 && w.head(tree)?.state == CopyState::Consistent
@@ -126,11 +134,32 @@ impl Worker {
         if !(foreign.is_empty() && between.is_empty()) {
             let foreign = foreign.into_iter().map(|(sight, _)| sight);
             let paths = foreign.chain(between).map(|sight| sight.path);
-            self.trees[at].unsettled.extend(paths);
+            self.trees[at].unsettled.extend(paths.chain(further));
             self.shared.unsettled.notify_one();
             self.touch();
         }
         Ok(())
+    }
+
+    /// Further names of files whose content is to be replaced, which the entries of those names do not show: they must
+    /// become names of the new file, so they are asked for too.
+    fn further_names(
+        &self,
+        at: usize,
+        index: &Snapshot,
+        foreign: &[(Sight, Option<IndexEntry>)],
+    ) -> Result<BTreeSet<RelPath>, IndexError> {
+        let tree = &self.trees[at];
+        let foreign: BTreeSet<&RelPath> = foreign.iter().map(|(sight, _)| &sight.path).collect();
+        let mut further = BTreeSet::new();
+        for path in &foreign {
+            for (name, _) in names_of(index, tree.id, path)? {
+                if !foreign.contains(&name) && !tree.unsettled.contains(&name) {
+                    further.insert(name);
+                }
+            }
+        }
+        Ok(further)
     }
 
     /// Paths whose content is not what the source has, whatever their stamps say.
@@ -392,99 +421,6 @@ enum Unread {
 impl From<IndexError> for Unread {
     fn from(error: IndexError) -> Self {
         Unread::Index(error)
-    }
-}
-
-/// What lies there is of the pair's history although its key is not the index's, or is what an apply left unfinished
-/// and nobody touched since.
-pub(super) fn is_known(entry: &IndexEntry, lies: &Lies, unfinished: bool) -> bool {
-    let (Some(before), Some(now)) = (entry.local, lies.key) else {
-        return false;
-    };
-    let state = entry.seq != 0 && entry.current == lies.state;
-    // Another name of the file was made or removed, by this node's own apply as a rule.
-    let linked = match (&entry.current, &lies.state) {
-        (Some(was), Some(is)) if entry.seq != 0 => {
-            matches!(was.kind, Kind::HardLink { .. })
-                && was.meta == is.meta
-                && is_same_but_ctime(before, now)
-        }
-        _ => false,
-    };
-    state || linked || (unfinished && before == now)
-}
-
-pub(super) fn same(a: Option<&State>, b: Option<&State>) -> bool {
-    a == b
-}
-
-pub(super) fn same_but_time(a: &Meta, b: Option<&Meta>) -> bool {
-    b.is_some_and(|b| (a.mode, a.uid, a.gid, &a.xattrs) == (b.mode, b.uid, b.gid, &b.xattrs))
-}
-
-/// What lies there is what the index says, and that is of the pair's history.
-pub(super) fn is_clean(entry: Option<&IndexEntry>, key: Option<LocalKey>) -> bool {
-    match (entry, key) {
-        (None, None) => true,
-        (None, Some(_)) => false,
-        (Some(entry), key) => match &entry.current {
-            None => key.is_none(),
-            // The times of a directory move with what lies in it.
-            Some(state) if state.kind.is_dir() => {
-                let ino = |key: Option<LocalKey>| key.map(|k| (k.dev, k.ino));
-                entry.seq != 0 && key.is_some() && ino(entry.local) == ino(key)
-            }
-            Some(_) => entry.seq != 0 && key.is_some() && entry.local == key,
-        },
-    }
-}
-
-/// What a crash left of an apply of this path: `entry` before, `becomes` after.
-pub(super) fn is_between(
-    sight: &Sight,
-    entry: Option<&IndexEntry>,
-    becomes: Option<&State>,
-) -> bool {
-    let Some(state) = &sight.state else {
-        // Room was made for something else.
-        return true;
-    };
-    // A directory is made empty and closed, and gets its attributes at the end; of a file only attributes may be
-    // half changed, and its names.
-    let kind = |other: Option<&State>| other.is_some_and(|o| o.kind == state.kind);
-    let known = entry.and_then(|e| e.current.as_ref());
-    let keys = entry.and_then(|e| e.local).zip(sight.local);
-    state.kind.is_dir()
-        || kind(known)
-        || kind(becomes)
-        || keys.is_some_and(|(before, now)| is_same_but_ctime(before, now))
-}
-
-/// The path became a further name of the file that it was to become a name of. While names that are still to go lie
-/// here, a look may call another one of them the first.
-fn is_name_of(open: Option<&Open>, sight: &Sight, becomes: Option<&State>) -> bool {
-    let Some(Kind::HardLink { to }) = becomes.map(|state| &state.kind) else {
-        return false;
-    };
-    let first = open.and_then(|open| open.root.stat(to).ok().flatten());
-    let one = first.zip(sight.local);
-    one.is_some_and(|(first, here)| (first.dev, first.ino) == (here.dev, here.ino))
-}
-
-/// A directory whose time moved with what lies in it.
-pub(super) fn only_time(sight: &Sight, known: Option<&State>) -> bool {
-    let dir = |state: Option<&State>| state.filter(|s| s.kind.is_dir()).map(|s| s.meta.clone());
-    dir(known).is_some_and(|known| same_but_time(&known, dir(sight.state.as_ref()).as_ref()))
-}
-
-pub(super) fn local_record(sight: &Sight, entry: Option<&IndexEntry>) -> Unreplicated {
-    let base = match entry {
-        Some(entry) if entry.seq != 0 => Base::Was(entry.current.clone().map(Box::new)),
-        _ => Base::Never,
-    };
-    Unreplicated {
-        ours: sight.state.clone(),
-        base,
     }
 }
 

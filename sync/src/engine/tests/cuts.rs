@@ -437,6 +437,37 @@ async fn attributes_that_came_by_another_name_are_no_local_version() {
     }
 }
 
+/// A directory that was made for what lies in it, before its own record came, where one had gone before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_made_on_the_way_is_no_local_version() {
+    let (a, mut b) = pair(|_| {}).await;
+    write(&a.tree().join("dir/file"), "first");
+    write(&a.tree().join("stays"), "stays");
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    cable.cut().await;
+    let before = a.engine().status().seq;
+    std::fs::remove_dir_all(a.tree().join("dir")).unwrap();
+    write(&a.tree().join("dir/file"), "second");
+    let _ = a
+        .engine()
+        .flush(std::time::Duration::from_millis(300))
+        .await;
+    for record in [("dir", true), ("dir/file", false)] {
+        hand(&a, &b, &[record], before).await.unwrap().unwrap();
+    }
+    b.stop().await;
+    b.start();
+    b.engine().begin_replica().await.unwrap();
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(items(&b), 0);
+    cable.cut().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_fails_is_seen() {
     let (a, b) = pair(|_| {}).await;

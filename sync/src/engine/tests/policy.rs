@@ -233,6 +233,32 @@ async fn verify_finds_a_flipped_byte_and_repairs_it() {
     cable.cut().await;
 }
 
+/// The damage lies in the file, whatever name shows it: all of its names become names of the repaired one.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_repairs_a_file_with_all_of_its_names() {
+    let (a, b) = pair(|_| {}).await;
+    write(&a.tree().join("1"), "one file");
+    for name in ["2", "3"] {
+        std::fs::hard_link(a.tree().join("1"), a.tree().join(name)).unwrap();
+    }
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    let path = b.tree().join("2");
+    let before = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(b"X", 0).unwrap();
+    file.set_modified(before).unwrap();
+    a.engine().verify(Some("data"), true).await.unwrap();
+    b.until("repaired", |s| {
+        s.trees[0].rescued > 0 && s.consistent && s.trees[0].dirty == 0
+    })
+    .await;
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(b.engine().status().trees[0].rescued, 1);
+    cable.cut().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_are_refused_until_adopted() {
     let (a, b) = (Node::new("a", |_| {}), Node::new("b", |_| {}));
