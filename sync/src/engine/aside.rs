@@ -104,7 +104,7 @@ impl Worker {
         }
         let known = |entry: &IndexEntry| {
             is_known(entry, &lies, listed.is_some())
-                || self.is_name_of_known(at, open, entry, lies.key)
+                || self.is_name_of_known(at, open, entry, lies.key, listed.is_some())
         };
         if !listed_own && entry.as_ref().is_some_and(known) {
             forget.push((path.clone(), found));

@@ -64,6 +64,8 @@ impl Worker {
                 continue;
             }
             let moved = sight.state.is_none() && aside.covers(tree, &sight.path);
+            let listed = snapshot.listed(tree, &sight.path)?;
+            let unfinished = listed.is_some_and(|listed| listed.is_nothing());
             match intent.get(&sight.path) {
                 _ if moved => between.push(sight),
                 Some((seq, state)) if *seq != 0 && same(state.as_ref(), sight.state.as_ref()) => {
@@ -80,7 +82,7 @@ impl Worker {
                     .as_ref()
                     .zip(entry.as_ref())
                     .is_some_and(|(open, entry)| {
-                        self.is_name_of_known(at, open, entry, sight.local)
+                        self.is_name_of_known(at, open, entry, sight.local, unfinished)
                     }) =>
                 {
                     between.push(sight);
@@ -334,13 +336,14 @@ impl Worker {
     }
 
     /// What lies there is a further name of a file that is as the index says: what differs came by its first name, whose
-    /// record was applied before this one's.
+    /// record was applied before this one's. `unfinished`: an apply listed this name, to be asked for again.
     pub(super) fn is_name_of_known(
         &self,
         at: usize,
         open: &Open,
         entry: &IndexEntry,
         key: Option<LocalKey>,
+        unfinished: bool,
     ) -> bool {
         let Some(Kind::HardLink { to }) = entry.current.as_ref().map(|s| &s.kind) else {
             return false;
@@ -351,7 +354,7 @@ impl Worker {
         let first = snapshot.get(self.trees[at].id, to).ok().flatten();
         let there = open.root.stat(to).ok().flatten().map(|stat| stat.key());
         let inode = |key: Option<LocalKey>| key.map(|key| (key.dev, key.ino));
-        entry.seq != 0
+        (entry.seq != 0 || unfinished)
             && key.is_some()
             && inode(there) == inode(key)
             && is_clean(first.as_ref(), there)

@@ -7,6 +7,9 @@ use crate::commit::Staged;
 use crate::engine::CommandError;
 use crate::engine::apply::{Applied, Batch};
 use crate::engine::command::Command;
+use crate::engine::look::Sight;
+use crate::engine::standby::list;
+use crate::index::Unreplicated;
 use crate::path::RelPath;
 use crate::replica::machine::Ready;
 use crate::tree::TreeId;
@@ -435,6 +438,55 @@ async fn attributes_that_came_by_another_name_are_no_local_version() {
         assert_eq!(rescued(&b), BTreeMap::new(), "restart: {restart}");
         cable.cut().await;
     }
+}
+
+/// A further name that an apply listed, to be asked for again; then its file changes by its first name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listed_name_whose_file_changed_is_no_local_version() {
+    let (a, mut b) = pair(|_| {}).await;
+    write(&a.tree().join("1"), "one file");
+    std::fs::hard_link(a.tree().join("1"), a.tree().join("2")).unwrap();
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    cable.cut().await;
+    let (tree, path) = (TreeId::of("data"), RelPath::new("2").unwrap());
+    let listed = b.engine().shared.index.write(|w| {
+        let entry = w.get(tree, &path)?.unwrap();
+        let sight = Sight {
+            path: path.clone(),
+            state: entry.current,
+            local: entry.local,
+        };
+        list(w, tree, &sight, &Unreplicated::nothing())
+    });
+    listed.unwrap();
+    let before = a.engine().status().seq;
+    let file = std::fs::File::options()
+        .write(true)
+        .open(a.tree().join("1"));
+    file.unwrap()
+        .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1))
+        .unwrap();
+    let _ = a
+        .engine()
+        .flush(std::time::Duration::from_millis(200))
+        .await;
+    hand(&a, &b, &[("1", false)], before)
+        .await
+        .unwrap()
+        .unwrap();
+    b.stop().await;
+    b.start();
+    b.engine().begin_replica().await.unwrap();
+    b.until("known", |s| s.trees[0].files > 0).await;
+    std::fs::remove_file(a.tree().join("2")).unwrap();
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(rescued(&b), BTreeMap::new());
+    cable.cut().await;
 }
 
 /// A directory that was made for what lies in it, before its own record came, where one had gone before.
