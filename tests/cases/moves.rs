@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tandem::api::types::Role;
 use tandem_lab::HttpClient;
 use tandem_lab::pair::WEB_PORT;
@@ -126,4 +126,50 @@ fn kill_9_of_either_agent_during_planned_moves() {
         .filter(|n| scene.read(master, &format!("up/{n}")) != Ok(n.to_string()))
         .collect();
     assert!(lost.is_empty(), "acknowledged, and not there: {lost:?}");
+}
+
+/// Files that are removed while a planned move runs, as `rm -rf` does: paced, so that the whole move lies within it.
+const REMOVED: u32 = 6000;
+const PACE: Duration = Duration::from_micros(200);
+
+/// A planned move is bounded and short for the clients also while the master deletes thousands of files, and afterwards the
+/// trees are equal.
+#[test]
+fn a_planned_move_during_a_large_deletion() {
+    let scene = SceneOptions::new().make();
+    scene.fill();
+    for n in 0..REMOVED {
+        scene.write(ONE, &format!("goes/d{}/f{n}", n % 50), n.to_string());
+        // Beside what stays it is no mass deletion for the guard.
+        scene.write(ONE, &format!("stays/d{}/f{n}", n % 50), n.to_string());
+    }
+    scene.start();
+    scene.flush(ONE);
+    let probe = scene.probe();
+    scene.wait_served_by(&probe, ONE);
+    let root = scene.file(ONE, "goes");
+    let removing = std::thread::spawn(move || {
+        for n in 0..REMOVED {
+            // After the move the tree is the standby's, which brings back what is removed there.
+            let _ = std::fs::remove_file(root.join(format!("d{}/f{n}", n % 50)));
+            std::thread::sleep(PACE);
+        }
+    });
+    let begun = Instant::now();
+    let moved = scene.tandem(ONE, &["switchover"]);
+    let took = begun.elapsed();
+    println!("{moved:?} after {took:?}");
+    assert!(moved.success(), "{moved:?}");
+    assert!(took < Duration::from_secs(10), "the move took {took:?}");
+    removing.join().expect("removed");
+    let now = settled(&scene);
+    assert_eq!(now, TWO);
+    scene.wait_served_by(&probe, TWO);
+    let gap = probe.log().longest_gap(begun).expect("answers");
+    println!("the clients saw a gap of {gap:?}");
+    assert!(
+        gap < Duration::from_secs(1),
+        "the service was away for {gap:?}"
+    );
+    scene.flush_and_compare(TWO);
 }

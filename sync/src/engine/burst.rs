@@ -19,6 +19,9 @@ use std::collections::BTreeSet;
 const QUIET: u64 = ms(50);
 /// Longest wait of the tree's changes for the end of a burst: some ten thousand names go in that time. It is lag.
 const LONGEST: u64 = ms(1000);
+/// The same while somebody waits for what is there to be recorded: a planned move does so behind its fence, where every
+/// moment is one without service.
+const LONGEST_AWAITED: u64 = ms(200);
 /// Where a tree stands in a burst of deletions. Times are CLOCK_BOOTTIME nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Burst {
@@ -32,9 +35,9 @@ pub(crate) enum Burst {
 }
 
 /// When a burst that began at `since` is judged, if the last event came at `newest`.
-fn judged_at(since: u64, newest: u64) -> u64 {
+fn judged_at(since: u64, newest: u64, longest: u64) -> u64 {
     let quiet = newest.max(since).saturating_add(QUIET);
-    quiet.min(since.saturating_add(LONGEST))
+    quiet.min(since.saturating_add(longest))
 }
 
 impl Worker {
@@ -55,7 +58,11 @@ impl Worker {
             Burst::None => return false,
         };
         self.trees[at].burst = Burst::Coming { since };
-        let due = judged_at(since, self.trees[at].marked_at);
+        let longest = match self.barriers.is_empty() {
+            true => LONGEST,
+            false => LONGEST_AWAITED,
+        };
+        let due = judged_at(since, self.trees[at].marked_at, longest);
         if now < due {
             self.due_at(due);
             return true;
@@ -132,7 +139,9 @@ mod tests {
             (ms(7999), ms(7000) + LONGEST),
             (ms(9000), ms(7000) + LONGEST),
         ] {
-            assert_eq!(judged_at(began, newest), judged, "{newest}");
+            assert_eq!(judged_at(began, newest, LONGEST), judged, "{newest}");
         }
+        let awaited = judged_at(began, ms(9000), LONGEST_AWAITED);
+        assert_eq!(awaited, began + LONGEST_AWAITED);
     }
 }
