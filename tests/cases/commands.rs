@@ -69,15 +69,20 @@ fn verify_finds_and_repairs_silent_damage() {
     let output = scene.tandem(ONE, &["verify"]);
     assert!(output.success(), "{output:?}");
     damage(&scene.file(TWO, "d4/f39"), 1_000);
+    // Of a file with two names.
+    damage(&scene.file(TWO, "big"), 1_000_000);
     let found = scene.tandem(ONE, &["verify"]);
     assert!(
-        !found.success() && found.stdout.contains("d4/f39"),
+        !found.success() && found.stdout.contains("d4/f39") && found.stdout.contains("big"),
         "{found:?}"
     );
     let repaired = scene.tandem(ONE, &["verify", "--repair"]);
     scene.flush_and_compare(ONE);
     let output = scene.tandem(ONE, &["verify"]);
     assert!(output.success(), "{output:?} after {repaired:?}");
+    let mut kept = scene.rescued_paths(TWO);
+    kept.sort();
+    assert_eq!(kept, ["big", "d4/f39"], "each damaged version once");
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub struct VerifyReport {
     pub differences: Vec<VerifyDifference>,
     /// Differences in all.
     pub found: u64,
-    /// The differing paths are sent again.
+    /// A repair was asked for, and everything that differed is equal now.
     pub repaired: bool,
     /// What could not be compared.
     pub not_covered: Vec<NotCovered>,

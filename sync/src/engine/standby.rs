@@ -11,7 +11,7 @@ use super::judge::{
 use super::look::Sight;
 use super::status::Mode;
 use super::tree::{Dirt, Open};
-use super::view::names_of;
+use super::view::{is_same_but_ctime, names_of};
 use super::worker::Worker;
 use crate::entry::{IndexEntry, Kind, LocalKey, State};
 use crate::fault::Fault;
@@ -39,57 +39,13 @@ impl Worker {
         repair: bool,
     ) -> Result<(), IndexError> {
         let snapshot = self.shared.index.snapshot()?;
-        let intent: Intent = snapshot.value(super::apply::INTENT)?.unwrap_or_default();
         let (tree, config) = (self.trees[at].id, self.trees[at].config.clone());
-        let aside: Aside = snapshot.value(ASIDE)?.unwrap_or_default();
-        let open = self.trees[at].open.clone();
-        let mut own = Vec::new();
-        let mut keys = Vec::new();
-        let mut foreign = Vec::new();
-        let mut between = Vec::new();
-        let intent: HashMap<&RelPath, (u64, &Option<State>)> = intent
-            .0
-            .iter()
-            .filter(|(t, ..)| *t == tree)
-            .map(|(_, path, seq, state)| (path, (*seq, state)))
-            .collect();
-        for sight in sights {
-            let entry = snapshot.get(tree, &sight.path)?;
-            let known = entry.as_ref().and_then(|e| e.current.as_ref());
-            if same(known, sight.state.as_ref()) || is_untouched_name(entry.as_ref(), &sight) {
-                keys.push(sight);
-                continue;
-            }
-            if known.is_none() && config.deletes == Deletes::Keep {
-                continue;
-            }
-            let moved = sight.state.is_none() && aside.covers(tree, &sight.path);
-            let listed = snapshot.listed(tree, &sight.path)?;
-            let unfinished = listed.is_some_and(|listed| listed.is_nothing());
-            match intent.get(&sight.path) {
-                _ if moved => between.push(sight),
-                Some((seq, state)) if *seq != 0 && same(state.as_ref(), sight.state.as_ref()) => {
-                    own.push((sight, *seq, (*state).clone()));
-                }
-                Some((_, state))
-                    if is_between(&sight, entry.as_ref(), state.as_ref())
-                        || is_name_of(open.as_ref(), &sight, state.as_ref()) =>
-                {
-                    between.push(sight)
-                }
-                None if !intent.is_empty() && only_time(&sight, known) => between.push(sight),
-                _ if open
-                    .as_ref()
-                    .zip(entry.as_ref())
-                    .is_some_and(|(open, entry)| {
-                        self.is_name_of_known(at, open, entry, sight.local, unfinished)
-                    }) =>
-                {
-                    between.push(sight);
-                }
-                _ => foreign.push((sight, entry)),
-            }
-        }
+        let Changes {
+            own,
+            keys,
+            between,
+            mut foreign,
+        } = self.sort_out(at, &snapshot, sights)?;
         let further = self.further_names(at, &snapshot, &foreign)?;
         drop(snapshot);
         crate::cut::here("before local changes are listed");
@@ -141,6 +97,67 @@ impl Worker {
             self.touch();
         }
         Ok(())
+    }
+
+    /// Whose change each of them is.
+    fn sort_out(
+        &self,
+        at: usize,
+        snapshot: &Snapshot,
+        sights: Vec<Sight>,
+    ) -> Result<Changes, IndexError> {
+        let intent: Intent = snapshot.value(super::apply::INTENT)?.unwrap_or_default();
+        let tree = self.trees[at].id;
+        let keeps = self.trees[at].config.deletes == Deletes::Keep;
+        let aside: Aside = snapshot.value(ASIDE)?.unwrap_or_default();
+        let open = self.trees[at].open.clone();
+        let mut changes = Changes::default();
+        let intent: HashMap<&RelPath, (u64, &Option<State>)> = intent
+            .0
+            .iter()
+            .filter(|(t, ..)| *t == tree)
+            .map(|(_, path, seq, state)| (path, (*seq, state)))
+            .collect();
+        for sight in sights {
+            let entry = snapshot.get(tree, &sight.path)?;
+            let known = entry.as_ref().and_then(|e| e.current.as_ref());
+            if same(known, sight.state.as_ref()) || is_untouched_name(entry.as_ref(), &sight) {
+                changes.keys.push(sight);
+                continue;
+            }
+            if known.is_none() && keeps {
+                continue;
+            }
+            let moved = sight.state.is_none() && aside.covers(tree, &sight.path);
+            let listed = snapshot.listed(tree, &sight.path)?;
+            let unfinished = listed.is_some_and(|listed| listed.is_nothing());
+            match intent.get(&sight.path) {
+                _ if moved => changes.between.push(sight),
+                Some((seq, state)) if *seq != 0 && same(state.as_ref(), sight.state.as_ref()) => {
+                    changes.own.push((sight, *seq, (*state).clone()));
+                }
+                Some((_, state))
+                    if is_between(&sight, entry.as_ref(), state.as_ref())
+                        || is_name_of(open.as_ref(), &sight, state.as_ref()) =>
+                {
+                    changes.between.push(sight)
+                }
+                None if !intent.is_empty() && only_time(&sight, known) => {
+                    changes.between.push(sight)
+                }
+                _ if open
+                    .as_ref()
+                    .zip(entry.as_ref())
+                    .is_some_and(|(open, entry)| {
+                        self.is_name_of_known(at, open, entry, sight.local, unfinished)
+                    }) =>
+                {
+                    changes.between.push(sight);
+                }
+                _ => changes.foreign.push((sight, entry)),
+            }
+        }
+        Ok(changes)
     }
 
     /// Further names of files whose content is to be replaced, which the entries of those names do not show: they must
@@ -251,7 +268,7 @@ impl Worker {
             }
         }
         // Also of a batch that is not applied: what was moved until then is not where the index says any more.
-        self.forget(at, &forget).map_err(|e| e.to_string())?;
+        self.forget(at, open, &forget).map_err(|e| e.to_string())?;
         nothing.map_or(Ok(left), Err)
     }
 
@@ -360,15 +377,41 @@ impl Worker {
             && is_clean(first.as_ref(), there)
     }
 
+    /// Other names of files that were put aside, and their keys now: the move has changed the file's change time.
+    fn names_of_moved(
+        &self,
+        tree: TreeId,
+        open: &Open,
+        forget: &Forget,
+    ) -> Result<Vec<(RelPath, LocalKey)>, IndexError> {
+        let snapshot = self.shared.index.snapshot()?;
+        let mut moved = Vec::new();
+        for (path, _) in forget.iter().filter(|(_, found)| found.is_none()) {
+            for (name, entry) in names_of(&snapshot, tree, path)? {
+                let now = open.root.stat(&name).ok().flatten().map(|s| s.key());
+                if let (Some(before), Some(now)) = (entry.local, now)
+                    && is_same_but_ctime(before, now)
+                {
+                    moved.push((name, now));
+                }
+            }
+        }
+        Ok(moved)
+    }
+
     /// What was put aside is no longer what the index says.
-    fn forget(&mut self, at: usize, forget: &Forget) -> Result<(), IndexError> {
+    fn forget(&mut self, at: usize, open: &Open, forget: &Forget) -> Result<(), IndexError> {
         let tree = self.trees[at].id;
         if forget.is_empty() {
             return Ok(());
         }
+        let moved = self.names_of_moved(tree, open, forget)?;
         let unsettled = &self.trees[at].unsettled;
         let mut listed = Vec::new();
         self.shared.index.write(|w| {
+            for (name, key) in &moved {
+                w.set_local(tree, name, Some(*key))?;
+            }
             forget.iter().try_for_each(|(path, found)| {
                 let entry = w.get(tree, path)?.filter(|e| e.seq != 0);
                 if let (Some(entry), Some((state, key))) = (entry, found)
@@ -394,6 +437,19 @@ impl Worker {
         self.trees[at].unsettled.extend(listed);
         Ok(())
     }
+}
+
+/// What differs from the index on a node that only receives.
+#[derive(Default)]
+struct Changes {
+    /// As the intent of an apply that was cut says: with the number and the state that it was to have.
+    own: Vec<(Sight, u64, Option<State>)>,
+    /// Only the key is new.
+    keys: Vec<Sight>,
+    /// Left half done by an apply that was cut.
+    between: Vec<Sight>,
+    /// Somebody else's, with what the index says.
+    foreign: Vec<(Sight, Option<IndexEntry>)>,
 }
 
 /// What a record meets at its path.

@@ -4,6 +4,7 @@ use super::command::{Shared, VerifyAsk};
 use super::error::CommandError;
 use super::handle::Engine;
 use super::report::{NotCovered, VerifyDifference, VerifyReport};
+use super::view::names_of;
 use crate::entry::State;
 use crate::hash;
 use crate::meta::{self, What};
@@ -22,6 +23,8 @@ const PART_BYTES: u64 = 64 << 20;
 const ANSWER: Duration = Duration::from_secs(3600);
 /// Longest wait for changes that are on their way, before and after each round.
 const SETTLE: Duration = Duration::from_secs(60);
+/// Between two looks whether a repair is done: it takes a round trip and the sending of what differs.
+const REPAIR_POLL: Duration = Duration::from_millis(100);
 /// How often differing paths are compared again before they are believed: changes on their way look like differences.
 const ROUNDS: usize = 3;
 
@@ -29,7 +32,8 @@ type Found = Vec<(RelPath, Differs)>;
 
 impl Engine {
     /// Compares the contents and metadata of one tree or all, freshly read on both sides. With `repair` the replica's
-    /// differing versions go to its rescue and are replaced. Takes as long as reading everything.
+    /// differing versions go to its rescue and are replaced, with all names of the file; it returns when they are. Takes as
+    /// long as reading everything.
     ///
     /// # Errors
     /// This node is not the source, no such tree, no session, or the session ended.
@@ -49,7 +53,7 @@ impl Engine {
             bytes: 0,
             differences: Vec::new(),
             found: 0,
-            repaired: false,
+            repaired: repair,
             not_covered: self.flush(SETTLE).await?.not_covered,
             took: Duration::ZERO,
         };
@@ -79,6 +83,14 @@ impl Engine {
                 found = self.again(config.id(), found, repair && last).await?;
             }
             report.found += found.len() as u64;
+            if repair && !found.is_empty() && !self.until_repaired(config.id(), &found).await? {
+                report.repaired = false;
+                let why = format!("the repair was not done within {SETTLE:?}: see the status");
+                report.not_covered.push(NotCovered {
+                    tree: Some(config.name.clone()),
+                    why,
+                });
+            }
             for (path, how) in found {
                 if report.differences.len() < VerifyReport::MAX_LISTED {
                     let (tree, path) = (config.name.clone(), path.to_string());
@@ -90,7 +102,7 @@ impl Engine {
                 }
             }
         }
-        report.repaired = repair && report.found > 0;
+        report.repaired &= report.found > 0;
         report.took = begun.elapsed();
         Ok(report)
     }
@@ -130,6 +142,27 @@ impl Engine {
             found.extend(self.ask_replica(part).await?.differences);
         }
         Ok(found)
+    }
+
+    /// Waits until what was found differs no more, with all names of the files: the replica asks for them in its own time.
+    async fn until_repaired(&self, tree: TreeId, found: &Found) -> Result<bool, CommandError> {
+        let failed = |e: &dyn std::fmt::Display| CommandError::Index(e.to_string());
+        let snapshot = self.shared.index.snapshot().map_err(|e| failed(&e))?;
+        let mut paths = found.clone();
+        for (path, how) in found {
+            let names = names_of(&snapshot, tree, path).map_err(|e| failed(&e))?;
+            paths.extend(names.into_iter().map(|(name, _)| (name, *how)));
+        }
+        drop(snapshot);
+        let deadline = Instant::now() + SETTLE;
+        while Instant::now() < deadline {
+            if self.again(tree, paths.clone(), false).await?.is_empty() {
+                return Ok(true);
+            }
+            // Nothing tells the end of it.
+            tokio::time::sleep(REPAIR_POLL).await;
+        }
+        Ok(false)
     }
 
     async fn ask_replica(&self, part: VerifyPart) -> Result<VerifyAnswer, CommandError> {
