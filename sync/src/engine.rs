@@ -15,6 +15,7 @@ mod commands;
 pub mod error;
 mod finish;
 mod flags;
+mod foreign;
 #[allow(clippy::disallowed_methods)]
 mod handle;
 mod hold;

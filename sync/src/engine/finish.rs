@@ -2,8 +2,8 @@
 
 use super::apply::{ASIDE, Applied, Here, INTENT, Results};
 use super::flags::flagged_key;
+use super::foreign::list;
 use super::skipped::skipped_key;
-use super::standby::list;
 use super::status::Mode;
 use super::worker::Worker;
 use crate::entry::State;
