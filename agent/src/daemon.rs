@@ -95,6 +95,8 @@ pub struct Daemon {
     restores: Restores,
     last_decision: Mutex<Option<api::DecisionReport>>,
     facts_wake: Notify,
+    /// Reloads come one after the other: each is the difference to what the one before left.
+    reloading: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     end: Mutex<End>,
     /// The failover loop has ended by itself.

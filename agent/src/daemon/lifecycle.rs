@@ -135,6 +135,7 @@ impl Daemon {
 
     /// `tandem reload`: reads the configuration again and applies it whole, or not at all.
     pub async fn reload(&self) -> Result<ReloadReport, ApiError> {
+        let _one = self.reloading.lock().await;
         systemd::reloading();
         let result = self.try_reload().await;
         systemd::ready();

@@ -218,6 +218,7 @@ fn compose(
             restores: Restores::new(state_dir),
             last_decision: Mutex::default(),
             facts_wake: Notify::new(),
+            reloading: tokio::sync::Mutex::default(),
             stop: CancellationToken::new(),
             end: Mutex::default(),
             died: Default::default(),
