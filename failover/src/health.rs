@@ -1,6 +1,7 @@
 //! Health of something that is watched.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What a monitor says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -13,6 +14,16 @@ pub enum Health {
     Good,
     /// Answered once, and fails now.
     Bad,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "unknown",
+            Self::Good => "good",
+            Self::Bad => "bad",
+        })
+    }
 }
 
 /// Turns single results of a monitor into [`Health`]: `fall` failures in a row make it bad, `rise`

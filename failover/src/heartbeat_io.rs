@@ -238,7 +238,7 @@ impl Link {
         loop {
             match self.open() {
                 Ok(socket) => {
-                    tracing::info!(link = self.index, address = %self.config.own, "link is open");
+                    tracing::info!(device = self.config.device, address = %self.config.own, "link is open");
                     *self.open_error.borrow_mut() = None;
                     let socket = Rc::new(socket);
                     *self.socket.borrow_mut() = Some(Rc::clone(&socket));
@@ -248,7 +248,7 @@ impl Link {
                     let text = error.to_string();
                     let mut last = self.open_error.borrow_mut();
                     if last.as_ref() != Some(&text) {
-                        tracing::warn!(link = self.index, address = %self.config.own, %error, "link cannot be opened");
+                        tracing::warn!(device = self.config.device, address = %self.config.own, %error, "link cannot be opened");
                         *last = Some(text);
                     }
                 }
@@ -302,7 +302,7 @@ async fn serve(
                 // The peer's kernel says that nobody listens there: no news here.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => continue,
                 Err(error) => {
-                    tracing::warn!(link = link.index, %error, "link failed, opening it again");
+                    tracing::warn!(device = link.config.device, %error, "link failed, opening it again");
                     break;
                 }
             };
@@ -331,7 +331,7 @@ async fn serve(
                     if due {
                         last_complaint = Some(now);
                         let refused = link.counters.get().refused;
-                        tracing::warn!(link = link.index, %from, %error, refused, "datagram refused");
+                        tracing::warn!(device = link.config.device, %from, %error, refused, "datagram refused");
                     }
                 }
             }

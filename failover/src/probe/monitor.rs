@@ -277,7 +277,7 @@ async fn one(
                     None
                 };
                 if place.health != new.health {
-                    tracing::info!(monitor = new.name, health = ?new.health, last = new.last, "monitor changed");
+                    tracing::info!(monitor = new.name, health = %new.health, last = new.last, "monitor changed");
                 }
                 *place = MonitorState {
                     since: since.or_else(|| Some(clock::now())),
