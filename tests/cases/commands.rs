@@ -117,8 +117,12 @@ fn takeover_by_force_shows_its_price() {
         "without --force it only shows the price: {asked:?}"
     );
     assert_eq!(scene.status(TWO).expect("it answers").role, Role::Standby);
-    let output = scene.tandem(TWO, &["takeover", "--force"]);
-    assert!(output.success(), "{output:?}");
+    let done = scene.tandem(TWO, &["takeover", "--force", "--yes"]);
+    assert!(done.success(), "{done:?}");
+    for shown in [&asked, &unasked, &done] {
+        let price = "writes may be missing";
+        assert!(shown.stdout.contains(price), "the price first: {shown:?}");
+    }
     scene.wait_role(TWO, Role::Master);
 }
 
@@ -138,6 +142,9 @@ fn restart_and_sigterm_keep_the_service() {
     });
     assert_eq!(scene.node(ONE).agent().expect("it runs").pid(), pid);
     assert_eq!(
+    let unasked = scene.tandem(TWO, &["takeover", "--force"]);
+    assert_eq!(unasked.code, Some(1), "nobody can be asked: {unasked:?}");
+    assert!(unasked.stderr.contains("--yes"), "{unasked:?}");
         scene.status(ONE).expect("it answers").term,
         term,
         "the role was kept, not won anew"

@@ -160,7 +160,7 @@ fn diverged_data_wait_for_a_person() {
     scene.power_cut(ONE);
     write_as_master(TWO);
     scene.power_on(ONE);
-    let output = scene.tandem(ONE, &["takeover", "--force"]);
+    let output = scene.tandem(ONE, &["takeover", "--force", "--yes"]);
     assert!(output.success(), "{output:?}");
     write_as_master(ONE);
     for n in [ONE, TWO] {
@@ -174,7 +174,7 @@ fn diverged_data_wait_for_a_person() {
                     .any(|a| a.contains("tandem takeover --force"))
         });
     }
-    let output = scene.tandem(ONE, &["takeover", "--force"]);
+    let output = scene.tandem(ONE, &["takeover", "--force", "--yes"]);
     assert!(output.success(), "{output:?}");
     scene.wait_ready(ONE, TWO);
     scene.flush_and_compare(ONE);

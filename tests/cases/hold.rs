@@ -125,7 +125,11 @@ fn an_agent_that_dies_ends_the_hold_and_keeps_the_spool() {
     assert_eq!(code(&backup), Some(124), "the command was told");
     scene.power_cut(ONE);
     scene.start_agent(TWO);
-    assert!(scene.tandem(TWO, &["takeover", "--force"]).success());
+    assert!(
+        scene
+            .tandem(TWO, &["takeover", "--force", "--yes"])
+            .success()
+    );
     scene.wait_role(TWO, Role::Master);
     assert_eq!(scene.read(TWO, "held").as_deref(), Ok("spooled"));
 }

@@ -8,10 +8,10 @@ use std::fmt::Write;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Do it, whatever it costs. Without this the price is shown and nothing is done
+    /// Show the price, ask, and do it. Without this the price is shown and nothing is done
     #[arg(long)]
     force: bool,
-    /// Do not ask on a terminal
+    /// Do not ask. Needed where there is no terminal to ask on
     #[arg(long, requires = "force")]
     yes: bool,
 }
@@ -23,7 +23,13 @@ pub(super) async fn run(args: Args, client: &Client) -> Outcome {
         output::complain("nothing was done; `tandem takeover --force` does it");
         return Ok(Exit::No);
     }
-    if !args.yes && output::interactive() && !output::confirmed("Become master at this price?")? {
+    if !args.yes && !output::interactive() {
+        output::complain(
+            "nothing was done: there is no terminal to ask on; `tandem takeover --force --yes` does it at this price",
+        );
+        return Ok(Exit::No);
+    }
+    if !args.yes && !output::confirmed("Become master at this price?")? {
         output::complain("nothing was done");
         return Ok(Exit::No);
     }
