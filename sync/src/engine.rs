@@ -13,6 +13,7 @@ pub(crate) mod command;
 #[allow(clippy::disallowed_methods)]
 mod commands;
 pub mod error;
+mod exceptions;
 mod finish;
 mod flags;
 mod foreign;

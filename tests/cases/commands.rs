@@ -37,6 +37,28 @@ fn flush_returns_when_all_is_durable_there() {
     assert!(output.stderr.contains("not covered"), "{output:?}");
 }
 
+/// A cut cable shows as silence: nothing closes the connection.
+#[test]
+fn flush_over_a_cut_cable_ends_in_time_and_says_why() {
+    let scene = Scene::replicated();
+    scene.flush(ONE);
+    scene.node(ONE).host.cable("eth1").cut().expect("cut");
+    scene.write(ONE, "flushed", "nobody receives this");
+    let begun = Instant::now();
+    let output = scene.tandem(ONE, &["flush", "--timeout", "1s"]);
+    let took = begun.elapsed();
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(
+        output.stderr.contains("not durable on the peer within 1s"),
+        "{output:?}"
+    );
+    assert!(
+        !output.stdout.contains("durable on the other side"),
+        "{output:?}"
+    );
+    assert!(took < Duration::from_secs(2), "took {took:?}");
+}
+
 /// Changes a byte so that neither size nor times show it: memory file systems do not follow a store through a mapping.
 fn damage(path: &std::path::Path, at: usize) {
     use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -116,6 +138,9 @@ fn takeover_by_force_shows_its_price() {
         !asked.success(),
         "without --force it only shows the price: {asked:?}"
     );
+    let unasked = scene.tandem(TWO, &["takeover", "--force"]);
+    assert_eq!(unasked.code, Some(1), "nobody can be asked: {unasked:?}");
+    assert!(unasked.stderr.contains("--yes"), "{unasked:?}");
     assert_eq!(scene.status(TWO).expect("it answers").role, Role::Standby);
     let done = scene.tandem(TWO, &["takeover", "--force", "--yes"]);
     assert!(done.success(), "{done:?}");
@@ -142,9 +167,6 @@ fn restart_and_sigterm_keep_the_service() {
     });
     assert_eq!(scene.node(ONE).agent().expect("it runs").pid(), pid);
     assert_eq!(
-    let unasked = scene.tandem(TWO, &["takeover", "--force"]);
-    assert_eq!(unasked.code, Some(1), "nobody can be asked: {unasked:?}");
-    assert!(unasked.stderr.contains("--yes"), "{unasked:?}");
         scene.status(ONE).expect("it answers").term,
         term,
         "the role was kept, not won anew"

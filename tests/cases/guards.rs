@@ -90,6 +90,13 @@ fn immutable_and_append_only_files_are_untouched() {
         let named = |e: &String| flagged.iter().any(|(name, _)| e.contains(name));
         tree.errors == 4 && tree.last_error.as_ref().is_some_and(named)
     });
+    for n in [ONE, TWO] {
+        let flush = scene.tandem(n, &["flush"]);
+        assert_eq!(flush.code, Some(1), "they are not covered: {flush:?}");
+        for (name, _) in flagged {
+            assert!(flush.stderr.contains(name), "{name}: {flush:?}");
+        }
+    }
     for ((name, _), before) in flagged.iter().zip(&before) {
         assert_eq!(scene.read(TWO, name).as_ref(), Ok(before), "{name}");
     }
@@ -104,6 +111,7 @@ fn immutable_and_append_only_files_are_untouched() {
             [first, ..] => Err(first.to_string()),
         }
     });
+    scene.flush(ONE);
 }
 
 /// The standby's disk is full: nothing is torn, it is said, and with room again everything follows by itself.

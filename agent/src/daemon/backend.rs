@@ -11,13 +11,23 @@ use std::time::Duration;
 use tandem_failover::input::Command;
 use tandem_failover::role::Role;
 use tandem_failover::view::PeerIdentity;
-use tandem_sync::engine::{CommandError, TreeState, TreeStatus};
+use tandem_sync::engine::{CommandError, NotCovered, TreeState, TreeStatus};
 
 /// What a forwarded command may take beyond its own bound.
 const FORWARD_SLACK: Duration = Duration::from_secs(2);
 
+/// How long the standby's worker may be busy when it is asked what it keeps as it is.
+const EXCEPTIONS: Duration = Duration::from_secs(10);
+
 /// The daemon as the API server sees it.
 pub struct Api(pub Arc<Daemon>);
+
+fn not_covered(of: &NotCovered) -> types::NotCovered {
+    types::NotCovered {
+        tree: of.tree.clone().unwrap_or_else(|| "(all trees)".to_owned()),
+        why: of.why.clone(),
+    }
+}
 
 /// The engine's errors in the API's words.
 pub fn engine_error(error: &CommandError) -> ApiError {
@@ -68,15 +78,41 @@ impl Daemon {
                 .map_or_else(String::new, |(_, epoch)| epoch.clone()),
         });
         let missing = report.not_covered.iter().chain(&report.except);
-        let not_covered = missing.map(|n| types::NotCovered {
-            tree: n.tree.clone().unwrap_or_else(|| "(all trees)".to_owned()),
-            why: n.why.clone(),
-        });
+        let mut not_covered: Vec<_> = missing.map(not_covered).collect();
+        if !report.covered.is_empty() {
+            not_covered.extend(
+                self.exceptions_there(within.saturating_sub(report.took))
+                    .await,
+            );
+        }
         Ok(types::FlushReport {
             covered: covered.collect(),
-            not_covered: not_covered.collect(),
+            not_covered,
             took_ms: millis(report.took),
         })
+    }
+
+    /// What the standby keeps as it is, of what the master changed. An answer that does not come is an exception too:
+    /// an older agent cannot say it.
+    async fn exceptions_there(&self, within: Duration) -> Vec<types::NotCovered> {
+        let asked = self.forwarded(Forwarded::Exceptions, within);
+        let answer = tokio::time::timeout(within, asked).await;
+        let why = match answer {
+            Ok(Ok(exceptions)) => return exceptions,
+            Ok(Err(error)) => error.message,
+            Err(_) => "it did not answer in time".to_owned(),
+        };
+        vec![not_covered(&NotCovered {
+            tree: None,
+            why: format!("which paths the standby must not change is not known: {why}"),
+        })]
+    }
+
+    /// That, on the standby.
+    pub async fn exceptions_here(&self) -> Result<Vec<types::NotCovered>, ApiError> {
+        let asked = self.engine.exceptions(EXCEPTIONS).await;
+        let exceptions = asked.map_err(|e| engine_error(&e))?;
+        Ok(exceptions.iter().map(not_covered).collect())
     }
 
     /// What `tree accept` lets go, on this node.

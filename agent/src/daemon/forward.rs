@@ -17,6 +17,8 @@ pub enum Forwarded {
     Switchover,
     /// `flush`, for the master.
     Flush(types::FlushRequest),
+    /// What `flush` cannot cover, of the standby: paths that it must not change.
+    Exceptions,
     /// `verify`, for the master.
     Verify(types::VerifyRequest),
     /// `tree accept`, for the other node when nothing waits on this one.
@@ -30,7 +32,7 @@ impl Forwarded {
     /// role back, or be refused for what the first one reached.
     pub fn is_repeatable(&self) -> bool {
         match self {
-            Self::Flush(_) | Self::AcceptPrice(_) => true,
+            Self::Flush(_) | Self::Exceptions | Self::AcceptPrice(_) => true,
             Self::Verify(request) => !request.repair,
             Self::Failback | Self::Switchover | Self::Accept(_) => false,
         }
@@ -41,7 +43,7 @@ impl Forwarded {
         match self {
             Self::Failback => "failback",
             Self::Switchover => "switchover",
-            Self::Flush(_) => "flush",
+            Self::Flush(_) | Self::Exceptions => "flush",
             Self::Verify(_) => "verify",
             Self::Accept(_) | Self::AcceptPrice(_) => "tree accept",
         }
@@ -58,6 +60,7 @@ impl Daemon {
             Forwarded::Failback => json(&self.ask_move(Command::Failback).await?),
             Forwarded::Switchover => json(&self.ask_move(Command::Switchover).await?),
             Forwarded::Flush(request) => json(&self.flush_here(request).await?),
+            Forwarded::Exceptions => json(&self.exceptions_here().await?),
             Forwarded::Verify(request) => json(&self.verify_here(request).await?),
             Forwarded::Accept(request) => json(&self.accept_here(&request).await?),
             Forwarded::AcceptPrice(request) => json(&self.accept_price_here(&request).await?),

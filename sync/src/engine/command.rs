@@ -94,6 +94,8 @@ pub(crate) enum Command {
         tree: String,
         reply: Reply<Result<AcceptPrice, CommandError>>,
     },
+    /// Single paths that a flush cannot speak for.
+    Exceptions(Reply<Vec<NotCovered>>),
 }
 
 /// A question of `verify` to the replica.

@@ -70,6 +70,7 @@ impl Worker {
             Command::SetTrees { trees, reply } => drop(reply.send(self.set_trees(trees))),
             Command::Accept { tree, most, reply } => drop(reply.send(self.accept(&tree, most))),
             Command::AcceptPrice { tree, reply } => drop(reply.send(self.accept_price(&tree))),
+            Command::Exceptions(reply) => drop(reply.send(self.exceptions())),
         }
         self.touch();
     }

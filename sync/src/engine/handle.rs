@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a closing engine waits for its sessions.
 const CLOSING: Duration = Duration::from_secs(5);
+/// What a flush without time left still waits for the worker to name what it cannot cover.
+const ASKING: Duration = Duration::from_millis(200);
 /// Commands that may wait for the worker.
 const COMMANDS: usize = 64;
 
@@ -358,13 +360,21 @@ impl Engine {
             };
             not_covered.push(NotCovered { tree: None, why });
         }
+        let left = timeout.saturating_sub(begun.elapsed());
+        let except = match self.exceptions(left.max(ASKING)).await {
+            Err(CommandError::Timeout(..)) => vec![NotCovered {
+                tree: None,
+                why: "whether every path can be read is not known: this node is busy".into(),
+            }],
+            asked => asked?,
+        };
         let heads = heads(&self.shared)?;
         let mut report = FlushReport {
             seq: peer.acked.min(recorded.head),
             epochs: Vec::new(),
             covered: Vec::new(),
             not_covered,
-            except: exceptions(&self.status()),
+            except,
             took: begun.elapsed(),
         };
         for tree in self.shared.trees().iter() {
@@ -415,38 +425,6 @@ impl Engine {
         let why: Vec<String> = report.not_covered.iter().map(|n| n.why.clone()).collect();
         Err(CommandError::Timeout(within, why.join("; ")))
     }
-}
-
-/// Most paths that a flush names by themselves; the status has the number of all.
-const NAMED: usize = 10;
-
-/// Paths that a flush cannot speak for.
-fn exceptions(status: &EngineStatus) -> Vec<NotCovered> {
-    let mut except = Vec::new();
-    for tree in &status.trees {
-        let mut push = |why: String| {
-            except.push(NotCovered {
-                tree: Some(tree.name.clone()),
-                why,
-            });
-        };
-        if tree.errors > 0 {
-            let last = tree.last_error.as_deref().unwrap_or("no reason is known");
-            push(format!(
-                "{} paths cannot be read, the last one: {last}",
-                tree.errors
-            ));
-        }
-        for path in tree.fuzzy.iter().take(NAMED) {
-            push(format!("{path} changes faster than it can be read"));
-        }
-        if let Some(more @ 1..) = tree.fuzzy.len().checked_sub(NAMED) {
-            push(format!(
-                "{more} more files change faster than they can be read"
-            ));
-        }
-    }
-    except
 }
 
 fn check(config: &PairConfig) -> Result<NodeName, OpenError> {

@@ -346,6 +346,9 @@ async fn an_immutable_file_is_named_and_follows_when_the_flag_is_gone() {
     write(&a.tree().join("d1/f1"), "newer");
     write(&a.tree().join("d2/f2"), "newer");
     flush(&a).await;
+    let except = b.engine().exceptions(super::pair::PATIENCE).await.unwrap();
+    let named = |n: &crate::engine::NotCovered| n.why.starts_with("d1/f1 is not followed");
+    assert!(except.len() == 1 && named(&except[0]), "{except:?}");
     b.until("an error is shown", |s| s.trees[0].errors == 1)
         .await;
     let shown = b.engine().status().trees[0].last_error.clone().unwrap();

@@ -1,0 +1,78 @@
+//! Single paths that a flush cannot speak for. The worker is asked and not the status, which is shown a moment later.
+
+use super::command::Command;
+use super::error::CommandError;
+use super::handle::Engine;
+use super::report::NotCovered;
+use super::status::Mode;
+use super::worker::Worker;
+use std::time::Duration;
+
+/// Most paths of a tree and a kind that are named by themselves; then their number is said.
+const NAMED: usize = 10;
+
+impl Engine {
+    /// Paths that this node could not read (source), or must not change although the source did (replica).
+    ///
+    /// # Errors
+    /// The worker does not answer `within`.
+    pub async fn exceptions(&self, within: Duration) -> Result<Vec<NotCovered>, CommandError> {
+        tokio::time::timeout(within, self.shared.ask(Command::Exceptions))
+            .await
+            .map_err(|_| CommandError::Timeout(within, "asking what is not covered".into()))?
+    }
+}
+
+impl Worker {
+    pub(super) fn exceptions(&self) -> Vec<NotCovered> {
+        let mut except = Vec::new();
+        for tree in &self.trees {
+            let whys = if self.mode == Mode::Replica {
+                let kept = tree.flagged.iter().map(|path| {
+                    let why = tree
+                        .errors
+                        .get(path)
+                        .map_or("it has a flag", String::as_str);
+                    format!("{path} is not followed on the standby: {why}")
+                });
+                named(kept, "are not followed on the standby")
+            } else {
+                let errors = tree.errors.iter();
+                let unread = errors.map(|(path, why)| format!("{path} cannot be read: {why}"));
+                let fuzzy = tree.fuzzy.iter();
+                let fuzzy = fuzzy.map(|path| format!("{path} changes faster than it can be read"));
+                let mut whys = named(unread, "cannot be read");
+                whys.extend(named(fuzzy, "change faster than they can be read"));
+                whys
+            };
+            except.extend(whys.into_iter().map(|why| NotCovered {
+                tree: Some(tree.config.name.clone()),
+                why,
+            }));
+        }
+        except
+    }
+}
+
+/// The first of them, and how many more there are.
+fn named(mut whys: impl ExactSizeIterator<Item = String>, what: &str) -> Vec<String> {
+    let mut out: Vec<String> = whys.by_ref().take(NAMED).collect();
+    if whys.len() > 0 {
+        out.push(format!("{} more paths {what}", whys.len()));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named;
+
+    #[test]
+    fn ten_are_named_and_the_others_counted() {
+        let whys = |n: usize| named((0..n).map(|n| format!("f{n}")), "cannot be read");
+        assert_eq!(whys(0), [""; 0]);
+        assert_eq!(whys(10).last().unwrap(), "f9");
+        assert_eq!(whys(13).len(), 11);
+        assert_eq!(whys(13)[10], "3 more paths cannot be read");
+    }
+}
