@@ -144,6 +144,7 @@ fn takeover_by_force_shows_its_price() {
     assert_eq!(scene.status(TWO).expect("it answers").role, Role::Standby);
     let done = scene.tandem(TWO, &["takeover", "--force", "--yes"]);
     assert!(done.success(), "{done:?}");
+    assert!(done.stdout.contains("mirror2 is master"), "{done:?}");
     for shown in [&asked, &unasked, &done] {
         let price = "writes may be missing";
         assert!(shown.stdout.contains(price), "the price first: {shown:?}");

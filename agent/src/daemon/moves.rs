@@ -88,10 +88,37 @@ impl Daemon {
         })
     }
 
-    /// `takeover --force`, on this node.
+    /// `takeover --force`, on this node. The machine answers when the takeover begins; here it ends when this node serves,
+    /// or does not.
     pub fn takeover_lines(self: &Arc<Self>) -> Lines<MoveEvent> {
         let daemon = self.clone();
-        self.lines(async move { daemon.ask_machine(Command::ForceTakeover).await })
+        self.lines(async move {
+            let mut views = daemon.views();
+            let answer = daemon.ask_machine(Command::ForceTakeover).await?;
+            let mut begun = false;
+            let over = views.wait_for(|view| {
+                let on_its_way = matches!(
+                    view.phase,
+                    Phase::Claiming | Phase::Preparing | Phase::Taking
+                );
+                begun |= on_its_way;
+                view.phase == Phase::Master || (begun && !on_its_way)
+            });
+            let over = tokio::time::timeout(MOVE_BOUND, over).await;
+            let phase = over.map(|view| view.map(|view| view.phase));
+            match phase {
+                Ok(Ok(Phase::Master)) => Ok(answer),
+                Ok(Ok(phase)) => Err(ApiError::new(
+                    ErrorCode::Refused,
+                    format!("the takeover was given up, this node is {phase}: see `tandem status`"),
+                )),
+                Ok(Err(_)) => Err(ApiError::new(ErrorCode::Stopping, "the agent is stopping")),
+                Err(_) => Err(ApiError::new(
+                    ErrorCode::Timeout,
+                    "the takeover has not ended: see `tandem status`",
+                )),
+            }
+        })
     }
 
     /// Runs `work` and tells every phase that this node passes meanwhile. The work goes on when nobody listens:
