@@ -1,8 +1,9 @@
 //! From a directory's file handle to its path in a tree.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -113,7 +114,7 @@ impl Handles {
                 continue;
             };
             let mount = &self.reporter.trees()[*first].root;
-            let dir = match open_by_handle(mount.fd(), handle) {
+            let dir = match open_patiently(mount.fd(), handle) {
                 Ok(dir) => dir,
                 Err(Errno::STALE | Errno::NOENT) => continue,
                 Err(errno) => {
@@ -168,6 +169,23 @@ impl Handles {
         // Cannot be told: every tree of the group may be meant.
         found.extend(group.trees.iter().map(|tree| (*tree, RelPath::root())));
     }
+}
+
+/// How often a directory is asked for while the file system says that it has no memory. Where directories come and go in
+/// a storm, one question in three can meet that; sixteen in a row do not, and take 6 ms.
+const TRIES: u32 = 16;
+const TRY_AGAIN: Duration = Duration::from_micros(50);
+
+/// [`open_by_handle`], patiently: `iget_locked` (fs/inode.c) does not wait for an inode that is just being made, and ext4
+/// calls that `ENOMEM` (`__ext4_iget`). So says the handle of a removed directory whose number is given to a new file.
+fn open_patiently(mount: BorrowedFd<'_>, handle: &[u8]) -> Result<OwnedFd, Errno> {
+    for tried in 0..TRIES {
+        match open_by_handle(mount, handle) {
+            Err(Errno::NOMEM) => std::thread::sleep(TRY_AGAIN * tried),
+            other => return other,
+        }
+    }
+    open_by_handle(mount, handle)
 }
 
 /// The part of `path` below `root`, both as the kernel prints them; empty for the root itself.
