@@ -209,7 +209,7 @@ fn body(role: Role, phase: Phase) -> Body {
         hold: false,
         lag: Some(1),
         born: true,
-        heads_digest: 0,
+        epochs_digest: 0,
         seq: 0,
         config_digest: 0,
         config_matters: 0,

@@ -158,8 +158,8 @@ pub struct Body {
     pub lag: Option<u32>,
     /// Every tree has a first epoch.
     pub born: bool,
-    /// Digest over the heads of all trees.
-    pub heads_digest: u64,
+    /// Digest over the newest epochs of all trees.
+    pub epochs_digest: u64,
     /// Highest durable sequence number.
     pub seq: u64,
     /// Digest of the whole configuration.
@@ -199,9 +199,9 @@ pub struct Ceded {
     pub term: u64,
     /// The new master.
     pub to: KeyId,
-    /// Digest over the heads that it must have.
-    pub heads_digest: u64,
-    /// Sequence number that it must have.
+    /// Digest over the newest epochs that it must have.
+    pub epochs_digest: u64,
+    /// Sequence number that it must have at least. More came when somebody wrote beside the service until the end.
     pub seq: u64,
 }
 

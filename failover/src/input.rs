@@ -191,8 +191,8 @@ pub struct DataFacts {
     pub reason: Option<String>,
     /// Heads and states of the trees, sorted by tree; at most [`TreeHead::MAX`].
     pub heads: Vec<TreeHead>,
-    /// Digest over the heads of all trees: equal on two nodes exactly if all heads are equal.
-    pub heads_digest: u64,
+    /// Digest over the newest epochs of all trees. Where it is equal on two nodes, `seq` tells who has more.
+    pub epochs_digest: u64,
     /// Highest sequence number that is durable here.
     pub seq: u64,
     /// Age of the oldest change that is not durable on the other side (source only).
@@ -202,8 +202,8 @@ pub struct DataFacts {
 /// What a data command reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DataReport {
-    /// Digest over the heads of all trees afterwards.
-    pub heads_digest: u64,
+    /// Digest over the newest epochs of all trees afterwards.
+    pub epochs_digest: u64,
     /// Sequence number that is durable (after a flush: on the peer).
     pub seq: u64,
 }

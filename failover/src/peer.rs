@@ -378,8 +378,8 @@ pub fn regressed(memory: &PeerMemory, incarnation: Incarnation, body: &Body) -> 
         || (incarnation.counter == memory.incarnation.counter
             && incarnation.nonce != memory.incarnation.nonce);
     let older_term = body.term_seen < memory.term;
-    let older_data = body.heads_digest == memory.heads_digest
-        && memory.heads_digest != 0
+    let older_data = body.epochs_digest == memory.epochs_digest
+        && memory.epochs_digest != 0
         && body.seq < memory.seq;
     let other_machine =
         (body.machine.machine, body.machine.root) != (memory.machine.machine, memory.machine.root);
@@ -391,7 +391,7 @@ pub fn remember(incarnation: Incarnation, body: &Body) -> PeerMemory {
     PeerMemory {
         incarnation,
         term: body.term_seen,
-        heads_digest: body.heads_digest,
+        epochs_digest: body.epochs_digest,
         seq: body.seq,
         machine: body.machine,
     }

@@ -70,9 +70,9 @@ pub struct PeerMemory {
     pub incarnation: Incarnation,
     /// Its highest term.
     pub term: u64,
-    /// Digest of its heads.
-    pub heads_digest: u64,
-    /// Its highest sequence number with these heads.
+    /// Digest over the newest epochs of its trees.
+    pub epochs_digest: u64,
+    /// Its highest sequence number with these epochs.
     pub seq: u64,
     /// Which machine it was.
     pub machine: MachineId,

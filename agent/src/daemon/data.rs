@@ -146,7 +146,7 @@ impl DataHalf {
     fn report(&self) -> DataReport {
         let status = self.engine.status();
         DataReport {
-            heads_digest: status.heads_digest,
+            epochs_digest: status.epochs_digest,
             seq: status.seq,
         }
     }

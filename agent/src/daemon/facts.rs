@@ -34,7 +34,7 @@ pub fn data_facts(
         }),
         reason: status.reason.clone(),
         heads: heads(mine, status),
-        heads_digest: status.heads_digest,
+        epochs_digest: status.epochs_digest,
         seq: status.seq,
         lag: status.lag,
     }

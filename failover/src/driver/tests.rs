@@ -238,7 +238,7 @@ fn beat(counter: u64) -> Effect {
             hold: false,
             lag: None,
             born: false,
-            heads_digest: 0,
+            epochs_digest: 0,
             seq: 0,
             config_digest: 0,
             config_matters: 0,

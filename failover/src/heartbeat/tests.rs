@@ -45,7 +45,7 @@ fn largest() -> Heartbeat {
             ceded: Some(Ceded {
                 term: u64::MAX,
                 to: KeyId([0xff; 8]),
-                heads_digest: u64::MAX,
+                epochs_digest: u64::MAX,
                 seq: u64::MAX,
             }),
             against: Some(Reason::AddressInUse),
@@ -56,7 +56,7 @@ fn largest() -> Heartbeat {
             hold: true,
             lag: Some(u32::MAX),
             born: true,
-            heads_digest: u64::MAX,
+            epochs_digest: u64::MAX,
             seq: u64::MAX,
             config_digest: u64::MAX,
             config_matters: u64::MAX,

@@ -65,7 +65,7 @@ fn beat(counter: u64) -> Heartbeat {
             hold: false,
             lag: None,
             born: true,
-            heads_digest: 1,
+            epochs_digest: 1,
             seq: 2,
             config_digest: 3,
             config_matters: 4,

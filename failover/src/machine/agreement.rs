@@ -62,9 +62,19 @@ pub(super) fn verdict(own: &Own<'_>, peer: &Body) -> Verdict {
         Relation::Equal => match (own.network && able(facts), peer_able(peer)) {
             (true, false) => claim(facts),
             (false, true) => Verdict::Grant,
-            _ if own.preferred => claim(facts),
+            _ if last_master(own, peer).unwrap_or(own.preferred) => claim(facts),
             _ => Verdict::Grant,
         },
+    }
+}
+
+/// Whether this node was master last, as far as the two know. On its disk may lie what was written just before it
+/// stopped and is in no index yet: a new master serves a moment before its first epoch is durable.
+fn last_master(own: &Own<'_>, peer: &Body) -> Option<bool> {
+    match (own.was_master, peer.was_master) {
+        (true, true) => (own.term != peer.term).then_some(own.term > peer.term),
+        (false, false) => None,
+        (mine, _) => Some(mine),
     }
 }
 
@@ -72,10 +82,10 @@ pub(super) fn verdict(own: &Own<'_>, peer: &Body) -> Verdict {
 /// higher term was used, and the data has the same heads. No move is then needed.
 fn resume(own: &Own<'_>, facts: &DataFacts, peer: &Body) -> Option<Verdict> {
     let peer_follows = matches!(peer.phase, Phase::Standby | Phase::Releasing);
-    let same_heads = facts.heads_digest == peer.heads_digest && facts.born && peer.born;
+    let same_epochs = facts.epochs_digest == peer.epochs_digest && facts.born && peer.born;
     let mine = own.was_master && !own.follows && peer_follows && own.term >= peer.term;
     let peers = peer.was_master && own.follows && !peer_follows && peer.term >= own.term;
-    if !same_heads || mine == peers {
+    if !same_epochs || mine == peers {
         return None;
     }
     if mine && facts.seq >= peer.seq {

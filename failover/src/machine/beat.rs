@@ -55,7 +55,7 @@ impl Machine {
             hold: self.known.hold,
             lag: facts.and_then(|facts| facts.lag).map(millis),
             born: facts.is_some_and(|facts| facts.born),
-            heads_digest: facts.map_or(0, |facts| facts.heads_digest),
+            epochs_digest: facts.map_or(0, |facts| facts.epochs_digest),
             seq: facts.map_or(0, |facts| facts.seq),
             config_digest: self.policy.config_digest,
             config_matters: self.policy.config_matters,

@@ -171,7 +171,7 @@ impl Machine {
         let ceded = Ceded {
             term: self.highest_term().saturating_add(1),
             to: self.policy.peer,
-            heads_digest: report.heads_digest,
+            epochs_digest: report.epochs_digest,
             seq: report.seq,
         };
         self.durable.ceded = Some(ceded);
@@ -346,7 +346,7 @@ impl Machine {
             return false;
         }
         let has_all = self.known.facts.as_ref().is_some_and(|facts| {
-            let same = facts.heads_digest == ceded.heads_digest && facts.seq >= ceded.seq;
+            let same = facts.epochs_digest == ceded.epochs_digest && facts.seq >= ceded.seq;
             same && facts.born && facts.consistent
         });
         if has_all {

@@ -31,7 +31,7 @@ enum History {
 impl History {
     fn of(body: &Body) -> Self {
         match body.heads.as_slice() {
-            [] if body.heads_digest == 0 => Self::Unknown,
+            [] if body.epochs_digest == 0 => Self::Unknown,
             [] => Self::Some,
             heads if heads.iter().all(|head| head.epoch == [0; 16]) => Self::None,
             _ => Self::Some,

@@ -156,7 +156,7 @@ mod tests {
             _ => None,
         });
         let result = Ok(DataReport {
-            heads_digest: 1,
+            epochs_digest: 1,
             seq: 1,
         });
         effects.extend(machine.handle(now, Input::DataDone { ticket, result }));

@@ -36,7 +36,7 @@ fn body(term: u64) -> Body {
         hold: false,
         lag: None,
         born: true,
-        heads_digest: 1,
+        epochs_digest: 1,
         seq: 10,
         config_digest: 0,
         config_matters: 0,
@@ -300,7 +300,7 @@ fn less_than_before_is_a_regression() {
     assert!(same(|b| b.term_seen = 3, PEER), "an older term");
     assert!(same(|b| b.seq = 9, PEER), "older data of the same head");
     assert!(
-        !same(|b| (b.seq, b.heads_digest) = (9, 2), PEER),
+        !same(|b| (b.seq, b.epochs_digest) = (9, 2), PEER),
         "another head says nothing"
     );
     assert!(same(|b| b.machine.machine = 9, PEER), "another machine");

@@ -15,7 +15,7 @@ fn largest() -> Durable {
         ceded: Some(Ceded {
             term: u64::MAX,
             to: KeyId([1; 8]),
-            heads_digest: u64::MAX,
+            epochs_digest: u64::MAX,
             seq: u64::MAX,
         }),
         maintenance: Some(Maintenance {
@@ -27,7 +27,7 @@ fn largest() -> Durable {
                 nonce: [0xff; 16],
             },
             term: u64::MAX,
-            heads_digest: u64::MAX,
+            epochs_digest: u64::MAX,
             seq: u64::MAX,
             machine: MachineId {
                 machine: u64::MAX,

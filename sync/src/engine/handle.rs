@@ -456,7 +456,7 @@ impl EngineStatus {
             reason: Some("starting".into()),
             seq: 0,
             acked: 0,
-            heads_digest: 0,
+            epochs_digest: 0,
             lag: None,
             fresh_at: None,
             hold: false,

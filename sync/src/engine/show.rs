@@ -7,6 +7,8 @@ use super::worker::Worker;
 use crate::index::{Counts, IndexError, Snapshot};
 use crate::lineage::{CopyState, Head};
 use crate::path::RelPath;
+use crate::tree::TreeId;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 impl Worker {
@@ -30,12 +32,11 @@ impl Worker {
     pub(super) fn status(&self, index: &Snapshot, acked: u64) -> Result<EngineStatus, IndexError> {
         let mut trees = Vec::new();
         let mut alarms = Vec::new();
-        let mut digest = blake3::Hasher::new();
+        let mut epochs = BTreeMap::new();
         let mut heads = Vec::new();
         for tree in &self.trees {
             let head = index.head(tree.id)?;
-            digest.update(&tree.id.0);
-            digest.update(&postcard::to_stdvec(&head).unwrap_or_default());
+            epochs.insert(tree.id, head.lineage.head().map_or(0, |epoch| epoch.id.0));
             let dirty = tree.unsettled.len() as u64;
             trees.push(self.tree_status(tree, &head, index, acked, dirty)?);
             if let Some(stop) = &tree.stop {
@@ -50,8 +51,6 @@ impl Worker {
         }
         alarms.extend(self.shared.alarms());
         let source = matches!(self.mode, Mode::Source { .. });
-        let mut first = [0; 8];
-        first.copy_from_slice(&digest.finalize().as_bytes()[..8]);
         let bad = |t: &&TreeStatus| t.state != TreeState::Consistent || !t.proven;
         Ok(EngineStatus {
             mode: self.mode,
@@ -68,7 +67,7 @@ impl Worker {
             } else {
                 self.shared.answered()
             },
-            heads_digest: u64::from_le_bytes(first),
+            epochs_digest: digest(&epochs),
             lag: source.then(|| self.lag.lag(clock::now())),
             fresh_at: self
                 .shared
@@ -179,6 +178,18 @@ pub(super) fn scan_progress(tree: &Tree) -> Option<Progress> {
         bytes_per_second: rate,
         eta: (done > 0).then(|| Duration::from_nanos(left.min(u128::from(u64::MAX)) as u64)),
     })
+}
+
+/// Of the newest epochs; an unborn tree has zero.
+fn digest(epochs: &BTreeMap<TreeId, u128>) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for (tree, epoch) in epochs {
+        hasher.update(&tree.0);
+        hasher.update(&epoch.to_be_bytes());
+    }
+    let mut first = [0; 8];
+    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    u64::from_le_bytes(first)
 }
 
 pub(super) fn reason(tree: &TreeStatus) -> String {

@@ -143,8 +143,8 @@ pub struct EngineStatus {
     pub seq: u64,
     /// Highest sequence number that the peer answered as durable (source), or that this node answered (replica).
     pub acked: u64,
-    /// Digest over heads, positions and states of all trees.
-    pub heads_digest: u64,
+    /// Digest over the newest epochs of all trees: where it is equal, `seq` tells who has more.
+    pub epochs_digest: u64,
     /// Source: age of the oldest change that is not durable on the peer; zero when there is none. `None` otherwise.
     pub lag: Option<Duration>,
     /// Receiver: CLOCK_BOOTTIME nanoseconds of this node at which the master's last "durable up to here" was made,

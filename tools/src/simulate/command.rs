@@ -42,6 +42,8 @@ pub struct Totals {
     pub seconds: u64,
     /// Longest time in one history during which both nodes answered for the floating address, ms.
     pub overlap: u64,
+    /// Longest such time in one history while they could hear each other, ms.
+    pub in_contact: u64,
 }
 
 impl Totals {
@@ -52,6 +54,7 @@ impl Totals {
         self.excused += world.excused.len() as u64;
         self.seconds += world.now / super::world::SECOND;
         self.overlap = self.overlap.max(world.overlap / super::world::MS);
+        self.in_contact = self.in_contact.max(world.in_contact / super::world::MS);
         if world.violation.is_some() {
             self.failed.push(seed);
         }
@@ -65,6 +68,7 @@ impl Totals {
         self.excused += other.excused;
         self.seconds += other.seconds;
         self.overlap = self.overlap.max(other.overlap);
+        self.in_contact = self.in_contact.max(other.in_contact);
     }
 }
 
@@ -158,12 +162,13 @@ fn many(from: u64, count: u64) -> io::Result<bool> {
     writeln!(
         out,
         "{count} histories, {} h of virtual time in {:.1} s; {} confirmed writes, {} lost at most with a named cause; \
-         longest overlap of two masters {} ms",
+         longest time with two masters in one history {} ms, while they could hear each other {} ms",
         totals.seconds / 3600,
         begun.elapsed().as_secs_f64(),
         totals.writes,
         totals.excused,
         totals.overlap,
+        totals.in_contact,
     )?;
     if let Some(seed) = totals.failed.first() {
         out.write_all(story(&play(*seed, None)).as_bytes())?;

@@ -137,7 +137,7 @@ impl World {
         }
         let data = &self.nodes[node].data;
         let report = DataReport {
-            heads_digest: data.digest(),
+            epochs_digest: data.digest(),
             seq: data.last_seq,
         };
         self.tell_facts(node);

@@ -209,7 +209,7 @@ impl World {
             consistent: whole,
             catching_up_only: n.data.catching_up_only(),
             fresh_until: fresh.map(|at| Instant::from_nanos(at) + max_stale),
-            heads_digest: n.data.digest(),
+            epochs_digest: n.data.digest(),
             seq: n.data.last_seq,
             lag: (n.role == DataRole::Source).then(|| lag(n.behind_since)),
             ..DataFacts::default()

@@ -69,6 +69,8 @@ pub struct World {
     pub two_since: Option<u64>,
     /// Virtual time during which both nodes answered for the floating address.
     pub overlap: u64,
+    /// Of it, the part during which they could hear each other.
+    pub in_contact: u64,
 }
 
 /// Times are shortened, so that a history of many minutes fits into one.
@@ -124,6 +126,7 @@ impl World {
             quiet: false,
             two_since: None,
             overlap: 0,
+            in_contact: 0,
         };
         world.later(0, Event::Pulse);
         world
@@ -190,6 +193,9 @@ impl World {
             };
             if self.nodes.iter().all(Node::answers) {
                 self.overlap += key.0 - self.now;
+                if self.contact.is_some() {
+                    self.in_contact += key.0 - self.now;
+                }
             }
             self.now = key.0;
             if let Some(event) = self.events.remove(&key) {

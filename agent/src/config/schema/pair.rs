@@ -24,7 +24,7 @@ pub(super) const PAIR: Section = Section {
             "preferred",
             "node",
             Required(&["\"mirror1\""]),
-            "The node that `tandem failback` moves the role to, and that wins when both nodes have equal data.",
+            "The node that `tandem failback` moves the role to, and that becomes master when both start with equal data and neither was master last.",
         ),
         key(
             "port",

@@ -44,7 +44,7 @@ fn all_errors_are_reported_at_once_with_their_places() {
         .replace("device = \"eth1\"", "device = 7");
     let found = problems(&text);
     let expected = [
-        "2:1: [pair] needs `preferred` = preferred (node): The node that `tandem failback` moves the role to, and that wins when both nodes have equal data.",
+        "2:1: [pair] needs `preferred` = preferred (node): The node that `tandem failback` moves the role to, and that becomes master when both start with equal data and neither was master last.",
         "4:1: unknown key `prefered` in [pair] = did you mean `preferred`?",
         "5:8: `port` must be a whole number from 1 to 65535, found the number 70000 = -",
         "13:10: `device` must be text in quotes, found the number 7 = -",

@@ -149,7 +149,7 @@ fn master() -> Scene {
             reason: None,
             seq: 9,
             acked: 9,
-            heads_digest: 1,
+            epochs_digest: 1,
             lag: None,
             fresh_at: None,
             hold: false,

@@ -6,6 +6,7 @@ use crate::guardian::release_addresses;
 use crate::input::{Command, DataFacts, DataReport, Relation};
 use crate::probe::http::HttpCheck;
 use crate::probe::monitor::{Check, CountsFor};
+use crate::role::Phase;
 use std::path::Path;
 
 /// Bound of each step of the story: far above what it takes.
@@ -28,7 +29,7 @@ fn facts() -> Input {
         consistent: true,
         fresh_until: Some(clock::now() + Duration::from_secs(60)),
         relation: Relation::Equal,
-        heads_digest: 7,
+        epochs_digest: 7,
         seq: 1,
         lag: Some(Duration::ZERO),
         ..DataFacts::default()
@@ -145,7 +146,7 @@ async fn play(
             effect = handle.effects.recv() => match effect {
                 Some(AgentEffect::Data { ticket, .. }) => Input::DataDone {
                     ticket,
-                    result: Ok(DataReport { heads_digest: 7, seq: 1 }),
+                    result: Ok(DataReport { epochs_digest: 7, seq: 1 }),
                 },
                 Some(AgentEffect::Services { ticket, .. }) => {
                     Input::ServicesDone { ticket, result: Ok(()) }
@@ -185,7 +186,8 @@ fn is(role: Role) -> impl Fn(&View) -> bool {
 }
 
 fn ready(view: &View) -> bool {
-    view.role == Role::Standby && view.eligible.is_ok()
+    // A node that gave the role away and waits is a standby too, behind its fence.
+    view.phase == Phase::Standby && view.eligible.is_ok()
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn facts(side: Side, relation: Relation) -> DataFacts {
         born: true,
         consistent: side.able,
         relation,
-        heads_digest: 1,
+        epochs_digest: 1,
         seq: side.seq,
         ..DataFacts::default()
     }
@@ -142,5 +142,31 @@ fn unborn_and_half_copied_data_never_claim() {
             Verdict::Claim,
             "{relation:?}"
         );
+    }
+}
+
+/// A takeover that ended before its epoch was durable leaves equal data. What its clients wrote is on its disk alone.
+#[test]
+fn between_equal_data_the_last_master_claims_and_else_the_preferred_one() {
+    let side = |was_master, term| Side {
+        follows: false,
+        was_master,
+        term,
+        seq: 10,
+        able: true,
+        ceded: false,
+    };
+    for (mine, theirs, claims) in [
+        (side(true, 1), side(true, 2), [false, false]),
+        (side(true, 2), side(true, 1), [true, true]),
+        (side(true, 1), side(false, 1), [true, true]),
+        (side(false, 1), side(true, 1), [false, false]),
+        (side(false, 2), side(false, 1), [true, false]),
+        (side(true, 2), side(true, 2), [true, false]),
+    ] {
+        let got = [true, false].map(|preferred| {
+            decide(mine, preferred, Relation::Equal, &body(theirs)) == Verdict::Claim
+        });
+        assert_eq!(got, claims);
     }
 }

@@ -56,7 +56,7 @@ fn less_with_data_is_regressed_and_less_without_any_begins_anew() {
 fn a_peer_that_has_not_said_what_data_it_has_is_not_judged_yet() {
     let mut p = shows_less(|b| {
         b.born = false;
-        b.heads_digest = 0;
+        b.epochs_digest = 0;
     });
     assert_eq!(identity(&p), PeerIdentity::Same);
     assert_eq!(p.machine.durable.peer.map(|memory| memory.term), Some(5));

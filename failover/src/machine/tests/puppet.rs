@@ -230,7 +230,7 @@ impl Puppet {
             hold: false,
             lag: None,
             born: true,
-            heads_digest: 1,
+            epochs_digest: 1,
             seq: 10,
             config_digest: 0,
             config_matters: 0,
@@ -267,7 +267,7 @@ impl Puppet {
             consistent: true,
             fresh_until: Some(self.now + Duration::from_secs(60)),
             relation,
-            heads_digest: 1,
+            epochs_digest: 1,
             seq: 10,
             ..DataFacts::default()
         }
@@ -335,7 +335,7 @@ pub(super) fn result_of(effect: &Effect, good: bool) -> Option<Input> {
         },
         Effect::Data { ticket, .. } => {
             let report = DataReport {
-                heads_digest: 1,
+                epochs_digest: 1,
                 seq: 10,
             };
             Input::DataDone {

@@ -129,7 +129,7 @@ fn apply(puppet: &mut Puppet, op: &Op) {
                 body.ceded = cede.then_some(Ceded {
                     term: term + 1,
                     to,
-                    heads_digest: 1,
+                    epochs_digest: 1,
                     seq: 10,
                 });
                 body.against = (!able).then_some(crate::role::Reason::Stale);

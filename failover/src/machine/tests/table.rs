@@ -76,7 +76,7 @@ const ROWS: &[Row] = &[
             b.ceded = Some(Ceded {
                 term: 8,
                 to,
-                heads_digest: 1,
+                epochs_digest: 1,
                 seq: 10,
             });
         });
@@ -87,7 +87,7 @@ const ROWS: &[Row] = &[
             b.ceded = Some(Ceded {
                 term: 8,
                 to,
-                heads_digest: 1,
+                epochs_digest: 1,
                 seq: 11,
             });
         });
@@ -98,7 +98,7 @@ const ROWS: &[Row] = &[
             b.ceded = Some(Ceded {
                 term: 8,
                 to,
-                heads_digest: 1,
+                epochs_digest: 1,
                 seq: 10,
             });
         });

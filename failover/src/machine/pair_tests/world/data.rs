@@ -44,7 +44,7 @@ impl World {
         }
         let data = &self.nodes[node].data;
         let report = DataReport {
-            heads_digest: head(data),
+            epochs_digest: head(data),
             seq: data.log.len() as u64,
         };
         self.tell_facts();
@@ -129,7 +129,7 @@ impl World {
                 consistent: n.data.consistent,
                 fresh_until: n.fresh_until,
                 relation: n.relation,
-                heads_digest: head(&n.data),
+                epochs_digest: head(&n.data),
                 seq: n.data.log.len() as u64,
                 lag: n.sending.then_some(Duration::from_millis(20)),
                 ..DataFacts::default()
