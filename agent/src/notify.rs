@@ -109,7 +109,7 @@ fn log(notice: &Notice) {
         };
     }
     match notice.kind {
-        NoticeKind::Moved => at!(info),
+        NoticeKind::Moved | NoticeKind::Eligible => at!(info),
         _ => at!(warn),
     }
 }

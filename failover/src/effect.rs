@@ -181,8 +181,10 @@ pub enum NoticeKind {
     SteppedDown,
     /// A takeover would be due and is refused; the text says why.
     Refused,
-    /// The standby lost or regained its ability to take over.
-    Eligibility,
+    /// The standby lost its ability to take over.
+    Ineligible,
+    /// It could take over again.
+    Eligible,
     /// The peer's agent is silent or back.
     Peer,
     /// Two masters were seen.

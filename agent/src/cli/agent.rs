@@ -20,7 +20,7 @@ pub(super) fn prepare(context: &Context) -> Result<AgentStart, Failure> {
             .nodes
             .each_ref()
             .map(|n| n.name.as_str())
-            .join(" and ");
+            .join(" nor ");
         let message = format!(
             "the key {} belongs to neither {names}: the configuration has other keys, or this is another machine's file; \
              `tandem keygen --show` prints the line of this key",

@@ -183,7 +183,7 @@ fn the_agent_starts_only_with_a_key_of_the_configuration() {
     key.write_new(&key_file, "").unwrap();
     let error = agent::prepare(&without_key).unwrap_err();
     assert!(
-        matches!(&error, Failure::Other(Exit::InvalidConfig, why) if why.contains("neither mirror1 and mirror2")),
+        matches!(&error, Failure::Other(Exit::InvalidConfig, why) if why.contains("neither mirror1 nor mirror2")),
         "{error:?}"
     );
     let old = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAt+IZzbdQ0W/kbdgX0nAzmSmdft2Od0Jf8rrQd+seQR";

@@ -319,7 +319,7 @@ impl Machine {
         if peer.term > self.durable.term_used && Self::acts(peer.phase) && peer.holding {
             let asker = self.asker.take();
             let text = format!("the peer is master with term {}", peer.term);
-            self.notify(NoticeKind::SteppedDown, text.clone());
+            self.notify(NoticeKind::Moved, text.clone());
             self.answer(asker, Ok(text.clone()));
             self.follow(text);
         } else if self.peer_heard() {

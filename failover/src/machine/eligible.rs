@@ -110,11 +110,19 @@ impl Machine {
                 }
                 return;
             }
+            // One write away: said if the disk does not take it.
+            (Some(true), false) if self.against == [Reason::NotArmed] => {
+                if self.timers.get(Timer::Grace).is_none() {
+                    self.timers
+                        .set(Timer::Grace, self.now + self.policy.step_timeout);
+                }
+                return;
+            }
             (Some(true), false) => self.not_eligible(),
             (Some(false), true) => {
                 self.was_eligible = Some(true);
                 self.record(self.phase(), "this standby can take over again".into());
-                self.notify(NoticeKind::Eligibility, "this standby can take over again");
+                self.notify(NoticeKind::Eligible, "this standby can take over again");
             }
             (Some(_), _) => {}
         }
@@ -125,11 +133,11 @@ impl Machine {
         self.was_eligible = Some(false);
         let text = format!("this standby could not take over: {}", self.why_against());
         self.record(self.phase(), text.clone());
-        self.notify(NoticeKind::Eligibility, text);
+        self.notify(NoticeKind::Ineligible, text);
     }
 
     pub(super) fn grace_over(&mut self) {
-        if self.was_eligible.is_none() && !self.against_takeover().is_empty() {
+        if self.was_eligible != Some(false) && !self.against_takeover().is_empty() {
             self.not_eligible();
         }
     }

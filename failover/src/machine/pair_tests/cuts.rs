@@ -16,7 +16,7 @@ fn private_link_cut_for_long_then_the_host_dies() {
     assert!(world.serves(0) && !world.serves(1));
     assert!(!world.eligible(1), "stale after max_stale");
     assert!(
-        told(&world, 1, NoticeKind::Eligibility),
+        told(&world, 1, NoticeKind::Ineligible),
         "the alarm came before it was needed"
     );
     world.power_cut(0);
@@ -96,7 +96,7 @@ fn the_standbys_public_cable_is_cut_and_nothing_moves() {
     world.run(20 * SECOND);
     assert!(world.serves(0) && !world.serves(1));
     assert!(!world.eligible(1));
-    assert!(told(&world, 1, NoticeKind::Eligibility));
+    assert!(told(&world, 1, NoticeKind::Ineligible));
     // Now the master's too: nobody is better.
     world.nodes[0].public = false;
     world.run(20 * SECOND);

@@ -100,7 +100,7 @@ fn agent_dead_and_service_alive_moves_nothing_and_a_stale_standby_is_not_promote
     assert!(world.eligible(1), "not stale yet");
     world.run(90 * SECOND);
     assert!(
-        told(&world, 1, NoticeKind::Eligibility),
+        told(&world, 1, NoticeKind::Ineligible),
         "{}",
         world.story()
     );
