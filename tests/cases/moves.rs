@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tandem::api::types::Role;
 use tandem_lab::HttpClient;
 use tandem_lab::pair::WEB_PORT;
 
@@ -62,24 +61,6 @@ impl Drop for Uploader {
     }
 }
 
-/// Waits until there is one master with a standby that could take over, and says who it is.
-#[track_caller]
-fn settled(scene: &Scene) -> usize {
-    eventually(LONG, "one master and a ready standby", || {
-        let both = [scene.status(ONE)?, scene.status(TWO)?];
-        let master = |n: usize| {
-            let (m, s) = (&both[n], &both[1 - n]);
-            m.role == Role::Master
-                && s.role == Role::Standby
-                && m.addresses.iter().all(|a| a.held)
-                && s.addresses.iter().all(|a| !a.held)
-                && s.takeover.possible
-        };
-        let found = [ONE, TWO].into_iter().find(|n| master(*n));
-        found.ok_or_else(|| format!("{}\n  and {}", brief(&both[ONE]), brief(&both[TWO])))
-    })
-}
-
 #[test]
 fn kill_9_of_either_agent_during_planned_moves() {
     let seed = seed(20_261_126);
@@ -109,7 +90,7 @@ fn kill_9_of_either_agent_during_planned_moves() {
         scene.start_agent(victim);
         // First the command: it may have waited for the agent, and begins only now.
         assert!(mover.wait(LONG).is_some(), "the command ends");
-        let now = settled(&scene);
+        let now = scene.settled();
         println!(
             "{round}: mirror{} was killed, master mirror{}",
             victim + 1,
@@ -163,7 +144,7 @@ fn a_planned_move_during_a_large_deletion() {
     assert!(moved.success(), "{moved:?}");
     assert!(took < Duration::from_secs(10), "the move took {took:?}");
     removing.join().expect("removed");
-    let now = settled(&scene);
+    let now = scene.settled();
     assert_eq!(now, TWO);
     scene.wait_served_by(&probe, TWO);
     let gap = probe.log().longest_gap(begun).expect("answers");
@@ -217,7 +198,7 @@ fn planned_moves_while_somebody_writes_beside_the_service() {
         let moved = scene.tandem(master, &[command]);
         assert!(moved.success(), "round {round}: {moved:?}");
         at.store(1 - master, Ordering::Relaxed);
-        assert_eq!(settled(&scene), 1 - master, "round {round}");
+        assert_eq!(scene.settled(), 1 - master, "round {round}");
         master = 1 - master;
     }
     stop.store(true, Ordering::Relaxed);

@@ -200,22 +200,22 @@ impl Scene {
     pub fn wait_ready(&self, master: usize, standby: usize) {
         eventually(LONG, "a master, and a standby that could take over", || {
             let (m, s) = (self.status(master)?, self.status(standby)?);
-            let good = m.role == Role::Master
-                && m.addresses.iter().all(|a| a.held)
-                && s.role == Role::Standby
-                && s.addresses.iter().all(|a| !a.held)
-                && s.takeover.possible
-                && m.session.up
-                && m.trees
-                    .iter()
-                    .chain(&s.trees)
-                    .all(|t| t.state == TreeState::Consistent);
-            if good {
-                Ok(())
-            } else {
-                Err(format!("{}\n  and {}", brief(&m), brief(&s)))
-            }
+            is_ready(&m, &s)
+                .then_some(())
+                .ok_or_else(|| format!("{}\n  and {}", brief(&m), brief(&s)))
         });
+    }
+
+    /// As [`Scene::wait_ready`], whoever is master; says who it is.
+    #[track_caller]
+    pub fn settled(&self) -> usize {
+        eventually(LONG, "one master and a ready standby", || {
+            let both = [self.status(ONE)?, self.status(TWO)?];
+            let found = [ONE, TWO]
+                .into_iter()
+                .find(|n| is_ready(&both[*n], &both[1 - n]));
+            found.ok_or_else(|| format!("{}\n  and {}", brief(&both[ONE]), brief(&both[TWO])))
+        })
     }
 
     /// Waits until all that was written is durable on the other side, by `tandem flush`.
@@ -346,4 +346,17 @@ pub fn brief(status: &StatusReport) -> String {
 /// Whether a path exists, without following a link.
 pub fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
+}
+
+fn is_ready(m: &StatusReport, s: &StatusReport) -> bool {
+    m.role == Role::Master
+        && m.addresses.iter().all(|a| a.held)
+        && s.role == Role::Standby
+        && s.addresses.iter().all(|a| !a.held)
+        && s.takeover.possible
+        && m.session.up
+        && m.trees
+            .iter()
+            .chain(&s.trees)
+            .all(|t| t.state == TreeState::Consistent)
 }

@@ -99,11 +99,7 @@ fn agent_dead_and_service_alive_moves_nothing_and_a_stale_standby_is_not_promote
     assert!(told(&world, 1, NoticeKind::Peer));
     assert!(world.eligible(1), "not stale yet");
     world.run(90 * SECOND);
-    assert!(
-        told(&world, 1, NoticeKind::Ineligible),
-        "{}",
-        world.story()
-    );
+    assert!(told(&world, 1, NoticeKind::Ineligible), "{}", world.story());
     world.power_cut(0);
     world.run(60 * SECOND);
     assert_eq!(world.phase(1), Some(Phase::Standby), "{}", world.story());
