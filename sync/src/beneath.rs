@@ -103,6 +103,15 @@ impl Root {
         reopen(held.as_fd())
     }
 
+    /// Opens what a look has just shown to be a regular file, with one call. `None`: it is none any more, or cannot be
+    /// opened; [`Root::open_path`] tells more. What is in its place since may be a fifo (opened without waiting) but
+    /// hardly a device, which only an administrator can put there; where that matters use [`Root::open_file`].
+    pub fn open_regular(&self, path: &RelPath) -> Option<std::fs::File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = std::fs::File::from(self.resolve(path.as_bytes(), flags).ok()?);
+        Stat::of_fd(file.as_fd()).ok()?.is_file().then_some(file)
+    }
+
     /// Opens an entry of any kind as a bare reference (`O_PATH`), a symbolic link as itself.
     pub fn open_path(&self, path: &RelPath) -> Result<OwnedFd, Fault> {
         self.resolve(path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW)
@@ -222,7 +231,7 @@ impl Root {
 
 /// Opens the regular file that `held` (`O_PATH`) is, for reading. By its name it could be a device or a fifo by now,
 /// whose opening alone has effects.
-fn reopen(held: BorrowedFd<'_>) -> Result<std::fs::File, Fault> {
+pub(crate) fn reopen(held: BorrowedFd<'_>) -> Result<std::fs::File, Fault> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let path = format!("/proc/self/fd/{}", held.as_raw_fd());
     rustix::fs::open(path, flags, Mode::empty())

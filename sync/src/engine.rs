@@ -30,6 +30,7 @@ pub(crate) mod prepare;
 mod reboot;
 pub mod report;
 mod root;
+mod scanning;
 mod show;
 mod skipped;
 mod standby;

@@ -3,19 +3,17 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::beneath::Root;
+use crate::beneath::{self, Root};
 use crate::entry::{ContentHash, LocalKey};
 use crate::fault::Fault;
+use crate::meta::{self, Seen, What};
 use crate::path::RelPath;
 use crate::stat::Stat;
 
 /// Bytes per read: large enough for BLAKE3's full speed, small enough for the second-level cache.
 const CHUNK: usize = 256 * 1024;
-/// Results that may wait for the consumer of [`hash_many`]; each is small.
-const WAITING: usize = 256;
 
 /// A file's hash and the two looks around the reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +43,15 @@ pub fn hash_file(file: &File, flush_first: bool) -> Result<Hashed, Fault> {
     if flush_first {
         rustix::fs::fdatasync(file).map_err(|e| Fault::os("fdatasync", e))?;
     }
-    let before = Stat::of_fd(file.as_fd())?;
+    hash_since(file, Stat::of_fd(file.as_fd())?)
+}
+
+/// Hashes an open regular file of which `before` was seen just now.
+fn hash_since(file: &File, before: Stat) -> Result<Hashed, Fault> {
     let mut hasher = blake3::Hasher::new();
-    let wanted = usize::try_from(before.size).unwrap_or(CHUNK);
-    let mut buffer = vec![0u8; wanted.clamp(1, CHUNK)];
+    // One byte more than the file has: the read that comes back short has met the end.
+    let wanted = usize::try_from(before.size.saturating_add(1)).unwrap_or(CHUNK);
+    let mut buffer = vec![0u8; wanted.min(CHUNK)];
     let mut size = 0u64;
     loop {
         let got = match file.read_at(&mut buffer, size) {
@@ -61,6 +64,9 @@ pub fn hash_file(file: &File, flush_first: bool) -> Result<Hashed, Fault> {
         size += got as u64;
         // A file that grows faster than it is read would never end; what is past the first look makes it unstable anyway.
         if size > before.size.saturating_add(CHUNK as u64) {
+            break;
+        }
+        if got < buffer.len() && size == before.size {
             break;
         }
     }
@@ -79,42 +85,115 @@ pub fn hash_path(root: &Root, path: &RelPath, flush_first: bool) -> Result<Hashe
     hash_file(&root.open_file(path)?, flush_first)
 }
 
-/// Hashes many files with `threads` threads (at least 1, at most 16) and hands each result to `each` in the caller's
-/// thread, in no particular order. Stops early, without the rest, when `cancel` becomes true.
-pub fn hash_many(
-    root: &Root,
-    paths: &[RelPath],
-    flush_first: bool,
-    threads: usize,
-    cancel: &AtomicBool,
-    mut each: impl FnMut(&RelPath, Result<Hashed, Fault>),
-) {
+/// What lies at a path, with the hash of a regular file whose content had to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// Kind and metadata.
+    pub seen: Seen,
+    /// Of a regular file that was read.
+    pub hashed: Option<Hashed>,
+}
+
+/// A path to be read.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'p> {
+    /// Where.
+    pub path: &'p RelPath,
+    /// A walk has just seen a regular file there: it is opened at once.
+    pub file: bool,
+    /// A file's content is not read.
+    pub unread: Unread,
+}
+
+/// When a file's content is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// It is, whatever its key says.
+    Never,
+    /// It is known for this key.
+    Known(LocalKey),
+    /// Nobody asks for it.
+    Always,
+}
+
+impl Unread {
+    fn covers(self, seen: &Seen) -> bool {
+        match self {
+            Unread::Never => false,
+            Unread::Known(key) => key == seen.key(),
+            Unread::Always => true,
+        }
+    }
+}
+
+/// Reads what lies at a path, and the content of a regular file whose key is not the known one, all through one
+/// descriptor. `None`: nothing lies there.
+pub fn read(root: &Root, wanted: Wanted<'_>, flush_first: bool) -> Result<Option<Read>, Fault> {
+    if wanted.file
+        && let Some(file) = root.open_regular(wanted.path)
+    {
+        return read_file(&file, wanted, flush_first).map(Some);
+    }
+    let held = match root.open_path(wanted.path) {
+        Ok(held) => held,
+        Err(Fault::Missing) => return Ok(None),
+        Err(fault) => return Err(fault),
+    };
+    let seen = meta::read_fd(held.as_fd())?;
+    if !matches!(seen.what, What::File(_)) || wanted.unread.covers(&seen) {
+        return Ok(Some(Read { seen, hashed: None }));
+    }
+    let file = beneath::reopen(held.as_fd()).map_err(|fault| match fault {
+        Fault::Missing | Fault::NotBeneath => Fault::Changed("it is gone"),
+        fault => fault,
+    })?;
+    read_file(&file, wanted, flush_first).map(Some)
+}
+
+fn read_file(file: &File, wanted: Wanted<'_>, flush_first: bool) -> Result<Read, Fault> {
+    if flush_first {
+        rustix::fs::fdatasync(file).map_err(|e| Fault::os("fdatasync", e))?;
+    }
+    let seen = meta::read_open(file)?;
+    let hashed = match wanted.unread.covers(&seen) {
+        true => None,
+        false => Some(hash_since(file, seen.stat)?),
+    };
+    Ok(Read { seen, hashed })
+}
+
+/// What [`read`] answers.
+pub type ReadResult = Result<Option<Read>, Fault>;
+
+/// Paths that a thread takes at once in [`read_many`].
+const AT_ONCE: usize = 8;
+
+/// Reads many paths, on the caller's thread and one more. One result for each, in the order of `wanted`.
+pub fn read_many(root: &Root, wanted: &[Wanted<'_>], flush_first: bool) -> Vec<ReadResult> {
     let next = AtomicUsize::new(0);
-    let (sender, receiver) = sync_channel(WAITING);
-    std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, 16).min(paths.len().max(1)) {
-            let sender = sender.clone();
-            let next = &next;
-            scope.spawn(move || {
-                while !cancel.load(Ordering::Relaxed) {
-                    let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) else {
-                        return;
-                    };
-                    if sender
-                        .send((path, hash_path(root, path, flush_first)))
-                        .is_err()
-                    {
-                        return;
-                    }
-                }
-            });
+    let work = || {
+        let mut mine = Vec::new();
+        loop {
+            let from = next.fetch_add(AT_ONCE, Ordering::Relaxed);
+            let Some(some) = wanted.get(from..) else {
+                return mine;
+            };
+            let some = &some[..some.len().min(AT_ONCE)];
+            mine.extend((from..).zip(some.iter().map(|one| read(root, *one, flush_first))));
         }
-        // The threads hold the only senders left: the loop ends with the last of them.
-        drop(sender);
-        for (path, result) in receiver {
-            each(path, result);
-        }
+    };
+    let mut all = std::thread::scope(|scope| {
+        let helper = (wanted.len() > AT_ONCE).then(|| scope.spawn(work));
+        let mut all = work();
+        // A panic of the helper is the caller's.
+        all.extend(helper.into_iter().flat_map(|h| {
+            h.join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        }));
+        all
     });
+    all.sort_unstable_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Real time in nanoseconds, to compare with file times.
@@ -147,7 +226,7 @@ mod tests {
         let name = temp.path().join("f");
         std::fs::write(&name, vec![7u8; 1 << 20]).expect("write");
         let file = File::open(&name).expect("open");
-        let stop = AtomicBool::new(false);
+        let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut out = File::options().append(true).open(&name).expect("open");
@@ -166,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn many_files_come_back_once_each() {
+    fn many_files_come_back_in_order() {
         let temp = tempfile::tempdir().expect("temp dir");
         let root = Root::open(temp.path(), false).expect("root");
         let mut paths = Vec::new();
@@ -176,19 +255,59 @@ mod tests {
             paths.push(RelPath::new(&name).expect("path"));
         }
         paths.push(RelPath::new("missing").expect("path"));
-        let mut seen = std::collections::BTreeMap::new();
-        let cancel = AtomicBool::new(false);
-        hash_many(&root, &paths, false, 3, &cancel, |path, result| {
-            assert!(seen.insert(path.clone(), result).is_none());
-        });
-        assert_eq!(seen.len(), 601);
-        for (path, result) in seen {
+        let known = root.stat(&paths[7]).expect("stat").map(|stat| stat.key());
+        let wanted: Vec<Wanted<'_>> = (0..)
+            .zip(&paths)
+            .map(|(at, path)| Wanted {
+                path,
+                file: at % 3 != 0,
+                unread: known
+                    .filter(|_| at == 7)
+                    .map_or(Unread::Never, Unread::Known),
+            })
+            .collect();
+        let found = read_many(&root, &wanted, false);
+        assert_eq!(found.len(), 601);
+        for (at, (path, result)) in paths.iter().zip(found).enumerate() {
             if path.as_bytes() == b"missing" {
-                assert_eq!(result, Err(Fault::Missing));
-            } else {
-                let hashed = result.expect("hashed");
-                assert_eq!(hashed.hash, ContentHash::of(path.as_bytes()));
+                assert_eq!(result, Ok(None));
+                continue;
             }
+            let read = result.expect("read").expect("it is there");
+            assert_eq!(
+                read.seen,
+                meta::read(&root, path).expect("read").expect("there")
+            );
+            let hash = read.hashed.map(|hashed| hashed.hash);
+            let wanted = (at != 7).then(|| ContentHash::of(path.as_bytes()));
+            assert_eq!(hash, wanted, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_any_more_is_read_as_what_it_is() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let root = Root::open(temp.path(), false).expect("root");
+        std::fs::create_dir(temp.path().join("dir")).expect("mkdir");
+        std::os::unix::fs::symlink("elsewhere", temp.path().join("link")).expect("symlink");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            temp.path().join("fifo"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .expect("mkfifo");
+        for name in ["dir", "link", "fifo"] {
+            let path = RelPath::new(name).expect("path");
+            let wanted = Wanted {
+                path: &path,
+                file: true,
+                unread: Unread::Never,
+            };
+            let read = read(&root, wanted, false).expect("read").expect("there");
+            assert_eq!(Ok(Some(read.seen)), meta::read(&root, &path), "{name}");
+            assert_eq!(read.hashed, None, "{name}");
         }
     }
 }

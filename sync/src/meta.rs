@@ -101,6 +101,15 @@ pub fn read(root: &Root, path: &RelPath) -> Result<Option<Seen>, Fault> {
 /// Between two changes of the entry the result can mix the old and the new version; its [`LocalKey`] is then the old
 /// one, so that a later look sees the change.
 pub fn read_fd(fd: BorrowedFd<'_>) -> Result<Seen, Fault> {
+    read_with(fd, Named::Proc(&proc_path(fd)))
+}
+
+/// Reads the entry of an open regular file or directory.
+pub fn read_open(file: &std::fs::File) -> Result<Seen, Fault> {
+    read_with(file.as_fd(), Named::Fd(file.as_fd()))
+}
+
+fn read_with(fd: BorrowedFd<'_>, named: Named<'_>) -> Result<Seen, Fault> {
     let stat = Stat::of_fd(fd)?;
     let what = match stat.file_type() {
         FileType::RegularFile => What::File(stat.size),
@@ -122,7 +131,7 @@ pub fn read_fd(fd: BorrowedFd<'_>) -> Result<Seen, Fault> {
         uid: stat.uid,
         gid: stat.gid,
         mtime_ns: stat.mtime_ns,
-        xattrs: read_xattrs(fd)?,
+        xattrs: read_xattrs(named)?,
     };
     Ok(Seen { stat, what, meta })
 }
@@ -134,6 +143,45 @@ fn read_link(fd: BorrowedFd<'_>) -> Result<LinkTarget, Fault> {
         call: "readlink",
         errno: libc::ENAMETOOLONG,
     })
+}
+
+/// How the calls for extended attributes name the entry.
+#[derive(Clone, Copy)]
+enum Named<'a> {
+    /// By an open file.
+    Fd(BorrowedFd<'a>),
+    /// By the magic link of an `O_PATH` descriptor, which those calls refuse.
+    Proc(&'a std::path::Path),
+}
+
+impl Named<'_> {
+    fn list(self, into: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Named::Fd(fd) => rustix::fs::flistxattr(fd, into),
+            Named::Proc(path) => rustix::fs::listxattr(path, into),
+        }
+    }
+
+    fn get(self, name: &OsStr, into: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Named::Fd(fd) => rustix::fs::fgetxattr(fd, name, into),
+            Named::Proc(path) => rustix::fs::getxattr(path, name, into),
+        }
+    }
+
+    fn set(self, name: &OsStr, value: &[u8]) -> Result<(), Errno> {
+        match self {
+            Named::Fd(fd) => rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()),
+            Named::Proc(path) => rustix::fs::setxattr(path, name, value, XattrFlags::empty()),
+        }
+    }
+
+    fn remove(self, name: &OsStr) -> Result<(), Errno> {
+        match self {
+            Named::Fd(fd) => rustix::fs::fremovexattr(fd, name),
+            Named::Proc(path) => rustix::fs::removexattr(path, name),
+        }
+    }
 }
 
 fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
@@ -152,11 +200,10 @@ pub fn is_replicated_xattr(name: &[u8]) -> bool {
         || name == b"system.posix_acl_default"
 }
 
-fn read_xattrs(fd: BorrowedFd<'_>) -> Result<Xattrs, Fault> {
-    let path = proc_path(fd);
+fn read_xattrs(of: Named<'_>) -> Result<Xattrs, Fault> {
     let mut found = BTreeMap::new();
-    for name in xattr_names(&path)? {
-        if let Some(value) = xattr_value(&path, &name)? {
+    for name in xattr_names(of)? {
+        if let Some(value) = xattr_value(of, &name)? {
             found.insert(name, value);
         }
     }
@@ -166,40 +213,38 @@ fn read_xattrs(fd: BorrowedFd<'_>) -> Result<Xattrs, Fault> {
     })
 }
 
-fn xattr_names(path: &std::path::Path) -> Result<Vec<Vec<u8>>, Fault> {
-    // Most entries have none: ask for the length first, which needs no buffer.
-    let length = match rustix::fs::listxattr_query(path) {
-        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        Ok(length) => length,
-        Err(errno) => return Err(Fault::os("listxattr", errno)),
-    };
-    let mut list = vec![0u8; length];
-    let used = match rustix::fs::listxattr(path, &mut list[..]) {
-        Ok(used) => used,
+fn xattr_names(of: Named<'_>) -> Result<Vec<Vec<u8>>, Fault> {
+    // Most entries have none or a few.
+    let mut small = [0u8; 512];
+    let mut large = Vec::new();
+    let list = match of.list(&mut small) {
+        Ok(used) => &small[..used],
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         Err(Errno::RANGE) => {
-            list = vec![0u8; KERNEL_XATTR_MAX];
-            rustix::fs::listxattr(path, &mut list[..]).map_err(|e| Fault::os("listxattr", e))?
+            large.resize(KERNEL_XATTR_MAX, 0);
+            let used = of.list(&mut large).map_err(|e| Fault::os("listxattr", e))?;
+            &large[..used]
         }
         Err(errno) => return Err(Fault::os("listxattr", errno)),
     };
-    let names = list[..used].split(|b| *b == 0);
+    let names = list.split(|b| *b == 0);
     Ok(names
         .filter(|name| is_replicated_xattr(name))
         .map(<[u8]>::to_vec)
         .collect())
 }
 
-fn xattr_value(path: &std::path::Path, name: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+fn xattr_value(of: Named<'_>, name: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
     let name = OsStr::from_bytes(name);
     let mut small = [0u8; 512];
-    match rustix::fs::getxattr(path, name, &mut small[..]) {
+    match of.get(name, &mut small) {
         Ok(used) => return Ok(Some(small[..used].to_vec())),
         Err(Errno::NODATA) => return Ok(None),
         Err(Errno::RANGE) => {}
         Err(errno) => return Err(Fault::os("getxattr", errno)),
     }
     let mut large = vec![0u8; KERNEL_XATTR_MAX];
-    match rustix::fs::getxattr(path, name, &mut large[..]) {
+    match of.get(name, &mut large) {
         Ok(used) => {
             large.truncate(used);
             Ok(Some(large))
@@ -216,6 +261,22 @@ fn xattr_value(path: &std::path::Path, name: &[u8]) -> Result<Option<Vec<u8>>, F
 /// returned by name and the rest is applied; if it is the owner, the set-id bits are left off. Only
 /// [`Fault::NoSpace`] ends it.
 pub fn apply(fd: BorrowedFd<'_>, want: &Meta) -> Result<Vec<Fault>, Fault> {
+    let mode = |mode| set_mode(fd, mode);
+    apply_with(fd, want, Named::Proc(&proc_path(fd)), &mode)
+}
+
+/// [`apply`] for an open regular file, with fewer path lookups.
+pub fn apply_open(file: &std::fs::File, want: &Meta) -> Result<Vec<Fault>, Fault> {
+    let mode = |mode| rustix::fs::fchmod(file, Mode::from_raw_mode(mode));
+    apply_with(file.as_fd(), want, Named::Fd(file.as_fd()), &mode)
+}
+
+fn apply_with(
+    fd: BorrowedFd<'_>,
+    want: &Meta,
+    named: Named<'_>,
+    set_mode: &dyn Fn(u32) -> Result<(), Errno>,
+) -> Result<Vec<Fault>, Fault> {
     let now = Stat::of_fd(fd)?;
     let mut missed = Vec::new();
     let mut mode = want.mode & 0o7777;
@@ -226,12 +287,14 @@ pub fn apply(fd: BorrowedFd<'_>, want: &Meta) -> Result<Vec<Fault>, Fault> {
         note(&mut missed, what, errno)?;
         mode &= 0o1777;
     }
+    let chowned = (now.uid, now.gid) != (want.uid, want.gid);
     if now.file_type() != FileType::Symlink
-        && let Err(errno) = set_mode(fd, mode)
+        && (chowned || now.mode & 0o7777 != mode)
+        && let Err(errno) = set_mode(mode)
     {
         note(&mut missed, format!("mode {mode:o}"), errno)?;
     }
-    apply_xattrs(fd, &want.xattrs, &mut missed)?;
+    apply_xattrs(named, &want.xattrs, &mut missed)?;
     if let Err(errno) = set_mtime(fd, want) {
         note(&mut missed, "modification time".to_owned(), errno)?;
     }
@@ -294,9 +357,8 @@ pub(crate) fn only_time(mtime_ns: i128) -> Meta {
     }
 }
 
-fn apply_xattrs(fd: BorrowedFd<'_>, want: &Xattrs, missed: &mut Vec<Fault>) -> Result<(), Fault> {
-    let path = proc_path(fd);
-    let have = xattr_names(&path)?;
+fn apply_xattrs(of: Named<'_>, want: &Xattrs, missed: &mut Vec<Fault>) -> Result<(), Fault> {
+    let have = xattr_names(of)?;
     let label = |name: &[u8]| {
         let mut text = String::from("xattr ");
         // Writing to a String cannot fail.
@@ -308,7 +370,7 @@ fn apply_xattrs(fd: BorrowedFd<'_>, want: &Xattrs, missed: &mut Vec<Fault>) -> R
         if name == b"security.selinux" {
             continue;
         }
-        match rustix::fs::removexattr(&path, OsStr::from_bytes(name)) {
+        match of.remove(OsStr::from_bytes(name)) {
             Ok(()) | Err(Errno::NODATA) => {}
             Err(errno) => note(missed, label(name), errno)?,
         }
@@ -318,11 +380,11 @@ fn apply_xattrs(fd: BorrowedFd<'_>, want: &Xattrs, missed: &mut Vec<Fault>) -> R
             note(missed, label(name), Errno::PERM)?;
             continue;
         }
-        if have.contains(name) && xattr_value(&path, name)?.as_ref() == Some(value) {
+        if have.contains(name) && xattr_value(of, name)?.as_ref() == Some(value) {
             continue;
         }
         let name_os = OsStr::from_bytes(name);
-        if let Err(errno) = rustix::fs::setxattr(&path, name_os, value, XattrFlags::empty()) {
+        if let Err(errno) = of.set(name_os, value) {
             note(missed, label(name), errno)?;
         }
     }

@@ -14,6 +14,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 use std::time::Duration;
 
 use crate::beneath::{Place, Root};
@@ -46,8 +47,6 @@ pub enum Event {
         path: RelPath,
         /// Everything below it may have changed too.
         recursive: bool,
-        /// This process did it. A hint only: events of several processes may have been merged.
-        own: bool,
     },
     /// Events were lost: scan the whole tree.
     Overflow {
@@ -119,6 +118,9 @@ pub struct Options {
     pub best: Detector,
     /// Interval of trees that are polled.
     pub poll_interval: Duration,
+    /// Number of the thread whose changes are not told (gettid(2)); 0 while there is none. Only fanotify knows who did
+    /// something, and merges no events of different threads; the other detectors tell everything.
+    pub own: Arc<AtomicI32>,
 }
 
 impl Default for Options {
@@ -126,6 +128,7 @@ impl Default for Options {
         Options {
             best: Detector::Fanotify,
             poll_interval: Duration::from_secs(10),
+            own: Arc::default(),
         }
     }
 }
@@ -157,7 +160,7 @@ impl Watcher {
         let mut left = all;
         let mut fanotify = None;
         if options.best == Detector::Fanotify && !left.is_empty() {
-            fanotify = fanotify::Fanotify::start(&reporter, &left)?;
+            fanotify = fanotify::Fanotify::start(&reporter, &left, &options.own)?;
             left.retain(|tree| !reporter.is_armed(*tree));
         }
         let mut inotify = None;

@@ -200,7 +200,7 @@ fn put(target: &Target<'_>, state: &State, content: Option<Staged>) -> Result<Re
     let new = match &state.kind {
         Kind::File { .. } => {
             let staged = content.ok_or(Fault::NoContent)?;
-            let missed = meta::apply(staged.fd(), meta)?;
+            let missed = meta::apply_open(staged.file(), meta)?;
             New {
                 kept: Kept::File(staged),
                 missed,

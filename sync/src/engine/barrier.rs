@@ -43,7 +43,7 @@ impl Worker {
         if self.barriers.is_empty() {
             return;
         }
-        let busy = |t: &Tree| t.moves() && (t.job.is_some() || t.rescan || !t.dirty.is_empty());
+        let busy = |t: &Tree| t.moves() && (t.is_scanned() || !t.dirty.is_empty());
         let trees: Vec<(TreeId, bool, Option<String>, String)> = self
             .trees
             .iter()

@@ -90,7 +90,7 @@ impl Worker {
             let paths = foreign.chain(between).map(|sight| sight.path);
             self.trees[at].unsettled.extend(paths.chain(further));
             self.shared.unsettled.notify_one();
-            self.touch();
+            self.show_now();
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use super::error::CommandError;
 use super::look::{Looker, Sight, Sights};
 use super::report::{ACCEPT_EXAMPLES, AcceptPrice};
 use super::status::Mode;
-use super::tree::{Dirt, Job, Stop, Tree};
+use super::tree::{Dirt, Stop, Tree};
 use super::worker::Worker;
 use crate::guard::Name;
 use crate::index::{IndexError, Observed, Snapshot};
@@ -16,8 +16,6 @@ use std::sync::Arc;
 
 /// Paths of one slice: a slice takes some milliseconds when nothing must be read.
 pub(super) const SLICE: usize = 512;
-/// Bytes of one slice: they are hashed in some tens of milliseconds. A single larger file is a slice of its own.
-const SLICE_BYTES: u64 = 64 << 20;
 /// Time between two passes over a tree for what causes no events (libaio, memory maps), unless `poll` says otherwise.
 /// A pass costs a stat for each entry: a second for a million.
 const PASS: u64 = ms(600_000);
@@ -66,7 +64,7 @@ impl Worker {
         }
     }
 
-    /// Walks trees that must be scanned, and works on what walks found.
+    /// Begins scans that are due, and goes on with what scans found gone.
     pub(super) fn jobs(&mut self) {
         for at in 0..self.trees.len() {
             if !self.trees[at].moves() {
@@ -74,24 +72,14 @@ impl Worker {
             }
             let due = self.trees[at].rescan || self.trees[at].routine;
             if due && self.trees[at].job.is_none() {
-                self.walk(at);
+                self.scan(at);
             }
-            let mut paths = Vec::new();
-            let mut bytes = 0;
-            let dirt = Dirt {
-                force: self.trees[at].read_since.is_some(),
-                ..Dirt::WALKED
-            };
-            let Some(job) = &mut self.trees[at].job else {
+            let job = self.trees[at].job.as_mut();
+            let Some(gone) = job.and_then(|job| job.gone.as_mut()) else {
                 continue;
             };
-            while paths.len() < SLICE
-                && bytes < SLICE_BYTES
-                && let Some((path, size)) = job.look.pop_front()
-            {
-                bytes += size;
-                paths.push((path, dirt));
-            }
+            let next = gone.drain(..gone.len().min(SLICE));
+            let paths: Vec<(RelPath, Dirt)> = next.map(|path| (path, Dirt::WALKED)).collect();
             if paths.is_empty() {
                 let tree = &mut self.trees[at];
                 let routine = tree.job.take().is_some_and(|job| job.routine);
@@ -108,42 +96,6 @@ impl Worker {
             }
             self.touch();
         }
-    }
-
-    fn walk(&mut self, at: usize) {
-        let tree = &mut self.trees[at];
-        let routine = std::mem::take(&mut tree.routine) && !tree.rescan;
-        tree.rescan = false;
-        let found = self.looker(at, |looker| looker.walk(&RelPath::root()));
-        let walk = match found {
-            Some(Ok(walk)) => walk,
-            Some(Err(error)) => return self.index_failed(&error),
-            None => return,
-        };
-        let tree = &mut self.trees[at];
-        tree.mounts = walk.mounts.into_iter().collect();
-        tree.sockets = walk.sockets.into_iter().collect();
-        for (path, why) in walk.errors {
-            tree.error(&path, why);
-        }
-        let gone: BTreeSet<RelPath> = walk.gone.iter().cloned().collect();
-        if self.numbers_changes() && !self.may_go(at, gone) {
-            return;
-        }
-        let tree = &mut self.trees[at];
-        let mut look = walk.look;
-        look.extend(walk.gone.into_iter().map(|path| (path, 0)));
-        look.push((RelPath::root(), 0));
-        look.sort();
-        look.dedup();
-        let total = look.len() as u64;
-        tree.job = Some(Job {
-            look: look.into(),
-            routine,
-            total,
-            bytes: 0,
-            started: clock::now(),
-        });
     }
 
     /// Passes that are due, and flags that are gone.
@@ -186,6 +138,7 @@ impl Worker {
             config: &config,
             open: &open,
             index: &snapshot,
+            source: &self.shared.index,
             receiver,
         };
         Some(work(&looker))
@@ -419,7 +372,8 @@ impl Worker {
     /// What the index has and the tree has not, in path order.
     fn gone_now(&mut self, at: usize) -> Result<Vec<RelPath>, CommandError> {
         let name = self.trees[at].config.name.clone();
-        let walk = self.looker(at, |looker| looker.walk(&RelPath::root()));
+        let pass = &mut |_| std::ops::ControlFlow::Continue(());
+        let walk = self.looker(at, |looker| looker.walk(&RelPath::root(), pass));
         let walk = walk.ok_or_else(|| CommandError::Root {
             tree: name,
             why: "its root is not open".into(),

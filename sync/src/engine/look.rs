@@ -5,12 +5,12 @@
 use super::tree::{Dirt, Open};
 use crate::entry::{IndexEntry, Kind, LocalKey, State};
 use crate::fault::Fault;
-use crate::hash;
-use crate::index::{IndexError, Snapshot};
-use crate::meta::{self, Seen, What};
+use crate::hash::{self, Hashed, ReadResult, Unread, Wanted};
+use crate::index::{Index, IndexError, Snapshot};
+use crate::meta::{Seen, What};
 use crate::path::RelPath;
 use crate::tree::{TreeConfig, TreeId};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most names of one file that are treated as one group. A file with more names is rare, and its further names are
 /// then separate files on the other side.
@@ -56,6 +56,8 @@ pub(crate) struct Looker<'a> {
     pub open: &'a Open,
     /// What is known.
     pub index: &'a Snapshot,
+    /// Where a walk reads what is known, piece by piece.
+    pub source: &'a Index,
     /// A walk names files that changed since, whatever their keys say (nanoseconds of the wall clock).
     pub read_since: Option<i128>,
     /// On a receiver, protected paths and kept extras are not looked at.
@@ -79,66 +81,56 @@ impl Looker<'_> {
     /// Looks at several paths, each with what it drags along.
     pub fn look_all(&self, paths: &[(RelPath, Dirt)]) -> Result<Sights, IndexError> {
         let mut sights = Sights::default();
-        let mut hashes = Hashes::default();
         let mut names = Names::default();
-        let files: Vec<RelPath> = paths.iter().map(|(path, _)| path.clone()).collect();
-        if files.len() > 1 {
-            self.hash_ahead(paths, &mut hashes)?;
+        let mut entries = Vec::with_capacity(paths.len());
+        for (path, _) in paths {
+            entries.push(self.index.get(self.tree, path)?);
         }
-        for (path, dirt) in paths {
-            self.look(path, *dirt, &mut hashes, &mut names, &mut sights)?;
+        let wanted: Vec<Wanted<'_>> = paths
+            .iter()
+            .zip(&entries)
+            .map(|((path, dirt), entry)| self.wanted(path, *dirt, entry.as_ref()))
+            .collect();
+        let read = hash::read_many(&self.open.root, &wanted, self.flush_first());
+        for (((path, dirt), entry), read) in paths.iter().zip(entries).zip(read) {
+            self.look(path, *dirt, entry.as_ref(), read, &mut names, &mut sights)?;
         }
         Ok(sights)
     }
 
-    /// Hashes what will be needed, on two threads.
-    pub(super) fn hash_ahead(
-        &self,
-        paths: &[(RelPath, Dirt)],
-        hashes: &mut Hashes,
-    ) -> Result<(), IndexError> {
-        let mut wanted = Vec::new();
-        for (path, dirt) in paths {
-            let Ok(Some(stat)) = self.open.root.stat(path) else {
-                continue;
-            };
-            let known = self.index.get(self.tree, path)?.and_then(|e| e.local);
-            if stat.is_file()
-                && (dirt.force || known != Some(stat.key()))
-                && !self.is_outside(path, false)
-            {
-                wanted.push(path.clone());
-            }
-        }
-        let never = std::sync::atomic::AtomicBool::new(false);
-        hash::hash_many(
-            &self.open.root,
-            &wanted,
-            self.flush_first(),
-            2,
-            &never,
-            |path, result| {
-                if let Ok(hashed) = result {
-                    hashes.0.insert(path.clone(), hashed);
-                }
+    /// How a path is read: not again what is known, and not at all what is none of ours.
+    fn wanted<'p>(&self, path: &'p RelPath, dirt: Dirt, entry: Option<&IndexEntry>) -> Wanted<'p> {
+        let outside = self.is_outside(path, false);
+        let known = entry.filter(|e| e.current.is_some() && e.seq != 0);
+        let known = known.and_then(|e| e.local).filter(|_| !dirt.force);
+        Wanted {
+            path,
+            file: dirt.file && !outside,
+            unread: match known {
+                _ if outside => Unread::Always,
+                Some(key) => Unread::Known(key),
+                None => Unread::Never,
             },
-        );
-        Ok(())
+        }
     }
 
     pub(super) fn look(
         &self,
         path: &RelPath,
         dirt: Dirt,
-        hashes: &mut Hashes,
+        entry: Option<&IndexEntry>,
+        read: ReadResult,
         names: &mut Names,
         out: &mut Sights,
     ) -> Result<(), IndexError> {
-        let entry = self.index.get(self.tree, path)?;
-        let seen = match meta::read(&self.open.root, path) {
-            Ok(seen) => seen,
+        let (seen, hashed) = match read {
+            Ok(Some(read)) => (Some(read.seen), read.hashed),
             // A component above is gone or is no directory any more: nothing lies here.
-            Err(Fault::NotBeneath | Fault::Missing) => None,
+            Ok(None) | Err(Fault::NotBeneath | Fault::Missing) => (None, None),
+            Err(Fault::Changed(_)) => {
+                out.again.push((path.clone(), true));
+                return Ok(());
+            }
             Err(fault) => {
                 out.errors.push((path.clone(), fault.to_string()));
                 return Ok(());
@@ -151,30 +143,34 @@ impl Looker<'_> {
         }
         let Some(seen) = seen.filter(|s| s.what != What::Socket || Self::note_socket(path, out))
         else {
-            return self.gone(path, entry.as_ref(), out);
+            return self.gone(path, entry, out);
         };
-        if !is_dir && self.was_dir(entry.as_ref()) {
+        if !is_dir && self.was_dir(entry) {
             self.gone_below(path, out)?;
         }
         let inode = |key: LocalKey| (key.dev, key.ino);
-        if let Some(before) = &entry
+        if let Some(before) = entry
             && before.local.map(inode) != Some(inode(seen.key()))
         {
             // Something else took the name's place, which its other names hear nothing of.
             self.other_names(path, before, out)?;
         }
         match seen.what {
-            What::File(_) => self.file(path, seen, entry.as_ref(), dirt, hashes, names, out),
+            What::File(_) => match hashed {
+                Some(hashed) => self.file(path, seen, hashed, names, out),
+                // Its key is the known one.
+                None => Ok(()),
+            },
             What::Dir => {
-                let was_dir = self.was_dir(entry.as_ref());
-                self.plain(path, &seen, entry.as_ref(), out);
+                let was_dir = self.was_dir(entry);
+                self.plain(path, &seen, entry, out);
                 if dirt.recursive || (!was_dir && !dirt.walked) {
                     self.below(path, out)?;
                 }
                 Ok(())
             }
             _ => {
-                self.plain(path, &seen, entry.as_ref(), out);
+                self.plain(path, &seen, entry, out);
                 Ok(())
             }
         }
@@ -303,40 +299,15 @@ impl Looker<'_> {
         Ok(())
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one step of `look`, which holds all of this"
-    )]
-    pub(super) fn file(
+    fn file(
         &self,
         path: &RelPath,
         seen: Seen,
-        entry: Option<&IndexEntry>,
-        dirt: Dirt,
-        hashes: &mut Hashes,
+        hashed: Hashed,
         names: &mut Names,
         out: &mut Sights,
     ) -> Result<(), IndexError> {
         let key = seen.key();
-        let known =
-            entry.is_some_and(|e| e.local == Some(key) && e.current.is_some() && e.seq != 0);
-        if known && !dirt.force {
-            return Ok(());
-        }
-        let hashed = match hashes.take(path, &key).map_or_else(
-            || hash::hash_path(&self.open.root, path, self.flush_first()),
-            Ok,
-        ) {
-            Ok(hashed) => hashed,
-            Err(Fault::Missing | Fault::NotBeneath | Fault::Changed(_)) => {
-                out.again.push((path.clone(), true));
-                return Ok(());
-            }
-            Err(fault) => {
-                out.errors.push((path.clone(), fault.to_string()));
-                return Ok(());
-            }
-        };
         out.bytes += hashed.size;
         let at_rest = hashed.is_stable() && hashed.before == key;
         if !at_rest || hashed.fresh {
@@ -413,27 +384,16 @@ impl Looker<'_> {
 
     /// Walks what lies below a directory and adds what must be looked at.
     pub(super) fn below(&self, dir: &RelPath, out: &mut Sights) -> Result<(), IndexError> {
-        let walk = self.walk(dir)?;
-        out.more.extend(
-            walk.look
-                .into_iter()
-                .map(|(path, _)| path)
-                .chain(walk.gone)
-                .map(|path| (path, Dirt::WALKED)),
-        );
+        let more = &mut out.more;
+        let walk = self.walk(dir, &mut |found| {
+            more.push(found.dirty(false));
+            std::ops::ControlFlow::Continue(())
+        })?;
+        let gone = walk.gone.into_iter().map(|path| (path, Dirt::WALKED));
+        out.more.extend(gone);
         out.sockets.extend(walk.sockets);
         out.errors.extend(walk.errors);
         Ok(())
-    }
-}
-
-/// Hashes computed ahead.
-#[derive(Default)]
-pub(super) struct Hashes(HashMap<RelPath, hash::Hashed>);
-
-impl Hashes {
-    pub(super) fn take(&mut self, path: &RelPath, key: &LocalKey) -> Option<hash::Hashed> {
-        self.0.remove(path).filter(|hashed| hashed.before == *key)
     }
 }
 

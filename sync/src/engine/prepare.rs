@@ -40,7 +40,7 @@ enum Turn {
 impl Worker {
     /// Answers a session that waits, as soon as no tree is being scanned.
     pub(super) fn end_preparing(&mut self) {
-        let busy = |t: &Tree| t.moves() && (t.job.is_some() || t.rescan || !t.dirty.is_empty());
+        let busy = |t: &Tree| t.moves() && (t.is_scanned() || !t.dirty.is_empty());
         if self.trees.iter().any(busy) {
             return;
         }

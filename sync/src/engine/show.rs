@@ -9,7 +9,6 @@ use crate::lineage::{CopyState, Head};
 use crate::path::RelPath;
 use crate::tree::TreeId;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 impl Worker {
     /// Publishes the status.
@@ -111,7 +110,8 @@ impl Worker {
             }
             _ => 0,
         };
-        let scanning = tree.job.as_ref().map_or(0, |job| job.look.len() as u64);
+        let gone = tree.job.as_ref().and_then(|job| job.gone.as_ref());
+        let scanning = gone.map_or(0, |gone| gone.len() as u64);
         let watching = self
             .watcher
             .as_ref()
@@ -164,19 +164,19 @@ pub(super) fn copy_progress(tree: &Tree, counts: &Counts, head: &Head) -> Option
 
 pub(super) fn scan_progress(tree: &Tree) -> Option<Progress> {
     let job = tree.job.as_ref()?;
-    let done = job.total.saturating_sub(job.look.len() as u64);
     let spent = clock::now().saturating_sub(job.started).max(1);
     let rate = (u128::from(job.bytes) * 1_000_000_000 / u128::from(spent)).min(u128::from(u64::MAX))
         as u64;
-    let left = u128::from(spent) * (job.look.len() as u128) / u128::from(done.max(1));
+    let left = job.gone.as_ref().map_or(0, |gone| gone.len() as u64);
     Some(Progress {
         what: "scan".into(),
-        files_done: done,
-        files_total: job.total,
+        files_done: job.done,
+        files_total: job.done + left,
         bytes_done: job.bytes,
         bytes_total: 0,
         bytes_per_second: rate,
-        eta: (done > 0).then(|| Duration::from_nanos(left.min(u128::from(u64::MAX)) as u64)),
+        // How much is still to be met is known when the walk is over.
+        eta: None,
     })
 }
 

@@ -1,6 +1,7 @@
 //! One tree as the worker holds it: its opened root, its identity, what waits to be examined.
 
 use super::burst::Burst;
+use super::scanning::Scan;
 use crate::beneath::Root;
 use crate::guard::{DeleteWindow, Name};
 use crate::path::RelPath;
@@ -91,6 +92,8 @@ pub(crate) struct Dirt {
     pub force: bool,
     /// It comes from a walk, which lists everything below by itself.
     pub walked: bool,
+    /// A walk has just seen a regular file there.
+    pub file: bool,
 }
 
 impl Dirt {
@@ -99,34 +102,53 @@ impl Dirt {
         recursive: false,
         force: true,
         walked: false,
+        file: false,
     };
     /// Found by a walk.
     pub const WALKED: Dirt = Dirt {
         recursive: false,
         force: false,
         walked: true,
+        file: false,
     };
 
     fn merge(&mut self, other: Dirt) {
         self.walked &= other.walked;
         self.recursive |= other.recursive;
         self.force |= other.force;
+        self.file = other.file;
     }
 }
 
-/// What a walk found to do. Handled in slices, so that commands are answered in between.
-#[derive(Debug, Default)]
+/// A scan of the tree that runs. What it finds is handled in pieces, so that commands are answered in between.
+#[derive(Debug)]
 pub(crate) struct Job {
-    /// Paths to look at, in path order.
-    pub look: VecDeque<(RelPath, u64)>,
+    /// The walk.
+    pub scan: Scan,
+    /// The walk is over, and this is gone and not yet looked at, in path order.
+    pub gone: Option<VecDeque<RelPath>>,
     /// A pass for what causes no events, on a tree that is known.
     pub routine: bool,
-    /// For progress.
-    pub total: u64,
+    /// For progress: paths looked at so far.
+    pub done: u64,
     /// For progress: bytes read so far.
     pub bytes: u64,
     /// CLOCK_BOOTTIME nanoseconds.
     pub started: u64,
+}
+
+impl Job {
+    /// A scan that begins.
+    pub fn new(scan: Scan, routine: bool, started: u64) -> Self {
+        Job {
+            scan,
+            gone: None,
+            routine,
+            done: 0,
+            bytes: 0,
+            started,
+        }
+    }
 }
 
 /// A tree and what is known of it in memory.
@@ -253,6 +275,11 @@ impl Tree {
     /// Whether it can be read and changed.
     pub fn moves(&self) -> bool {
         self.stop.is_none() && self.open.is_some()
+    }
+
+    /// Not everything that lies in it is known: a scan is due or runs. A pass over a tree that is known does not count.
+    pub fn is_scanned(&self) -> bool {
+        self.rescan || self.job.as_ref().is_some_and(|job| !job.routine)
     }
 
     /// Marks a path to be looked at.

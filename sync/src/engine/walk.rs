@@ -1,31 +1,156 @@
 //! Walking a tree and comparing it with the index by local keys.
 
 use super::look::Looker;
+use super::tree::{Dirt, Open};
 use crate::entry::IndexEntry;
 use crate::fault::Fault;
-use crate::index::IndexError;
+use crate::index::{Index, IndexError};
 use crate::path::RelPath;
-use crate::scan::{self, Found};
+use crate::scan;
+use crate::tree::{TreeConfig, TreeId};
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Entries of the index that are read at once: a snapshot that was kept for the whole walk would keep all pages that
+/// changed meanwhile.
+const ROWS: usize = 4096;
+
+/// A path that is new or changed.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    /// Where.
+    pub path: RelPath,
+    /// It is a regular file.
+    pub file: bool,
+    /// Bytes that must be read.
+    pub bytes: u64,
+}
+
+impl Found {
+    /// To be looked at; its content in any case with `force`.
+    pub fn dirty(self, force: bool) -> (RelPath, Dirt) {
+        let dirt = Dirt {
+            force,
+            file: self.file,
+            ..Dirt::WALKED
+        };
+        (self.path, dirt)
+    }
+}
 
 impl Looker<'_> {
-    /// Walks everything below `dir` and compares it with the index by local keys.
-    pub fn walk(&self, dir: &RelPath) -> Result<Walk, IndexError> {
-        let mut known = self.index.below(self.tree, dir)?.peekable();
-        let mut walk = Walk {
-            read_since: self.read_since,
-            ..Walk::default()
+    /// Walks everything below `dir` and compares it with the index by local keys. `found` hears what must be looked at.
+    pub fn walk(
+        &self,
+        dir: &RelPath,
+        found: &mut dyn FnMut(Found) -> ControlFlow<()>,
+    ) -> Result<Walk, IndexError> {
+        Walk::of(self.source, self.tree, self.config, self.open, dir)
+            .receiving(self.receiver)
+            .reading_since(self.read_since)
+            .run(found)
+    }
+}
+
+/// A walk that is about to begin.
+pub(crate) struct Walking<'a> {
+    index: &'a Index,
+    tree: TreeId,
+    config: &'a TreeConfig,
+    open: &'a Open,
+    dir: &'a RelPath,
+    receiver: bool,
+    read_since: Option<i128>,
+    ended: Option<&'a AtomicBool>,
+}
+
+/// What a walk found besides the paths that must be looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Walk {
+    /// Paths of the index that are not there.
+    pub gone: Vec<RelPath>,
+    /// Sockets.
+    pub sockets: Vec<RelPath>,
+    /// Mounts that are not crossed.
+    pub mounts: Vec<RelPath>,
+    /// Cannot be read.
+    pub errors: Vec<(RelPath, String)>,
+}
+
+impl Walk {
+    /// A walk of everything below `dir`.
+    pub fn of<'a>(
+        index: &'a Index,
+        tree: TreeId,
+        config: &'a TreeConfig,
+        open: &'a Open,
+        dir: &'a RelPath,
+    ) -> Walking<'a> {
+        Walking {
+            index,
+            tree,
+            config,
+            open,
+            dir,
+            receiver: false,
+            read_since: None,
+            ended: None,
+        }
+    }
+}
+
+impl<'a> Walking<'a> {
+    /// On a receiver protected paths are not looked at.
+    pub fn receiving(mut self, receiver: bool) -> Self {
+        self.receiver = receiver;
+        self
+    }
+
+    /// Files that changed since are named too, whatever their keys say (nanoseconds of the wall clock).
+    pub fn reading_since(mut self, since: Option<i128>) -> Self {
+        self.read_since = since;
+        self
+    }
+
+    /// It ends early when this becomes true.
+    pub fn until(mut self, ended: &'a AtomicBool) -> Self {
+        self.ended = Some(ended);
+        self
+    }
+
+    fn is_outside(&self, path: &RelPath) -> bool {
+        let covers = |is_dir| {
+            self.config.exclude.covers(path, is_dir)
+                || (self.receiver && self.config.protect.covers(path, is_dir))
         };
-        let mut unknown_below: Vec<RelPath> = Vec::new();
+        path.is_private() || covers(false) || covers(true)
+    }
+
+    /// Walks. `found` hears of what is new or changed, in path order, and may end the walk; what it then says of what is
+    /// gone is nothing.
+    pub fn run(self, found: &mut dyn FnMut(Found) -> ControlFlow<()>) -> Result<Walk, IndexError> {
+        let mut step = Step {
+            walk: Walk::default(),
+            known: Rows::new(self.index, self.tree, self.dir),
+            unknown_below: Vec::new(),
+            read_since: self.read_since,
+        };
         let mut failed = None;
         let outside = |path: &RelPath, is_dir: bool| {
             self.config.exclude.matches(path, is_dir)
                 || (self.receiver && self.config.protect.matches(path, is_dir))
         };
-        let walked = scan::walk(&self.open.root, dir, &outside, &mut |path, found| {
-            let step = walk.step(path, found, &mut known, &mut unknown_below);
-            match step {
-                Ok(()) => ControlFlow::Continue(()),
+        let walked = scan::walk(&self.open.root, self.dir, &outside, &mut |path, met| {
+            if self
+                .ended
+                .is_some_and(|ended| ended.load(Ordering::Relaxed))
+            {
+                return ControlFlow::Break(());
+            }
+            match step.met(path, met) {
+                Ok(None) => ControlFlow::Continue(()),
+                Ok(Some(look)) => found(look),
                 Err(error) => {
                     failed = Some(error);
                     ControlFlow::Break(())
@@ -35,98 +160,143 @@ impl Looker<'_> {
         if let Some(error) = failed {
             return Err(error);
         }
-        if let Err(fault) = walked {
-            if !matches!(fault, Fault::Missing | Fault::NotBeneath) {
-                walk.errors.push((dir.clone(), fault.to_string()));
+        match walked {
+            Ok(totals) if totals.stopped => {
+                step.walk.gone.clear();
+                return Ok(step.walk);
             }
-            return Ok(walk);
+            Ok(_) => {}
+            Err(fault) => {
+                if !matches!(fault, Fault::Missing | Fault::NotBeneath) {
+                    step.walk.errors.push((self.dir.clone(), fault.to_string()));
+                }
+                return Ok(step.walk);
+            }
         }
-        for row in known {
-            let (path, entry) = row?;
-            walk.missing(path, &entry, &unknown_below);
+        while let Some((path, entry)) = step.known.next()? {
+            step.missing(path, &entry);
         }
         // What became excluded is in the index and not in the walk: it is not gone.
-        walk.gone
-            .retain(|path| !self.is_outside(path, false) && !self.is_outside(path, true));
-        Ok(walk)
+        step.walk.gone.retain(|path| !self.is_outside(path));
+        Ok(step.walk)
     }
 }
 
-/// What a walk found.
-#[derive(Debug, Default)]
-pub(crate) struct Walk {
-    /// Files that changed since are named too.
-    pub read_since: Option<i128>,
-    /// Paths that are new or changed, with the bytes that must be read.
-    pub look: Vec<(RelPath, u64)>,
-    /// Paths of the index that are not there.
-    pub gone: Vec<RelPath>,
-    /// Sockets.
-    pub sockets: Vec<RelPath>,
-    /// Mounts that are not crossed.
-    pub mounts: Vec<RelPath>,
-    /// Cannot be read.
-    pub errors: Vec<(RelPath, String)>,
-    /// Entries met.
-    pub entries: u64,
+/// The entries of the index below a directory, read piece by piece.
+struct Rows<'a> {
+    index: &'a Index,
+    tree: TreeId,
+    dir: &'a RelPath,
+    read: VecDeque<(RelPath, IndexEntry)>,
+    last: Option<RelPath>,
+    ended: bool,
 }
 
-pub(super) type Rows<'r> = std::iter::Peekable<crate::index::Entries>;
+impl<'a> Rows<'a> {
+    fn new(index: &'a Index, tree: TreeId, dir: &'a RelPath) -> Self {
+        Rows {
+            index,
+            tree,
+            dir,
+            read: VecDeque::new(),
+            last: None,
+            ended: false,
+        }
+    }
 
-impl Walk {
-    pub(super) fn step(
-        &mut self,
-        path: &RelPath,
-        found: Found,
-        known: &mut Rows<'_>,
-        unknown_below: &mut Vec<RelPath>,
-    ) -> Result<(), IndexError> {
-        let mut entry = None;
-        while let Some(row) =
-            known.next_if(|row| row.as_ref().map_or(true, |(known, _)| known <= path))
-        {
-            let (at, row) = row?;
-            if at == *path {
-                entry = Some(row);
-            } else {
-                self.missing(at, &row, unknown_below);
-            }
+    fn fill(&mut self) -> Result<(), IndexError> {
+        if !self.read.is_empty() || self.ended {
+            return Ok(());
         }
-        match found {
-            Found::Entry(stat) => {
-                self.entries += 1;
-                let same = entry.is_some_and(|e| {
-                    e.local == Some(stat.key()) && e.current.is_some() && e.seq != 0
-                });
-                let doubtful = self
-                    .read_since
-                    .is_some_and(|since| stat.is_file() && stat.key().ctime_ns >= since);
-                if !same || doubtful {
-                    let bytes = if stat.is_file() { stat.size } else { 0 };
-                    self.look.push((path.clone(), bytes));
-                }
-            }
-            Found::Socket => {
-                self.sockets.push(path.clone());
-                if entry.is_some_and(|e| e.current.is_some()) {
-                    self.look.push((path.clone(), 0));
-                }
-            }
-            Found::Mount => {
-                self.mounts.push(path.clone());
-                unknown_below.push(path.clone());
-            }
-            Found::Unreadable(fault) => {
-                self.errors.push((path.clone(), fault.to_string()));
-                unknown_below.push(path.clone());
-            }
+        let snapshot = self.index.snapshot()?;
+        let rows = match &self.last {
+            None => snapshot.below(self.tree, self.dir)?,
+            Some(last) => snapshot.below_after(self.tree, self.dir, last)?,
+        };
+        for row in rows.take(ROWS) {
+            self.read.push_back(row?);
         }
+        self.ended = self.read.len() < ROWS;
+        self.last = self.read.back().map(|(path, _)| path.clone());
         Ok(())
     }
 
-    pub(super) fn missing(&mut self, path: RelPath, entry: &IndexEntry, unknown_below: &[RelPath]) {
-        if entry.current.is_some() && !unknown_below.iter().any(|dir| path.is_at_or_below(dir)) {
-            self.gone.push(path);
+    fn next(&mut self) -> Result<Option<(RelPath, IndexEntry)>, IndexError> {
+        self.fill()?;
+        Ok(self.read.pop_front())
+    }
+
+    /// The next one, if it does not lie behind `path`.
+    fn next_until(&mut self, path: &RelPath) -> Result<Option<(RelPath, IndexEntry)>, IndexError> {
+        self.fill()?;
+        Ok(self.read.pop_front_if(|(known, _)| *known <= *path))
+    }
+}
+
+struct Step<'a> {
+    walk: Walk,
+    known: Rows<'a>,
+    /// Nothing is concluded about what lies below these.
+    unknown_below: Vec<RelPath>,
+    read_since: Option<i128>,
+}
+
+impl Step<'_> {
+    fn met(&mut self, path: &RelPath, met: scan::Found) -> Result<Option<Found>, IndexError> {
+        let mut entry = None;
+        while let Some((known, row)) = self.known.next_until(path)? {
+            if known == *path {
+                entry = Some(row);
+            } else {
+                self.missing(known, &row);
+            }
+        }
+        let look = |file, bytes| {
+            Some(Found {
+                path: path.clone(),
+                file,
+                bytes,
+            })
+        };
+        match met {
+            scan::Found::Entry(stat) => {
+                let key = stat.key();
+                let same = entry
+                    .is_some_and(|e| e.local == Some(key) && e.current.is_some() && e.seq != 0);
+                let file = stat.is_file();
+                let doubtful = self
+                    .read_since
+                    .is_some_and(|since| file && key.ctime_ns >= since);
+                return Ok((!same || doubtful)
+                    .then(|| look(file, if file { stat.size } else { 0 }))
+                    .flatten());
+            }
+            scan::Found::Socket => {
+                self.walk.sockets.push(path.clone());
+                if entry.is_some_and(|e| e.current.is_some()) {
+                    return Ok(look(false, 0));
+                }
+            }
+            scan::Found::Mount => {
+                self.walk.mounts.push(path.clone());
+                self.unknown_below.push(path.clone());
+            }
+            scan::Found::Unreadable(fault) => {
+                self.walk.errors.push((path.clone(), fault.to_string()));
+                self.unknown_below.push(path.clone());
+            }
+        }
+        Ok(None)
+    }
+
+    fn missing(&mut self, path: RelPath, entry: &IndexEntry) {
+        let unknown = || {
+            self.unknown_below
+                .iter()
+                .any(|dir| path.is_at_or_below(dir))
+        };
+        if entry.current.is_some() && !unknown() {
+            self.walk.gone.push(path);
         }
     }
 }

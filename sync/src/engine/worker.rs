@@ -7,6 +7,7 @@ use super::barrier::Barrier;
 use super::clock::{self, ms};
 use super::command::{Command, Shared};
 use super::prepare::Preparing;
+use super::scanning::{Piece, next_piece};
 use super::status::Mode;
 use super::tree::{Dirt, Stop, Tree};
 use crate::lineage::NodeName;
@@ -17,6 +18,7 @@ use crate::tree::TreeId;
 use crate::watch::{Event, Options, WatchTree, Watcher};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use tokio::sync::mpsc;
 
 /// Events that may wait. What does not fit becomes an overflow, that is a scan.
@@ -40,6 +42,8 @@ pub(crate) struct Worker {
     pub(super) mode: Mode,
     pub(super) watcher: Option<Watcher>,
     watched: Vec<TreeId>,
+    /// The thread it runs on, once it runs.
+    own: Arc<AtomicI32>,
     pub(super) preparing: Option<Preparing>,
     /// The session whose batches are applied; none after one of them failed.
     pub(super) receiving: Option<u64>,
@@ -61,6 +65,7 @@ pub(crate) struct Worker {
 pub(super) enum Next {
     Command(Command),
     Event(Event),
+    Scanned(usize, Option<Piece>),
     Time,
     Ended,
 }
@@ -77,6 +82,7 @@ impl Worker {
             mode: Mode::Idle,
             watcher: None,
             watched: Vec::new(),
+            own: Arc::default(),
             preparing: None,
             receiving: None,
             spool: None,
@@ -113,6 +119,10 @@ impl Worker {
         };
         #[cfg(test)]
         crate::cut::follow(&self.shared.cuts);
+        self.own.store(
+            rustix::thread::gettid().as_raw_nonzero().get(),
+            Ordering::Relaxed,
+        );
         self.find_spool();
         let mut peer = self.shared.peer.subscribe();
         loop {
@@ -128,6 +138,7 @@ impl Worker {
                         self.event(event);
                     }
                 }
+                Next::Scanned(at, piece) => self.scanned(at, piece),
                 Next::Time => {}
                 Next::Ended => return self.mark_clean(),
             }
@@ -152,18 +163,18 @@ impl Worker {
                 self.touch();
                 Next::Time
             }
+            (at, piece) = next_piece(&mut self.trees) => Next::Scanned(at, piece),
             () = tokio::time::sleep(std::time::Duration::from_nanos(wait)) => Next::Time,
         }
     }
 
     /// When there is something to do even if nothing happens.
     pub(super) fn deadline(&self) -> u64 {
-        if self
-            .trees
-            .iter()
-            .any(|t| t.moves() && (t.job.is_some() || t.rescan || t.routine))
-            && self.mode != Mode::Idle
-        {
+        let due = |t: &Tree| match &t.job {
+            Some(job) => job.gone.is_some(),
+            None => t.rescan || t.routine,
+        };
+        if self.mode != Mode::Idle && self.trees.iter().any(|t| t.moves() && due(t)) {
             return 0;
         }
         let moving = self.trees.iter().filter(|t| t.moves());
@@ -179,9 +190,7 @@ impl Worker {
 
     /// Sessions claim to have caught up only while every tree that moves is known as it is.
     pub(super) fn tell_scanned(&self) {
-        let due =
-            |t: &Tree| t.moves() && (t.rescan || t.job.as_ref().is_some_and(|job| !job.routine));
-        let scanned = !self.trees.iter().any(due);
+        let scanned = !self.trees.iter().any(|t| t.moves() && t.is_scanned());
         self.shared
             .scanned
             .send_if_modified(|told| std::mem::replace(told, scanned) != scanned);
@@ -216,6 +225,11 @@ impl Worker {
         if self.status_due.is_none() {
             self.status_due = Some(self.last_status + STATUS_EVERY);
         }
+    }
+
+    /// A tree is not what status says of it: that is told before anything else is done.
+    pub(super) fn show_now(&mut self) {
+        self.status_due = Some(0);
     }
 
     pub(super) fn periodic(&mut self) {
@@ -309,7 +323,10 @@ impl Worker {
         let trees: Vec<WatchTree> = self.trees.iter().filter_map(tree).collect();
         let to_events = self.to_events.clone();
         let sink = Box::new(move |event| to_events.try_send(event).is_ok());
-        let mut options = Options::default();
+        let mut options = Options {
+            own: Arc::clone(&self.own),
+            ..Options::default()
+        };
         if let Some(poll) = self.trees.iter().filter_map(|t| t.config.poll).min() {
             options.poll_interval = poll;
         }
@@ -338,7 +355,6 @@ impl Worker {
                 tree,
                 path,
                 recursive,
-                own: _,
             } => {
                 if self.mode != Mode::Idle && !path.is_private() {
                     // What is made or removed in a directory moves its time, of which there is no event.

@@ -128,6 +128,23 @@ impl Snapshot {
         })
     }
 
+    /// [`Snapshot::below`], from behind the path `after` on, which lies beneath `dir`.
+    pub fn below_after(
+        &self,
+        tree: TreeId,
+        dir: &RelPath,
+        after: &RelPath,
+    ) -> Result<Entries, IndexError> {
+        let (_, end) = key::below(tree, dir);
+        let mut start = key::entry(tree, after);
+        // The smallest key behind it: what lies beneath it begins with this too.
+        start.push(0);
+        let range = start.as_slice()..end.as_slice();
+        Ok(Entries {
+            rows: self.views.entries.range::<&[u8]>(range)?,
+        })
+    }
+
     /// The entries directly in `dir`, in order of their names, tombstones too, at most `max`, those after the name
     /// `after` only. Does not read what lies deeper.
     pub fn children(

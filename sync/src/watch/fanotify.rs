@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,6 +22,11 @@ use crate::path::{PRIVATE_DIR, RelPath};
 const PROOF_TIME: Duration = Duration::from_secs(5);
 /// One read: several hundred events.
 const BUFFER: usize = 256 * 1024;
+/// How long a foreign event may wait behind this node's own ones.
+const REST: rustix::event::Timespec = rustix::event::Timespec {
+    tv_sec: 0,
+    tv_nsec: 1_000_000,
+};
 const CHANGES: u64 = FAN_ATTRIB | FAN_CREATE | FAN_DELETE | FAN_MODIFY | FAN_ONDIR;
 
 #[derive(Debug)]
@@ -36,6 +41,7 @@ impl Fanotify {
     pub(super) fn start(
         reporter: &Arc<Reporter>,
         trees: &[usize],
+        own: &Arc<AtomicI32>,
     ) -> Result<Option<Fanotify>, std::io::Error> {
         let group = match sys::init() {
             Ok(group) => group,
@@ -65,7 +71,8 @@ impl Fanotify {
             handles,
             wake: Arc::clone(&wake),
             stop: Arc::clone(&stop),
-            pid: rustix::process::getpid().as_raw_nonzero().get(),
+            own: Arc::clone(own),
+            others: false,
         };
         let thread = std::thread::Builder::new().name("tandem-fanotify".into());
         let thread = thread.spawn(move || reader.run(&marked))?;
@@ -146,7 +153,10 @@ struct Reader {
     handles: Handles,
     wake: Arc<OwnedFd>,
     stop: Arc<AtomicBool>,
-    pid: i32,
+    /// The thread whose changes are not told.
+    own: Arc<AtomicI32>,
+    /// The last buffer had an event of somebody else, or one that somebody waits for.
+    others: bool,
 }
 
 impl Reader {
@@ -155,7 +165,13 @@ impl Reader {
         while !self.stop.load(Ordering::Relaxed) {
             match rustix::io::read(&self.group, &mut buffer[..]) {
                 Ok(0) => return self.lost(trees, "end of file"),
-                Ok(length) => self.take(&buffer[..length], trees),
+                Ok(length) => {
+                    self.others = false;
+                    self.take(&buffer[..length], trees);
+                    if !self.others {
+                        self.rest();
+                    }
+                }
                 Err(Errno::AGAIN) => {
                     let mut fds = [
                         PollFd::new(&self.group, PollFlags::IN),
@@ -170,6 +186,13 @@ impl Reader {
                 Err(errno) => return self.lost(trees, &errno.to_string()),
             }
         }
+    }
+
+    /// Nothing but this node's own changes: more of them come, and a wake for each would cost more than they do.
+    fn rest(&self) {
+        let mut fds = [PollFd::new(&*self.wake, PollFlags::IN)];
+        // Whatever it answers, the group is read next.
+        let _ = rustix::event::poll(&mut fds, Some(&REST));
     }
 
     /// The group cannot be read any more: from now on the trees are polled.
@@ -198,46 +221,52 @@ impl Reader {
         }
         // A directory that came, went or moved stands for all below it. Its own attributes stand for themselves.
         let structural = moved || event.mask & (FAN_CREATE | FAN_DELETE) != 0;
-        let own = event.pid == self.pid;
+        // What this node does in a tree itself is known to it. Sentinels are its own, too.
+        let own = event.thread == self.own.load(Ordering::Relaxed);
         for record in event.names() {
-            self.name(&record, on_dir && structural, own);
+            if !own || sentinel_token(record.name).is_some() {
+                self.name(&record, on_dir && structural);
+            }
         }
     }
 
-    fn name(&mut self, record: &NameRecord<'_>, recursive: bool, own: bool) {
+    fn name(&mut self, record: &NameRecord<'_>, recursive: bool) {
         match self.handles.resolve(record.fsid, record.handle) {
             Where::Inside(places) => {
                 for (tree, dir) in places.iter() {
-                    self.inside(*tree, dir, record.name, recursive, own);
+                    self.inside(*tree, dir, record.name, recursive);
                 }
             }
             Where::Below(places) | Where::Unknown(places) => {
+                self.others = true;
                 for (tree, above) in places.iter().filter(|(_, above)| !above.is_private()) {
-                    self.reporter.dirty(*tree, above.clone(), true, own);
+                    self.reporter.dirty(*tree, above.clone(), true);
                 }
             }
             Where::Outside | Where::Gone => {}
         }
     }
 
-    fn inside(&self, tree: usize, dir: &RelPath, name: &[u8], recursive: bool, own: bool) {
+    fn inside(&mut self, tree: usize, dir: &RelPath, name: &[u8], recursive: bool) {
         if dir.is_private() {
             if dir.as_bytes() == PRIVATE_DIR
                 && let Some(token) = sentinel_token(name)
             {
+                self.others = true;
                 self.reporter.sentinel_seen(tree, token);
             }
             return;
         }
+        self.others = true;
         let path = match name {
             b"." | b"" => Ok(dir.clone()),
             name => dir.join(name),
         };
         match path {
             Ok(path) if path.is_private() => {}
-            Ok(path) => self.reporter.dirty(tree, path, recursive, own),
+            Ok(path) => self.reporter.dirty(tree, path, recursive),
             // Longer than any path of a tree may be: the directory above is looked at.
-            Err(_) => self.reporter.dirty(tree, dir.clone(), true, own),
+            Err(_) => self.reporter.dirty(tree, dir.clone(), true),
         }
     }
 }

@@ -22,7 +22,7 @@ const HANDLE_HEADER_LEN: usize = 8;
 /// `MAX_HANDLE_SZ` of the kernel.
 const HANDLE_MAX: usize = 128;
 
-/// A new notification group that reports directory handles and names. Needs `CAP_SYS_ADMIN`.
+/// A new notification group that reports directory handles and names, and which thread did it. Needs `CAP_SYS_ADMIN`.
 pub(super) fn init() -> Result<OwnedFd, Errno> {
     // The kernel's queue is not limited: the reader never waits for the consumer, so the queue is only as long as the
     // reader is late.
@@ -30,6 +30,7 @@ pub(super) fn init() -> Result<OwnedFd, Errno> {
         | libc::FAN_CLOEXEC
         | libc::FAN_NONBLOCK
         | libc::FAN_REPORT_DFID_NAME
+        | libc::FAN_REPORT_TID
         | libc::FAN_UNLIMITED_QUEUE;
     let event_flags = libc::O_RDONLY | libc::O_CLOEXEC;
     // SAFETY: no pointers are passed.
@@ -114,8 +115,8 @@ pub(super) struct NameRecord<'b> {
 pub(super) struct RawEvent<'b> {
     /// What happened, several bits at once.
     pub(super) mask: u64,
-    /// The process that did it; 0 if it is not visible from here.
-    pub(super) pid: i32,
+    /// The thread that did it; 0 if it is not visible from here.
+    pub(super) thread: i32,
     info: &'b [u8],
 }
 
@@ -132,7 +133,7 @@ pub(super) fn events(mut buffer: &[u8]) -> impl Iterator<Item = Result<RawEvent<
 }
 
 fn parse_event(buffer: &[u8]) -> Option<(RawEvent<'_>, &[u8])> {
-    // struct fanotify_event_metadata: event_len u32, vers u8, reserved u8, metadata_len u16, mask u64, fd i32, pid i32.
+    // struct fanotify_event_metadata: event_len u32, vers u8, reserved u8, metadata_len u16, mask u64, fd i32, pid i32 (the thread, with FAN_REPORT_TID).
     let length = read_u32(buffer, 0)? as usize;
     let version = *buffer.get(4)?;
     let metadata = usize::from(read_u16(buffer, 6)?);
@@ -141,7 +142,7 @@ fn parse_event(buffer: &[u8]) -> Option<(RawEvent<'_>, &[u8])> {
     }
     let event = RawEvent {
         mask: u64::from_ne_bytes(buffer.get(8..16)?.try_into().ok()?),
-        pid: i32::from_ne_bytes(buffer.get(20..24)?.try_into().ok()?),
+        thread: i32::from_ne_bytes(buffer.get(20..24)?.try_into().ok()?),
         info: buffer.get(metadata..length)?,
     };
     Some((event, &buffer[length..]))
@@ -236,7 +237,7 @@ mod tests {
         bytes.extend(rename());
         let all: Vec<_> = events(&bytes).collect::<Result<_, _>>().expect("whole");
         assert_eq!(all.len(), 2);
-        assert_eq!((all[1].mask, all[1].pid), (FAN_RENAME, 42));
+        assert_eq!((all[1].mask, all[1].thread), (FAN_RENAME, 42));
         let names: Vec<_> = all[1].names().collect();
         assert_eq!(names.len(), 2);
         assert_eq!((names[0].old, names[0].name), (true, &b"old"[..]));

@@ -294,7 +294,7 @@ impl Worker {
             if item.structural && !path.is_root() {
                 self.structural(&base, path);
             } else {
-                self.reporter.dirty(base.tree, path, false, false);
+                self.reporter.dirty(base.tree, path, false);
             }
         }
     }
@@ -318,6 +318,6 @@ impl Worker {
         }
         // Gone or unreadable: whatever was below went with it.
         let recursive = is_dir || !matches!(now, Ok(Some(_)));
-        self.reporter.dirty(base.tree, path, recursive, false);
+        self.reporter.dirty(base.tree, path, recursive);
     }
 }

@@ -90,7 +90,7 @@ fn run(reporter: &Reporter, stop: &AtomicBool, poll_interval: Duration) {
         if now >= next_poll {
             next_poll = now + poll_interval;
             for tree in (0..reporter.trees().len()).filter(|tree| reporter.is_polled(*tree)) {
-                reporter.dirty(tree, RelPath::root(), true, false);
+                reporter.dirty(tree, RelPath::root(), true);
             }
         }
     }

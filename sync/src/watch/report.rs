@@ -111,7 +111,7 @@ impl Reporter {
         !self.is_armed(tree)
     }
 
-    pub(super) fn dirty(&self, tree: usize, path: RelPath, recursive: bool, own: bool) {
+    pub(super) fn dirty(&self, tree: usize, path: RelPath, recursive: bool) {
         let mut state = self.lock();
         self.deliver(tree, &mut state[tree]);
         if state[tree].overflow {
@@ -121,7 +121,6 @@ impl Reporter {
             tree: self.trees[tree].id,
             path,
             recursive,
-            own,
         };
         if !(self.sink)(event) {
             state[tree].overflow = true;
@@ -166,7 +165,7 @@ impl Reporter {
             state.issued.insert(token);
         }
         if self.is_polled(tree) {
-            self.dirty(tree, RelPath::root(), true, false);
+            self.dirty(tree, RelPath::root(), true);
             self.sentinel_seen(tree, token);
             return Ok(());
         }

@@ -27,6 +27,7 @@ fn start_with(best: Detector, room: usize, interval: Duration) -> Setup {
     let options = Options {
         best,
         poll_interval: interval,
+        own: Arc::default(),
     };
     let sink = Box::new(move |event| sender.try_send(event).is_ok());
     let watcher = Watcher::start(trees, options, sink).expect("threads");
@@ -294,7 +295,6 @@ fn polling_reports_the_whole_tree_again_and_again() {
         tree: setup.tree,
         path: RelPath::root(),
         recursive: true,
-        own: false,
     };
     for _ in 0..3 {
         assert_eq!(setup.next(), whole);
