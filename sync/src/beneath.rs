@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags};
@@ -242,13 +243,18 @@ pub(crate) fn reopen(held: BorrowedFd<'_>) -> Result<std::fs::File, Fault> {
 /// One name in an opened directory. All changes of the tree are `*at` calls on a place.
 #[derive(Debug)]
 pub struct Place {
-    dir: OwnedFd,
+    dir: Arc<OwnedFd>,
     name: Vec<u8>,
 }
 
 impl Place {
     /// A name in a directory that the caller holds (staging and rescue). The name is one component.
     pub fn new(dir: OwnedFd, name: &[u8]) -> Result<Place, Fault> {
+        Place::shared(Arc::new(dir), name)
+    }
+
+    /// The same in a directory that several places share.
+    pub fn shared(dir: Arc<OwnedFd>, name: &[u8]) -> Result<Place, Fault> {
         let bad = name.is_empty()
             || name == b"."
             || name == b".."
@@ -302,6 +308,14 @@ impl Place {
         rustix::fs::openat(&self.dir, self.name(), flags, Mode::RUSR | Mode::WUSR)
             .map(std::fs::File::from)
             .map_err(|e| Fault::os("create", e))
+    }
+
+    /// Opens the regular file that the agent itself put here, for reading.
+    pub fn open_to_read(&self) -> Result<std::fs::File, Fault> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, self.name(), flags, Mode::empty())
+            .map(std::fs::File::from)
+            .map_err(|e| Fault::os("open file", e))
     }
 
     /// Makes a directory, closed to others until its metadata is applied.

@@ -14,7 +14,7 @@
 //! Between the check and the rename another process of this machine can still change the entry; the kernel has no
 //! conditional rename. The window is two system calls long.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::beneath::Root;
 use crate::cut;
@@ -25,19 +25,21 @@ use crate::private::Private;
 use crate::token::RoleToken;
 
 mod carry;
+mod complete;
 mod partial;
 mod prepare;
 mod settle;
 mod stage;
 mod step;
 
+pub use complete::{Aside, Complete, Content};
 pub use partial::{Partial, clear_partials, new_partial};
 pub use stage::{Staged, Staging};
 pub use step::{Outcome, Report, Work};
 
 /// Up to this many paths are made durable one by one. An `fsync` costs about 0.3 ms, a `syncfs` writes whatever else is
 /// dirty on the file system.
-const FEW: usize = 16;
+pub const FEW: usize = 16;
 
 /// Where and under which rules changes are carried out.
 #[derive(Clone, Copy)]
@@ -64,10 +66,7 @@ impl std::fmt::Debug for Target<'_> {
 /// before its removal. Blocks for as long as the disk needs; holds the role token for phases 3 to 5 and gives up between two paths
 /// when it is revoked.
 pub fn apply(target: &Target<'_>, work: Vec<Work>, token: &RoleToken) -> Report {
-    let by_one = work.len() <= FEW
-        && work
-            .iter()
-            .all(|one| prepare::syncs_by_itself(&one.step.action));
+    let by_one = work.len() <= FEW && work.iter().all(prepare::syncs_by_itself);
     let mut prepared = prepare::all(target, work);
     let first = if prepared.stopped.is_some() {
         Ok(())
@@ -135,6 +134,8 @@ struct Run<'a> {
     failed: BTreeMap<RelPath, Fault>,
     /// Paths where a step put something.
     made: BTreeSet<RelPath>,
+    /// Keys of files that came with the directory that they lie in.
+    keys: HashMap<RelPath, LocalKey>,
     /// The modification times that steps asked for directories.
     dir_times: BTreeMap<RelPath, crate::entry::Meta>,
 }
@@ -153,6 +154,7 @@ impl<'a> Run<'a> {
             touched: BTreeSet::new(),
             failed: BTreeMap::new(),
             made: BTreeSet::new(),
+            keys: HashMap::new(),
             dir_times: BTreeMap::new(),
         }
     }

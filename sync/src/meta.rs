@@ -271,20 +271,49 @@ pub fn apply_open(file: &std::fs::File, want: &Meta) -> Result<Vec<Fault>, Fault
     apply_with(file.as_fd(), want, Named::Fd(file.as_fd()), &mode)
 }
 
+/// [`apply_open`] for a file that this process has just made in staging: it has no extended attributes but a label that
+/// a security module gave it.
+pub fn apply_new(file: &std::fs::File, want: &Meta) -> Result<Vec<Fault>, Fault> {
+    if !want.xattrs.is_empty() {
+        return apply_open(file, want);
+    }
+    let set_mode = |mode| rustix::fs::fchmod(file, Mode::from_raw_mode(mode));
+    let mut missed = Vec::new();
+    own_and_mode(file.as_fd(), want, &set_mode, &mut missed)?;
+    if let Err(errno) = set_mtime(file.as_fd(), want) {
+        note(&mut missed, "modification time".to_owned(), errno)?;
+    }
+    Ok(missed)
+}
+
 fn apply_with(
     fd: BorrowedFd<'_>,
     want: &Meta,
     named: Named<'_>,
     set_mode: &dyn Fn(u32) -> Result<(), Errno>,
 ) -> Result<Vec<Fault>, Fault> {
-    let now = Stat::of_fd(fd)?;
     let mut missed = Vec::new();
+    own_and_mode(fd, want, set_mode, &mut missed)?;
+    apply_xattrs(named, &want.xattrs, &mut missed)?;
+    if let Err(errno) = set_mtime(fd, want) {
+        note(&mut missed, "modification time".to_owned(), errno)?;
+    }
+    Ok(missed)
+}
+
+fn own_and_mode(
+    fd: BorrowedFd<'_>,
+    want: &Meta,
+    set_mode: &dyn Fn(u32) -> Result<(), Errno>,
+    missed: &mut Vec<Fault>,
+) -> Result<(), Fault> {
+    let now = Stat::of_fd(fd)?;
     let mut mode = want.mode & 0o7777;
     if (now.uid, now.gid) != (want.uid, want.gid)
         && let Err(errno) = set_owner(fd, want)
     {
         let what = format!("owner {}:{}", want.uid, want.gid);
-        note(&mut missed, what, errno)?;
+        note(missed, what, errno)?;
         mode &= 0o1777;
     }
     let chowned = (now.uid, now.gid) != (want.uid, want.gid);
@@ -292,13 +321,9 @@ fn apply_with(
         && (chowned || now.mode & 0o7777 != mode)
         && let Err(errno) = set_mode(mode)
     {
-        note(&mut missed, format!("mode {mode:o}"), errno)?;
+        note(missed, format!("mode {mode:o}"), errno)?;
     }
-    apply_xattrs(named, &want.xattrs, &mut missed)?;
-    if let Err(errno) = set_mtime(fd, want) {
-        note(&mut missed, "modification time".to_owned(), errno)?;
-    }
-    Ok(missed)
+    Ok(())
 }
 
 fn note(missed: &mut Vec<Fault>, what: String, errno: Errno) -> Result<(), Fault> {

@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
@@ -26,7 +27,7 @@ const MAX_REMOVE_DEPTH: usize = 4096;
 #[derive(Debug)]
 pub struct Private {
     dir: OwnedFd,
-    staging: OwnedFd,
+    staging: Arc<OwnedFd>,
     partial: OwnedFd,
     rescue: OwnedFd,
     /// Random, so that names differ from those of an earlier process and of an earlier opening.
@@ -44,13 +45,14 @@ impl Private {
         let staging = open_or_make(dir.as_fd(), STAGING, root.opened_as())?;
         let partial = open_or_make(dir.as_fd(), PARTIAL, root.opened_as())?;
         let rescue = open_or_make(dir.as_fd(), RESCUE, root.opened_as())?;
+        no_default_acl(staging.as_fd())?;
         let mut opening = [0; 8];
         // Up to 256 bytes come whole once the kernel's generator is ready, which the default flags wait for.
         rustix::rand::getrandom(&mut opening, rustix::rand::GetRandomFlags::empty())
             .map_err(|e| Fault::os("getrandom", e))?;
         Ok(Private {
             dir,
-            staging,
+            staging: Arc::new(staging),
             partial,
             rescue,
             opening: u64::from_ne_bytes(opening),
@@ -75,8 +77,7 @@ impl Private {
 
     /// A place in staging with a name that was never given out before.
     pub fn staging_place(&self) -> Result<Place, Fault> {
-        let dir = duplicate(self.staging())?;
-        Place::new(dir, self.new_name().as_bytes())
+        Place::shared(Arc::clone(&self.staging), self.new_name().as_bytes())
     }
 
     /// Where contents of large files are received, so that a cut does not lose them.
@@ -94,6 +95,15 @@ impl Private {
     /// Returns how many entries went.
     pub fn clean_staging(&self) -> Result<usize, Fault> {
         remove_below(self.staging(), 0)
+    }
+}
+
+/// What is made in staging has the attributes that the peer's entry has, and none that staging hands down: it took the
+/// default ACL of the tree's root when it was made.
+fn no_default_acl(staging: BorrowedFd<'_>) -> Result<(), Fault> {
+    match rustix::fs::fremovexattr(staging, "system.posix_acl_default") {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(Fault::os("removexattr", errno)),
     }
 }
 

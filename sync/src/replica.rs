@@ -6,4 +6,5 @@ pub mod machine;
 mod pulse;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod session;
+mod small;
 pub(crate) mod staging;

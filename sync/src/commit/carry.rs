@@ -26,10 +26,13 @@ impl Run<'_> {
             expect,
             ready,
         } = item;
-        let done = match self.failed.get(&path) {
+        let done = match (self.failed.get(&path), &ready) {
             // The first reason is the one that counts.
-            Some(fault) => Err(fault.clone()),
-            None => ready.and_then(|ready| self.try_carry(&path, expect, ready)),
+            (Some(fault), _) => Err(fault.clone()),
+            (None, Ok(Ready::Put(new))) if new.key_in_place().is_some() => {
+                Ok(self.came_along(&path, ready))
+            }
+            (None, _) => ready.and_then(|ready| self.try_carry(&path, expect, ready)),
         };
         let (result, missed) = match done {
             // The keys are read at the end, when nothing moves them any more.
@@ -44,6 +47,18 @@ impl Run<'_> {
             result,
             missed,
         }
+    }
+
+    /// A file that came into the tree with the directory in which it was built.
+    fn came_along(&mut self, path: &RelPath, ready: Result<Ready, Fault>) -> Vec<Fault> {
+        let Ok(Ready::Put(mut new)) = ready else {
+            return Vec::new();
+        };
+        if let Some(key) = new.key_in_place() {
+            self.keys.insert(path.clone(), key);
+        }
+        self.made.insert(path.clone());
+        std::mem::take(&mut new.missed)
     }
 
     fn try_carry(

@@ -1,14 +1,17 @@
 //! Phase 1: everything new is made in the staging directory, complete with its metadata.
 
+use std::collections::HashMap;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use rustix::fs::FileType;
 
 use super::Target;
+use super::complete::{Aside, Complete, Content};
 use super::stage::Staged;
 use super::step::Work;
 use crate::beneath::Place;
-use crate::entry::{Kind, Meta, State};
+use crate::entry::{Kind, LocalKey, Meta, State};
 use crate::fault::Fault;
 use crate::meta;
 use crate::path::RelPath;
@@ -45,6 +48,10 @@ pub(super) struct New {
 pub(super) enum Kept {
     /// A file with its content.
     File(Staged),
+    /// A small file, made at once.
+    Complete(Complete),
+    /// A new directory with files in it.
+    Aside(Arc<Aside>),
     /// Anything else.
     Other(StagedEntry),
 }
@@ -92,19 +99,35 @@ impl New {
     pub(super) fn place(&self) -> &Place {
         match &self.kept {
             Kept::File(staged) => staged.place(),
+            Kept::Complete(complete) => complete.place(),
+            Kept::Aside(aside) => aside.place(),
             Kept::Other(entry) => &entry.place,
         }
     }
 
     pub(super) fn is_dir(&self) -> bool {
-        matches!(&self.kept, Kept::Other(entry) if entry.is_dir)
+        match &self.kept {
+            Kept::Other(entry) => entry.is_dir,
+            Kept::Aside(_) => true,
+            Kept::File(_) | Kept::Complete(_) => false,
+        }
     }
 
     /// The staged name is gone: it was moved into the tree, or what lies there now is dealt with.
     pub(super) fn set_moved(&mut self) {
         match &mut self.kept {
             Kept::File(staged) => staged.set_moved(),
+            Kept::Complete(complete) => complete.set_moved(),
+            Kept::Aside(aside) => aside.set_moved(),
             Kept::Other(entry) => entry.moved = true,
+        }
+    }
+
+    /// The key of a file that is in the tree with the directory that it was built in.
+    pub(super) fn key_in_place(&self) -> Option<LocalKey> {
+        match &self.kept {
+            Kept::Complete(complete) => complete.key_in_place(),
+            _ => None,
         }
     }
 }
@@ -139,8 +162,10 @@ impl Drop for StagedEntry {
 }
 
 /// Whether the result of the step can be made durable by `fsync` of one file or directory and its parent.
-pub(super) fn syncs_by_itself(action: &Action) -> bool {
-    match action {
+pub(super) fn syncs_by_itself(work: &Work) -> bool {
+    match &work.step.action {
+        // Nothing of it is open any more.
+        _ if matches!(work.content, Some(Content::Complete(_))) => false,
         Action::Put(state) => matches!(state.kind, Kind::File { .. }),
         // It may concern a link, a fifo or a device, none of which can be opened for it.
         Action::SetMeta(_) => false,
@@ -152,11 +177,12 @@ pub(super) fn syncs_by_itself(action: &Action) -> bool {
 /// Prepares all steps. After a lack of room nothing more is tried.
 pub(super) fn all(target: &Target<'_>, work: Vec<Work>) -> Prepared {
     let mut prepared = Prepared::default();
+    let asides = Asides::of(&work);
     for Work { step, content } in work {
         let ready = match &prepared.stopped {
             Some(fault) => Err(fault.clone()),
             None if step.path.is_private() => Err(Fault::NotBeneath),
-            None => one(target, &step, content),
+            None => one(target, &step, content, &asides),
         };
         if let Err(fault) = &ready
             && fault.is_no_space()
@@ -176,9 +202,44 @@ pub(super) fn all(target: &Target<'_>, work: Vec<Work>) -> Prepared {
     prepared
 }
 
-fn one(target: &Target<'_>, step: &Step, content: Option<Staged>) -> Result<Ready, Fault> {
+/// Directories that were built aside, by the path that they are for.
+struct Asides(HashMap<RelPath, Arc<Aside>>);
+
+impl Asides {
+    /// Those of which all that is in them is to be put by these steps.
+    fn of(work: &[Work]) -> Asides {
+        let mut found: HashMap<RelPath, (Arc<Aside>, usize)> = HashMap::new();
+        for one in work {
+            if let Some(Content::Complete(complete)) = &one.content
+                && let (Some(aside), Some(parent)) = (complete.aside(), one.step.path.parent())
+            {
+                let entry = found.entry(parent);
+                entry.or_insert_with(|| (Arc::clone(aside), 0)).1 += 1;
+            }
+        }
+        // Each file holds a reference, and so does this map: what is left over is a file that no step puts.
+        found.retain(|_, (aside, files)| Arc::strong_count(aside) == *files + 1);
+        Asides(
+            found
+                .into_iter()
+                .map(|(path, (aside, _))| (path, aside))
+                .collect(),
+        )
+    }
+}
+
+fn one(
+    target: &Target<'_>,
+    step: &Step,
+    content: Option<Content>,
+    asides: &Asides,
+) -> Result<Ready, Fault> {
     Ok(match &step.action {
         Action::Put(state) => put(target, state, content)?,
+        Action::MakeDir { .. } if asides.0.contains_key(&step.path) => Ready::Put(New {
+            kept: Kept::Aside(Arc::clone(&asides.0[&step.path])),
+            missed: Vec::new(),
+        }),
         // Closed to all others until its own metadata are applied.
         Action::MakeDir { .. } => {
             let place = target.private.staging_place()?;
@@ -195,17 +256,25 @@ fn one(target: &Target<'_>, step: &Step, content: Option<Staged>) -> Result<Read
     })
 }
 
-fn put(target: &Target<'_>, state: &State, content: Option<Staged>) -> Result<Ready, Fault> {
+fn put(target: &Target<'_>, state: &State, content: Option<Content>) -> Result<Ready, Fault> {
     let meta = &state.meta;
     let new = match &state.kind {
-        Kind::File { .. } => {
-            let staged = content.ok_or(Fault::NoContent)?;
-            let missed = meta::apply_open(staged.file(), meta)?;
-            New {
-                kept: Kept::File(staged),
-                missed,
+        Kind::File { .. } => match content.ok_or(Fault::NoContent)? {
+            Content::Staged(staged) => {
+                let missed = meta::apply_open(staged.file(), meta)?;
+                New {
+                    kept: Kept::File(staged),
+                    missed,
+                }
             }
-        }
+            Content::Complete(mut complete) => {
+                let missed = complete.take_missed();
+                New {
+                    kept: Kept::Complete(complete),
+                    missed,
+                }
+            }
+        },
         Kind::Symlink { target: to } => other(target, meta, |place| place.symlink(to))?,
         Kind::Fifo => other(target, meta, |place| place.mknod(FileType::Fifo, 0))?,
         Kind::CharDevice { rdev } => other(target, meta, |place| {

@@ -21,6 +21,8 @@ pub(super) fn first(target: &Target<'_>, prepared: &Prepared, by_one: bool) -> R
         };
         match &new.kept {
             Kept::File(staged) => sync_fd(staged.fd())?,
+            // Never one by one: see `syncs_by_itself`.
+            Kept::Complete(_) | Kept::Aside(_) => {}
             Kept::Other(_) if new.is_dir() => sync_fd(new.place().open_dir()?.as_fd())?,
             // Only with `syncfs`: see `syncs_by_itself`.
             Kept::Other(_) => {}
@@ -94,6 +96,12 @@ pub(super) fn second(run: &Run<'_>, report: &Report, by_one: bool) -> Result<(),
 /// The new versions, read when nothing of this apply moves them any more.
 pub(super) fn keys(run: &Run<'_>, report: &mut Report) {
     for outcome in report.outcomes.iter_mut().filter(|o| o.result.is_ok()) {
+        if let Some(key) = run.keys.get(&outcome.path)
+            && !run.touched.contains(&(key.dev, key.ino))
+        {
+            outcome.result = Ok(Some(*key));
+            continue;
+        }
         outcome.result = match super::key_at(run.target.root, &outcome.path) {
             // Removed, and the directory it was in became something else.
             Err(Fault::NotBeneath) => Ok(None),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::stage::Staged;
+use super::complete::Content;
 use crate::entry::LocalKey;
 use crate::fault::Fault;
 use crate::path::RelPath;
@@ -14,7 +14,7 @@ pub struct Work {
     /// The step.
     pub step: Step,
     /// The staged content, for a step that puts a regular file.
-    pub content: Option<Staged>,
+    pub content: Option<Content>,
 }
 
 /// What came of one step.

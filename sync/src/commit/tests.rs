@@ -75,7 +75,9 @@ impl Setup {
             meta: meta(0o640),
         };
         let mut work = step(at, expect, Action::Put(state));
-        work.content = Some(Staged::whole(&self.private, content, hash).expect("staged"));
+        work.content = Some(Content::Staged(
+            Staged::whole(&self.private, content, hash).expect("staged"),
+        ));
         work
     }
 

@@ -8,7 +8,7 @@ use super::look::Sight;
 use super::status::Mode;
 use super::view::{IndexView, is_same_but_ctime, names_of, with_contents};
 use super::worker::Worker;
-use crate::commit::{self, Report, Staged, Target};
+use crate::commit::{self, Content, Report, Target};
 use crate::entry::{LocalKey, State};
 use crate::fault::Fault;
 use crate::index::{IndexError, Snapshot};
@@ -27,7 +27,7 @@ pub(crate) struct Batch {
     /// Records and commit.
     pub ready: Ready,
     /// Complete contents by record.
-    pub contents: HashMap<u32, Staged>,
+    pub contents: HashMap<u32, Content>,
     /// The source's lineages.
     pub source: NodeHeads,
 }
@@ -161,7 +161,7 @@ impl Worker {
         items: Vec<Item>,
         commit: &Commit,
         intent: &mut Intent,
-        contents: &mut HashMap<u32, Staged>,
+        contents: &mut HashMap<u32, Content>,
         results: &mut Results,
     ) -> Result<(), String> {
         let open = self.trees[at]

@@ -4,7 +4,7 @@ use super::apply::{Applied, Batch};
 use super::error::CommandError;
 use super::status::Mode;
 use super::worker::Worker;
-use crate::commit::{Staged, Staging};
+use crate::commit::{Content, Staging};
 use crate::entry::Kind;
 use crate::replica::machine::Ready;
 use crate::spool::{Head, Spool, Spooled};
@@ -62,10 +62,10 @@ impl Worker {
             contents,
             source,
         } = batch;
-        let mut list: Vec<(u32, &Staged)> = contents
-            .iter()
-            .map(|(index, staged)| (*index, staged))
-            .collect();
+        let mut list = Vec::with_capacity(contents.len());
+        for (index, content) in &contents {
+            list.push((*index, content.open().map_err(|fault| fault.to_string())?));
+        }
         list.sort_by_key(|(index, _)| *index);
         let size = |index: u32| {
             ready
@@ -78,7 +78,7 @@ impl Worker {
             .iter()
             .map(|(index, _)| (*index, size(*index)))
             .collect();
-        let files: Vec<&File> = list.iter().map(|(_, staged)| staged.file()).collect();
+        let files: Vec<&File> = list.iter().map(|(_, file)| file).collect();
         let commit = ready.commit;
         let head = Head::new(ready, source, sizes);
         let spool = self.open_spool().map_err(|e| e.to_string())?;
@@ -158,7 +158,7 @@ impl Worker {
             });
             contents.insert(
                 *index,
-                staged.map_err(|fault| format!("{}: {fault}", record.path))?,
+                Content::Staged(staged.map_err(|fault| format!("{}: {fault}", record.path))?),
             );
             at += bytes;
         }

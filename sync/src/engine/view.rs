@@ -1,6 +1,6 @@
 //! What an apply is planned with: the index as the plan reads it, steps with their contents.
 
-use crate::commit::{Staged, Work};
+use crate::commit::{Content, Work};
 use crate::entry::{IndexEntry, Kind, LocalKey, State};
 use crate::index::{IndexError, Snapshot};
 use crate::path::RelPath;
@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 pub(super) fn with_contents(
     plan: &Plan,
     numbers: &HashMap<&RelPath, u32>,
-    contents: &mut HashMap<u32, Staged>,
+    contents: &mut HashMap<u32, Content>,
 ) -> (Vec<Work>, BTreeSet<RelPath>) {
     let mut lacking = BTreeSet::new();
     let mut work = Vec::new();

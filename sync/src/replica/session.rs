@@ -314,7 +314,9 @@ impl Session<'_> {
             match effect {
                 Effect::Lookup { batch } => {
                     let records = self.machine.records(batch).unwrap_or_default();
-                    self.contents.expect_inline(batch, records);
+                    let (held, index) = (self.is_held(), &self.shared.index);
+                    let expected = self.contents.expect_inline(held, batch, records, index);
+                    expected.map_err(|e| SessionError::Local(e.to_string()))?;
                     self.lookups.push_back(batch);
                 }
                 Effect::Send(message) => self.out.push_back(message),
@@ -398,7 +400,7 @@ impl Session<'_> {
                 break;
             }
             self.lookups.pop_front();
-            let held = self.shared.held() || self.shared.spooled() > 0;
+            let held = self.is_held();
             let wanted = self
                 .contents
                 .look_up(held, batch, records, &self.shared.index);
@@ -409,6 +411,11 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What comes now is spooled.
+    fn is_held(&self) -> bool {
+        self.shared.held() || self.shared.spooled() > 0
     }
 
     /// Sends a command to the worker, in order, and has its answer come as a result.

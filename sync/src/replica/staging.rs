@@ -2,7 +2,8 @@
 
 use super::basis::{self, Basis};
 use super::pulse::Pulse;
-use crate::commit::{self, Partial, Staged, Staging};
+use super::small::{Asides, Small};
+use crate::commit::{self, Content, Partial, Staged, Staging};
 use crate::delta;
 use crate::engine::tree::Roots;
 use crate::entry::{ContentHash, Kind};
@@ -40,8 +41,10 @@ enum Slot {
         basis: Option<Basis>,
         path: RelPath,
     },
+    /// Small, and with its batch; whatever of it has come is in memory.
+    Small(Box<Small>),
     /// Complete and correct.
-    Ready(Staged),
+    Ready(Content),
     /// Cannot be used; what still comes of it is thrown away.
     Failed,
 }
@@ -53,6 +56,8 @@ const MAX_FAILED: usize = 1000;
 pub(crate) struct Contents {
     roots: Roots,
     slots: HashMap<Item, Slot>,
+    /// New directories of the batches that come.
+    asides: HashMap<u64, Asides>,
     /// Paths whose content could not be put on the disk when it last came, and why.
     failed: BTreeMap<RelPath, String>,
     /// Spooling: nothing that is here is relied on, for it may change before the batch is applied.
@@ -67,6 +72,7 @@ impl Contents {
         Contents {
             roots,
             slots: HashMap::new(),
+            asides: HashMap::new(),
             failed: BTreeMap::new(),
             whole: false,
             pulse,
@@ -88,12 +94,29 @@ impl Contents {
     }
 
     /// Prepares a place for every file of the batch whose content comes without being asked for.
-    pub fn expect_inline(&mut self, batch: u64, records: &[Record]) {
+    pub fn expect_inline(
+        &mut self,
+        held: bool,
+        batch: u64,
+        records: &[Record],
+        index: &Index,
+    ) -> Result<(), IndexError> {
+        // Few files are made durable one by one, for which they must be open.
+        let many = !held && records.len() > commit::FEW;
+        if many {
+            let asides = Asides::of(records, &index.snapshot()?)?;
+            self.asides.insert(batch, asides);
+        }
         for (index, record) in (0u32..).zip(records).filter(|(_, record)| record.inline) {
-            if let Some(Kind::File { size, hash }) = record.state.as_ref().map(|s| &s.kind) {
-                self.begin(Item { batch, index }, record, *size, *hash, None);
+            let item = Item { batch, index };
+            if let Some(small) = Small::of(record).filter(|_| many) {
+                self.failed.remove(&record.path);
+                self.slots.insert(item, Slot::Small(Box::new(small)));
+            } else if let Some(Kind::File { size, hash }) = record.state.as_ref().map(|s| &s.kind) {
+                self.begin(item, record, *size, *hash, None);
             }
         }
+        Ok(())
     }
 
     /// Prepares a place for every offered file of the batch that is not here, and says how each is wanted.
@@ -139,7 +162,8 @@ impl Contents {
             if !self.whole
                 && let Some(staged) = self.local_copy(&snapshot, record.tree, *size, *hash)?
             {
-                self.slots.insert(item, Slot::Ready(staged));
+                self.slots
+                    .insert(item, Slot::Ready(Content::Staged(staged)));
                 continue;
             }
             // Only what the index knows as the pair's is a basis. What is protected or excluded here is not in it, and
@@ -258,7 +282,42 @@ impl Contents {
 
     /// Appends bytes. With `last` the content is checked. False: it cannot be used.
     pub fn write(&mut self, item: Item, bytes: &[u8], last: bool) -> bool {
+        if let Some(Slot::Small(_)) = self.slots.get(&item) {
+            return self.small(item, bytes, last);
+        }
         self.add(item, last, |staging, _| staging.write(bytes))
+    }
+
+    fn small(&mut self, item: Item, bytes: &[u8], last: bool) -> bool {
+        let Some(Slot::Small(mut small)) = self.slots.insert(item, Slot::Failed) else {
+            return false;
+        };
+        if let Err(fault) = small.write(bytes) {
+            tracing::warn!(path = %small.path, %fault, "a content did not arrive as announced");
+            return false;
+        }
+        if !last {
+            self.slots.insert(item, Slot::Small(small));
+            return true;
+        }
+        let path = small.path.clone();
+        let asides = self.asides.entry(item.batch).or_default();
+        match small.finish(&self.roots, asides) {
+            Ok(complete) => {
+                let ready = Slot::Ready(Content::Complete(complete));
+                self.slots.insert(item, ready);
+                true
+            }
+            Err(Fault::WrongContent) => {
+                tracing::warn!(%path, "a content did not arrive as announced");
+                false
+            }
+            Err(fault) => {
+                tracing::debug!(%path, %fault, "a content cannot be staged");
+                self.fail(path, &fault);
+                false
+            }
+        }
     }
 
     /// Appends a part of the basis. With `last` the content is checked. False: it cannot be used.
@@ -298,7 +357,7 @@ impl Contents {
         };
         match staging.finish(hash) {
             Ok(staged) => {
-                *slot = Slot::Ready(staged);
+                *slot = Slot::Ready(Content::Staged(staged));
                 true
             }
             Err(fault) => {
@@ -349,7 +408,8 @@ impl Contents {
     }
 
     /// The complete contents of a batch, by record.
-    pub fn take(&mut self, batch: u64) -> HashMap<u32, Staged> {
+    pub fn take(&mut self, batch: u64) -> HashMap<u32, Content> {
+        self.asides.remove(&batch);
         let items: Vec<Item> = self
             .slots
             .keys()

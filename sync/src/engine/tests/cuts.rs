@@ -3,7 +3,7 @@
 use super::compare::assert_equal;
 use super::pair::{Cable, Node, PATIENCE, flush, pair, write};
 use super::reversal::rescued;
-use crate::commit::Staged;
+use crate::commit::{Content, Staged};
 use crate::engine::CommandError;
 use crate::engine::apply::{Applied, Batch};
 use crate::engine::command::Command;
@@ -257,7 +257,7 @@ pub async fn hand(
             let open = shared.roots.get(tree).unwrap();
             let content = std::fs::read(a.tree().join(text)).unwrap();
             let staged = Staged::whole(&open.private, &content, *hash).unwrap();
-            batch.contents.insert(number, staged);
+            batch.contents.insert(number, Content::Staged(staged));
         }
         batch.ready.records.push(Record {
             tree,
