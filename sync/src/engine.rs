@@ -25,6 +25,8 @@ mod judge;
 mod keeping;
 mod local;
 mod look;
+mod moved;
+pub(crate) mod moving;
 pub(crate) mod prepare;
 #[allow(clippy::disallowed_methods)]
 mod reboot;

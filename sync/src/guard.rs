@@ -292,6 +292,18 @@ impl DeleteWindow {
         }
     }
 
+    /// An entry has another name now. It is as old as it was.
+    pub fn renamed(&mut self, now: u64, from: Name, to: Name) {
+        if self.new.take(from) {
+            self.new.note(now, to);
+        }
+    }
+
+    /// The file of an entry that is gone is known under another name, which has appeared before.
+    pub fn left(&mut self, name: Name) {
+        self.new.take(name);
+    }
+
     /// So many entries are gone that a person accepted.
     pub fn excused(&mut self, entries: u64) {
         for (_, live) in &mut self.sizes {

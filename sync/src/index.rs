@@ -28,11 +28,13 @@ mod epochs;
 mod key;
 mod meta;
 mod read;
+mod rename;
 mod tables;
 mod write;
 
 pub use meta::{Counts, FORMAT_VERSION, IndexIdentity, Mode, Unreplicated};
 pub use read::{Entries, Located, Snapshot};
+pub(crate) use rename::renamed;
 pub use write::{HASHED_FROM, Observed, Writer};
 
 /// Memory for cached pages. Bounds what the index takes; a tree of a million files has about 300 MB of index.

@@ -48,6 +48,16 @@ pub enum Event {
         /// Everything below it may have changed too.
         recursive: bool,
     },
+    /// What was at one path of the tree was renamed to another one. Both are reported as [`Event::Dirty`] behind it. Not
+    /// every detector tells it, nor every rename.
+    Moved {
+        /// The tree.
+        tree: TreeId,
+        /// The old path.
+        from: RelPath,
+        /// The new one.
+        to: RelPath,
+    },
     /// Events were lost: scan the whole tree.
     Overflow {
         /// The tree.

@@ -12,6 +12,7 @@
 //!     Commit{upto}        ->                                   all items of the batch are sent or given up
 //!                         <-                 Durable{upto}     applied and durable (or durable in the spool)
 //!     Idle{upto}          ->                 Durable           once a second: "durable up to here"
+//!     Move{from, to}      ->                 Moved             a rename, while no batch is open
 //!                         <-                 Want{paths}       versions that the replica must have to settle a path
 //! ```
 //! Every message is one frame: length (u32, little endian), then the message in postcard. A frame is bounded before memory is taken
@@ -371,6 +372,30 @@ pub enum Message {
     Verify(VerifyPart),
     /// Replica.
     Verified(VerifyAnswer),
+    /// Source, while no batch is open: what is at a path was renamed. With it everything up to its number is sent.
+    Move(Move),
+    /// Replica: it was carried out as one and is durable, or nothing was changed and the records are to be sent.
+    Moved {
+        /// Its number.
+        seq: u64,
+        /// It was.
+        done: bool,
+    },
+}
+
+/// A rename within a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// Tree.
+    pub tree: TreeId,
+    /// The old path.
+    pub from: RelPath,
+    /// The new one.
+    pub to: RelPath,
+    /// Its number in the source's sequence.
+    pub seq: u64,
+    /// As in [`Commit`].
+    pub stamp: u64,
 }
 
 /// Why a decoded message is not acceptable.
@@ -463,6 +488,16 @@ impl Message {
             Message::Durable(durable) => {
                 check_seq(durable.upto.max(durable.acked).max(durable.applied))
             }
+            Message::Move(one) => {
+                check_seq(one.seq)?;
+                check_path(&one.from)?;
+                check_path(&one.to)?;
+                match one.from.is_at_or_below(&one.to) || one.to.is_at_or_below(&one.from) {
+                    true => Err(BadMessage("a Move into itself")),
+                    false => Ok(()),
+                }
+            }
+            Message::Moved { seq, .. } => check_seq(*seq),
             Message::Wait | Message::GivenUp(_) => Ok(()),
         }
     }

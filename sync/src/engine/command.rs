@@ -2,6 +2,7 @@
 
 use super::apply::{Applied, Batch};
 use super::error::CommandError;
+use super::moving::MoveOrder;
 use super::prepare::Prepared;
 use super::report::{AcceptPrice, InitReport, NotCovered};
 use super::status::{Alarm, EngineStatus, Mode, SessionStatus, TreeState};
@@ -11,7 +12,7 @@ use crate::lineage::NodeHeads;
 use crate::path::RelPath;
 use crate::token::RoleToken;
 use crate::tree::{PairConfig, TreeConfig, TreeId};
-use crate::wire::{Idle, Refuse, VerifyAnswer, VerifyPart};
+use crate::wire::{Idle, Move, Refuse, VerifyAnswer, VerifyPart};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -61,6 +62,15 @@ pub(crate) enum Command {
         idle: Idle,
         source: NodeHeads,
         reply: Reply<Result<Applied, String>>,
+    },
+    /// What became of a rename that a session was asked to send.
+    Moved { tree: TreeId, seq: u64, done: bool },
+    /// Carry out a rename of the source's. False: not as one.
+    Move {
+        session: u64,
+        one: Move,
+        source: NodeHeads,
+        reply: Reply<Result<bool, String>>,
     },
     /// Paths that are not settled, of one tree, after this place.
     Unsettled {
@@ -166,6 +176,10 @@ pub(crate) struct Shared {
     pub sessions: AtomicU64,
     /// Something became unsettled: the session asks the source for it.
     pub unsettled: Notify,
+    /// Number of the rename that is under way, 0 for none: no session goes past it but by the rename itself.
+    pub move_at: AtomicU64,
+    /// The way to the source session for renames. One may wait for each tree.
+    pub mover: Mutex<Option<mpsc::Sender<MoveOrder>>>,
     /// The way to the source session, for `verify`. 4 questions may wait.
     pub verifier: Mutex<Option<mpsc::Sender<VerifyAsk>>>,
     /// Applying is paused.
@@ -222,6 +236,16 @@ impl Shared {
     /// A source session begins or ends.
     pub fn set_verifier(&self, verifier: Option<mpsc::Sender<VerifyAsk>>) {
         *lock(&self.verifier) = verifier;
+    }
+
+    /// The way to the source session, while there is one.
+    pub fn mover(&self) -> Option<mpsc::Sender<MoveOrder>> {
+        lock(&self.mover).clone()
+    }
+
+    /// A source session begins or ends.
+    pub fn set_mover(&self, mover: Option<mpsc::Sender<MoveOrder>>) {
+        *lock(&self.mover) = mover;
     }
 
     /// Ends the session before this one.

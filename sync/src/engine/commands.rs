@@ -62,6 +62,20 @@ impl Worker {
                 drop(reply.send(self.in_order(session, |worker| worker.fresh(idle, &source))));
             }
             Command::Unsettled { after, reply } => drop(reply.send(self.unsettled_after(after))),
+            Command::Moved { tree, seq, done } => self.moved(tree, seq, done),
+            Command::Move {
+                session,
+                one,
+                source,
+                reply,
+            } => {
+                let done = self.in_order(session, |worker| worker.apply_move(&one, &source));
+                let follow = matches!(done, Ok(true));
+                drop(reply.send(done));
+                if follow {
+                    self.follow_rename();
+                }
+            }
             Command::PeerLost { kept } => self.peer_lost(kept),
             Command::Suspect { tree, paths } => self.suspect(tree, paths),
             Command::Hold(reply) => drop(reply.send(self.hold())),
@@ -77,6 +91,7 @@ impl Worker {
 
     pub(super) fn set_mode(&mut self, mode: Mode) {
         self.mode = mode;
+        self.forget_moves();
         self.lag = LagQueue::default();
         // Before a session can see the new mode.
         self.shared.scanned.send_replace(false);

@@ -105,6 +105,8 @@ impl Engine {
             answered: AtomicU64::new(0),
             sessions: AtomicU64::new(1),
             unsettled: Notify::new(),
+            move_at: AtomicU64::new(0),
+            mover: Mutex::new(None),
             verifier: Mutex::new(None),
             held: AtomicBool::new(false),
             spooled: AtomicU64::new(0),

@@ -8,9 +8,11 @@ use super::report::{ACCEPT_EXAMPLES, AcceptPrice};
 use super::status::Mode;
 use super::tree::{Dirt, Stop, Tree};
 use super::worker::Worker;
+use crate::entry::{IndexEntry, Kind};
 use crate::guard::Name;
 use crate::index::{IndexError, Observed, Snapshot};
 use crate::path::RelPath;
+use crate::tree::TreeId;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -40,25 +42,70 @@ fn next_look(moving: bool, tries: u32) -> u64 {
     (AGAIN << tries.min(9)).min(most)
 }
 
+/// Names of a file that are looked through for one that it has now.
+const NAMES: usize = 64;
+
+/// What a recorded change is for the guard.
+enum Counted {
+    Appeared(Name),
+    /// Its file has another name now.
+    Left(Name),
+    Vanished(Name),
+}
+
+/// Whether the file that was at the path is known under another name: it was moved, and nothing vanished.
+fn lives_on(
+    names: impl Fn(u64, u64) -> Result<Vec<(TreeId, RelPath)>, IndexError>,
+    path: &RelPath,
+    old: &Option<IndexEntry>,
+) -> Result<bool, IndexError> {
+    let Some(IndexEntry {
+        current: Some(state),
+        local: Some(local),
+        ..
+    }) = old
+    else {
+        return Ok(false);
+    };
+    if !matches!(state.kind, Kind::File { .. }) {
+        return Ok(false);
+    }
+    Ok(names(local.dev, local.ino)?
+        .iter()
+        .any(|(_, name)| name != path))
+}
+
 impl Worker {
-    /// Looks at all dirty paths of all trees, at most a slice of each tree.
+    /// Looks at all dirty paths of all trees, at most a slice of each tree: at what is there first, then at what is gone.
     pub(super) fn look_at_dirty(&mut self) {
-        for at in 0..self.trees.len() {
+        let mut waits = vec![false; self.trees.len()];
+        let mut here = false;
+        for (at, waits) in waits.iter_mut().enumerate() {
             if !self.trees[at].moves() || self.trees[at].dirty.is_empty() {
                 continue;
             }
-            if self.waits_for_burst(at) {
+            *waits = self.moves_first(at);
+            if *waits {
                 continue;
             }
-            let mut paths = Vec::new();
-            while paths.len() < SLICE
-                && let Some(next) = self.trees[at].dirty.pop_first()
-            {
-                paths.push(next);
+            let paths = self.trees[at].next_here(SLICE);
+            here |= !paths.is_empty();
+            if !paths.is_empty() {
+                self.look(at, paths);
             }
-            self.look(at, paths);
+        }
+        for (at, waits) in waits.iter_mut().enumerate() {
+            let left = self.trees[at].moves() && !self.trees[at].dirty.is_empty();
+            if left && !here && !*waits {
+                *waits = self.waits_for_burst(at);
+                if !*waits {
+                    let paths = self.trees[at].next_dirty(SLICE);
+                    self.look(at, paths);
+                }
+            }
             match self.trees[at].dirty.is_empty() {
                 true => self.trees[at].burst = Burst::None,
+                false if *waits => {}
                 false => self.due_now(),
             }
         }
@@ -71,7 +118,7 @@ impl Worker {
                 continue;
             }
             let due = self.trees[at].rescan || self.trees[at].routine;
-            if due && self.trees[at].job.is_none() {
+            if due && self.trees[at].moving.is_none() && self.trees[at].job.is_none() {
                 self.scan(at);
             }
             let job = self.trees[at].job.as_mut();
@@ -211,20 +258,25 @@ impl Worker {
         drop(snapshot);
         let now = clock::now();
         let (tree, acked) = (self.trees[at].id, self.shared.peer.borrow().acked);
-        let mut changes: Vec<(Name, bool)> = Vec::new();
+        let mut changes: Vec<Counted> = Vec::new();
         let head = self.shared.index.write(|w| {
             w.ack(acked);
             let before = w.last_seq();
             for sight in sights {
                 let is = sight.state.is_some();
-                let was = w
-                    .get(tree, &sight.path)?
-                    .is_some_and(|e| e.current.is_some());
+                let old = w.get(tree, &sight.path)?;
+                let was = old.as_ref().is_some_and(|e| e.current.is_some());
+                let moved =
+                    was && !is && lives_on(|d, i| w.by_inode(d, i, NAMES), &sight.path, &old)?;
                 if let Observed::Changed(_) =
                     w.observe(tree, &sight.path, sight.state, sight.local)?
                     && is != was
                 {
-                    changes.push((Name::of(&sight.path), is));
+                    changes.push(match (is, moved) {
+                        (true, _) => Counted::Appeared(Name::of(&sight.path)),
+                        (false, true) => Counted::Left(Name::of(&sight.path)),
+                        (false, false) => Counted::Vanished(Name::of(&sight.path)),
+                    });
                 }
             }
             Ok::<_, IndexError>((before, w.last_seq()))
@@ -233,13 +285,16 @@ impl Worker {
         let Tree {
             deletes, accepted, ..
         } = &mut self.trees[at];
-        for (name, is) in changes {
-            match is {
-                true => deletes.appeared(now, name),
-                false if accepted.as_ref().is_some_and(|set| set.contains(&name)) => {
+        for change in changes {
+            match change {
+                Counted::Appeared(name) => deletes.appeared(now, name),
+                Counted::Left(name) => deletes.left(name),
+                Counted::Vanished(name)
+                    if accepted.as_ref().is_some_and(|set| set.contains(&name)) =>
+                {
                     deletes.excused(1);
                 }
-                false => deletes.vanished(now, name),
+                Counted::Vanished(name) => deletes.vanished(now, name),
             }
         }
         deletes.size(now, live);
@@ -300,8 +355,21 @@ impl Worker {
         let now = clock::now();
         let tree = &mut self.trees[at];
         let accepted = |name: &Name| tree.accepted.as_ref().is_some_and(|set| set.contains(name));
-        let counted = gone.iter().map(Name::of).filter(|name| !accepted(name));
         let max = tree.config.max_delete;
+        let counted = gone.iter().map(Name::of).filter(|name| !accepted(name));
+        if tree.deletes.check(now, counted, entries, max).is_ok() {
+            return true;
+        }
+        let gone = match self.without_moved(at, gone) {
+            Ok(gone) => gone,
+            Err(error) => {
+                self.index_failed(&error);
+                return false;
+            }
+        };
+        let tree = &mut self.trees[at];
+        let accepted = |name: &Name| tree.accepted.as_ref().is_some_and(|set| set.contains(name));
+        let counted = gone.iter().map(Name::of).filter(|name| !accepted(name));
         let checked = tree.deletes.check(now, counted, entries, max);
         let Err(vanished) = checked else { return true };
         let (name, why) = (&tree.config.name, vanished.to_string());
@@ -311,6 +379,23 @@ impl Worker {
         tree.stop = Some(Stop::Deletes(why));
         self.touch();
         false
+    }
+
+    /// Without the files that have only left a name for another one, which was recorded before.
+    fn without_moved(
+        &self,
+        at: usize,
+        gone: BTreeSet<RelPath>,
+    ) -> Result<BTreeSet<RelPath>, IndexError> {
+        let (tree, index) = (self.trees[at].id, self.shared.index.snapshot()?);
+        let mut left = BTreeSet::new();
+        for path in &gone {
+            let entry = index.get(tree, path)?;
+            if !lives_on(|d, i| index.by_inode(d, i, NAMES), path, &entry)? {
+                left.insert(path.clone());
+            }
+        }
+        Ok(left)
     }
 
     /// Local changes get numbers: this node is or was the last writer, or nothing was decided yet.

@@ -9,6 +9,7 @@ mod keeping;
 mod order;
 pub(super) mod pair;
 mod policy;
+mod renames;
 mod resume;
 mod reversal;
 mod trees;

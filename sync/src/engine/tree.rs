@@ -1,8 +1,10 @@
 //! One tree as the worker holds it: its opened root, its identity, what waits to be examined.
 
 use super::burst::Burst;
+use super::moving::{Moving, Rename};
 use super::scanning::Scan;
 use crate::beneath::Root;
+use crate::fault::Fault;
 use crate::guard::{DeleteWindow, Name};
 use crate::path::RelPath;
 use crate::private::Private;
@@ -94,6 +96,9 @@ pub(crate) struct Dirt {
     pub walked: bool,
     /// A walk has just seen a regular file there.
     pub file: bool,
+    /// Nothing was there just now: looked at when all that is there is recorded, in every tree, so that what moved is at
+    /// its new place before it leaves the old one.
+    pub gone: bool,
 }
 
 impl Dirt {
@@ -103,6 +108,7 @@ impl Dirt {
         force: true,
         walked: false,
         file: false,
+        gone: false,
     };
     /// Found by a walk.
     pub const WALKED: Dirt = Dirt {
@@ -110,6 +116,7 @@ impl Dirt {
         force: false,
         walked: true,
         file: false,
+        gone: false,
     };
 
     fn merge(&mut self, other: Dirt) {
@@ -117,6 +124,7 @@ impl Dirt {
         self.recursive |= other.recursive;
         self.force |= other.force;
         self.file = other.file;
+        self.gone = other.gone;
     }
 }
 
@@ -169,6 +177,10 @@ pub(crate) struct Tree {
     pub marked_at: u64,
     /// Many of them are gone.
     pub burst: Burst,
+    /// Renames that events told of.
+    pub renames: VecDeque<Rename>,
+    /// The one that the replica is asked to carry out. Until then nothing else of the tree is looked at.
+    pub moving: Option<Moving>,
     /// Paths to be looked at again at a time (CLOCK_BOOTTIME nanoseconds).
     pub later: BTreeMap<RelPath, Again>,
     /// The whole tree must be walked before anything can be said of it.
@@ -245,6 +257,8 @@ impl Tree {
             dirty: BTreeMap::new(),
             marked_at: 0,
             burst: Burst::None,
+            renames: VecDeque::new(),
+            moving: None,
             later: BTreeMap::new(),
             rescan: false,
             routine: false,
@@ -291,6 +305,42 @@ impl Tree {
         if !self.rescan || dirt.force {
             self.dirty.entry(path).or_insert(dirt).merge(dirt);
         }
+    }
+
+    /// Takes up to `most` dirty paths at which something lies. Those at which nothing does are marked so and stay.
+    pub fn next_here(&mut self, most: usize) -> Vec<(RelPath, Dirt)> {
+        let Some(open) = self.open.clone() else {
+            return Vec::new();
+        };
+        let mut paths = Vec::new();
+        for (path, dirt) in self.dirty.iter_mut().filter(|(_, dirt)| !dirt.gone) {
+            if paths.len() == most {
+                break;
+            }
+            // What cannot be looked at is named by the look that follows.
+            dirt.gone = matches!(
+                open.root.stat(path),
+                Ok(None) | Err(Fault::Missing | Fault::NotBeneath)
+            );
+            if !dirt.gone {
+                paths.push((path.clone(), *dirt));
+            }
+        }
+        for (path, _) in &paths {
+            self.dirty.remove(path);
+        }
+        paths
+    }
+
+    /// Takes up to `most` dirty paths.
+    pub fn next_dirty(&mut self, most: usize) -> Vec<(RelPath, Dirt)> {
+        let mut paths = Vec::new();
+        while paths.len() < most
+            && let Some(next) = self.dirty.pop_first()
+        {
+            paths.push(next);
+        }
+        paths
     }
 
     /// Marks a path to be looked at again after `delay` nanoseconds.

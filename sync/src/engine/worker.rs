@@ -98,6 +98,7 @@ impl Worker {
             lag: LagQueue::default(),
         };
         worker.prove_all();
+        worker.follow_rename();
         worker.load_flagged();
         worker.load_skipped();
         worker.load_mark();
@@ -172,17 +173,24 @@ impl Worker {
     pub(super) fn deadline(&self) -> u64 {
         let due = |t: &Tree| match &t.job {
             Some(job) => job.gone.is_some(),
-            None => t.rescan || t.routine,
+            None => t.moving.is_none() && (t.rescan || t.routine),
         };
         if self.mode != Mode::Idle && self.trees.iter().any(|t| t.moves() && due(t)) {
             return 0;
         }
+        let answer = self
+            .trees
+            .iter()
+            .filter_map(|t| t.moving.as_ref())
+            .map(|m| m.until);
+        let answer = answer.min();
         let moving = self.trees.iter().filter(|t| t.moves());
         let later = moving.flat_map(|t| t.later.values().map(|a| a.at)).min();
         let all = [
             Some(self.next_period),
             self.dirty_due,
             self.status_due,
+            answer,
             later,
         ];
         all.into_iter().flatten().min().unwrap_or(0)
@@ -199,6 +207,7 @@ impl Worker {
     pub(super) fn work(&mut self) {
         let now = clock::now();
         if self.mode != Mode::Idle {
+            self.moves_overdue(now);
             self.wake_later(now);
             if self.dirty_due.is_some_and(|due| due <= now) {
                 self.dirty_due = None;
@@ -369,6 +378,12 @@ impl Worker {
                             ..Dirt::default()
                         },
                     );
+                }
+            }
+            Event::Moved { tree, from, to } => {
+                let private = from.is_private() || to.is_private();
+                if let Some(at) = self.position(tree).filter(|_| !private) {
+                    self.trees[at].saw_rename(from, to);
                 }
             }
             Event::Overflow { tree } => {

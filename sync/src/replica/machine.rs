@@ -8,7 +8,7 @@
 
 use crate::source::machine::Violation;
 use crate::wire::{
-    Batch, Bytes, Commit, Durable, Idle, Item, MAX_QUESTIONS, Message, Need, Record, Total,
+    Batch, Bytes, Commit, Durable, Idle, Item, MAX_QUESTIONS, Message, Move, Need, Record, Total,
     VerifyAnswer, VerifyPart, WINDOW, Want,
 };
 use std::collections::VecDeque;
@@ -62,6 +62,8 @@ pub enum Effect {
     Apply(Ready),
     /// "Durable up to here": note how fresh the data are.
     Fresh(Idle),
+    /// Have the worker carry out a rename, and call [`ReplicaMachine::moved`].
+    Move(Move),
     /// Compare this part with what lies here.
     Verify(VerifyPart),
 }
@@ -115,6 +117,8 @@ pub struct ReplicaMachine {
     /// Batches handed to the worker: their commits, oldest first.
     applying: VecDeque<Commit>,
     last_id: u64,
+    /// A rename is being carried out.
+    moving: bool,
     /// Parts that are being compared.
     questions: usize,
     effects: VecDeque<Effect>,
@@ -189,10 +193,18 @@ impl ReplicaMachine {
             }
             Message::Commit(commit) => self.commit(commit),
             Message::Idle(idle) => {
-                if self.in_flight() > 0 {
+                if self.in_flight() > 0 || self.moving {
                     return Err(Violation("an Idle while batches are open"));
                 }
                 self.effects.push_back(Effect::Fresh(idle));
+                Ok(())
+            }
+            Message::Move(one) => {
+                if self.in_flight() > 0 || self.moving {
+                    return Err(Violation("a Move while something is under way"));
+                }
+                self.moving = true;
+                self.effects.push_back(Effect::Move(one));
                 Ok(())
             }
             Message::Verify(part) => {
@@ -261,6 +273,13 @@ impl ReplicaMachine {
             .push_back(Effect::Send(Message::Durable(durable)));
     }
 
+    /// A rename was carried out, or was not.
+    pub fn moved(&mut self, seq: u64, done: bool) {
+        self.moving = false;
+        self.effects
+            .push_back(Effect::Send(Message::Moved { seq, done }));
+    }
+
     /// A part was compared.
     pub fn verified(&mut self, answer: VerifyAnswer) {
         self.questions = self.questions.saturating_sub(1);
@@ -271,6 +290,9 @@ impl ReplicaMachine {
     fn batch(&mut self, batch: Batch) -> Result<(), Violation> {
         if batch.id <= self.last_id {
             return Err(Violation("a batch number that does not grow"));
+        }
+        if self.moving {
+            return Err(Violation("a batch while a rename is under way"));
         }
         if self.in_flight() >= WINDOW {
             return Err(Violation("more open batches than the window allows"));

@@ -207,6 +207,10 @@ enum Answer {
         upto: u64,
         applied: Result<Applied, String>,
     },
+    Moved {
+        seq: u64,
+        done: Result<bool, String>,
+    },
     Unsettled(Option<(TreeId, Vec<RelPath>)>),
     Verified(VerifyAnswer),
 }
@@ -378,6 +382,19 @@ impl Session<'_> {
                     )
                     .await;
                 }
+                Effect::Move(one) => {
+                    let (session, source, seq) = (self.number, self.source.clone(), one.seq);
+                    self.to_worker(
+                        |reply| Command::Move {
+                            session,
+                            one,
+                            source,
+                            reply,
+                        },
+                        move |done| Answer::Moved { seq, done },
+                    )
+                    .await;
+                }
                 Effect::Verify(part) => self.verify(part),
             }
         }
@@ -474,6 +491,11 @@ impl Session<'_> {
                 };
                 self.out.push_back(Message::Durable(durable));
             }
+            Answer::Moved { done: Err(why), .. } => return Err(SessionError::Local(why)),
+            Answer::Moved {
+                seq,
+                done: Ok(done),
+            } => self.machine.moved(seq, done),
             Answer::Verified(answer) => self.machine.verified(answer),
             Answer::Unsettled(None) => (self.unsettled, self.asking) = (0, false),
             Answer::Unsettled(Some((tree, paths))) => {

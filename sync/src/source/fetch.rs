@@ -40,6 +40,11 @@ struct Building {
 }
 
 impl Building {
+    fn fills_other_tree(&self, tree: TreeId) -> bool {
+        let mut others = self.records.iter().filter(|r| r.tree != tree);
+        others.any(|r| r.state.is_some())
+    }
+
     fn is_full(&self) -> bool {
         self.records.len() >= RECORDS
             || self.bytes >= BATCH_BYTES
@@ -71,15 +76,27 @@ impl Fetcher {
     }
 
     /// The next records of the stream.
-    pub fn stream(&self, index: &Index, after: u64) -> Result<Fetched, IndexError> {
+    ///
+    /// `stop` is the number of a rename, which no batch goes past; 0 for none.
+    pub fn stream(&self, index: &Index, after: u64, stop: u64) -> Result<Fetched, IndexError> {
         let snapshot = index.snapshot()?;
-        let rows = snapshot.changes(after, ROWS)?;
+        let mut rows = snapshot.changes(after, ROWS)?;
         let complete = rows.len() < ROWS;
+        let head = match stop > after {
+            true => snapshot.last_seq().min(stop - 1),
+            false => snapshot.last_seq(),
+        };
+        rows.retain(|row| row.entry.seq <= head);
         let mut batch = Building::default();
         let mut upto = after;
         let mut all = true;
         for row in rows {
             if batch.is_full() {
+                all = false;
+                break;
+            }
+            // What left one tree for another is durable there before it leaves: within a batch trees have no order.
+            if row.entry.current.is_none() && batch.fills_other_tree(row.tree) {
                 all = false;
                 break;
             }
@@ -94,8 +111,9 @@ impl Fetcher {
         }
         let at_head = complete && all;
         if at_head {
-            upto = snapshot.last_seq();
+            upto = head;
         }
+        let at_head = at_head && head == snapshot.last_seq();
         Ok(Fetched {
             records: batch.records,
             upto,

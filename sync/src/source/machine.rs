@@ -7,10 +7,11 @@
 //! At most [`WINDOW`] batches are open. An item that cannot be sent (it changed while it was read) is given up: no commit
 //! claims its number or a later one until its newer version has come by; see `floor`.
 
+use crate::engine::moving::MoveOrder;
 use crate::path::RelPath;
 use crate::tree::TreeId;
 use crate::wire::{
-    Batch, Commit, Durable, Idle, Item, MAX_PATHS, Message, Need, Record, Total, WINDOW, Want,
+    Batch, Commit, Durable, Idle, Item, MAX_PATHS, Message, Move, Need, Record, Total, WINDOW, Want,
 };
 use std::collections::{BTreeSet, VecDeque};
 use thiserror::Error;
@@ -57,6 +58,13 @@ pub enum Effect {
         tree: TreeId,
         /// Path.
         path: RelPath,
+    },
+    /// The rename was carried out by the replica, or is to be sent as records.
+    MoveEnded {
+        /// The order.
+        order: MoveOrder,
+        /// It was.
+        done: bool,
     },
     /// The replica holds everything up to here.
     Acked {
@@ -119,7 +127,18 @@ pub struct SourceMachine {
     scanned: bool,
     stamp: u64,
     next_idle: u64,
+    /// A rename that is to be sent, or was.
+    renaming: Option<Renaming>,
     effects: VecDeque<Effect>,
+}
+
+/// Where a rename stands.
+#[derive(Debug)]
+enum Renaming {
+    /// Everything before it is sent first.
+    Ordered(MoveOrder),
+    /// The replica has not answered yet.
+    Sent(MoveOrder),
 }
 
 impl SourceMachine {
@@ -137,6 +156,7 @@ impl SourceMachine {
             scanned: false,
             stamp,
             next_idle: now,
+            renaming: None,
             effects: VecDeque::new(),
         };
         machine.pump();
@@ -160,7 +180,11 @@ impl SourceMachine {
 
     /// Everything that is known here is durable on the replica.
     pub fn caught_up(&self) -> bool {
-        self.scanned && self.flights.is_empty() && self.floor.is_none() && self.cursor >= self.head
+        self.scanned
+            && self.renaming.is_none()
+            && self.flights.is_empty()
+            && self.floor.is_none()
+            && self.cursor >= self.head
     }
 
     /// The record of an item in flight.
@@ -227,6 +251,73 @@ impl SourceMachine {
         self.pump();
     }
 
+    /// A rename is to be sent, when everything before it is durable on the replica. One at a time.
+    pub fn rename(&mut self, order: MoveOrder) {
+        if self.renaming.is_some() {
+            self.effects
+                .push_back(Effect::MoveEnded { order, done: false });
+            return;
+        }
+        self.renaming = Some(Renaming::Ordered(order));
+        self.pump();
+    }
+
+    /// The rename that the session ends with, whose fate is not known.
+    pub fn give_up_rename(&mut self) -> Option<MoveOrder> {
+        match self.renaming.take()? {
+            Renaming::Ordered(order) | Renaming::Sent(order) => Some(order),
+        }
+    }
+
+    fn moved(&mut self, seq: u64, done: bool) -> Result<(), Violation> {
+        let order = match self.renaming.take() {
+            Some(Renaming::Sent(order)) if order.seq == seq => order,
+            _ => return Err(Violation("a Moved for what was not sent")),
+        };
+        if done {
+            self.cursor = self.cursor.max(seq);
+            self.effects.push_back(Effect::Acked {
+                acked: seq,
+                applied: seq,
+                durable: seq,
+            });
+        }
+        self.effects.push_back(Effect::MoveEnded { order, done });
+        Ok(())
+    }
+
+    /// Sends the rename if it is its turn. False: nothing else may be sent now.
+    fn pump_rename(&mut self) -> bool {
+        let Some(renaming) = self.renaming.take() else {
+            return true;
+        };
+        let Renaming::Ordered(order) = renaming else {
+            self.renaming = Some(renaming);
+            return false;
+        };
+        let below = order.seq.saturating_sub(1);
+        if self.floor.is_some() || self.examining > 0 || self.cursor > below {
+            // Something changed while it was sent, or the session is past it: it is a change like others.
+            self.effects
+                .push_back(Effect::MoveEnded { order, done: false });
+            return true;
+        }
+        if self.cursor == below && self.flights.is_empty() && !self.fetching && self.asked == 0 {
+            let one = Move {
+                tree: order.tree,
+                from: order.from.clone(),
+                to: order.to.clone(),
+                seq: order.seq,
+                stamp: self.stamp,
+            };
+            self.effects.push_back(Effect::Send(Message::Move(one)));
+            self.renaming = Some(Renaming::Sent(order));
+            return false;
+        }
+        self.renaming = Some(Renaming::Ordered(order));
+        true
+    }
+
     /// An item's content is sent (`ok`), or could not be and was given up; the session has said so to the replica.
     pub fn sent(&mut self, item: Item, ok: bool) {
         let Some(flight) = self.flights.iter_mut().find(|f| f.id == item.batch) else {
@@ -267,6 +358,7 @@ impl SourceMachine {
         match message {
             Message::Need(need) => self.need(need)?,
             Message::Durable(durable) => self.durable(durable)?,
+            Message::Moved { seq, done } => self.moved(seq, done)?,
             Message::Fetch { tree, paths } => {
                 self.asked += paths.len();
                 if self.asked > MAX_ASKED {
@@ -351,6 +443,9 @@ impl SourceMachine {
 
     fn pump(&mut self) {
         self.commit_in_order();
+        if !self.pump_rename() {
+            return;
+        }
         if self.flights.is_empty()
             && self.examining == 0
             && !self.fetching

@@ -9,12 +9,15 @@ use super::fetch::Fetcher;
 use super::machine::{Effect, SourceMachine};
 use crate::engine::clock;
 use crate::engine::command::{Command, Peer, Shared, VerifyAsk, heads};
+use crate::engine::moving::MoveOrder;
 use crate::engine::stream::{self, Channel, Ended};
 use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
 use crate::index::IndexError;
+use crate::tree::MAX_TREES;
 use crate::wire::{Accept, End, Hello, Item, MAX_QUESTIONS, Message, VerifyAnswer, Want};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
@@ -69,6 +72,7 @@ where
         });
         shared.set_session(None);
         shared.set_verifier(None);
+        shared.set_mover(None);
         result
     });
     work.await
@@ -93,7 +97,7 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         SessionError::Local(error.to_string())
     }
     let mut head = shared.head.subscribe();
-    let newest = *head.borrow_and_update();
+    let newest = up_to_rename(shared, *head.borrow_and_update());
     let fetcher = Fetcher::new(accept.from.iter().copied().collect(), accept.inline, newest);
     let begin = fetcher.start().min(newest);
     let (examined, examined_heads) = mpsc::channel(EXAMINED);
@@ -132,10 +136,13 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         }
     });
     shared.set_session(Some(session.status.clone()));
-    match session
+    let ended = session
         .run(&mut channel, &mut head, examined_heads, whole)
-        .await
-    {
+        .await;
+    if let Some(order) = session.machine.give_up_rename() {
+        session.move_ended(order, false);
+    }
+    match ended {
         Ok(SessionEnd::Cancelled) => channel.cancelled(),
         other => other,
     }
@@ -215,6 +222,8 @@ impl Session<'_> {
         let mut heard = clock::now();
         let (verifier, mut asks) = mpsc::channel(QUESTIONS);
         self.shared.set_verifier(Some(verifier));
+        let (mover, mut moves) = mpsc::channel(MAX_TREES);
+        self.shared.set_mover(Some(mover));
         let (outgoing, cancelled) = (channel.outgoing.clone(), channel.cancel.clone());
         loop {
             self.effects(whole)
@@ -244,14 +253,19 @@ impl Session<'_> {
                 Ok(()) = scanned.changed() => {
                     let now = *scanned.borrow_and_update();
                     // What the scan found is known before it is told to be over.
-                    self.machine.head_moved(*self.shared.head.borrow());
+                    let newest = *self.shared.head.borrow();
+                    self.machine.head_moved(up_to_rename(self.shared, newest));
                     self.machine.scanned(now);
                 }
+                Some(order) = moves.recv() => {
+                    self.machine.head_moved(up_to_rename(self.shared, order.seq));
+                    self.machine.rename(order);
+                }
                 Some(ask) = asks.recv(), if self.questions.len() < MAX_QUESTIONS => self.question(ask),
-                Some(head) = examined.recv() => self.machine.examined(head),
+                Some(head) = examined.recv() => self.machine.examined(up_to_rename(self.shared, head)),
                 Ok(()) = head.changed() => {
                     let newest = *head.borrow_and_update();
-                    self.machine.head_moved(newest);
+                    self.machine.head_moved(up_to_rename(self.shared, newest));
                 }
                 permit = outgoing.reserve(), if has_output => match permit {
                     Ok(permit) => if let Some(message) = self.output() { permit.send(message) },
@@ -309,7 +323,8 @@ impl Session<'_> {
         while let Some(effect) = self.machine.next_effect() {
             match effect {
                 Effect::Fetch { after } => {
-                    let fetched = self.fetcher.stream(&self.shared.index, after)?;
+                    let stop = self.shared.move_at.load(Ordering::Acquire);
+                    let fetched = self.fetcher.stream(&self.shared.index, after, stop)?;
                     self.machine.fetched(fetched, None);
                 }
                 Effect::FetchAsked => {
@@ -321,6 +336,7 @@ impl Session<'_> {
                 Effect::Asked { tree, paths } => self.fetcher.ask(tree, paths),
                 Effect::Send(message) => self.out.push_back(message),
                 Effect::SendContent { item, want } => self.contents.push_back((item, want)),
+                Effect::MoveEnded { order, done } => self.move_ended(order, done),
                 Effect::Examine { tree, path } => {
                     let (shared, examined) = (Arc::clone(self.shared), self.examined.clone());
                     tokio::spawn(async move {
@@ -349,6 +365,20 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The worker goes on with what became of a rename. It waits for it only so long, should it not hear.
+    fn move_ended(&self, order: MoveOrder, done: bool) {
+        let command = Command::Moved {
+            tree: order.tree,
+            seq: order.seq,
+            done,
+        };
+        let commands = self.shared.commands.clone();
+        tokio::spawn(async move {
+            // An engine that ended needs no answer.
+            let _ = commands.send(command).await;
+        });
     }
 
     fn show(&mut self) {
@@ -412,6 +442,14 @@ impl Session<'_> {
         // What is there is proven by the hash of what is read.
         let file = open.root.open_regular(&record.path)?;
         Content::new(item, record, file, want)
+    }
+}
+
+/// What lies behind a rename that is under way is sent behind it.
+fn up_to_rename(shared: &Shared, head: u64) -> u64 {
+    match shared.move_at.load(Ordering::Acquire) {
+        0 => head,
+        stop => head.min(stop - 1),
     }
 }
 

@@ -128,6 +128,17 @@ impl Reporter {
         }
     }
 
+    /// A rename within the tree, ahead of the news of its two paths.
+    pub(super) fn moved(&self, tree: usize, from: RelPath, to: RelPath) {
+        let state = self.lock();
+        if state[tree].is_pending() {
+            return;
+        }
+        // Without room the two paths are told as changed all the same, or an overflow is.
+        let id = self.trees[tree].id;
+        (self.sink)(Event::Moved { tree: id, from, to });
+    }
+
     /// Events of this tree were lost. Barriers that are on their way are answered after the overflow.
     pub(super) fn lost(&self, tree: usize) {
         let mut state = self.lock();

@@ -110,6 +110,17 @@ fn samples() -> Vec<Message> {
             id: 1,
             differences: vec![(path("x"), Differs::Content)],
         }),
+        Message::Move(Move {
+            tree: TreeId::of("t"),
+            from: path("x"),
+            to: path("y/x"),
+            seq: 11,
+            stamp: 6,
+        }),
+        Message::Moved {
+            seq: 11,
+            done: true,
+        },
     ]
 }
 

@@ -71,7 +71,7 @@ fn change(rng: &mut Rng, root: &Path) -> std::io::Result<()> {
 }
 
 /// Waits until the replica has everything, or its worker was cut. True when it was cut.
-async fn until_cut(a: &Node, b: &Node) -> bool {
+pub async fn until_cut(a: &Node, b: &Node) -> bool {
     let mut changes = b.engine().status_changes();
     let cut = |s: &crate::engine::EngineStatus| s.alarms.iter().any(|a| a.kind == "worker");
     let found = tokio::time::timeout(PATIENCE, changes.wait_for(|s| cut(s) || s.consistent)).await;
@@ -165,7 +165,7 @@ async fn cuts_at_any_step_leave_no_local_version() {
 }
 
 /// How many items there are in the rescue, whatever their paths.
-fn items(node: &Node) -> u64 {
+pub fn items(node: &Node) -> u64 {
     let root = crate::beneath::Root::open(&node.tree(), false).unwrap();
     let private = crate::private::Private::open(&root).unwrap();
     let sets = crate::rescue::list(&private).unwrap();
