@@ -299,9 +299,11 @@ impl DeleteWindow {
         }
     }
 
-    /// The file of an entry that is gone is known under another name, which has appeared before.
+    /// The file of an entry that is gone is known under another name, which has appeared before: for a while it was
+    /// counted twice.
     pub fn left(&mut self, name: Name) {
         self.new.take(name);
+        self.excused(1);
     }
 
     /// So many entries are gone that a person accepted.

@@ -85,9 +85,6 @@ impl Worker {
         let Some(many) = self.may_go_unseen(at) else {
             return false;
         };
-        if self.trees[at].dirty.len() <= many {
-            return false;
-        }
         let next: Vec<RelPath> = self.trees[at].dirty.keys().take(SLICE).cloned().collect();
         let gone = self.gone_of(at, next.iter(), many + 1);
         // An index that fails is met again by the look that follows.

@@ -216,6 +216,7 @@ impl Worker {
             Ok::<_, IndexError>(())
         })?;
         self.shared.unsettled.notify_one();
+        self.show_now();
         Ok(())
     }
 

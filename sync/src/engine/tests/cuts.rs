@@ -71,7 +71,7 @@ fn change(rng: &mut Rng, root: &Path) -> std::io::Result<()> {
 }
 
 /// Waits until the replica has everything, or its worker was cut. True when it was cut.
-pub async fn until_cut(a: &Node, b: &Node) -> bool {
+async fn until_cut(a: &Node, b: &Node) -> bool {
     let mut changes = b.engine().status_changes();
     let cut = |s: &crate::engine::EngineStatus| s.alarms.iter().any(|a| a.kind == "worker");
     let found = tokio::time::timeout(PATIENCE, changes.wait_for(|s| cut(s) || s.consistent)).await;

@@ -32,9 +32,17 @@ async fn a_file_that_never_rests_is_named() {
                 .unwrap();
         }
     });
-    a.until("fuzzy", |s| s.trees[0].fuzzy == ["busy"]).await;
-    let report = a.engine().flush(Duration::from_secs(1)).await.unwrap();
-    assert!(names(&report, "busy changes faster"), "{report:?}");
+    // On a machine with much else to do the writer may rest for as long as one reading takes.
+    let mut named = false;
+    for _ in 0..10 {
+        a.until("fuzzy", |s| s.trees[0].fuzzy == ["busy"]).await;
+        let report = a.engine().flush(Duration::from_secs(1)).await.unwrap();
+        named |= names(&report, "busy changes faster");
+        if named {
+            break;
+        }
+    }
+    assert!(named);
     stop.store(true, Ordering::Relaxed);
     writer.join().unwrap();
     a.until("at rest", |s| s.trees[0].fuzzy.is_empty()).await;

@@ -101,7 +101,8 @@ async fn what_the_standbys_filters_kept_is_asked_for_when_they_keep_it_no_more()
     b.engine().set_trees(vec![data(&b)]).await.unwrap();
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
-    b.until("consistent", |s| s.consistent).await;
+    b.until("settled", |s| s.consistent && s.trees[0].dirty == 0)
+        .await;
     assert_equal(&a.tree(), &b.tree());
     assert_eq!(rescued(&b), BTreeMap::new());
     cable.cut().await;
