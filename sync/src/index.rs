@@ -38,7 +38,7 @@ pub(crate) use rename::renamed;
 pub use write::{HASHED_FROM, Observed, Writer};
 
 /// Memory for cached pages. Bounds what the index takes; a tree of a million files has about 300 MB of index.
-const CACHE_BYTES: usize = 96 << 20;
+const CACHE_BYTES: usize = 64 << 20;
 
 /// What went wrong with the index.
 #[derive(Debug, thiserror::Error)]

@@ -124,8 +124,8 @@ impl Worker {
             return self.forget_rename();
         }
         let parents = [from.parent(), to.parent(), Some(to.clone())];
-        self.shared.index.write(|w| {
-            w.rename(tree, &from, &to, &mut |_, _| {})?;
+        let index = &self.shared.index;
+        index.rename(tree, &from, &to, &mut |_, _| {}, |w| {
             for path in parents.into_iter().flatten() {
                 if let Ok(Some(key)) = key_at(&open.root, &path) {
                     w.set_local(tree, &path, Some(key))?;

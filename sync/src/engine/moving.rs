@@ -227,11 +227,13 @@ impl Worker {
         let Rename { from, to } = moving.rename;
         if done {
             let (now, deletes) = (clock::now(), &mut self.trees[at].deletes);
-            let renamed = self.shared.index.write(|w| {
+            let mut each = |from: &RelPath, to: &RelPath| {
+                deletes.renamed(now, Name::of(from), Name::of(to));
+            };
+            let index = &self.shared.index;
+            let renamed = index.rename(tree, &from, &to, &mut each, |w| {
                 w.ack(moving.seq);
-                w.rename(tree, &from, &to, &mut |from, to| {
-                    deletes.renamed(now, Name::of(from), Name::of(to));
-                })
+                Ok(())
             });
             if let Err(error) = renamed {
                 return self.index_failed(&error);

@@ -1,49 +1,93 @@
 //! A rename: entries come to other paths, and stay what they are.
 
 use super::write::Writer;
-use super::{IndexError, key, read};
+use super::{Index, IndexError, key, read};
 use crate::entry::{IndexEntry, Kind};
 use crate::path::RelPath;
 use crate::tree::TreeId;
 use redb::ReadableTable;
 
-/// Rows that are read at once. Bounds the memory.
-const CHUNK: usize = 4096;
+/// Entries of one transaction. Bounds the memory.
+const CHUNK: usize = 8192;
 /// Most names of one file that are corrected when its first name moves.
 const MAX_NAMES: usize = 4096;
 
-impl Writer<'_> {
+/// How far a rename has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Renamed {
+    /// Everything is at its new path.
+    All,
+    /// What lies beneath, up to this old path.
+    UpTo(RelPath),
+}
+
+impl Index {
     /// What was at `from` and below is at `to` and below, with the numbers that it had. Only for a rename that the peer
     /// carried out too: no tombstones are left. `each` hears the old and the new path of all that moved.
+    ///
+    /// In several transactions, so that memory does not grow with the directory. The directory itself comes with the
+    /// last one, of which `last` is a part: until then a rename that was cut can be gone on with.
     pub fn rename(
-        &mut self,
+        &self,
         tree: TreeId,
         from: &RelPath,
         to: &RelPath,
         each: &mut dyn FnMut(&RelPath, &RelPath),
+        last: impl FnOnce(&mut Writer<'_>) -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {
-        self.rename_one(tree, from, from, to, each)?;
-        let (mut start, end) = key::below(tree, from);
+        let mut last = Some(last);
+        let mut after = None;
         loop {
-            let mut rows = Vec::new();
-            let range = self
-                .tables
-                .entries
-                .range::<&[u8]>(start.as_slice()..end.as_slice())?;
-            for row in range.take(CHUNK) {
-                rows.push(row?.0.value().to_vec());
-            }
-            let Some(last) = rows.last() else {
-                return Ok(());
-            };
-            // The smallest key behind it.
-            start = last.clone();
-            start.push(0);
-            for place in rows {
-                let (_, path) = key::read_entry(&place)?;
-                self.rename_one(tree, &path, from, to, each)?;
+            let done = self.write(|w| {
+                let done = w.rename_some(tree, from, to, after.as_ref(), each)?;
+                if done == Renamed::All
+                    && let Some(last) = last.take()
+                {
+                    last(w)?;
+                }
+                Ok::<_, IndexError>(done)
+            })?;
+            match done {
+                Renamed::All => return Ok(()),
+                Renamed::UpTo(path) => after = Some(path),
             }
         }
+    }
+}
+
+impl Writer<'_> {
+    fn rename_some(
+        &mut self,
+        tree: TreeId,
+        from: &RelPath,
+        to: &RelPath,
+        after: Option<&RelPath>,
+        each: &mut dyn FnMut(&RelPath, &RelPath),
+    ) -> Result<Renamed, IndexError> {
+        let (mut start, end) = key::below(tree, from);
+        if let Some(after) = after {
+            start = key::entry(tree, after);
+            // The smallest key behind it.
+            start.push(0);
+        }
+        let mut paths = Vec::new();
+        let range = self
+            .tables
+            .entries
+            .range::<&[u8]>(start.as_slice()..end.as_slice())?;
+        for row in range.take(CHUNK) {
+            paths.push(key::read_entry(row?.0.value())?.1);
+        }
+        for path in &paths {
+            self.rename_one(tree, path, from, to, each)?;
+        }
+        if paths.len() == CHUNK
+            && let Some(last) = paths.pop()
+        {
+            return Ok(Renamed::UpTo(last));
+        }
+        self.rename_one(tree, from, from, to, each)?;
+        Ok(Renamed::All)
     }
 
     /// Moves one entry, if anything lies there.
