@@ -240,6 +240,15 @@ pub(crate) fn reopen(held: BorrowedFd<'_>) -> Result<std::fs::File, Fault> {
         .map_err(|e| Fault::os("open file", e))
 }
 
+/// Opens the regular file that `held` (`O_PATH`) is, for writing, as [`reopen`] does for reading.
+pub(crate) fn reopen_for_writing(held: BorrowedFd<'_>) -> Result<std::fs::File, Fault> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+    rustix::fs::open(path, flags, Mode::empty())
+        .map(std::fs::File::from)
+        .map_err(|e| Fault::os("open file", e))
+}
+
 /// One name in an opened directory. All changes of the tree are `*at` calls on a place.
 #[derive(Debug)]
 pub struct Place {
@@ -316,6 +325,15 @@ impl Place {
         rustix::fs::openat(&self.dir, self.name(), flags, Mode::empty())
             .map(std::fs::File::from)
             .map_err(|e| Fault::os("open file", e))
+    }
+
+    /// Opens a regular file for reading; whatever else lies there is [`Fault::Changed`].
+    pub fn open_file(&self) -> Result<std::fs::File, Fault> {
+        let held = self.open_path()?;
+        if !Stat::of_fd(held.as_fd())?.is_file() {
+            return Err(Fault::Changed("not a regular file"));
+        }
+        reopen(held.as_fd())
     }
 
     /// Makes a directory, closed to others until its metadata is applied.

@@ -9,7 +9,10 @@
 //! 4. the modification times of all directories whose entries changed;
 //! 5. second durability, then the new local keys are read.
 //!
-//! A fault stops its own path only, with two exceptions: no room, and the loss of the role token.
+//! A large file of a tree that is updated in place is no rename but a journal that is carried out: see `commit/inplace.rs`.
+//!
+//! A fault stops its own path only, with three exceptions: no room, a file that is changed in part, and the loss of the
+//! role token.
 //!
 //! Between the check and the rename another process of this machine can still change the entry; the kernel has no
 //! conditional rename. The window is two system calls long.
@@ -26,6 +29,7 @@ use crate::token::RoleToken;
 
 mod carry;
 mod complete;
+mod inplace;
 mod partial;
 mod prepare;
 mod settle;
@@ -33,6 +37,7 @@ mod stage;
 mod step;
 
 pub use complete::{Aside, Complete, Content};
+pub use inplace::{IN_PLACE_FROM, Redo, finish_journals};
 pub use partial::{Partial, clear_partials, new_partial};
 pub use stage::{Staged, Staging};
 pub use step::{Outcome, Report, Work};
@@ -102,7 +107,7 @@ pub fn apply(target: &Target<'_>, work: Vec<Work>, token: &RoleToken) -> Report 
             _ => run.carry(item),
         };
         if let Err(fault) = &outcome.result
-            && fault.is_no_space()
+            && fault.ends_apply()
             && report.stopped.is_none()
         {
             report.stopped = Some(fault.clone());
@@ -112,7 +117,9 @@ pub fn apply(target: &Target<'_>, work: Vec<Work>, token: &RoleToken) -> Report 
     cut::here("after the steps");
     settle::directory_times(&mut run, &mut report);
     cut::here("after the times");
-    if let Err(fault) = settle::second(&run, &report, by_one) {
+    let second = settle::second(&run, &report, by_one)
+        .and_then(|()| inplace::retire(target.private, &run.journals));
+    if let Err(fault) = second {
         for outcome in report.outcomes.iter_mut().filter(|o| o.result.is_ok()) {
             outcome.result = Err(fault.clone());
         }
@@ -138,6 +145,8 @@ struct Run<'a> {
     keys: HashMap<RelPath, LocalKey>,
     /// The modification times that steps asked for directories.
     dir_times: BTreeMap<RelPath, crate::entry::Meta>,
+    /// Of files that were changed in place: to be retired when all is durable.
+    journals: Vec<inplace::Open>,
 }
 
 /// A directory whose entries changed.
@@ -156,6 +165,7 @@ impl<'a> Run<'a> {
             made: BTreeSet::new(),
             keys: HashMap::new(),
             dir_times: BTreeMap::new(),
+            journals: Vec::new(),
         }
     }
 }

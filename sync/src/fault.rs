@@ -52,6 +52,23 @@ pub enum Fault {
         /// `ENOSPC` or `EDQUOT`.
         errno: i32,
     },
+    /// A file was changed in place only in part, and its redo journal is open. The tree stands still until the journal
+    /// is carried out.
+    #[error("a file is changed in part, its redo journal completes it: {}", describe(*errno))]
+    Unfinished {
+        /// The system's error number.
+        errno: i32,
+    },
+    /// A redo journal cannot be read: the file that it is for may be half one version and half the next.
+    #[error(
+        "the redo journal .tandem/redo/{name} {why}: remove it, and the file is repaired from the master"
+    )]
+    Journal {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        why: crate::redo::BadJournal,
+    },
     /// The role token was revoked before this path was reached; it was left as it was.
     #[error("not applied: the role changed")]
     Revoked,
@@ -94,12 +111,18 @@ impl Fault {
         matches!(self, Fault::NoSpace { .. })
     }
 
+    /// True for what leaves the rest of an apply no sense: no room, or a file that is half changed.
+    pub fn ends_apply(&self) -> bool {
+        self.is_no_space() || matches!(self, Fault::Unfinished { .. })
+    }
+
     /// The system's error number, where there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Fault::Attribute { errno, .. } | Fault::NoSpace { errno } | Fault::Os { errno, .. } => {
-                Some(*errno)
-            }
+            Fault::Attribute { errno, .. }
+            | Fault::NoSpace { errno }
+            | Fault::Unfinished { errno }
+            | Fault::Os { errno, .. } => Some(*errno),
             _ => None,
         }
     }

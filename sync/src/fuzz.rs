@@ -22,6 +22,7 @@ pub const TARGETS: &[Target] = &[
     ("sync_delta", differences, signatures),
     ("sync_heads", heads, head_seeds),
     ("sync_index", crate::index::fuzz, index_seeds),
+    ("sync_redo", crate::redo::fuzz, redo_seeds),
     ("sync_spool", crate::spool::fuzz, Vec::new),
     ("sync_manifest", crate::rescue::manifest::fuzz, manifests),
     ("sync_fanotify", crate::watch::fuzz, Vec::new),
@@ -377,6 +378,30 @@ fn manifests() -> Vec<Vec<u8>> {
         br#"{"item":{"number":1,"path":"a/b","change":"changed","size":5,"mtime_unix_ms":0,"taken":true}}"#.to_vec(),
         br#"{"dropped":[1,2]}"#.to_vec(),
     ]
+}
+
+/// A journal of one extent, and its body alone.
+fn redo_seeds() -> Vec<Vec<u8>> {
+    use crate::redo::{Body, Extent, Footer};
+    let meta = Meta {
+        mode: 0o600,
+        uid: 0,
+        gid: 0,
+        mtime_ns: 1,
+        xattrs: Xattrs::default(),
+    };
+    let hash = ContentHash([3; 32]);
+    let kind = Kind::File { size: 64, hash };
+    let body = Body {
+        path: RelPath::new("base/16384/1").expect("a path"),
+        ino: 7,
+        state: State { kind, meta },
+        extents: vec![Extent { offset: 8, len: 8 }],
+    };
+    let body = body.encode().expect("a small body");
+    let head = Footer::head(body.len() as u32, 8);
+    let whole = [&[1; 8][..], &body, &head, &[0; 32]].concat();
+    vec![whole, body]
 }
 
 fn proc_lines() -> Vec<Vec<u8>> {

@@ -30,6 +30,7 @@ pub mod plan;
 #[allow(clippy::disallowed_methods)]
 pub mod private;
 pub mod progress;
+pub mod redo;
 pub mod replica;
 #[allow(clippy::disallowed_methods)]
 pub mod rescue;

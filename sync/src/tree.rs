@@ -61,6 +61,18 @@ pub enum LocalChanges {
     Report,
 }
 
+/// How a changed file takes the place of its old version on the standby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Update {
+    /// By a rename: a reader sees the old version or the new one.
+    #[default]
+    Atomic,
+    /// Large files get their new blocks written into them, through a durable redo journal. A reader can see a mixture; after a
+    /// crash the file is completed before this node can become master.
+    InPlace,
+}
+
 /// How much of a tree may vanish at once before the tree is stopped (invariant 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MaxDelete {
@@ -91,6 +103,8 @@ pub struct TreeConfig {
     pub deletes: Deletes,
     /// What becomes of local changes while this node is standby.
     pub local_changes: LocalChanges,
+    /// How a changed file takes the place of its old version while this node is standby.
+    pub update: Update,
     /// Guard of invariant 4.
     pub max_delete: MaxDelete,
     /// Whether mounts below the root belong to the tree.
@@ -109,6 +123,7 @@ impl TreeConfig {
             protect: Filter::default(),
             deletes: Deletes::default(),
             local_changes: LocalChanges::default(),
+            update: Update::default(),
             max_delete: MaxDelete::default(),
             cross_mounts: false,
             poll: None,

@@ -8,7 +8,7 @@ use super::schema::{self, Need};
 use super::time::format_duration;
 use super::types::{
     CatchingUp, Check, Config, CountsFor, Deletes, HookEvent, LocalChanges, MailVia, MaxDelete,
-    ServiceControl,
+    ServiceControl, Update,
 };
 use crate::keys::public_line;
 use std::collections::BTreeMap;
@@ -216,6 +216,10 @@ impl Facts {
                 LocalChanges::Report => "report",
             };
             put("local_changes", quoted(local));
+            // Not named when it is the default: the digest of what older versions know stays.
+            if tree.update == Update::InPlace {
+                put("update", quoted("in-place"));
+            }
             let max_delete = match tree.max_delete {
                 MaxDelete::Percent(percent) => quoted(&format!("{percent}%")),
                 MaxDelete::Count(count) => count.to_string(),

@@ -64,7 +64,7 @@ fn literal(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::types::{Deletes, LocalChanges, MaxDelete};
+    use crate::config::types::{Deletes, LocalChanges, MaxDelete, Update};
 
     fn tree(path: &str, exclude: &[&str]) -> Tree {
         Tree {
@@ -74,6 +74,7 @@ mod tests {
             protect: vec![],
             deletes: Deletes::Mirror,
             local_changes: LocalChanges::Repair,
+            update: Update::Atomic,
             max_delete: MaxDelete::Percent(50),
             cross_mounts: false,
         }

@@ -3,7 +3,7 @@
 use super::decode::Notes;
 use super::problem::Problem;
 use super::section::{At, Reader, read_tables};
-use super::types::{Agent, Deletes, LocalChanges, Tree};
+use super::types::{Agent, Deletes, LocalChanges, Tree, Update};
 use super::value::{Complaint, boolean, choice, list, max_delete, name, path, text, within};
 use std::path::{Path, PathBuf};
 use tandem_sync::filter::Pattern;
@@ -102,12 +102,14 @@ fn decode_one(
         ("keep", LocalChanges::Keep),
         ("report", LocalChanges::Report),
     ];
+    const UPDATE: &[(&str, Update)] = &[("atomic", Update::Atomic), ("in-place", Update::InPlace)];
     let errors = &mut notes.errors;
     let exclude = reader.get("exclude", list(pattern, PATTERNS), errors);
     let protect = reader.get("protect", list(pattern, PATTERNS), errors);
     let deletes = reader.get("deletes", choice(DELETES), errors);
     let local_changes = reader.get("local_changes", choice(LOCAL), errors);
     let max_delete = reader.get("max_delete", max_delete, errors);
+    let update = reader.get("update", choice(UPDATE), errors);
     let cross_mounts = reader.get("cross_mounts", boolean, errors);
     Some(Tree {
         name: name?.value,
@@ -116,6 +118,7 @@ fn decode_one(
         protect: protect?.value,
         deletes: deletes?.value,
         local_changes: local_changes?.value,
+        update: update?.value,
         max_delete: max_delete?.value,
         cross_mounts: cross_mounts?.value,
     })

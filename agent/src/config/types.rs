@@ -131,6 +131,8 @@ pub struct Tree {
     pub deletes: Deletes,
     /// What becomes of local changes on the standby.
     pub local_changes: LocalChanges,
+    /// How a changed file takes the place of its old version.
+    pub update: Update,
     /// Guard of invariant 4.
     pub max_delete: MaxDelete,
     /// Whether mounts below belong to the tree. Default false.
@@ -155,6 +157,15 @@ pub enum LocalChanges {
     Keep,
     /// Left alone and shown.
     Report,
+}
+
+/// `update = "atomic" | "in-place"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// By a rename.
+    Atomic,
+    /// Large files block by block, through a journal.
+    InPlace,
 }
 
 /// `max_delete = "50%"` or a count.

@@ -14,7 +14,7 @@ use tandem_failover::probe::command::CommandCheck;
 use tandem_failover::probe::http::HttpCheck;
 use tandem_failover::probe::monitor;
 use tandem_sync::filter::{Filter, PatternError};
-use tandem_sync::tree::{Deletes, LocalChanges, MaxDelete, PairConfig, TreeConfig};
+use tandem_sync::tree::{Deletes, LocalChanges, MaxDelete, PairConfig, TreeConfig, Update};
 
 /// The pair's id in every heartbeat.
 pub fn pair_id(config: &config::Config) -> PairId {
@@ -164,6 +164,10 @@ pub fn trees(config: &config::Config, own: usize, file: &Path) -> Result<PairCon
                 config::LocalChanges::Repair => LocalChanges::Repair,
                 config::LocalChanges::Keep => LocalChanges::Keep,
                 config::LocalChanges::Report => LocalChanges::Report,
+            },
+            update: match tree.update {
+                config::Update::Atomic => Update::Atomic,
+                config::Update::InPlace => Update::InPlace,
             },
             max_delete: match tree.max_delete {
                 config::MaxDelete::Percent(p) => MaxDelete::Percent(p),

@@ -3,7 +3,8 @@
 use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::prepare::{Item, New, Ready, StagedEntry};
+use super::inplace;
+use super::prepare::{Item, Kept, New, Ready, StagedEntry};
 use super::step::Outcome;
 use super::{Parent, Run};
 use rustix::fs::FileType;
@@ -228,6 +229,13 @@ impl Run<'_> {
         now: Option<Stat>,
         mut new: New,
     ) -> Result<Vec<Fault>, Fault> {
+        if let Kept::File(staged) = &mut new.kept
+            && let Some(redo) = staged.take_redo()
+        {
+            let (open, missed) = inplace::patch(self.target, (place, now), &redo, staged)?;
+            self.journals.push(open);
+            return Ok(missed);
+        }
         self.note_parent(path, place)?;
         match now {
             None => new.place().rename_new(place)?,

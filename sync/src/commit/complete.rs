@@ -163,6 +163,11 @@ pub enum Content {
 }
 
 impl Content {
+    /// It is the journal of a change in place, and no content.
+    pub fn is_redo(&self) -> bool {
+        matches!(self, Content::Staged(staged) if staged.redo().is_some())
+    }
+
     /// Opens it for reading at offsets.
     pub fn open(&self) -> Result<File, Fault> {
         match self {

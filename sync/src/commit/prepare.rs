@@ -261,7 +261,11 @@ fn put(target: &Target<'_>, state: &State, content: Option<Content>) -> Result<R
     let new = match &state.kind {
         Kind::File { .. } => match content.ok_or(Fault::NoContent)? {
             Content::Staged(staged) => {
-                let missed = meta::apply_open(staged.file(), meta)?;
+                // A journal is no file of the tree: the attributes are in it.
+                let missed = match staged.redo() {
+                    Some(_) => Vec::new(),
+                    None => meta::apply_open(staged.file(), meta)?,
+                };
                 New {
                     kept: Kept::File(staged),
                     missed,

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::inplace::Redo;
 use super::partial::{self, Partial};
 use crate::beneath::Place;
 use crate::entry::ContentHash;
@@ -31,7 +32,7 @@ pub struct Staging {
     announced: u64,
     /// The file has bytes of an earlier transfer up to here. Past `written` they may still turn out to be right.
     kept: u64,
-    /// Where the content goes when they turn out to be wrong.
+    /// Where the content goes when they turn out to be wrong, or when a journal would grow too large.
     other: Option<Staged>,
 }
 
@@ -44,6 +45,8 @@ pub struct Staged {
     moved: bool,
     /// What is there stays when this is dropped.
     stays: bool,
+    /// The file is a journal: not the content, but what changes the version here into it.
+    redo: Option<Box<Redo>>,
 }
 
 impl Staging {
@@ -80,6 +83,23 @@ impl Staging {
         let mut staging = Staging::new((partial.place, partial.file), true, announced)?;
         (staging.kept, staging.other) = (kept, Some(other));
         Ok(staging)
+    }
+
+    /// Begins a content that will change a file in place: only what is new of it is written.
+    pub fn begin_in_place(private: &Private, redo: Redo, announced: u64) -> Result<Staging, Fault> {
+        let other = Staged::at(partial::new_partial(private, redo.path())?, false);
+        let place = private.staging_place()?;
+        let file = place.create_new()?;
+        let mut staged = Staged::at((place, file), false);
+        staged.redo = Some(Box::new(redo));
+        Ok(Staging {
+            staged,
+            hasher: blake3::Hasher::new(),
+            written: 0,
+            announced,
+            kept: 0,
+            other: Some(other),
+        })
     }
 
     fn new(at: (Place, File), stays: bool, announced: u64) -> Result<Staging, Fault> {
@@ -122,13 +142,40 @@ impl Staging {
         if self.written < self.kept {
             self.part_from_kept()?;
         }
-        self.staged
-            .file
-            .write_all_at(bytes, self.written)
-            .map_err(|e| Fault::io("write", &e))?;
+        self.put(bytes)?;
         self.hasher.update(bytes);
         self.written = after;
         Ok(())
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        let Staged { file, redo, .. } = &mut self.staged;
+        if let Some(redo) = redo {
+            match redo.add(file, self.written, bytes)? {
+                None => return Ok(()),
+                Some(_outgrown) => self.part_from_journal()?,
+            }
+        }
+        self.staged
+            .file
+            .write_all_at(bytes, self.written)
+            .map_err(|e| Fault::io("write", &e))
+    }
+
+    /// So much is new that the content becomes a file of its own.
+    fn part_from_journal(&mut self) -> Result<(), Fault> {
+        let mut other = self.other.take().ok_or(Fault::WrongContent)?;
+        other.stays = true;
+        let mut old = std::mem::replace(&mut self.staged, other);
+        let redo = old.redo.take().ok_or(Fault::WrongContent)?;
+        self.reserve()?;
+        let (new, mut at) = (&self.staged.file, 0);
+        redo.content(&old.file, self.written, |bytes| {
+            new.write_all_at(bytes, at)
+                .map_err(|e| Fault::io("write", &e))?;
+            at += bytes.len() as u64;
+            Ok(())
+        })
     }
 
     /// The next byte of the content would be taken from the same place of what an earlier transfer left.
@@ -174,7 +221,25 @@ impl Staging {
     /// Appends `length` bytes of `basis` from `offset` on. A basis that is too short is [`Fault::WrongContent`]: it
     /// changed.
     pub fn copy_from(&mut self, basis: &File, offset: u64, length: u64) -> Result<(), Fault> {
+        if self.staged.redo.is_some() && offset == self.written {
+            return self.stay(basis, length);
+        }
         read_range(basis, offset, length, |bytes| self.write(bytes))
+    }
+
+    /// The next bytes are those that the file has at this place: nothing is written, they are only hashed.
+    fn stay(&mut self, basis: &File, length: u64) -> Result<(), Fault> {
+        let end = self.written.saturating_add(length);
+        if end > self.announced {
+            return Err(Fault::WrongContent);
+        }
+        let hasher = &mut self.hasher;
+        read_range(basis, self.written, length, |bytes| {
+            hasher.update(bytes);
+            Ok(())
+        })?;
+        self.written = end;
+        Ok(())
     }
 
     /// Bytes so far.
@@ -183,11 +248,18 @@ impl Staging {
     }
 
     /// Ends the content. [`Fault::WrongContent`] if it has not the announced size and this hash; nothing of it stays then.
-    pub fn finish(self, hash: ContentHash) -> Result<Staged, Fault> {
+    pub fn finish(mut self, hash: ContentHash) -> Result<Staged, Fault> {
         let found: ContentHash = self.hasher.finalize().into();
         if self.written != self.announced || found != hash {
             self.staged.discard();
             return Err(Fault::WrongContent);
+        }
+        let Staged { file, redo, .. } = &mut self.staged;
+        if let Some(redo) = redo
+            && let Err(fault) = redo.seal(file)
+        {
+            self.staged.discard();
+            return Err(fault);
         }
         if self.kept > self.announced
             && let Err(error) = self.staged.file.set_len(self.announced)
@@ -205,7 +277,7 @@ impl Staging {
 }
 
 /// Reads a part of a file piece by piece. A file that is too short is [`Fault::WrongContent`]: it changed.
-fn read_range(
+pub(super) fn read_range(
     file: &File,
     offset: u64,
     length: u64,
@@ -238,6 +310,7 @@ impl Staged {
             file,
             moved: false,
             stays,
+            redo: None,
         }
     }
 
@@ -260,6 +333,16 @@ impl Staged {
 
     pub(super) fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.file.as_fd()
+    }
+
+    /// It is a journal.
+    pub fn redo(&self) -> Option<&Redo> {
+        self.redo.as_deref()
+    }
+
+    /// The journal, to be carried out.
+    pub(super) fn take_redo(&mut self) -> Option<Box<Redo>> {
+        self.redo.take()
     }
 
     pub(super) fn place(&self) -> &Place {

@@ -6,6 +6,7 @@
 
 use super::look::Sight;
 use super::status::Mode;
+use super::tree::Stop;
 use super::view::{IndexView, is_same_but_ctime, names_of, with_contents};
 use super::worker::Worker;
 use crate::commit::{self, Content, Report, Target};
@@ -215,6 +216,9 @@ impl Worker {
         crate::cut::here("after the intent");
         let report = commit::apply(&target, work, &self.shared.token);
         if let Some(fault) = &report.stopped {
+            if matches!(fault, Fault::Unfinished { .. }) {
+                self.stop(at, Stop::Unfinished(fault.to_string()));
+            }
             self.shared.alarm(
                 Some(&config.name),
                 "apply-error",

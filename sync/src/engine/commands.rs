@@ -6,7 +6,7 @@ use super::error::CommandError;
 use super::prepare::Preparing;
 use super::report::InitReport;
 use super::status::Mode;
-use super::tree::{Dirt, Tree};
+use super::tree::{Dirt, Stop, Tree};
 use super::worker::Worker;
 use crate::entry::Kind;
 use crate::index::IndexError;
@@ -14,6 +14,7 @@ use crate::lineage::EpochId;
 use crate::path::RelPath;
 use crate::progress::LagQueue;
 use crate::tree::TreeId;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -187,6 +188,7 @@ impl Worker {
         }
         self.end_hold_for_takeover()?;
         self.shared.token.revoke(REVOKE);
+        self.finish_journals()?;
         self.bear_added(term)?;
         let snapshot = self.shared.index.snapshot().map_err(index)?;
         let mut epochs = Vec::new();
@@ -223,6 +225,23 @@ impl Worker {
             // How old these are is not known any more; they count from now on.
             self.lag.push(last, clock::now());
         }
+        Ok(())
+    }
+
+    /// A file that was changed in place only in part is completed before this node writes, or it does not begin.
+    fn finish_journals(&mut self) -> Result<(), CommandError> {
+        let shared = Arc::clone(&self.shared);
+        let unfinished = |t: &&mut Tree| matches!(t.stop, Some(Stop::Unfinished(_)));
+        for tree in self.trees.iter_mut().filter(unfinished) {
+            tree.prove(&shared.config.pair, &shared.index, &shared.roots);
+            if let Some(Stop::Unfinished(why)) = &tree.stop {
+                return Err(CommandError::Root {
+                    tree: tree.config.name.clone(),
+                    why: why.clone(),
+                });
+            }
+        }
+        self.watch_anew();
         Ok(())
     }
 

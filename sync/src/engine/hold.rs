@@ -58,10 +58,13 @@ impl Worker {
     /// Spools a batch instead of applying it.
     pub(super) fn spool_batch(&mut self, batch: Batch) -> Result<Applied, String> {
         let Batch {
-            ready,
-            contents,
+            mut ready,
+            mut contents,
             source,
         } = batch;
+        // What changes a file in place was made before the hold began; the whole content is asked for.
+        let redo = contents.extract_if(|_, content| content.is_redo());
+        ready.failed.extend(redo.map(|(index, _)| index));
         let mut list = Vec::with_capacity(contents.len());
         for (index, content) in &contents {
             list.push((*index, content.open().map_err(|fault| fault.to_string())?));

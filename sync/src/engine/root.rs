@@ -2,6 +2,7 @@
 
 use super::tree::{Open, Roots, Stop, Tree};
 use crate::beneath::Root;
+use crate::commit::finish_journals;
 use crate::guard::{RootRecord, Verdict, judge};
 use crate::identity::{self, RootFacts};
 use crate::index::{Index, IndexError, Snapshot};
@@ -26,7 +27,8 @@ impl Tree {
                 self.clean(&open);
                 roots.set(self.id, Some(open.clone()));
                 self.open = Some(open);
-                if matches!(self.stop, Some(Stop::Identity(_) | Stop::Fault(_))) {
+                let ends = |stop: &Stop| !matches!(stop, Stop::Deletes(_));
+                if self.stop.as_ref().is_some_and(ends) {
                     self.stop = None;
                     self.rescan = true;
                 }
@@ -110,9 +112,16 @@ impl Tree {
                 .write(|w| w.put_value(&key, &record))
                 .map_err(|e: IndexError| broken("index", &e))?;
         }
+        // Before anything reads, applies or sends: what a crash left in part becomes whole.
+        for path in
+            finish_journals(&root, &private).map_err(|fault| Stop::Unfinished(fault.to_string()))?
+        {
+            tracing::info!(tree = self.config.name, %path, "a file was completed from its redo journal");
+        }
         Ok(Open {
             root: Arc::new(root),
             private: Arc::new(private),
+            update: self.config.update,
         })
     }
 

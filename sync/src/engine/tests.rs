@@ -5,6 +5,7 @@ mod copy;
 mod cuts;
 mod flush;
 mod hostile;
+mod in_place;
 mod keeping;
 mod order;
 pub(super) mod pair;

@@ -10,7 +10,7 @@ use crate::path::RelPath;
 use crate::private::Private;
 use crate::progress;
 use crate::rescue::OpenSet;
-use crate::tree::{TreeConfig, TreeId};
+use crate::tree::{TreeConfig, TreeId, Update};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -21,6 +21,8 @@ pub(crate) struct Open {
     pub root: Arc<Root>,
     /// `.tandem` in it.
     pub private: Arc<Private>,
+    /// How files are updated in it.
+    pub update: Update,
 }
 
 /// Roots that sessions may read from, by tree. Only the worker changes it.
@@ -63,6 +65,8 @@ pub(crate) enum Stop {
     Identity(String),
     /// Too much is gone. Ends by `tandem tree accept`.
     Deletes(String),
+    /// A file was changed in place only in part: nothing is done until its journal is carried out, which is tried again.
+    Unfinished(String),
     /// Something else that is tried again.
     Fault(String),
 }
@@ -71,7 +75,9 @@ impl Stop {
     /// For the operator.
     pub fn why(&self) -> &str {
         match self {
-            Stop::Identity(why) | Stop::Deletes(why) | Stop::Fault(why) => why,
+            Stop::Identity(why) | Stop::Deletes(why) | Stop::Unfinished(why) | Stop::Fault(why) => {
+                why
+            }
         }
     }
 
@@ -80,6 +86,7 @@ impl Stop {
         match self {
             Stop::Identity(_) => "identity",
             Stop::Deletes(_) => "guard",
+            Stop::Unfinished(_) => "journal",
             Stop::Fault(_) => "root",
         }
     }

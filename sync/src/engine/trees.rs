@@ -156,6 +156,10 @@ impl Tree {
         if self.errors.is_empty() {
             self.last_error = None;
         }
+        if let Some(open) = &mut self.open {
+            open.update = self.config.update;
+            shared.roots.set(self.id, Some(open.clone()));
+        }
         if other_root {
             shared.roots.set(self.id, None);
             (self.open, self.stop, self.cleaned) = (None, None, false);

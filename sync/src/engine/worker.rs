@@ -242,7 +242,12 @@ impl Worker {
     }
 
     pub(super) fn periodic(&mut self) {
-        let lost = |t: &Tree| matches!(t.stop, Some(Stop::Identity(_) | Stop::Fault(_)));
+        let lost = |t: &Tree| {
+            matches!(
+                t.stop,
+                Some(Stop::Identity(_) | Stop::Unfinished(_) | Stop::Fault(_))
+            )
+        };
         if self.trees.iter().any(lost) {
             self.prove_all();
         }

@@ -98,6 +98,11 @@ impl Basis {
         builder.finish()
     }
 
+    /// The version that lies in the tree, if the basis is of nothing else.
+    pub fn only_old(&self) -> Option<&File> {
+        self.old.as_ref().filter(|_| self.kept == 0)
+    }
+
     /// The file that has the byte at `from`, and how many bytes from there on it may be asked for.
     fn at(&self, from: u64) -> Option<(&File, u64)> {
         match from < self.kept {

@@ -3,14 +3,14 @@
 use super::basis::{self, Basis};
 use super::pulse::Pulse;
 use super::small::{Asides, Small};
-use crate::commit::{self, Content, Partial, Staged, Staging};
+use crate::commit::{self, Content, Partial, Redo, Staged, Staging};
 use crate::delta;
-use crate::engine::tree::Roots;
-use crate::entry::{ContentHash, Kind};
+use crate::engine::tree::{Open, Roots};
+use crate::entry::{ContentHash, IndexEntry, Kind};
 use crate::fault::Fault;
 use crate::index::{Index, IndexError, Snapshot};
 use crate::path::RelPath;
-use crate::tree::TreeId;
+use crate::tree::{TreeId, Update};
 use crate::wire::{Item, Record, Want};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -113,7 +113,7 @@ impl Contents {
                 self.failed.remove(&record.path);
                 self.slots.insert(item, Slot::Small(Box::new(small)));
             } else if let Some(Kind::File { size, hash }) = record.state.as_ref().map(|s| &s.kind) {
-                self.begin(item, record, *size, *hash, None);
+                self.begin(item, record, *size, *hash, None, None);
             }
         }
         Ok(())
@@ -171,11 +171,15 @@ impl Contents {
             let known = entry.as_ref().and_then(|e| e.current.as_ref());
             let of_the_pair = known.is_some_and(|state| state.kind.hash().is_some());
             let found = self.basis(record, *size, of_the_pair);
+            let redo = match &found {
+                Some(found) => self.in_place(&snapshot, record, entry.as_ref(), &found.basis)?,
+                None => None,
+            };
             let want = match &found {
                 Some(found) => Want::Against(found.sums.clone()),
                 None => Want::Whole,
             };
-            self.begin(item, record, *size, *hash, found);
+            self.begin(item, record, *size, *hash, found, redo);
             wanted.push((number, want));
         }
         Ok(wanted)
@@ -188,10 +192,11 @@ impl Contents {
         size: u64,
         hash: ContentHash,
         found: Option<basis::Found>,
+        redo: Option<Redo>,
     ) {
         let path = record.path.clone();
         self.failed.remove(&path);
-        let slot = match self.staging(record, size, found) {
+        let slot = match self.staging(record, size, found, redo) {
             Some(Ok((staging, basis))) => Slot::Coming {
                 staging,
                 hash,
@@ -213,6 +218,7 @@ impl Contents {
         record: &Record,
         size: u64,
         found: Option<basis::Found>,
+        redo: Option<Redo>,
     ) -> Option<Result<(Staging, Option<Basis>), Fault>> {
         let private = self.roots.get(record.tree)?.private;
         if size < delta::SMALLEST {
@@ -222,6 +228,10 @@ impl Contents {
             Some(found) => (Some(found.basis), found.partial),
             None => (None, None),
         };
+        if let Some(redo) = redo {
+            let staging = Staging::begin_in_place(&private, redo, size);
+            return Some(staging.map(|staging| (staging, basis)));
+        }
         let begin = || Staging::begin_lasting(&private, &record.path, size);
         let staging = match partial {
             Some((partial, kept)) => {
@@ -278,6 +288,36 @@ impl Contents {
             true => open.root.open_file(&record.path).ok(),
         };
         basis::find(partial, old, size, &self.pulse)
+    }
+
+    /// Whether the file is changed in place: in a tree that asks for it, and only if what lies there is the pair's version
+    /// with nothing to settle. A local version must be whole for the rescue.
+    fn in_place(
+        &self,
+        index: &Snapshot,
+        record: &Record,
+        entry: Option<&IndexEntry>,
+        basis: &Basis,
+    ) -> Result<Option<Redo>, IndexError> {
+        let in_place = |open: &Open| open.update == Update::InPlace;
+        let (Some(_), Some(state)) = (
+            self.roots.get(record.tree).filter(in_place),
+            record.state.as_ref(),
+        ) else {
+            return Ok(None);
+        };
+        let key = entry.filter(|e| e.seq != 0).and_then(|e| e.local);
+        let (Some(key), Some(old)) = (key, basis.only_old()) else {
+            return Ok(None);
+        };
+        if index
+            .listed(record.tree, &record.path)?
+            .is_some_and(|listed| !listed.is_nothing())
+        {
+            return Ok(None);
+        }
+        let base = old.try_clone().ok();
+        Ok(base.and_then(|base| Redo::new(&record.path, base, key, state)))
     }
 
     /// Appends bytes. With `last` the content is checked. False: it cannot be used.

@@ -137,6 +137,7 @@ replayed!(
     sync_delta,
     sync_heads,
     sync_index,
+    sync_redo,
     sync_spool,
     sync_manifest,
     sync_fanotify,

@@ -40,6 +40,12 @@ pub(super) const TREE: Section = Section {
             "What becomes of a change that somebody makes on the standby: repair puts the master's version back and the local one into the rescue; keep leaves it until the master changes that path; report leaves it and shows it.",
         ),
         key(
+            "update",
+            "\"atomic\" or \"in-place\"",
+            DefaultsTo("\"atomic\""),
+            "How a changed file takes the place of its old version on the standby. atomic: a new file is made beside it and renamed. in-place: of a file of 1 MiB and more only the changed blocks are written, into the file, through a durable journal; for very large files such as those of a database.",
+        ),
+        key(
             "max_delete",
             "\"N%\" or a number",
             DefaultsTo("\"50%\""),
