@@ -26,6 +26,7 @@
 //! | `kill -9` of either agent at random points, fifty times | `crashes::kill_9_fifty_times` |
 //! | protected and immutable files untouched | `guards::protected_files_are_untouched`, `guards::immutable_and_append_only_files_are_untouched` |
 //! | a full disk on the standby | `guards::a_full_standby_follows_when_there_is_room` |
+//! | a file that is changed in place is never left a mixture; no room for its journal | `in_place` |
 //! | an emptied or unmounted source stops replication | `guards::an_emptied_source_stops`, `guards::an_unmounted_source_stops` |
 //! | a stranger's key gets nowhere | `identity::a_strangers_key_gets_nowhere` |
 //! | a garbage peer and a half-open connection get nowhere | `identity::garbage_and_half_open_connections_get_nowhere` |
@@ -45,6 +46,7 @@ mod histories;
 mod hold;
 mod hooks;
 mod identity;
+mod in_place;
 mod load;
 mod moves;
 mod no_takeover;
