@@ -28,6 +28,7 @@ mod setup;
 mod start;
 mod status;
 mod tickets;
+mod tree_hooks;
 mod verify;
 
 pub use execute::execute_again;

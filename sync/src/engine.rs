@@ -33,6 +33,9 @@ mod reboot;
 pub mod report;
 mod root;
 mod scanning;
+mod set_apply;
+#[allow(clippy::disallowed_methods)]
+mod sets;
 mod show;
 mod skipped;
 mod standby;
@@ -54,7 +57,11 @@ pub use report::{
     AcceptPrice, FlushReport, InitReport, NotCovered, PutFile, PutReport, RescueSet, RevokeReport,
     SessionEnd, VerifyDifference, VerifyReport,
 };
-pub use status::{Alarm, EngineStatus, Mode, Progress, SessionStatus, TreeState, TreeStatus};
+pub use sets::FreezeHooks;
+pub(crate) use sets::set_key;
+pub use status::{
+    Alarm, EngineStatus, Mode, Progress, SessionStatus, SetStatus, TreeState, TreeStatus,
+};
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]

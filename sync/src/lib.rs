@@ -36,6 +36,8 @@ pub mod replica;
 pub mod rescue;
 #[allow(clippy::disallowed_methods)]
 pub mod scan;
+#[allow(clippy::disallowed_methods)]
+pub(crate) mod set;
 pub mod source;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod spool;

@@ -1,4 +1,4 @@
-//! The private directory at the root of a tree: `.tandem/{marker,staging/,partial/,redo/,rescue/}`.
+//! The private directory at the root of a tree: `.tandem/{marker,staging/,partial/,redo/,set/,rescue/}`.
 //!
 //! It is on the same file system as the tree, so that staged files and rescued files move by rename. It belongs to no
 //! tree, is never replicated, and is closed to everybody but root (0700).
@@ -20,6 +20,7 @@ use crate::stat::Stat;
 const STAGING: &[u8] = b"staging";
 const PARTIAL: &[u8] = b"partial";
 const REDO: &[u8] = b"redo";
+const SET: &[u8] = b"set";
 const RESCUE: &[u8] = b"rescue";
 /// Deepest directory that [`remove_below`] descends to. Staged directories are empty or were one directory of a plan.
 const MAX_REMOVE_DEPTH: usize = 4096;
@@ -31,6 +32,7 @@ pub struct Private {
     staging: Arc<OwnedFd>,
     partial: OwnedFd,
     redo: OwnedFd,
+    set: OwnedFd,
     rescue: OwnedFd,
     /// Random, so that names differ from those of an earlier process and of an earlier opening.
     opening: u64,
@@ -47,6 +49,7 @@ impl Private {
         let staging = open_or_make(dir.as_fd(), STAGING, root.opened_as())?;
         let partial = open_or_make(dir.as_fd(), PARTIAL, root.opened_as())?;
         let redo = open_or_make(dir.as_fd(), REDO, root.opened_as())?;
+        let set = open_or_make(dir.as_fd(), SET, root.opened_as())?;
         let rescue = open_or_make(dir.as_fd(), RESCUE, root.opened_as())?;
         no_default_acl(staging.as_fd())?;
         let mut opening = [0; 8];
@@ -58,6 +61,7 @@ impl Private {
             staging: Arc::new(staging),
             partial,
             redo,
+            set,
             rescue,
             opening: u64::from_ne_bytes(opening),
             next: AtomicU64::new(0),
@@ -92,6 +96,11 @@ impl Private {
     /// Where the redo journals lie that are being carried out.
     pub(crate) fn redo(&self) -> BorrowedFd<'_> {
         self.redo.as_fd()
+    }
+
+    /// Where the source keeps the contents of a set until the standby has them.
+    pub(crate) fn set(&self) -> BorrowedFd<'_> {
+        self.set.as_fd()
     }
 
     /// A name that was never given out before, here or by an earlier process.

@@ -4,11 +4,11 @@
 //!   NNNNNNNNNNNNNNNN.batch    length of the head (u32, little endian), head (postcard), contents one after the other
 //! ```
 //! A batch is written to a temporary name, made durable and renamed: it is there whole or not at all. Numbers are in the order of
-//! arrival. Version 1; a file of another version is refused by name.
+//! arrival. Version 2; a file of another version is refused by name.
 
 use crate::lineage::NodeHeads;
 use crate::tree::TreeId;
-use crate::wire::{Commit, Record};
+use crate::wire::{Commit, Record, Total};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Format of the files.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Room that the spool leaves to others on its file system: the index must be able to grow.
 const RESERVE: u64 = 256 << 20;
 /// Largest head: records as on the wire, with their early companions, and the lineages.
@@ -31,6 +31,8 @@ pub(crate) struct Head {
     pub commit: Commit,
     /// The records.
     pub records: Vec<Record>,
+    /// How much the source had, and its sets.
+    pub totals: Vec<Total>,
     /// Items that were given up by the source.
     pub given_up: Vec<u32>,
     /// Items whose content did not arrive as announced.
@@ -53,12 +55,13 @@ impl Head {
             records,
             given_up,
             failed,
-            totals: _,
+            totals,
         } = ready;
         Head {
             version: VERSION,
             commit,
             records,
+            totals,
             given_up,
             failed,
             source,
@@ -93,7 +96,11 @@ pub(crate) struct Spool {
 impl Spool {
     /// Opens or makes it, and finds what a former process left.
     pub fn open(state_dir: &Path) -> io::Result<Spool> {
-        let dir = state_dir.join("spool");
+        Spool::open_in(state_dir.join("spool"))
+    }
+
+    /// One in a directory of its own, which is made if it is not there.
+    pub fn open_in(dir: PathBuf) -> io::Result<Spool> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -198,6 +205,17 @@ impl Spool {
         self.numbers.pop_front();
         self.bytes = self.bytes.saturating_sub(size);
         Ok(())
+    }
+
+    /// Throws everything away.
+    pub fn clear(&mut self) -> io::Result<()> {
+        while let Some(number) = self.numbers.back().copied() {
+            // From the newest on: what is left after a crash is still in order.
+            fs::remove_file(self.path(number))?;
+            self.numbers.pop_back();
+        }
+        (self.bytes, self.reach) = (0, (Vec::new(), 0));
+        File::open(&self.dir)?.sync_all()
     }
 
     fn path(&self, number: u64) -> PathBuf {

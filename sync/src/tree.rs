@@ -73,6 +73,19 @@ pub enum Update {
     InPlace,
 }
 
+/// How a tree is held still while a consistent set is taken of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    /// Makes the tree hold still; an argument vector. Until `after` nothing in it may change.
+    pub before: Vec<String>,
+    /// Lets it go on. Run in any case, also after a crash of the agent.
+    pub after: Vec<String>,
+    /// Bound of the whole freeze, hooks included. A set that takes longer is given up.
+    pub timeout: Duration,
+    /// From the begin of one set to the next one.
+    pub every: Duration,
+}
+
 /// How much of a tree may vanish at once before the tree is stopped (invariant 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MaxDelete {
@@ -105,6 +118,8 @@ pub struct TreeConfig {
     pub local_changes: LocalChanges,
     /// How a changed file takes the place of its old version while this node is standby.
     pub update: Update,
+    /// The standby changes it only by consistent sets, taken while it is held still. `None`: by single changes.
+    pub freeze: Option<Freeze>,
     /// Guard of invariant 4.
     pub max_delete: MaxDelete,
     /// Whether mounts below the root belong to the tree.
@@ -124,6 +139,7 @@ impl TreeConfig {
             deletes: Deletes::default(),
             local_changes: LocalChanges::default(),
             update: Update::default(),
+            freeze: None,
             max_delete: MaxDelete::default(),
             cross_mounts: false,
             poll: None,

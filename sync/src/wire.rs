@@ -167,6 +167,19 @@ pub struct Total {
     pub entries: u64,
     /// Bytes of contents.
     pub bytes: u64,
+    /// Of a tree that is sent in sets: the newest one.
+    pub set: Option<SetMark>,
+}
+
+/// A consistent set: the state of a whole tree at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetMark {
+    /// Counts up.
+    pub number: u64,
+    /// With everything up to here the set is whole.
+    pub upto: u64,
+    /// When the tree was held still: milliseconds since 1970 by the source's clock.
+    pub made_unix_ms: u64,
 }
 
 /// How the replica wants the content of an item.
@@ -439,6 +452,8 @@ impl Message {
                     "a Batch with too many records",
                 )?;
                 too_many(batch.totals.len(), MAX_TREES, "a Batch with too many trees")?;
+                let marks = batch.totals.iter().filter_map(|t| t.set);
+                marks.map(|m| m.upto).try_for_each(check_seq)?;
                 batch.records.iter().try_for_each(check_record)
             }
             Message::Need(need) => {

@@ -27,6 +27,7 @@
 //! | protected and immutable files untouched | `guards::protected_files_are_untouched`, `guards::immutable_and_append_only_files_are_untouched` |
 //! | a full disk on the standby | `guards::a_full_standby_follows_when_there_is_room` |
 //! | a file that is changed in place is never left a mixture; no room for its journal | `in_place` |
+//! | a database under load is carried in sets, and starts on the standby with what was committed before the last one | `sets` |
 //! | an emptied or unmounted source stops replication | `guards::an_emptied_source_stops`, `guards::an_unmounted_source_stops` |
 //! | a stranger's key gets nowhere | `identity::a_strangers_key_gets_nowhere` |
 //! | a garbage peer and a half-open connection get nowhere | `identity::garbage_and_half_open_connections_get_nowhere` |
@@ -54,6 +55,7 @@ mod reload;
 mod rescue;
 mod resume;
 mod returning;
+mod sets;
 mod splits;
 mod story;
 mod systemd;

@@ -216,16 +216,24 @@ impl Facts {
                 LocalChanges::Report => "report",
             };
             put("local_changes", quoted(local));
-            // Not named when it is the default: the digest of what older versions know stays.
-            if tree.update == Update::InPlace {
-                put("update", quoted("in-place"));
-            }
+            let update = match tree.update {
+                Update::Atomic => "atomic",
+                Update::InPlace => "in-place",
+            };
+            put("update", quoted(update));
             let max_delete = match tree.max_delete {
                 MaxDelete::Percent(percent) => quoted(&format!("{percent}%")),
                 MaxDelete::Count(count) => count.to_string(),
             };
             put("max_delete", max_delete);
             put("cross_mounts", tree.cross_mounts.to_string());
+            if let Some(freeze) = &tree.freeze {
+                let mut put = |key, value| self.put("tree.freeze", &tree.name, key, value);
+                put("before", words(&freeze.before));
+                put("after", words(&freeze.after));
+                put("timeout", time(freeze.timeout));
+                put("every", time(freeze.every));
+            }
         }
         for monitor in &config.monitors {
             let mut put = |key, value| self.put("monitor", &monitor.name, key, value);
@@ -324,7 +332,7 @@ fn put_check(check: &Check, mut put: impl FnMut(&'static str, String)) {
 
 /// R7: a difference here makes the standby not eligible.
 fn matters(section: &str) -> bool {
-    matches!(section, "floating_ip" | "tree")
+    matches!(section, "floating_ip" | "tree" | "tree.freeze")
 }
 
 /// What can be changed in a running agent. Who the nodes are and how they reach each other is built at its start.

@@ -75,6 +75,7 @@ mod tests {
             deletes: Deletes::Mirror,
             local_changes: LocalChanges::Repair,
             update: Update::Atomic,
+            freeze: None,
             max_delete: MaxDelete::Percent(50),
             cross_mounts: false,
         }

@@ -72,7 +72,7 @@ fn need(key: &Key) -> &'static str {
     match key.need {
         Need::Required(_) => "required",
         Need::DefaultsTo(_) => "default",
-        Need::Optional(_) | Need::Depends(_) => "optional",
+        Need::Optional(_) | Need::Depends(_) | Need::Below => "optional",
     }
 }
 
@@ -86,7 +86,7 @@ pub fn markdown() -> String {
             let default = match key.need {
                 Need::Required(_) => "required".to_owned(),
                 Need::DefaultsTo(text) => format!("`{text}`"),
-                Need::Optional(_) | Need::Depends(_) => String::new(),
+                Need::Optional(_) | Need::Depends(_) | Need::Below => String::new(),
             };
             let cell = |text: &str| text.replace('|', "\\|");
             let _ = writeln!(

@@ -41,6 +41,8 @@ pub enum Need {
     Optional(&'static str),
     /// As `Optional`, and the reference shows the example in use, because what stands beside it needs or allows it.
     Depends(&'static str),
+    /// Nothing. It is a table below this one.
+    Below,
 }
 
 impl Need {
@@ -48,6 +50,7 @@ impl Need {
     pub fn text(&self, number: usize) -> Option<&'static str> {
         match self {
             Self::Required(examples) => examples.get(number).or(examples.last()).copied(),
+            Self::Below => None,
             Self::DefaultsTo(text) | Self::Depends(text) | Self::Optional(text) => Some(text),
         }
     }
@@ -97,6 +100,7 @@ pub static SECTIONS: &[Section] = &[
     pair::LINK,
     pair::FLOATING_IP,
     work::TREE,
+    work::FREEZE,
     work::MONITOR,
     work::SERVICE,
     work::HOOK,

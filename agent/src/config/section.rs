@@ -60,7 +60,7 @@ impl<'t> Reader<'t> {
                 value: default_of(key, text, read),
                 span: self.span.clone(),
             }),
-            Need::Required(_) | Need::Optional(_) | Need::Depends(_) => {
+            Need::Required(_) | Need::Optional(_) | Need::Depends(_) | Need::Below => {
                 let message = format!("{} needs `{name}`", self.schema.header());
                 let hint = format!("{name} ({}): {}", key.kind, key.help);
                 problems.push(Problem::absent(self.span.clone(), message).hint(hint));
@@ -103,6 +103,26 @@ impl<'t> Reader<'t> {
     ) -> Vec<Reader<'t>> {
         debug_assert!(self.schema.key(name).is_some());
         read_tables(self.table, name, path, problems)
+    }
+
+    /// The table below this one. `None`: it is absent, or a problem was reported.
+    pub fn below(
+        &self,
+        name: &'static str,
+        path: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Reader<'t>> {
+        debug_assert!(matches!(self.key(name).need, Need::Below));
+        let value = self.table.get(name)?;
+        match value.get_ref().as_table() {
+            Some(table) => Some(Reader::new(path, table, value.span(), problems)),
+            None => {
+                let message = format!("`{name}` is one table, found {}", found(value.get_ref()));
+                let header = schema::section(path).header();
+                problems.push(Problem::new(value.span(), message).hint(format!("write {header}")));
+                None
+            }
+        }
     }
 
     fn convert<T>(

@@ -1,10 +1,11 @@
 //! `[[tree]]`.
 
-use super::decode::Notes;
+use super::decode::{Notes, millis, seconds};
 use super::problem::Problem;
 use super::section::{At, Reader, read_tables};
-use super::types::{Agent, Deletes, LocalChanges, Tree, Update};
-use super::value::{Complaint, boolean, choice, list, max_delete, name, path, text, within};
+use super::time::duration;
+use super::types::{Agent, Deletes, Freeze, LocalChanges, Tree, Update};
+use super::value::{Complaint, argv, boolean, choice, list, max_delete, name, path, text, within};
 use std::path::{Path, PathBuf};
 use tandem_sync::filter::Pattern;
 use toml::Spanned;
@@ -110,6 +111,7 @@ fn decode_one(
     let local_changes = reader.get("local_changes", choice(LOCAL), errors);
     let max_delete = reader.get("max_delete", max_delete, errors);
     let update = reader.get("update", choice(UPDATE), errors);
+    let freeze = reader.given("freeze").map(|_| freeze(reader, errors));
     let cross_mounts = reader.get("cross_mounts", boolean, errors);
     Some(Tree {
         name: name?.value,
@@ -119,8 +121,26 @@ fn decode_one(
         deletes: deletes?.value,
         local_changes: local_changes?.value,
         update: update?.value,
+        freeze: match freeze {
+            Some(freeze) => Some(freeze?),
+            None => None,
+        },
         max_delete: max_delete?.value,
         cross_mounts: cross_mounts?.value,
+    })
+}
+
+fn freeze(tree: &Reader<'_>, errors: &mut Vec<Problem>) -> Option<Freeze> {
+    let reader = tree.below("freeze", "tree.freeze", errors)?;
+    let before = reader.get("before", argv, errors);
+    let after = reader.get("after", argv, errors);
+    let timeout = reader.get("timeout", duration(millis(100)..=seconds(3600)), errors);
+    let every = reader.get("every", duration(seconds(1)..=seconds(24 * 3600)), errors);
+    Some(Freeze {
+        before: before?.value,
+        after: after?.value,
+        timeout: timeout?.value,
+        every: every?.value,
     })
 }
 

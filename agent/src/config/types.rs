@@ -133,6 +133,8 @@ pub struct Tree {
     pub local_changes: LocalChanges,
     /// How a changed file takes the place of its old version.
     pub update: Update,
+    /// How it is held still for consistent sets.
+    pub freeze: Option<Freeze>,
     /// Guard of invariant 4.
     pub max_delete: MaxDelete,
     /// Whether mounts below belong to the tree. Default false.
@@ -166,6 +168,19 @@ pub enum Update {
     Atomic,
     /// Large files block by block, through a journal.
     InPlace,
+}
+
+/// `[tree.freeze]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Freeze {
+    /// Holds the tree still.
+    pub before: Vec<String>,
+    /// Lets it go on.
+    pub after: Vec<String>,
+    /// Bound of the freeze.
+    pub timeout: Duration,
+    /// From one set to the next.
+    pub every: Duration,
 }
 
 /// `max_delete = "50%"` or a count.

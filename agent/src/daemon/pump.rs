@@ -80,8 +80,6 @@ impl Daemon {
     }
 
     pub(super) fn context(&self, command: ServiceCommand) -> Context {
-        let view = self.view();
-        let loaded = self.config();
         let event = match command {
             ServiceCommand::Start => "master",
             ServiceCommand::Stop => "standby",
@@ -89,11 +87,21 @@ impl Daemon {
             ServiceCommand::Thaw => "thaw",
         };
         Context {
+            event,
+            ..self.moment()
+        }
+    }
+
+    /// What every command is told of this node now.
+    pub(super) fn moment(&self) -> Context {
+        let view = self.view();
+        let loaded = self.config();
+        Context {
             pair: loaded.config.pair.name.clone(),
             node: loaded.config.nodes[self.own].name.clone(),
             role: view.role,
             term: view.term,
-            event,
+            event: "",
             cause: view.last_decision.clone().unwrap_or_default(),
             lag: self.engine.status().lag,
         }

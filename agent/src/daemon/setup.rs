@@ -14,7 +14,7 @@ use tandem_failover::probe::command::CommandCheck;
 use tandem_failover::probe::http::HttpCheck;
 use tandem_failover::probe::monitor;
 use tandem_sync::filter::{Filter, PatternError};
-use tandem_sync::tree::{Deletes, LocalChanges, MaxDelete, PairConfig, TreeConfig, Update};
+use tandem_sync::tree::{Deletes, Freeze, LocalChanges, MaxDelete, PairConfig, TreeConfig, Update};
 
 /// The pair's id in every heartbeat.
 pub fn pair_id(config: &config::Config) -> PairId {
@@ -169,6 +169,12 @@ pub fn trees(config: &config::Config, own: usize, file: &Path) -> Result<PairCon
                 config::Update::Atomic => Update::Atomic,
                 config::Update::InPlace => Update::InPlace,
             },
+            freeze: tree.freeze.as_ref().map(|f| Freeze {
+                before: f.before.clone(),
+                after: f.after.clone(),
+                timeout: f.timeout,
+                every: f.every,
+            }),
             max_delete: match tree.max_delete {
                 config::MaxDelete::Percent(p) => MaxDelete::Percent(p),
                 config::MaxDelete::Count(n) => MaxDelete::Count(n),

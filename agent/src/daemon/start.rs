@@ -7,6 +7,7 @@ use super::on_disk::OnDisk;
 use super::peer::{Handler, LINK_EVENTS};
 use super::restore::Restores;
 use super::roles::{Roles, unix_ms};
+use super::tree_hooks::TreeHooks;
 use super::{Daemon, Identity, end_driver, execute, setup};
 use crate::api::server;
 use crate::config::Loaded;
@@ -130,6 +131,10 @@ async fn run_in(start: AgentStart) -> Result<End, StartError> {
         }
     };
     let (daemon, mut driver, events) = compose(loaded, own, key, engine, driver)?;
+    daemon.engine.run_freeze_hooks_by(Arc::new(TreeHooks::new(
+        &daemon,
+        tokio::runtime::Handle::current(),
+    )));
     let effects = std::mem::replace(&mut driver.effects, mpsc::channel(1).1);
     let api = server::serve(listener, Arc::new(Api(daemon.clone())), daemon.stop.clone());
     let tasks = [

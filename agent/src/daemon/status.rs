@@ -281,12 +281,22 @@ fn trees(parts: &Parts<'_>) -> Vec<api::TreeStatus> {
                 detector: tree.detector.clone(),
                 progress: tree.progress.as_ref().map(progress),
                 rescued: tree.rescued,
+                set: tree.set.as_ref().map(tree_set),
                 mounts_below: tree.mounts_below.clone(),
                 sockets_skipped: tree.sockets_skipped,
                 fuzzy: tree.fuzzy.clone(),
             }
         })
         .collect()
+}
+
+fn tree_set(set: &sync::SetStatus) -> api::TreeSet {
+    api::TreeSet {
+        number: set.number,
+        age_ms: super::roles::unix_ms().saturating_sub(set.made_unix_ms),
+        there: set.there,
+        next_ms: set.next.map(millis),
+    }
 }
 
 fn tree_state(state: &sync::TreeState) -> (api::TreeState, Option<String>) {

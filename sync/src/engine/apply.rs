@@ -5,6 +5,7 @@
 //! leaves each path whole, and the next start knows which paths it changed itself.
 
 use super::look::Sight;
+use super::set_apply::Part;
 use super::status::Mode;
 use super::tree::Stop;
 use super::view::{IndexView, is_same_but_ctime, names_of, with_contents};
@@ -124,6 +125,7 @@ impl Worker {
             source,
         } = batch;
         let commit = ready.commit;
+        self.finish_sets()?;
         self.note_totals(&ready);
         let skip: BTreeSet<u32> = ready
             .given_up
@@ -143,6 +145,12 @@ impl Worker {
                     .push(Item { number, record });
             }
         }
+        let part = Part {
+            commit,
+            source: &source,
+            totals: &ready.totals,
+        };
+        let ends = self.spool_sets(&part, &mut by_tree, &mut contents, &results)?;
         let mut intent = Intent::default();
         for (tree, items) in by_tree {
             let at = self
@@ -152,8 +160,14 @@ impl Worker {
             self.apply_tree(at, items, &commit, &mut intent, &mut contents, &mut results)?;
         }
         crate::cut::here("before the result");
-        self.finish(commit, &source, results)
-            .map_err(|e| e.to_string())
+        // A tree that waits for the rest of a set stays where it is; one whose set is whole advances with that.
+        let now = source.only(|tree| ends.moves_on(tree));
+        self.write_results(commit, &now, results)
+            .map_err(|e| e.to_string())?;
+        if !ends.whole.is_empty() {
+            self.finish_sets()?;
+        }
+        Ok(self.after_batch(commit))
     }
 
     pub(super) fn apply_tree(

@@ -2,10 +2,11 @@
 
 use super::command::{Recorded, Reply};
 use super::report::NotCovered;
+use super::status::Mode;
 use super::tree::Tree;
 use super::worker::Worker;
 use crate::tree::TreeId;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Worker {
     /// Begins to wait until everything that happened so far is recorded.
@@ -14,10 +15,17 @@ impl Worker {
         self.next_token += 1;
         let mut barrier = Barrier {
             trees: BTreeSet::new(),
+            sets: BTreeMap::new(),
             not_covered: Vec::new(),
             reply,
         };
+        let source = matches!(self.mode, Mode::Source { .. });
+        let mut in_sets = Vec::new();
         for tree in &self.trees {
+            if tree.is_in_sets() && source && tree.stop.is_none() {
+                in_sets.push(tree.id);
+                continue;
+            }
             let asked = match (&tree.stop, &self.watcher) {
                 (Some(stop), _) => Err(stop.why().to_owned()),
                 (None, Some(watcher)) => watcher
@@ -32,6 +40,18 @@ impl Worker {
                 Err(why) => barrier.not_covered.push(NotCovered {
                     tree: Some(tree.config.name.clone()),
                     why,
+                }),
+            }
+        }
+        for id in in_sets {
+            let Some(at) = self.position(id) else {
+                continue;
+            };
+            match self.want_set(at) {
+                Ok(pass) => drop(barrier.sets.insert(id, pass)),
+                Err(why) => barrier.not_covered.push(NotCovered {
+                    tree: Some(self.trees[at].config.name.clone()),
+                    why: why.to_owned(),
                 }),
             }
         }
@@ -70,7 +90,9 @@ impl Worker {
                     });
                 }
             }
-            if barrier.trees.is_empty() && !trees.iter().any(|(_, busy, ..)| *busy) {
+            barrier.end_sets(&self.trees);
+            let waits = !barrier.trees.is_empty() || !barrier.sets.is_empty();
+            if !waits && !trees.iter().any(|(_, busy, ..)| *busy) {
                 done.push(*token);
             }
         }
@@ -89,6 +111,34 @@ impl Worker {
 /// Waits for trees to be recorded.
 pub(super) struct Barrier {
     pub trees: BTreeSet<TreeId>,
+    /// Trees that are sent in sets, each with the pass that tells of this moment.
+    pub sets: BTreeMap<TreeId, u64>,
     pub not_covered: Vec<NotCovered>,
     pub reply: Reply<Recorded>,
+}
+
+impl Barrier {
+    /// Passes that have ended, or never will.
+    fn end_sets(&mut self, trees: &[Tree]) {
+        let not_covered = &mut self.not_covered;
+        self.sets.retain(|id, pass| {
+            let Some(tree) = trees.iter().find(|t| t.id == *id) else {
+                return false;
+            };
+            let ended = tree.sets.ended >= *pass;
+            let why = match &tree.stop {
+                Some(stop) => Some(stop.why().to_owned()),
+                None if ended && tree.sets.failed => Some("no set could be taken".to_owned()),
+                None => None,
+            };
+            let waits = !ended && why.is_none();
+            if let Some(why) = why {
+                not_covered.push(NotCovered {
+                    tree: Some(tree.config.name.clone()),
+                    why,
+                });
+            }
+            waits
+        });
+    }
 }

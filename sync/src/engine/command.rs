@@ -5,6 +5,7 @@ use super::error::CommandError;
 use super::moving::MoveOrder;
 use super::prepare::Prepared;
 use super::report::{AcceptPrice, InitReport, NotCovered};
+use super::sets::{FreezeHooks, Pass};
 use super::status::{Alarm, EngineStatus, Mode, SessionStatus, TreeState};
 use super::tree::Roots;
 use crate::index::Index;
@@ -104,6 +105,8 @@ pub(crate) enum Command {
         tree: String,
         reply: Reply<Result<AcceptPrice, CommandError>>,
     },
+    /// A pass for a consistent set ended.
+    Set(Box<Pass>),
     /// Single paths that a flush cannot speak for.
     Exceptions(Reply<Vec<NotCovered>>),
 }
@@ -188,6 +191,8 @@ pub(crate) struct Shared {
     pub spooled: AtomicU64,
     /// Alarms of sessions and of reversals, by tree and kind.
     pub alarms: Mutex<BTreeMap<(Option<String>, &'static str), String>>,
+    /// Runs the commands around a consistent set.
+    pub freeze_hooks: RwLock<Option<Arc<dyn FreezeHooks>>>,
     /// Where a test cuts the worker.
     #[cfg(test)]
     pub cuts: crate::cut::Cuts,
@@ -209,6 +214,13 @@ impl Shared {
     /// Other trees are in force.
     pub fn set_trees(&self, trees: Vec<TreeConfig>) {
         *self.trees.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(trees);
+    }
+
+    /// Runs the commands around a consistent set.
+    pub fn freeze_hooks(&self) -> Option<Arc<dyn FreezeHooks>> {
+        // Only ever replaced whole.
+        let hooks = self.freeze_hooks.read();
+        hooks.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends the session that runs.

@@ -36,7 +36,10 @@ impl Worker {
             }
             Command::Examine { tree, path, reply } => {
                 if let Some(at) = self.position(tree).filter(|at| self.trees[*at].moves()) {
-                    self.look(at, vec![(path, Dirt::FORCED)]);
+                    match self.trees[at].is_in_sets() {
+                        true => self.set_is_lost(at),
+                        false => self.look(at, vec![(path, Dirt::FORCED)]),
+                    }
                 }
                 let _ = reply.send(*self.shared.head.borrow());
             }
@@ -85,6 +88,7 @@ impl Worker {
             Command::SetTrees { trees, reply } => drop(reply.send(self.set_trees(trees))),
             Command::Accept { tree, most, reply } => drop(reply.send(self.accept(&tree, most))),
             Command::AcceptPrice { tree, reply } => drop(reply.send(self.accept_price(&tree))),
+            Command::Set(pass) => self.end_pass(*pass),
             Command::Exceptions(reply) => drop(reply.send(self.exceptions())),
         }
         self.touch();
@@ -248,15 +252,17 @@ impl Worker {
     /// What was spooled was answered as durable: it is applied before this node writes.
     pub(super) fn end_hold_for_takeover(&mut self) -> Result<(), CommandError> {
         self.shared.held.store(false, Ordering::Release);
-        if !self.is_spooled().map_err(CommandError::Spool)? {
+        let spooled = self.is_spooled().map_err(CommandError::Spool)?;
+        if !spooled && !self.trees.iter().any(Tree::is_in_sets) {
             return Ok(());
         }
         let mode = std::mem::replace(&mut self.mode, Mode::Replica);
         self.shared.token.grant();
-        let applied = self.apply_spool();
+        let applied = self.apply_spool().map_err(CommandError::Spool);
+        let applied = applied.and_then(|()| self.end_sets_for_takeover());
         self.shared.token.revoke(REVOKE);
         self.mode = mode;
-        applied.map_err(CommandError::Spool)
+        applied
     }
 
     /// `tandem adopt`: what lies here becomes of no history, and the peer's trees are received.
@@ -294,6 +300,10 @@ impl Worker {
             self.set_mode(Mode::Replica);
         }
         self.shared.token.grant();
+        // One that a crash left is the only state that this node can be promoted with.
+        if let Err(why) = self.finish_sets() {
+            tracing::warn!(why, "a set cannot be applied yet");
+        }
         Ok(())
     }
 

@@ -23,6 +23,17 @@ impl Worker {
         source: &NodeHeads,
         results: Results,
     ) -> Result<Applied, IndexError> {
+        self.write_results(commit, source, results)?;
+        Ok(self.after_batch(commit))
+    }
+
+    /// The same, of the trees in `source`, before the batch is over.
+    pub(super) fn write_results(
+        &mut self,
+        commit: Commit,
+        source: &NodeHeads,
+        results: Results,
+    ) -> Result<(), IndexError> {
         let mut unsettled: BTreeMap<TreeId, BTreeSet<RelPath>> = self
             .trees
             .iter_mut()
@@ -45,7 +56,7 @@ impl Worker {
                 .insert(sight.path.clone());
         }
         let leftovers = if commit.caught_up {
-            self.all_leftovers(&results)?
+            self.all_leftovers(source, &results)?
         } else {
             Vec::new()
         };
@@ -131,7 +142,7 @@ impl Worker {
                 }
             }
         }
-        Ok(self.after_batch(commit))
+        Ok(())
     }
 
     /// The source says that everything up to here was answered. A tree that only waited for that is consistent now.
@@ -155,6 +166,13 @@ impl Worker {
                 unsettled: 0,
             });
         }
+        let commit = Commit {
+            batch: 0,
+            upto: idle.upto,
+            caught_up: true,
+            stamp: idle.stamp,
+        };
+        self.sets_are_whole(commit, source)?;
         let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
         let mut waits = false;
         for tree in self.trees.iter().filter(|t| t.moves()) {
@@ -162,12 +180,6 @@ impl Worker {
             waits |= head.state != CopyState::Consistent && tree.unsettled.is_empty();
         }
         drop(snapshot);
-        let commit = Commit {
-            batch: 0,
-            upto: idle.upto,
-            caught_up: true,
-            stamp: idle.stamp,
-        };
         if waits {
             return self
                 .finish(commit, source, Results::default())
@@ -179,12 +191,16 @@ impl Worker {
     /// At the end of a first copy: what lies here and is not at the source.
     pub(super) fn all_leftovers(
         &self,
+        source: &NodeHeads,
         results: &Results,
     ) -> Result<Vec<(TreeId, RelPath, State)>, IndexError> {
         let snapshot = self.shared.index.snapshot()?;
         let mut all = Vec::new();
         for at in 0..self.trees.len() {
             let tree = self.trees[at].id;
+            if source.get(tree).is_none() {
+                continue;
+            }
             if !matches!(
                 snapshot.head(tree)?.state,
                 CopyState::Unborn | CopyState::Copying
@@ -206,7 +222,8 @@ impl Worker {
 
     pub(super) fn after_batch(&mut self, commit: Commit) -> Applied {
         let unsettled: usize = self.trees.iter().map(|t| t.unsettled.len()).sum();
-        let stopped = self.trees.iter().any(|t| !t.moves());
+        // What waits for the rest of its set is thrown away by a takeover: it is not the pair's yet.
+        let stopped = self.trees.iter().any(|t| !t.moves() || t.sets.waits);
         let before = self.shared.answered();
         let acked = if unsettled == 0 && !stopped {
             commit.upto.max(before)

@@ -3,6 +3,7 @@
 use super::command::{Command, Peer, Recorded, Shared, heads};
 use super::error::{CommandError, OpenError, SessionError};
 use super::report::{AcceptPrice, FlushReport, InitReport, NotCovered, RevokeReport, SessionEnd};
+use super::sets::FreezeHooks;
 use super::status::{EngineStatus, Mode};
 use super::tree::Roots;
 use super::worker::Worker;
@@ -111,6 +112,7 @@ impl Engine {
             held: AtomicBool::new(false),
             spooled: AtomicU64::new(0),
             alarms: Mutex::new(BTreeMap::new()),
+            freeze_hooks: RwLock::new(None),
             #[cfg(test)]
             cuts: Default::default(),
         });
@@ -177,6 +179,13 @@ impl Engine {
     /// [`CommandError::Ended`].
     pub async fn begin_replica(&self) -> Result<(), CommandError> {
         self.shared.ask(Command::BeginReplica).await?
+    }
+
+    /// Who runs the commands around consistent sets. Until it is told no set is taken.
+    pub fn run_freeze_hooks_by(&self, hooks: Arc<dyn FreezeHooks>) {
+        // Only ever replaced whole.
+        let by = self.shared.freeze_hooks.write();
+        *by.unwrap_or_else(std::sync::PoisonError::into_inner) = Some(hooks);
     }
 
     /// Neither sends nor applies.

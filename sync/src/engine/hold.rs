@@ -138,7 +138,7 @@ impl Worker {
         Ok(())
     }
 
-    fn unspool(&self, spooled: &Spooled) -> Result<Batch, String> {
+    pub(super) fn unspool(&self, spooled: &Spooled) -> Result<Batch, String> {
         let head = &spooled.head;
         let mut contents = HashMap::new();
         let mut at = spooled.begin;
@@ -165,17 +165,12 @@ impl Worker {
             );
             at += bytes;
         }
-        let (records, given_up, failed) = (
-            head.records.clone(),
-            head.given_up.clone(),
-            head.failed.clone(),
-        );
         let ready = Ready {
             commit: head.commit,
-            records,
-            totals: Vec::new(),
-            given_up,
-            failed,
+            records: head.records.clone(),
+            totals: head.totals.clone(),
+            given_up: head.given_up.clone(),
+            failed: head.failed.clone(),
         };
         Ok(Batch {
             ready,

@@ -193,6 +193,10 @@ impl Worker {
 
     /// Looks at paths and records what differs.
     pub(super) fn look(&mut self, at: usize, paths: Vec<(RelPath, Dirt)>) {
+        if self.trees[at].is_in_sets() && matches!(self.mode, Mode::Source { .. }) {
+            // Only passes look at it.
+            return;
+        }
         let sights = match self.looker(at, |looker| looker.look_all(&paths)) {
             Some(Ok(sights)) => sights,
             Some(Err(error)) => return self.index_failed(&error),

@@ -81,7 +81,17 @@ impl Looker<'_> {
     /// Looks at several paths, each with what it drags along.
     pub fn look_all(&self, paths: &[(RelPath, Dirt)]) -> Result<Sights, IndexError> {
         let mut sights = Sights::default();
-        let mut names = Names::default();
+        self.look_some(paths, &mut Names::default(), &mut sights)?;
+        Ok(sights)
+    }
+
+    /// Looks at some of many paths that are looked at as at one: names of a file can be anywhere among them.
+    pub(super) fn look_some(
+        &self,
+        paths: &[(RelPath, Dirt)],
+        names: &mut Names,
+        sights: &mut Sights,
+    ) -> Result<(), IndexError> {
         let mut entries = Vec::with_capacity(paths.len());
         for (path, _) in paths {
             entries.push(self.index.get(self.tree, path)?);
@@ -93,9 +103,9 @@ impl Looker<'_> {
             .collect();
         let read = hash::read_many(&self.open.root, &wanted, self.flush_first());
         for (((path, dirt), entry), read) in paths.iter().zip(entries).zip(read) {
-            self.look(path, *dirt, entry.as_ref(), read, &mut names, &mut sights)?;
+            self.look(path, *dirt, entry.as_ref(), read, names, sights)?;
         }
-        Ok(sights)
+        Ok(())
     }
 
     /// How a path is read: not again what is known, and not at all what is none of ours.

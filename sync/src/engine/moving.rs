@@ -118,7 +118,9 @@ impl Worker {
         };
         let source = matches!(self.mode, Mode::Source { .. });
         let known = self.trees.iter().all(|t| t.moves() && !t.is_scanned());
-        if !source || !known || self.trees[at].job.is_some() {
+        // What waits for the rest of its set would be passed over.
+        let in_sets = self.trees.iter().any(Tree::is_in_sets);
+        if !source || !known || in_sets || self.trees[at].job.is_some() {
             return Ok(None);
         }
         let snapshot = self.shared.index.snapshot()?;

@@ -75,6 +75,8 @@ impl Worker {
         }
         if !self.shared.held() {
             self.apply_spool().map_err(|why| refuse(&why, true))?;
+            self.finish_sets().map_err(|why| refuse(&why, true))?;
+            self.find_sets().map_err(|why| refuse(&why, true))?;
         }
         let mine = heads(&self.shared).map_err(|e| failed(&e))?;
         let mut turns = Vec::new();
@@ -139,6 +141,10 @@ impl Worker {
             turns.push((at, turn));
         }
         for (at, turn) in &turns {
+            if self.trees[*at].is_in_sets() && !matches!(turn, Turn::Continue) {
+                self.forget_set(self.trees[*at].id)
+                    .map_err(|e| failed(&e))?;
+            }
             self.trees[*at].receives = true;
             self.trees[*at].base_unknown = matches!(turn, Turn::Fresh);
             self.trees[*at].rescue_why = match turn {
@@ -211,7 +217,7 @@ impl Worker {
             let unborn = head.state == CopyState::Unborn;
             let seq = if unborn { 0 } else { head.seq };
             let spooled = self.spool.as_ref().map_or(0, |spool| spool.upto(tree.id));
-            from.push((tree.id, seq.max(spooled)));
+            from.push((tree.id, seq.max(spooled).max(self.set_upto(tree.id))));
             inline &= tree.unsettled.is_empty() && !matches!(turn, Turn::Rewind(_));
             inline &= !unborn || index.counts(tree.id)?.entries() == 0;
         }

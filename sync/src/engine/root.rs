@@ -122,6 +122,7 @@ impl Tree {
             root: Arc::new(root),
             private: Arc::new(private),
             update: self.config.update,
+            in_sets: self.is_in_sets(),
         })
     }
 

@@ -137,6 +137,7 @@ impl Worker {
             rescued: tree.rescued,
             mounts_below: tree.mounts.iter().map(RelPath::to_string).collect(),
             sockets_skipped: tree.sockets.len() as u64,
+            set: self.set_status(tree, acked),
             fuzzy: tree.fuzzy.iter().map(RelPath::to_string).collect(),
         })
     }

@@ -97,8 +97,23 @@ pub struct TreeStatus {
     pub mounts_below: Vec<String>,
     /// Sockets, which are not copied.
     pub sockets_skipped: u64,
+    /// Of a tree that is sent in sets: the newest one that was recorded (source) or applied (replica).
+    pub set: Option<SetStatus>,
     /// Files that change faster than they can be read; their copies are a mixture of versions.
     pub fuzzy: Vec<String>,
+}
+
+/// The newest consistent set of a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetStatus {
+    /// Counts up.
+    pub number: u64,
+    /// When the tree was held still: milliseconds since 1970 by the source's clock.
+    pub made_unix_ms: u64,
+    /// Source: it is durable and applied on the peer.
+    pub there: bool,
+    /// Source: the time until the next one, if it is known.
+    pub next: Option<Duration>,
 }
 
 /// The session with the peer.

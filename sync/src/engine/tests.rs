@@ -13,4 +13,5 @@ mod policy;
 mod renames;
 mod resume;
 mod reversal;
+mod sets;
 mod trees;

@@ -3,6 +3,7 @@
 use super::burst::Burst;
 use super::moving::{Moving, Rename};
 use super::scanning::Scan;
+use super::sets::Sets;
 use crate::beneath::Root;
 use crate::fault::Fault;
 use crate::guard::{DeleteWindow, Name};
@@ -23,6 +24,8 @@ pub(crate) struct Open {
     pub private: Arc<Private>,
     /// How files are updated in it.
     pub update: Update,
+    /// It changes by whole sets only.
+    pub in_sets: bool,
 }
 
 /// Roots that sessions may read from, by tree. Only the worker changes it.
@@ -176,6 +179,8 @@ pub(crate) struct Tree {
     pub open: Option<Open>,
     /// Staging holds nothing of an earlier process.
     pub cleaned: bool,
+    /// Consistent sets of it.
+    pub sets: Sets,
     /// Why it does not move.
     pub stop: Option<Stop>,
     /// Paths to be looked at.
@@ -260,6 +265,7 @@ impl Tree {
             config: Arc::new(config),
             open: None,
             cleaned: false,
+            sets: Sets::default(),
             stop: None,
             dirty: BTreeMap::new(),
             marked_at: 0,

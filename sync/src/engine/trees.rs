@@ -47,6 +47,7 @@ impl Worker {
         }
         self.load_flagged();
         self.load_skipped();
+        self.load_sets().map_err(index)?;
         self.load_read_since().map_err(index)?;
         // What is watched, and how often, may be something else now.
         self.watcher = None;
@@ -157,7 +158,7 @@ impl Tree {
             self.last_error = None;
         }
         if let Some(open) = &mut self.open {
-            open.update = self.config.update;
+            (open.update, open.in_sets) = (self.config.update, self.config.freeze.is_some());
             shared.roots.set(self.id, Some(open.clone()));
         }
         if other_root {

@@ -73,6 +73,14 @@ impl Engine {
                 });
                 continue;
             }
+            if config.freeze.is_some() {
+                let why = "it is sent in sets, and what lies there now is of no set".to_owned();
+                report.not_covered.push(NotCovered {
+                    tree: Some(config.name.clone()),
+                    why,
+                });
+                continue;
+            }
             let mut found = self.whole_tree(config.id(), &mut report).await?;
             for round in 0..ROUNDS {
                 if found.is_empty() {

@@ -48,6 +48,10 @@ pub(crate) struct Worker {
     /// The session whose batches are applied; none after one of them failed.
     pub(super) receiving: Option<u64>,
     pub(super) spool: Option<Spool>,
+    /// Passes for sets; one per tree at most.
+    pub(super) pass_threads: Vec<std::thread::JoinHandle<()>>,
+    /// Of sets that are under way.
+    pub(super) set_spools: BTreeMap<TreeId, Spool>,
     events: mpsc::Receiver<Event>,
     to_events: mpsc::Sender<Event>,
     pub(super) barriers: BTreeMap<u64, Barrier>,
@@ -86,6 +90,8 @@ impl Worker {
             preparing: None,
             receiving: None,
             spool: None,
+            pass_threads: Vec::new(),
+            set_spools: BTreeMap::new(),
             events,
             to_events,
             barriers: BTreeMap::new(),
@@ -101,6 +107,9 @@ impl Worker {
         worker.follow_rename();
         worker.load_flagged();
         worker.load_skipped();
+        if let Err(error) = worker.load_sets() {
+            worker.index_failed(&error);
+        }
         worker.load_mark();
         worker.publish();
         worker
@@ -141,7 +150,10 @@ impl Worker {
                 }
                 Next::Scanned(at, piece) => self.scanned(at, piece),
                 Next::Time => {}
-                Next::Ended => return self.mark_clean(),
+                Next::Ended => {
+                    self.wait_for_passes();
+                    return self.mark_clean();
+                }
             }
             self.work();
         }
@@ -187,6 +199,7 @@ impl Worker {
         let moving = self.trees.iter().filter(|t| t.moves());
         let later = moving.flat_map(|t| t.later.values().map(|a| a.at)).min();
         let all = [
+            self.next_set(),
             Some(self.next_period),
             self.dirty_due,
             self.status_due,
@@ -198,7 +211,13 @@ impl Worker {
 
     /// Sessions claim to have caught up only while every tree that moves is known as it is.
     pub(super) fn tell_scanned(&self) {
-        let scanned = !self.trees.iter().any(|t| t.moves() && t.is_scanned());
+        let source = matches!(self.mode, Mode::Source { .. });
+        // Before its first set nothing of such a tree is known.
+        let unknown = |t: &Tree| source && t.is_in_sets() && t.sets.newest.is_none();
+        let scanned = !self
+            .trees
+            .iter()
+            .any(|t| t.moves() && (t.is_scanned() || unknown(t)));
         self.shared
             .scanned
             .send_if_modified(|told| std::mem::replace(told, scanned) != scanned);
@@ -208,6 +227,7 @@ impl Worker {
         let now = clock::now();
         if self.mode != Mode::Idle {
             self.moves_overdue(now);
+            self.rest_trees_in_sets();
             self.wake_later(now);
             if self.dirty_due.is_some_and(|due| due <= now) {
                 self.dirty_due = None;
@@ -218,6 +238,7 @@ impl Worker {
             self.end_barriers();
             self.end_preparing();
         }
+        self.begin_sets();
         if now >= self.next_period {
             self.next_period = now + PERIOD;
             self.periodic();

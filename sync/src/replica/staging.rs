@@ -151,7 +151,10 @@ impl Contents {
                         hash: *hash,
                     }
             };
+            let in_sets = self.roots.get(record.tree).is_some_and(|open| open.in_sets);
+            // A set that waits may change it before this is applied.
             if !self.whole
+                && !in_sets
                 && entry
                     .as_ref()
                     .and_then(|e| e.current.as_ref())
@@ -299,7 +302,7 @@ impl Contents {
         entry: Option<&IndexEntry>,
         basis: &Basis,
     ) -> Result<Option<Redo>, IndexError> {
-        let in_place = |open: &Open| open.update == Update::InPlace;
+        let in_place = |open: &Open| open.update == Update::InPlace && !open.in_sets;
         let (Some(_), Some(state)) = (
             self.roots.get(record.tree).filter(in_place),
             record.state.as_ref(),

@@ -1,6 +1,7 @@
 //! Reading records from the index for the next batch.
 
 use super::machine::Fetched;
+use crate::engine::set_key;
 use crate::entry::{IndexEntry, Kind};
 use crate::index::{Index, IndexError, Located, Snapshot};
 use crate::path::RelPath;
@@ -126,10 +127,12 @@ impl Fetcher {
         let total = |tree: &TreeId| {
             let counts = snapshot.counts(*tree)?;
             let (entries, bytes) = (counts.entries(), counts.bytes);
+            let set = snapshot.value(&set_key(*tree))?;
             Ok(Total {
                 tree: *tree,
                 entries,
                 bytes,
+                set,
             })
         };
         self.from.keys().map(total).collect()

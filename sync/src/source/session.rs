@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(60);
 /// Questions of `verify` that may wait until they can be asked.
 const QUESTIONS: usize = 4;
+/// Time between two tries to read a content of a set that is lost.
+const SET_AGAIN: Duration = Duration::from_secs(1);
 /// Paths that may wait to be looked at again because they changed while they were sent.
 const EXAMINED: usize = 4096;
 
@@ -339,7 +341,12 @@ impl Session<'_> {
                 Effect::MoveEnded { order, done } => self.move_ended(order, done),
                 Effect::Examine { tree, path } => {
                     let (shared, examined) = (Arc::clone(self.shared), self.examined.clone());
+                    let in_sets = shared.roots.get(tree).is_some_and(|open| open.in_sets);
                     tokio::spawn(async move {
+                        if in_sets {
+                            // Nothing is new before the next set.
+                            tokio::time::sleep(SET_AGAIN).await;
+                        }
                         let head = shared
                             .ask(|reply| Command::Examine { tree, path, reply })
                             .await
@@ -439,8 +446,15 @@ impl Session<'_> {
     fn open(&self, item: Item, want: Want) -> Option<Content> {
         let record = self.machine.record(item)?;
         let open = self.shared.roots.get(record.tree)?;
-        // What is there is proven by the hash of what is read.
-        let file = open.root.open_regular(&record.path)?;
+        // Of a tree that is sent in sets the content as it was then; what did not change since is read where it lies. What
+        // is there is proven by the hash of what is read.
+        let hash = record.state.as_ref().and_then(|s| s.kind.hash());
+        let kept = hash.filter(|_| open.in_sets);
+        let kept = kept.and_then(|hash| crate::set::open(&open.private, *hash));
+        let file = match kept {
+            Some(file) => file,
+            None => open.root.open_regular(&record.path)?,
+        };
         Content::new(item, record, file, want)
     }
 }

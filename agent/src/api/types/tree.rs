@@ -47,6 +47,9 @@ pub struct TreeStatus {
     pub progress: Option<Progress>,
     /// Entries in the rescue of this tree here.
     pub rescued: u64,
+    /// The newest consistent set, of a tree that is sent in sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<TreeSet>,
     /// Mount points below the root that are not part of the tree.
     #[serde(default)]
     pub mounts_below: Vec<String>,
@@ -56,6 +59,20 @@ pub struct TreeStatus {
     /// Files that change faster than they can be read: not in sync while they do (master).
     #[serde(default)]
     pub fuzzy: Vec<String>,
+}
+
+/// A consistent set of a tree.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TreeSet {
+    /// Counts up.
+    pub number: u64,
+    /// How long ago the tree was held still for it, by this node's clock; on a standby of the newest set with changes.
+    pub age_ms: u64,
+    /// On the master: the standby has it.
+    pub there: bool,
+    /// On the master: time until the next one, unless it waits for the standby.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_ms: Option<u64>,
 }
 
 /// State of the copy of a tree on a node.

@@ -215,6 +215,20 @@ fn tree(t: &TreeStatus, master: bool) -> Row {
             count(t.sockets_skipped, "socket")
         )));
     }
+    if let Some(set) = &t.set {
+        let there = match (master, set.there) {
+            (true, true) => ", on the standby",
+            (true, false) => ", not on the standby yet",
+            (false, _) => "",
+        };
+        let next = set.next_ms.map(|ms| format!(", next in {}", age(Some(ms))));
+        notes.push(plain(format!(
+            "set {}, {} old{there}{}",
+            set.number,
+            age(Some(set.age_ms)),
+            next.unwrap_or_default()
+        )));
+    }
     if let Some(first) = t.fuzzy.first() {
         let files = count(t.fuzzy.len() as u64, "file");
         notes.push(plain(format!(

@@ -53,6 +53,7 @@ fn tree(name: &str) -> TreeStatus {
         detector: "fanotify".into(),
         progress: None,
         rescued: 0,
+        set: None,
         mounts_below: vec![],
         sockets_skipped: 0,
         fuzzy: Vec::new(),

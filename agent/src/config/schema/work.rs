@@ -1,6 +1,6 @@
 //! What the pair replicates, watches and runs.
 
-use super::Need::{DefaultsTo, Depends, Optional, Required};
+use super::Need::{Below, DefaultsTo, Depends, Optional, Required};
 use super::{Section, key};
 
 pub(super) const TREE: Section = Section {
@@ -56,6 +56,44 @@ pub(super) const TREE: Section = Section {
             "boolean",
             DefaultsTo("false"),
             "Whether file systems mounted below the root belong to the tree.",
+        ),
+        key(
+            "freeze",
+            "[tree.freeze]",
+            Below,
+            "The standby changes this tree only by consistent sets.",
+        ),
+    ],
+};
+
+pub(super) const FREEZE: Section = Section {
+    path: "tree.freeze",
+    repeated: false,
+    help: "How the tree above is held still while a consistent set is taken of it. With it the standby changes the tree only by whole sets; changes between two sets are not sent.",
+    keys: &[
+        key(
+            "before",
+            "argument list",
+            Required(&["[\"/usr/bin/systemctl\", \"freeze\", \"postgresql@15-main.service\"]"]),
+            "Holds the tree still: when it has ended nothing in the tree changes until `after`. Program and arguments, no shell.",
+        ),
+        key(
+            "after",
+            "argument list",
+            Required(&["[\"/usr/bin/systemctl\", \"thaw\", \"postgresql@15-main.service\"]"]),
+            "Lets it go on. Run in any case: also after a failure, and at the start of an agent that died in between.",
+        ),
+        key(
+            "timeout",
+            "duration, 100ms to 1h",
+            DefaultsTo("\"30s\""),
+            "Bound of each of the two commands, and of what is read between them. A set that takes longer is given up.",
+        ),
+        key(
+            "every",
+            "duration, 1s to 24h",
+            DefaultsTo("\"60s\""),
+            "From the end of one set to the next one. It waits until the standby has the one before.",
         ),
     ],
 };

@@ -1,0 +1,226 @@
+//! Trees that change on the replica by whole sets only.
+
+use super::compare::assert_equal;
+use super::pair::{Cable, Node, PATIENCE, flush, noise, pair, write};
+use crate::engine::FreezeHooks;
+use crate::tree::Freeze;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Commands that are only noted, and fail if they are told to.
+#[derive(Default)]
+struct Noted {
+    run: Mutex<Vec<String>>,
+    fails: Mutex<Option<&'static str>>,
+    /// Called while the tree is held still.
+    meanwhile: Mutex<Option<Box<dyn Fn() + Send>>>,
+}
+
+impl FreezeHooks for Noted {
+    fn run(
+        &self,
+        tree: &str,
+        event: &'static str,
+        argv: &[String],
+        _timeout: Duration,
+    ) -> Result<(), String> {
+        self.run
+            .lock()
+            .unwrap()
+            .push(format!("{tree} {event} {}", argv.join(" ")));
+        if event == "thaw"
+            && let Some(meanwhile) = &*self.meanwhile.lock().unwrap()
+        {
+            meanwhile();
+        }
+        match *self.fails.lock().unwrap() == Some(event) {
+            true => Err("as told".into()),
+            false => Ok(()),
+        }
+    }
+}
+
+fn in_sets(tree: &mut crate::tree::TreeConfig) {
+    tree.freeze = Some(Freeze {
+        before: vec!["stop".into()],
+        after: vec!["go".into()],
+        timeout: Duration::from_secs(10),
+        // A flush wants one at once; nothing else does after the first one.
+        every: Duration::from_secs(3600),
+    });
+}
+
+fn hooks(node: &Node) -> Arc<Noted> {
+    let noted = Arc::new(Noted::default());
+    node.engine().run_freeze_hooks_by(noted.clone());
+    noted
+}
+
+/// A flush takes a set that begins after it.
+async fn next_set(a: &Node, b: &Node) {
+    flush(a).await;
+    b.until("consistent", |s| s.consistent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_replica_follows_by_sets() {
+    let (a, b) = pair(in_sets).await;
+    let noted = hooks(&a);
+    write(&a.tree().join("base/1"), noise(400_000, 1));
+    write(&a.tree().join("base/2"), "small");
+    std::fs::hard_link(a.tree().join("base/2"), a.tree().join("same")).unwrap();
+    let cable = Cable::plug(&a, &b);
+    next_set(&a, &b).await;
+    assert_equal(&a.tree(), &b.tree());
+    write(&a.tree().join("base/2"), "other");
+    std::fs::rename(a.tree().join("base"), a.tree().join("moved")).unwrap();
+    next_set(&a, &b).await;
+    assert_equal(&a.tree(), &b.tree());
+    let run = noted.run.lock().unwrap().clone();
+    assert_eq!(run[..2], ["data freeze stop", "data thaw go"], "{run:?}");
+    cable.cut().await;
+}
+
+/// What is sent is what lay there while the tree was held still, whatever became of it since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_is_of_one_moment() {
+    let (a, b) = pair(in_sets).await;
+    let noted = hooks(&a);
+    let root = a.tree();
+    for i in 0..20 {
+        write(&root.join(format!("f{i}")), "0");
+    }
+    let count = std::sync::atomic::AtomicU64::new(1);
+    // As soon as the tree may change again all of it does.
+    *noted.meanwhile.lock().unwrap() = Some(Box::new(move || {
+        let n = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        for i in 0..20 {
+            std::fs::write(root.join(format!("f{i}")), n.to_string()).unwrap();
+        }
+    }));
+    let cable = Cable::plug(&a, &b);
+    for _ in 0..3 {
+        next_set(&a, &b).await;
+    }
+    cable.cut().await;
+    let found: std::collections::BTreeSet<String> = (0..20)
+        .map(|i| std::fs::read_to_string(b.tree().join(format!("f{i}"))).unwrap())
+        .collect();
+    assert_eq!(found.len(), 1, "of one moment: {found:?}");
+    assert!(b.engine().status().consistent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_that_cannot_be_taken_is_said_and_the_tree_goes_on() {
+    let (a, b) = pair(in_sets).await;
+    let noted = hooks(&a);
+    *noted.fails.lock().unwrap() = Some("freeze");
+    write(&a.tree().join("f"), "content");
+    let cable = Cable::plug(&a, &b);
+    let alarm = |kind: &'static str| {
+        move |s: &crate::engine::EngineStatus| s.alarms.iter().any(|a| a.kind == kind)
+    };
+    a.until("an alarm", alarm("set")).await;
+    assert!(
+        !b.engine().status().consistent,
+        "nothing is known of the tree"
+    );
+    assert!(!b.tree().join("f").exists());
+    let run = noted.run.lock().unwrap().clone();
+    assert!(
+        run.contains(&"data thaw go".to_owned()),
+        "in any case: {run:?}"
+    );
+    *noted.fails.lock().unwrap() = Some("thaw");
+    let _ = a.engine().flush(Duration::from_millis(200)).await;
+    a.until("an alarm", alarm("thaw")).await;
+    *noted.fails.lock().unwrap() = None;
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_the_tree_is_let_go() {
+    let (mut a, b) = pair(in_sets).await;
+    let cable = Cable::plug(&a, &b);
+    a.engine().shared.cuts.arm(1);
+    hooks(&a);
+    a.until("cut", |s| s.alarms.iter().any(|a| a.kind == "worker"))
+        .await;
+    let place = a.engine().shared.cuts.place();
+    assert_eq!(place, Some("before a tree is held still"));
+    cable.cut().await;
+    a.stop().await;
+    a.start();
+    let noted = hooks(&a);
+    // Whatever it becomes.
+    let thawed = async {
+        while noted.run.lock().unwrap().first().map(String::as_str) != Some("data thaw go") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, thawed).await;
+    assert!(found.is_ok(), "{:?}", noted.run.lock().unwrap());
+}
+
+/// The worker is cut at every step of a set. After the start, before anybody sends anything, the tree is the old set or the
+/// new one; also if it becomes the source at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_it_is_cut_the_tree_is_of_one_set() {
+    let mut seen = std::collections::BTreeMap::new();
+    for n in 1.. {
+        let (a, mut b) = pair(in_sets).await;
+        hooks(&a);
+        let root = a.tree();
+        let fill = |version: &str| {
+            for i in 0..4 {
+                write(&root.join(format!("f{i}")), version);
+            }
+            write(&root.join(format!("only {version}")), version);
+        };
+        fill("old");
+        let cable = Cable::plug(&a, &b);
+        next_set(&a, &b).await;
+        cable.cut().await;
+        std::fs::remove_file(root.join("only old")).unwrap();
+        fill("new");
+        b.engine().shared.cuts.arm(n);
+        let cable = Cable::plug(&a, &b);
+        let mut changes = b.engine().status_changes();
+        let cut = changes.wait_for(|s| s.alarms.iter().any(|a| a.kind == "worker"));
+        let cut = tokio::select! {
+            found = cut => found.is_ok(),
+            () = next_set(&a, &b) => false,
+        };
+        let place = b.engine().shared.cuts.place();
+        cable.cut().await;
+        if !cut {
+            break;
+        }
+        *seen.entry(place.unwrap()).or_insert(0) += 1;
+        b.stop().await;
+        b.start();
+        match n % 2 {
+            0 => b.engine().begin_source(2).await.unwrap(),
+            _ => b.engine().begin_replica().await.unwrap(),
+        }
+        let names = ["f0", "f1", "f2", "f3", "only old", "only new"];
+        let found = names.map(|name| std::fs::read_to_string(b.tree().join(name)).ok());
+        let whole = |version: &str, other: usize| {
+            let mut all = [(); 6].map(|()| Some(version.to_owned()));
+            all[other] = None;
+            found == all
+        };
+        assert!(
+            whole("old", 5) || whole("new", 4),
+            "cut {n}, {place:?}: {found:?}"
+        );
+        assert!(super::reversal::rescued(&b).is_empty());
+    }
+    for place in [
+        "before a set is whole",
+        "after a set is whole",
+        "before a step",
+    ] {
+        assert!(seen.contains_key(place), "never cut {place}: {seen:?}");
+    }
+}
