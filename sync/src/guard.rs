@@ -242,7 +242,7 @@ impl DeleteWindow {
         live: u64,
         max: MaxDelete,
     ) -> Result<(), Vanished> {
-        self.size(now, live);
+        self.forget(now);
         let (mut all, mut old) = (0u64, 0u64);
         for name in gone {
             all += 1;
@@ -256,7 +256,13 @@ impl DeleteWindow {
         if all >= live && had > 0 && gone > 0 {
             return Err(Vanished::Everything { had });
         }
-        let most = self.sizes.iter().map(|(_, live)| *live).max().unwrap_or(0);
+        // What is there is recorded before what is gone: `live` may hold what moved twice, and is no size of the tree.
+        let most = self
+            .sizes
+            .iter()
+            .map(|(_, size)| *size)
+            .max()
+            .unwrap_or(live);
         let left = live.saturating_sub(all);
         let too_many = |gone, had| {
             let limit = limit(max, had);
@@ -266,7 +272,7 @@ impl DeleteWindow {
         vanished.map_or(Ok(()), Err)
     }
 
-    /// There are `live` entries at `now`.
+    /// There are `live` entries at `now`, when nothing waits to be recorded.
     pub fn size(&mut self, now: u64, live: u64) {
         self.forget(now);
         let start = now - now % STRETCH_NS;

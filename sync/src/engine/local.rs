@@ -287,7 +287,11 @@ impl Worker {
         })?;
         let live = self.shared.index.snapshot()?.counts(tree)?.entries();
         let Tree {
-            deletes, accepted, ..
+            deletes,
+            accepted,
+            job,
+            dirty,
+            ..
         } = &mut self.trees[at];
         for change in changes {
             match change {
@@ -301,7 +305,10 @@ impl Worker {
                 Counted::Vanished(name) => deletes.vanished(now, name),
             }
         }
-        deletes.size(now, live);
+        let whole = job.is_none() && !dirty.values().any(|dirt| dirt.gone);
+        if whole {
+            deletes.size(now, live);
+        }
         if head.1 > head.0 {
             self.lag.push(head.1, now);
             self.shared.head.send_replace(head.1);

@@ -130,7 +130,16 @@ impl Worker {
     /// Begins to scan a tree.
     pub(super) fn scan(&mut self, at: usize) {
         let receiver = self.mode == Mode::Replica;
+        let counts = self
+            .shared
+            .index
+            .snapshot()
+            .and_then(|s| s.counts(self.trees[at].id));
         let tree = &mut self.trees[at];
+        // An index that fails is met again by the scan.
+        if let Ok(counts) = counts {
+            tree.deletes.size(clock::now(), counts.entries());
+        }
         let routine = std::mem::take(&mut tree.routine) && !tree.rescan;
         tree.rescan = false;
         let Some(open) = tree.open.clone() else {
