@@ -7,12 +7,12 @@
 mod comparison;
 mod copy;
 mod place;
-mod signals;
 mod stage;
 mod steps;
 mod story;
 mod watch;
 
+use crate::signals::{self, Interrupted};
 use clap::Parser;
 use stage::Stage;
 use std::path::{Path, PathBuf};
@@ -53,8 +53,8 @@ pub(crate) enum DemoError {
         source: std::io::Error,
     },
     /// Ctrl-C or SIGTERM.
-    #[error("interrupted")]
-    Interrupted,
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }
 
 impl DemoError {
@@ -76,7 +76,7 @@ pub fn main() -> ExitCode {
     let mut stage = Stage::new();
     match story::play(&options, &mut stage) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(DemoError::Interrupted) => {
+        Err(DemoError::Interrupted(_)) => {
             stage.note("\nInterrupted. Nothing was left behind.");
             ExitCode::from(130)
         }

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Where a host's disk is.
@@ -15,6 +16,14 @@ pub enum Disk {
     Memory,
     /// A directory on the file system of the lab's work directory.
     Directory,
+    /// A fresh ext4 in a sparse file of the lab's work directory, on a loop device: a file system of its own on a real
+    /// disk. Needs root of the machine, and the programs `mkfs.ext4` and `mount`.
+    Image {
+        /// Its size.
+        bytes: u64,
+        /// How many files and directories it has room for.
+        inodes: u64,
+    },
 }
 
 /// Makes a directory for one lab, for this user only.
@@ -41,6 +50,42 @@ pub(crate) fn make_work_dir(parent: &Path) -> Result<PathBuf, LabError> {
     Err(LabError::Io {
         what: format!("make a work directory in {}", parent.display()),
         source: io::Error::from(io::ErrorKind::AlreadyExists),
+    })
+}
+
+/// Makes a fresh ext4 in `file` and mounts it at `disk`, in the calling thread's mount namespace. The loop device is
+/// given back when the last mount of it is gone.
+pub(crate) fn mount_image(
+    disk: &Path,
+    file: &Path,
+    bytes: u64,
+    inodes: u64,
+) -> Result<(), LabError> {
+    let image = fs::File::create(file).map_err(LabError::io("make the disk's image"))?;
+    image
+        .set_len(bytes)
+        .map_err(LabError::io("set the size of the disk's image"))?;
+    let mut make = Command::new("mkfs.ext4");
+    make.args(["-q", "-F", "-N", &inodes.to_string()]).arg(file);
+    run(make)?;
+    let mut mount = Command::new("mount");
+    mount.args(["-o", "loop"]).arg(file).arg(disk);
+    run(mount)
+}
+
+fn run(mut command: Command) -> Result<(), LabError> {
+    let what = format!("run {:?}", command.get_program());
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(LabError::io(what.clone()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(LabError::Io {
+        what,
+        source: io::Error::other(said.trim().to_string()),
     })
 }
 

@@ -110,13 +110,13 @@ struct Running {
 impl Host {
     pub(crate) fn make(lab: &Arc<LabInner>, spec: HostSpec, number: u8) -> Result<Self, LabError> {
         let dir = lab.work.join(&spec.name);
-        let (disk, memory) = (dir.join("disk"), spec.disk == Disk::Memory);
+        let (disk, kind) = (dir.join("disk"), spec.disk);
         fs::create_dir_all(dir.join("root")).map_err(LabError::io("make the host's directory"))?;
         fs::create_dir_all(&disk).map_err(LabError::io("make the host's disk"))?;
         fs::write(dir.join("machine-id"), format!("{}\n", random_hex()?))
             .map_err(LabError::io("make the host's machine id"))?;
         lab.floor
-            .run(move |_| crate::rootfs::prepare_disk(&disk, memory))?;
+            .run(move |_| crate::rootfs::prepare_disk(&disk, kind))?;
         let cables = vec![CableState::default(); spec.nics.len()];
         Ok(Self {
             inner: Arc::new(HostInner {

@@ -1,6 +1,7 @@
 //! A host's view of the file system: the machine's programs read-only, everything else its own.
 
-use crate::{LabError, PROGRAM_DIR};
+use crate::disk::mount_image;
+use crate::{Disk, LabError, PROGRAM_DIR};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::ffi::{CString, OsStr};
 use std::fs;
@@ -26,17 +27,22 @@ const FROM_ETC: [&str; 7] = [
 ];
 const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
 
-/// Makes the directories of a disk; a memory disk is mounted first, in the calling thread's mount namespace.
-pub(crate) fn prepare_disk(disk: &Path, memory: bool) -> Result<(), LabError> {
-    if memory {
-        mount(
+/// Makes the directories of a disk; one that is a file system of its own is mounted first, in the calling thread's
+/// mount namespace.
+pub(crate) fn prepare_disk(disk: &Path, kind: Disk) -> Result<(), LabError> {
+    match kind {
+        Disk::Memory => mount(
             Some("lab-disk"),
             disk,
             Some("tmpfs"),
             MsFlags::empty(),
             Some("mode=755"),
         )
-        .map_err(LabError::os("mount the host's disk"))?;
+        .map_err(LabError::os("mount the host's disk"))?,
+        Disk::Directory => {}
+        Disk::Image { bytes, inodes } => {
+            mount_image(disk, &disk.with_extension("ext4"), bytes, inodes)?;
+        }
     }
     for dir in ON_DISK {
         make_dir(&disk.join(dir))?;

@@ -1,9 +1,9 @@
 //! The last step: both trees, compared with each other and with what they have to be.
 
 use super::DemoError;
-use super::stage::{count, size, time};
 use super::steps::{AFTER, BACK, BACK_TEXT, PAGE, PAGE_TEXT, PRIVATE, Play, after};
 use super::watch::tandem;
+use crate::text::{count, size, time};
 use std::fs;
 use std::time::Instant;
 use tandem_lab::{Probe, TreeSummary, compare_trees, summarize};

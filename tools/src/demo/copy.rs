@@ -1,7 +1,8 @@
 //! The private copy of the machine's own data, with all attributes. The original is only read.
 
+use super::DemoError;
 use super::place::MORE_ROOM;
-use super::{DemoError, signals};
+use crate::signals;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};

@@ -1,7 +1,7 @@
 //! Where the disks of the two nodes are: in memory when there is certainly enough, else on a disk of this machine.
 
-use super::stage::size;
 use super::{DemoError, MAX_BYTES};
+use crate::text::size;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tandem_lab::Disk;

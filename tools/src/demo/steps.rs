@@ -1,9 +1,11 @@
 //! The steps of the story. Each does something to the pair, measures what that meant, and checks it.
 
+use super::DemoError;
 use super::copy::Copied;
-use super::stage::{Stage, count, size, time};
+use super::stage::Stage;
 use super::watch::{ready, status, tandem, wait, wait_agent, wait_ready};
-use super::{DemoError, signals};
+use crate::signals;
+use crate::text::{count, size, time};
 use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

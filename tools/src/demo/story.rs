@@ -1,9 +1,10 @@
 //! The order of the story, and what is shown when it breaks.
 
 use super::copy::{Copied, Except, Limit, copy_tree};
-use super::stage::{Stage, count, size, time};
+use super::stage::Stage;
 use super::steps::{PRIVATE, Play};
 use super::{DemoError, MAX_BYTES, MAX_FILES, Options, place};
+use crate::text::{count, size, time};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tandem_lab::pair::{FLOATING, NODES, Pair, PairSpec, private_address, public_address};
@@ -26,15 +27,14 @@ pub(super) fn play(options: &Options, stage: &mut Stage) -> Result<(), DemoError
     (spec.disk, spec.parent) = (place.disk, place.parent);
     stage.event(&match spec.disk {
         Disk::Memory => "each node's disk is a file system of its own, in memory".to_string(),
-        Disk::Directory => format!(
-            "each node's disk is a directory in {}",
-            spec.parent.display()
-        ),
+        Disk::Directory | Disk::Image { .. } => {
+            format!("each node's disk is in {}", spec.parent.display())
+        }
     });
     let pair = Pair::new(spec)?;
     let told = tell(&pair, &tree, options, stage);
     if let Err(e) = &told
-        && !matches!(e, DemoError::Interrupted)
+        && !matches!(e, DemoError::Interrupted(_))
     {
         show_nodes(&pair, stage);
     }

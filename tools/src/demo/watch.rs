@@ -1,6 +1,7 @@
 //! Looking at the nodes while the story goes on.
 
-use super::{DemoError, signals};
+use super::DemoError;
+use crate::signals;
 use std::time::{Duration, Instant};
 use tandem::api::types::{Role, StatusReport, TreeState};
 use tandem_lab::pair::{Node, Pair};
