@@ -1,17 +1,22 @@
 //! The benchmarks: Tandem, and rsync and lsyncd as Debian has them, side by side in one run. Two hosts in network
 //! namespaces, each with a disk of its own, joined by virtual cables.
 //!
-//! Like the demo, the program is several programs: it is also the `tandem` that runs on the nodes.
+//! Like the demo, the program is several programs: it is also the `tandem` that runs on the nodes, and both ends of the
+//! bare link.
 
 mod agents;
+mod bare;
 mod case;
 mod data;
 mod error;
+mod lag;
+mod loops;
 mod measure;
 mod peers;
 mod place;
 mod report;
 mod scenes;
+mod sever;
 mod statistics;
 
 use crate::signals;
@@ -75,8 +80,10 @@ impl SyncOptions {
 /// failed; 130 after Ctrl-C.
 pub fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
-    if Path::new(&name).file_name().is_some_and(|n| n == "tandem") {
-        return tandem::cli::main(std::env::args_os());
+    match Path::new(&name).file_name().and_then(|n| n.to_str()) {
+        Some("tandem") => return tandem::cli::main(std::env::args_os()),
+        Some(bare::PART) => return bare::main(std::env::args().skip(1)),
+        _ => {}
     }
     tandem_lab::at_start();
     let Options {

@@ -37,16 +37,17 @@ pub(super) fn small_path(n: u64) -> PathBuf {
     ))
 }
 
-/// Makes `files` files of [`SMALL`] bytes in directories of [`PER_DIRECTORY`] below `root`.
-pub(super) fn make_small(root: &Path, files: u64) -> Result<(), BenchError> {
-    let directories = files.div_ceil(PER_DIRECTORY);
+/// Makes the files from number `from` to below `to` of a tree of small files: [`SMALL`] bytes each, in directories of
+/// [`PER_DIRECTORY`].
+pub(super) fn make_small(root: &Path, from: u64, to: u64) -> Result<(), BenchError> {
+    let directories = to.div_ceil(PER_DIRECTORY);
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..THREADS)
             .map(|worker| {
                 scope.spawn(move || {
-                    (worker..directories)
+                    (from / PER_DIRECTORY + worker..directories)
                         .step_by(THREADS as usize)
-                        .try_for_each(|directory| make_directory(root, directory, files))
+                        .try_for_each(|directory| make_directory(root, directory, from, to))
                 })
             })
             .collect();
@@ -57,15 +58,15 @@ pub(super) fn make_small(root: &Path, files: u64) -> Result<(), BenchError> {
     })
 }
 
-fn make_directory(root: &Path, directory: u64, files: u64) -> Result<(), BenchError> {
+fn make_directory(root: &Path, directory: u64, from: u64, to: u64) -> Result<(), BenchError> {
     signals::check()?;
     let first = directory * PER_DIRECTORY;
     let dir = root.join(small_path(first));
     // A file always lies in a directory.
     let dir = dir.parent().unwrap_or(root);
-    fs::create_dir(dir).map_err(BenchError::io(format!("make {}", dir.display())))?;
+    fs::create_dir_all(dir).map_err(BenchError::io(format!("make {}", dir.display())))?;
     let mut content = [0; SMALL];
-    for n in first..files.min(first + PER_DIRECTORY) {
+    for n in first.max(from)..to.min(first + PER_DIRECTORY) {
         fill(n, &mut content);
         let path = root.join(small_path(n));
         fs::write(&path, content).map_err(BenchError::io(format!("write {}", path.display())))?;
@@ -161,7 +162,9 @@ mod tests {
     #[test]
     fn trees_have_the_size_that_was_asked_for() {
         let dir = tempfile::tempdir().expect("a directory");
-        make_small(dir.path(), 250).expect("made");
+        make_small(dir.path(), 0, 130)
+            .and_then(|()| make_small(dir.path(), 130, 250))
+            .expect("made");
         let sum = tandem_lab::summarize(dir.path(), &[]).expect("read");
         assert_eq!((sum.files, sum.dirs, sum.bytes), (250, 3, 256_000));
         assert!(dir.path().join(small_path(249)).is_file());

@@ -5,10 +5,10 @@
 
 use super::error::BenchError;
 use rustix::fs::{Mode, OFlags, open, syncfs};
-use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use tandem_lab::pair::{Node, Pair, PairSpec};
 use tandem_lab::{Disk, own_path};
 use tokio::runtime::Runtime;
@@ -20,7 +20,7 @@ const IMAGE: u64 = 200 << 30;
 /// Inodes of a disk besides those of the data: state, staging, logs.
 const INODES_BESIDES: u64 = 100_000;
 /// Index, journals, logs and images' own structures, of both hosts.
-const ROOM_BESIDES: u64 = 3 << 30;
+const ROOM_BESIDES: u64 = 1 << 30;
 /// Only what the agents need: nothing but the tree is watched.
 const BODY: &str = "\n[[tree]]\nname = \"www\"\npath = \"/srv/www\"\n";
 
@@ -31,7 +31,7 @@ pub(super) struct Place {
     pub(super) runtime: Runtime,
     /// What the disks are, for the reader of the result.
     pub(super) disks: &'static str,
-    aside: Cell<u32>,
+    aside: AtomicU32,
 }
 
 /// How much a scene puts on the disks.
@@ -84,7 +84,7 @@ impl Place {
             pair,
             runtime,
             disks,
-            aside: Cell::new(0),
+            aside: AtomicU32::new(0),
         })
     }
 
@@ -120,8 +120,7 @@ impl Place {
 
     /// A name in `/srv` that nothing has yet.
     pub(super) fn new_directory(&self, what: &str) -> String {
-        let n = self.aside.get() + 1;
-        self.aside.set(n);
+        let n = self.aside.fetch_add(1, Ordering::Relaxed);
         format!("/srv/{what}-{n}")
     }
 

@@ -1,7 +1,11 @@
 //! The scenes: each makes its data once and plays the cases that use them.
 
+mod flat;
+mod large;
 mod linux;
 mod many;
+mod rename;
+mod steady;
 
 use super::agents::COPY;
 use super::case::Case;
@@ -30,9 +34,12 @@ pub(super) fn run(options: &SyncOptions) -> Result<usize, BenchError> {
         Some(dir) => dir.clone(),
         None => beside_program()?,
     };
-    let all: [(&[Case], fn(&SyncOptions) -> Needs, Scene); 2] = [
+    let all: [(&[Case], fn(&SyncOptions) -> Needs, Scene); 5] = [
         (&[Case::Linux], linux::needs, linux::play),
         (&many::CASES, many::needs, many::play),
+        (&large::CASES, large::needs, large::play),
+        (&[Case::Rename], rename::needs, rename::play),
+        (&[Case::Flat], flat::needs, flat::play),
     ];
     let mut rows = Rows(Vec::new());
     for (cases, needs, play) in all {

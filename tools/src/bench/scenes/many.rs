@@ -1,6 +1,6 @@
 //! The tree with many small files: its first copy, and what it costs afterwards.
 
-use super::{Rows, compare, first_copy, warm};
+use super::{Rows, compare, first_copy, steady, warm};
 use crate::bench::SyncOptions;
 use crate::bench::agents::{COPY, Memory};
 use crate::bench::case::Case;
@@ -13,7 +13,13 @@ use crate::bench::report::{Measured, Target};
 use crate::text::count;
 use std::time::{Duration, Instant};
 
-pub(super) const CASES: [Case; 3] = [Case::Small, Case::Restart, Case::Memory];
+pub(super) const CASES: [Case; 5] = [
+    Case::Small,
+    Case::Restart,
+    Case::Memory,
+    Case::Reconnect,
+    Case::Changes,
+];
 
 /// From so many files on a copy takes minutes and is made once.
 const LARGE: u64 = 500_000;
@@ -42,7 +48,7 @@ pub(super) fn play(
     place: &Place,
     rows: &mut Rows,
 ) -> Result<(), BenchError> {
-    make_small(&place.tree(0), options.files)?;
+    make_small(&place.tree(0), 0, options.files)?;
     warm(place)?;
     let rsync = Rsync::start(place)?;
     let copied = copies(options, place, &rsync, rows)?;
@@ -54,8 +60,20 @@ pub(super) fn play(
     if options.wants(Case::Memory) {
         memory(options, place, &copied, rows)?;
     }
+    if options.wants(Case::Reconnect) {
+        steady::reconnect(options, place, rows)?;
+    }
+    let seen = if options.wants(Case::Changes) {
+        Some(steady::changes(options, place, rows)?)
+    } else {
+        None
+    };
     place.stop_agents()?;
-    compare(place)
+    compare(place)?;
+    // Last, as they change the source while no agent runs.
+    seen.map_or(Ok(()), |seen| {
+        steady::peers_changes(options, place, &rsync, &copied.by_rsync, &seen, rows)
+    })
 }
 
 /// What the copies leave for the cases after them.
