@@ -43,23 +43,28 @@ impl Changes {
     }
 }
 
-/// Changes files `every` so often for a time, whatever the lag is. For each: milliseconds from before the write until
-/// a `flush` that began right after it says that it is durable on the standby.
+/// Changes files `every` so often for a time, whatever the lag is. For each `asked`th: milliseconds from before the
+/// write until a `flush` that began right after it says that it is durable on the standby. A flush is work for both
+/// agents: with one for each of many changes a second it would be the flushes that are measured.
 pub(super) fn until_durable(
     place: &Place,
     changes: &mut Changes,
     every: Duration,
     count: u64,
+    asked: u64,
 ) -> Result<Vec<f64>, BenchError> {
     let (root, client) = (place.tree(0), place.client(0)?);
     place.runtime.block_on(async {
         let mut flushes = JoinSet::new();
         let mut ticks = tokio::time::interval(every);
-        for _ in 0..count {
+        for n in 0..count {
             ticks.tick().await;
             signals::check()?;
             let begin = Instant::now();
             changes.write(&root)?;
+            if n % asked != 0 {
+                continue;
+            }
             let client = client.clone();
             flushes.spawn(async move {
                 let report = client.flush(BOUND).await?;

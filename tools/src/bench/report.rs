@@ -194,8 +194,13 @@ pub(super) fn table(rows: &[Row]) -> String {
         }
     }
     out.push('\n');
+    let mut last = None;
     for row in rows {
         let said = row.error.as_ref().unwrap_or(&row.how);
+        // The lines of one case mostly share it.
+        if last.replace(said) == Some(said) {
+            continue;
+        }
         out += &format!("{}: {said}\n", row.case);
     }
     out

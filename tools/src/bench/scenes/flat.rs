@@ -50,7 +50,7 @@ pub(super) fn play(
         }
         place.settle()?;
         let mut changes = Changes::new(files, step);
-        let lags = until_durable(place, &mut changes, EVERY, CHANGES)?;
+        let lags = until_durable(place, &mut changes, EVERY, CHANGES, 1)?;
         let (peer, target) = match &smallest {
             Some((files, lags)) => (
                 Some((format!("with {} files", count(*files)), lags.clone())),

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 /// 100 changes each second.
 const EVERY: Duration = Duration::from_millis(10);
 const PER_SECOND: u64 = 100;
+/// One of so many is asked for by a flush.
+const ASKED: u64 = 10;
 /// Changes that the peers are given: each takes a second or more with them.
 const PEER_CHANGES: u64 = 15;
 /// Runs of a broken connection when nothing else is asked for.
@@ -90,13 +92,13 @@ pub(super) fn changes(
     place.wait_in_sync(COPY)?;
     let number = options.seconds * PER_SECOND;
     let mut changes = Changes::new(options.files, 0);
-    let durable = until_durable(place, &mut changes, EVERY, number)?;
+    let durable = until_durable(place, &mut changes, EVERY, number, ASKED)?;
     place.flush(COPY)?;
     let number_seen = number.min(10 * PER_SECOND);
     let seen = until_seen(place, &mut changes, &place.tree(1), EVERY, number_seen)?;
     let how = format!(
-        "{} files, one of them rewritten each {EVERY:?} for {} s: from before the write until a flush that began \
-         after it says that it is durable on the standby (an upper bound: the flush is part of it)",
+        "{} files, one of them rewritten each {EVERY:?} for {} s; of every {ASKED}th: from before the write \
+         until a flush that began after it says that it is durable on the standby (an upper bound: the flush is part of it)",
         count(options.files),
         options.seconds
     );
