@@ -12,6 +12,10 @@ pub mod clock;
 pub(crate) mod command;
 #[allow(clippy::disallowed_methods)]
 mod commands;
+#[allow(clippy::disallowed_methods)]
+mod contents;
+#[allow(clippy::disallowed_methods)]
+mod duty;
 pub mod error;
 mod exceptions;
 mod finish;
@@ -60,7 +64,8 @@ pub use report::{
 pub use sets::FreezeHooks;
 pub(crate) use sets::set_key;
 pub use status::{
-    Alarm, EngineStatus, Mode, Progress, SessionStatus, SetStatus, TreeState, TreeStatus,
+    Alarm, ContentsRound, ContentsStatus, EngineStatus, Mode, Progress, SessionStatus, SetStatus,
+    TreeState, TreeStatus,
 };
 
 #[cfg(test)]

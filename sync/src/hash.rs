@@ -1,6 +1,7 @@
 //! Hashing contents, with the knowledge whether the file stayed the same meanwhile.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,6 +49,17 @@ pub fn hash_file(file: &File, flush_first: bool) -> Result<Hashed, Fault> {
 
 /// Hashes an open regular file of which `before` was seen just now.
 fn hash_since(file: &File, before: Stat) -> Result<Hashed, Fault> {
+    let hashed = hash_while(file, before, &mut |_| ControlFlow::Continue(()))?;
+    hashed.ok_or(Fault::Changed("it was not read to its end"))
+}
+
+/// Hashes an open regular file of which `before` was seen just now, for as long as `go_on`, which hears how many bytes
+/// each read gave, says so. `None`: it was stopped.
+pub fn hash_while(
+    file: &File,
+    before: Stat,
+    go_on: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Option<Hashed>, Fault> {
     let mut hasher = blake3::Hasher::new();
     // One byte more than the file has: the read that comes back short has met the end.
     let wanted = usize::try_from(before.size.saturating_add(1)).unwrap_or(CHUNK);
@@ -62,6 +74,9 @@ fn hash_since(file: &File, before: Stat) -> Result<Hashed, Fault> {
         };
         hasher.update(&buffer[..got]);
         size += got as u64;
+        if go_on(got).is_break() {
+            return Ok(None);
+        }
         // A file that grows faster than it is read would never end; what is past the first look makes it unstable anyway.
         if size > before.size.saturating_add(CHUNK as u64) {
             break;
@@ -71,13 +86,13 @@ fn hash_since(file: &File, before: Stat) -> Result<Hashed, Fault> {
         }
     }
     let after = Stat::of_fd(file.as_fd())?;
-    Ok(Hashed {
+    Ok(Some(Hashed {
         hash: hasher.finalize().into(),
         size,
         before: before.key(),
         after: after.key(),
         fresh: after.is_fresh(now_ns()),
-    })
+    }))
 }
 
 /// Opens a file beneath the root and hashes it.

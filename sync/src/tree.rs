@@ -124,9 +124,19 @@ pub struct TreeConfig {
     pub max_delete: MaxDelete,
     /// Whether mounts below the root belong to the tree.
     pub cross_mounts: bool,
-    /// Period of a full pass by `statx`, for writers that cause no events. `None`: only the slow rolling pass.
+    /// Pause between two passes by `statx` for writers that cause no events; the files are made durable before they are
+    /// read. `None`: there are no such writers that matter, and [`TreeConfig::pass`] counts.
     pub poll: Option<Duration>,
+    /// Pause between two slow passes by `statx`, which bound what events do not tell.
+    pub pass: Duration,
+    /// Within how long the contents of all files are compared with the index once. `None`: never.
+    pub compare_contents: Option<Duration>,
 }
+
+/// Default of [`TreeConfig::pass`].
+pub const PASS: Duration = Duration::from_secs(600);
+/// Default of [`TreeConfig::compare_contents`].
+pub const COMPARE_CONTENTS: Duration = Duration::from_secs(7 * 86_400);
 
 impl TreeConfig {
     /// A tree with the default of every setting.
@@ -143,6 +153,8 @@ impl TreeConfig {
             max_delete: MaxDelete::default(),
             cross_mounts: false,
             poll: None,
+            pass: PASS,
+            compare_contents: Some(COMPARE_CONTENTS),
         }
     }
 

@@ -5,7 +5,7 @@
 //!   system that gives file handles.
 //! - `inotify` (through the notify crate): one watch per directory. A new directory is watched first and then reported
 //!   as changed with all below it.
-//! - `poll`: the whole tree is reported as changed every interval.
+//! - `poll`: the whole tree is reported as changed every interval. Each tree has its own.
 //!
 //! What no detector sees: stores through a memory map and libaio writes cause no event. Full passes bound those.
 //!
@@ -119,15 +119,18 @@ pub struct WatchTree {
     pub root: Arc<Root>,
     /// Its private directory, where the sentinels of barriers are made.
     pub private: Arc<Private>,
+    /// Interval at which it is reported as changed where no detector works.
+    pub poll: Duration,
 }
+
+/// [`WatchTree::poll`] of a tree for which nothing else is said.
+pub const POLL: Duration = Duration::from_secs(10);
 
 /// Settings of a watcher.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Use nothing better than this.
     pub best: Detector,
-    /// Interval of trees that are polled.
-    pub poll_interval: Duration,
     /// Number of the thread whose changes are not told (gettid(2)); 0 while there is none. Only fanotify knows who did
     /// something, and merges no events of different threads; the other detectors tell everything.
     pub own: Arc<AtomicI32>,
@@ -137,7 +140,6 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             best: Detector::Fanotify,
-            poll_interval: Duration::from_secs(10),
             own: Arc::default(),
         }
     }
@@ -181,7 +183,7 @@ impl Watcher {
         for tree in left {
             reporter.poll_instead(tree, None);
         }
-        let keeper = Keeper::start(&reporter, options.poll_interval)?;
+        let keeper = Keeper::start(&reporter)?;
         Ok(Watcher {
             reporter,
             fanotify,

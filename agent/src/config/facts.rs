@@ -227,6 +227,12 @@ impl Facts {
             };
             put("max_delete", max_delete);
             put("cross_mounts", tree.cross_mounts.to_string());
+            if let Some(poll) = tree.poll {
+                put("poll", time(poll));
+            }
+            put("pass", time(tree.pass));
+            let compare = tree.compare_contents.map_or(quoted("never"), time);
+            put("compare_contents", compare);
             if let Some(freeze) = &tree.freeze {
                 let mut put = |key, value| self.put("tree.freeze", &tree.name, key, value);
                 put("before", words(&freeze.before));

@@ -78,6 +78,9 @@ mod tests {
             freeze: None,
             max_delete: MaxDelete::Percent(50),
             cross_mounts: false,
+            poll: None,
+            pass: tandem_sync::tree::PASS,
+            compare_contents: None,
         }
     }
 

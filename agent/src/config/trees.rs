@@ -6,7 +6,9 @@ use super::section::{At, Reader, read_tables};
 use super::time::duration;
 use super::types::{Agent, Deletes, Freeze, LocalChanges, Tree, Update};
 use super::value::{Complaint, argv, boolean, choice, list, max_delete, name, path, text, within};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tandem_sync::filter::Pattern;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -15,6 +17,13 @@ use toml::de::{DeTable, DeValue};
 const LIMIT: usize = 32;
 /// Most patterns of one list: each path is matched against each of them.
 const PATTERNS: usize = 1000;
+/// A poll stats every entry: more often than each second is not what it is for.
+const POLL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+/// A pass of a million entries takes some seconds.
+const PASS: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(7 * 86_400);
+/// What lies beyond a year is better said as never.
+const COMPARE_CONTENTS: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(365 * 86_400);
 /// What the kernel makes is not data.
 const NOT_DATA: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
 
@@ -113,6 +122,9 @@ fn decode_one(
     let update = reader.get("update", choice(UPDATE), errors);
     let freeze = reader.given("freeze").map(|_| freeze(reader, errors));
     let cross_mounts = reader.get("cross_mounts", boolean, errors);
+    let poll = reader.optional("poll", duration(POLL), errors);
+    let pass = reader.get("pass", duration(PASS), errors);
+    let compare_contents = reader.get("compare_contents", period, errors);
     Some(Tree {
         name: name?.value,
         path: path?.value,
@@ -127,6 +139,9 @@ fn decode_one(
         },
         max_delete: max_delete?.value,
         cross_mounts: cross_mounts?.value,
+        poll: poll.map(|at| at.value),
+        pass: pass?.value,
+        compare_contents: compare_contents?.value,
     })
 }
 
@@ -142,6 +157,16 @@ fn freeze(tree: &Reader<'_>, errors: &mut Vec<Problem>) -> Option<Freeze> {
         timeout: timeout?.value,
         every: every?.value,
     })
+}
+
+/// A duration, or never.
+fn period(value: &Spanned<DeValue<'_>>) -> Result<Option<Duration>, Complaint> {
+    match value.get_ref().as_str() {
+        Some("never") => Ok(None),
+        _ => duration(COMPARE_CONTENTS)(value)
+            .map(Some)
+            .map_err(|complaint| complaint.hint("or \"never\"")),
+    }
 }
 
 fn pattern(value: &Spanned<DeValue<'_>>) -> Result<String, Complaint> {

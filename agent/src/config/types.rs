@@ -139,6 +139,12 @@ pub struct Tree {
     pub max_delete: MaxDelete,
     /// Whether mounts below belong to the tree. Default false.
     pub cross_mounts: bool,
+    /// Pause between two looks at everything, for writers that cause no events.
+    pub poll: Option<Duration>,
+    /// Pause between two slow passes.
+    pub pass: Duration,
+    /// Within how long all contents are compared once. `None`: never.
+    pub compare_contents: Option<Duration>,
 }
 
 /// `deletes = "mirror" | "keep"`.

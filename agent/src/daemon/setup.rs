@@ -180,6 +180,9 @@ pub fn trees(config: &config::Config, own: usize, file: &Path) -> Result<PairCon
                 config::MaxDelete::Count(n) => MaxDelete::Count(n),
             },
             cross_mounts: tree.cross_mounts,
+            poll: tree.poll,
+            pass: tree.pass,
+            compare_contents: tree.compare_contents,
             ..TreeConfig::new(tree.name.clone(), tree.path.clone())
         })
     });

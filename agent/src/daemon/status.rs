@@ -279,6 +279,9 @@ fn trees(parts: &Parts<'_>) -> Vec<api::TreeStatus> {
                 errors: tree.errors,
                 last_error: tree.last_error.clone(),
                 detector: tree.detector.clone(),
+                detector_because: tree.detector_because.clone(),
+                poll_ms: tree.poll.map(millis),
+                contents: tree.contents.as_ref().map(contents),
                 progress: tree.progress.as_ref().map(progress),
                 rescued: tree.rescued,
                 set: tree.set.as_ref().map(tree_set),
@@ -296,6 +299,17 @@ fn tree_set(set: &sync::SetStatus) -> api::TreeSet {
         age_ms: super::roles::unix_ms().saturating_sub(set.made_unix_ms),
         there: set.there,
         next_ms: set.next.map(millis),
+    }
+}
+
+fn contents(of: &sync::ContentsStatus) -> api::Contents {
+    api::Contents {
+        files: of.files,
+        bytes: of.bytes,
+        differed: of.differed,
+        last_ended_unix_ms: of.last.map(|round| round.ended_unix_ms),
+        last_files: of.last.map_or(0, |round| round.files),
+        last_differed: of.last.map_or(0, |round| round.differed),
     }
 }
 

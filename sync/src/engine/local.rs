@@ -18,9 +18,6 @@ use std::sync::Arc;
 
 /// Paths of one slice: a slice takes some milliseconds when nothing must be read.
 pub(super) const SLICE: usize = 512;
-/// Time between two passes over a tree for what causes no events (libaio, memory maps), unless `poll` says otherwise.
-/// A pass costs a stat for each entry: a second for a million.
-const PASS: u64 = ms(600_000);
 /// How long a path that was not at rest, or whose stamp is too young to prove anything, waits for the next look.
 const AGAIN: u64 = ms(25);
 /// Longest such wait.
@@ -117,6 +114,11 @@ impl Worker {
             if !self.trees[at].moves() {
                 continue;
             }
+            let tree = &mut self.trees[at];
+            if tree.rescan && tree.job.as_ref().is_some_and(|job| job.routine) {
+                // What is lost is not waited for behind a slow pass, and a scan sees all that the pass would.
+                tree.job = None;
+            }
             let due = self.trees[at].rescan || self.trees[at].routine;
             if due && self.trees[at].moving.is_none() && self.trees[at].job.is_none() {
                 self.scan(at);
@@ -153,10 +155,8 @@ impl Worker {
             .iter_mut()
             .filter(|t| t.moves() && t.job.is_none())
         {
-            let every = tree
-                .config
-                .poll
-                .map_or(PASS, |p| u64::try_from(p.as_nanos()).unwrap_or(PASS));
+            let every = tree.config.poll.unwrap_or(tree.config.pass);
+            let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
             tree.routine |= now.saturating_sub(tree.walked_at) >= every;
         }
         if self.mode == Mode::Replica {

@@ -120,13 +120,15 @@ impl Worker {
         let known = self.trees.iter().all(|t| t.moves() && !t.is_scanned());
         // What waits for the rest of its set would be passed over.
         let in_sets = self.trees.iter().any(Tree::is_in_sets);
-        if !source || !known || in_sets || self.trees[at].job.is_some() {
+        if !source || !known || in_sets {
             return Ok(None);
         }
         let snapshot = self.shared.index.snapshot()?;
         if !self.is_one_rename(at, &snapshot, rename)? {
             return Ok(None);
         }
+        // A pass over what is known does not stand in the way: it begins again behind the rename.
+        self.trees[at].routine |= self.trees[at].job.take().is_some();
         let (tree, seq) = (self.trees[at].id, snapshot.last_seq() + 1);
         let Ok(permit) = mover.try_reserve() else {
             return Ok(None);

@@ -72,6 +72,7 @@ impl Tree {
         roots.set(self.id, None);
         self.open = None;
         self.job = None;
+        self.contents.end();
         self.stop = Some(stop);
     }
 

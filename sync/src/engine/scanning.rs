@@ -2,6 +2,7 @@
 //! the worker in pieces, so that memory does not grow with the tree and events and commands are served in between.
 
 use super::clock;
+use super::duty::Duty;
 use super::status::Mode;
 use super::tree::{Dirt, Job, Open, Stop, Tree};
 use super::walk::{Found, Walk};
@@ -61,6 +62,8 @@ struct Order {
     index: Index,
     receiver: bool,
     read_since: Option<i128>,
+    /// Nobody waits for it: it leaves the machine to others.
+    slow: bool,
 }
 
 impl Scan {
@@ -97,10 +100,17 @@ impl Order {
             send(Piece::Look(std::mem::take(&mut piece)))
         };
         let root = RelPath::root();
+        let duty = self.slow.then(Duty::default);
+        let go_on = || {
+            if let Some(duty) = &duty {
+                duty.keep();
+            }
+            !ended.load(Ordering::Relaxed)
+        };
         let walk = Walk::of(&self.index, self.tree, &self.config, &self.open, &root)
             .receiving(self.receiver)
             .reading_since(self.read_since)
-            .until(ended)
+            .while_so(&go_on)
             .run(&mut found);
         piece.push((root, Dirt::WALKED));
         if send(Piece::Look(piece)).is_continue() {
@@ -152,6 +162,7 @@ impl Worker {
             index: self.shared.index.clone(),
             receiver,
             read_since: tree.read_since,
+            slow: routine && tree.config.poll.is_none(),
         });
         match scan {
             Ok(scan) => tree.job = Some(Job::new(scan, routine, clock::now())),

@@ -132,7 +132,13 @@ impl Worker {
             errors: tree.errors.len() as u64,
             last_error: tree.last_error.clone(),
             local_changes: tree.local_changes.len() as u64,
-            detector: watching.map(|w| w.detector.to_string()).unwrap_or_default(),
+            detector: watching
+                .as_ref()
+                .map(|w| w.detector.to_string())
+                .unwrap_or_default(),
+            detector_because: watching.and_then(|w| w.because),
+            poll: tree.config.poll,
+            contents: self.compared_within(tree).map(|_| tree.contents.shown()),
             progress: scan_progress(tree).or_else(|| copy_progress(tree, &counts, head)),
             rescued: tree.rescued,
             mounts_below: tree.mounts.iter().map(RelPath::to_string).collect(),

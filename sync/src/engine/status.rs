@@ -89,6 +89,12 @@ pub struct TreeStatus {
     pub local_changes: u64,
     /// How changes are seen: `fanotify`, `inotify`, `poll`; empty while nothing is watched.
     pub detector: String,
+    /// Why no better detector is used. `None`: it is the best one.
+    pub detector_because: Option<String>,
+    /// Interval at which it is walked besides, for writers that cause no events.
+    pub poll: Option<Duration>,
+    /// The comparison of contents; `None` where there is none.
+    pub contents: Option<ContentsStatus>,
     /// First copy, catching up, scan or verify, while one runs.
     pub progress: Option<Progress>,
     /// Files in the rescue.
@@ -114,6 +120,32 @@ pub struct SetStatus {
     pub there: bool,
     /// Source: the time until the next one, if it is known.
     pub next: Option<Duration>,
+}
+
+/// How far the rolling comparison of contents is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ContentsStatus {
+    /// Files compared in this round.
+    pub files: u64,
+    /// Bytes compared in this round.
+    pub bytes: u64,
+    /// Files whose content differed from the index in this round although their times had not moved.
+    pub differed: u64,
+    /// The round before, once there is one.
+    pub last: Option<ContentsRound>,
+}
+
+/// A complete round of the comparison of contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentsRound {
+    /// When it began, milliseconds since 1970.
+    pub begun_unix_ms: u64,
+    /// When it ended, milliseconds since 1970.
+    pub ended_unix_ms: u64,
+    /// Files compared.
+    pub files: u64,
+    /// Files whose content differed from the index although their times had not moved.
+    pub differed: u64,
 }
 
 /// The session with the peer.

@@ -14,4 +14,6 @@ mod renames;
 mod resume;
 mod reversal;
 mod sets;
+mod silent;
+mod stores;
 mod trees;

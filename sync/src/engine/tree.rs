@@ -1,6 +1,7 @@
 //! One tree as the worker holds it: its opened root, its identity, what waits to be examined.
 
 use super::burst::Burst;
+use super::contents::Contents;
 use super::moving::{Moving, Rename};
 use super::scanning::Scan;
 use super::sets::Sets;
@@ -201,6 +202,8 @@ pub(crate) struct Tree {
     pub routine: bool,
     /// When the last walk ended (CLOCK_BOOTTIME nanoseconds).
     pub walked_at: u64,
+    /// The rolling comparison of contents.
+    pub contents: Contents,
     /// Paths that were not applied because of a flag; tried again when it is gone.
     pub flagged: BTreeSet<RelPath>,
     /// Paths that were not applied because of a filter of this node; asked for when it covers them no more.
@@ -276,6 +279,7 @@ impl Tree {
             rescan: false,
             routine: false,
             walked_at: 0,
+            contents: Contents::default(),
             flagged: BTreeSet::new(),
             skipped: BTreeSet::new(),
             skipped_moved: false,

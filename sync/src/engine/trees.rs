@@ -147,6 +147,7 @@ impl Tree {
         self.config = Arc::new(config);
         self.rescan = true;
         self.job = None;
+        self.contents.end();
         let exclude = &self.config.exclude;
         let outside = |path: &RelPath| exclude.covers(path, false) || exclude.covers(path, true);
         self.errors.retain(|path, _| !outside(path));

@@ -10,7 +10,6 @@ use crate::scan;
 use crate::tree::{TreeConfig, TreeId};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Entries of the index that are read at once: a snapshot that was kept for the whole walk would keep all pages that
 /// changed meanwhile.
@@ -62,7 +61,7 @@ pub(crate) struct Walking<'a> {
     dir: &'a RelPath,
     receiver: bool,
     read_since: Option<i128>,
-    ended: Option<&'a AtomicBool>,
+    go_on: &'a dyn Fn() -> bool,
 }
 
 /// What a walk found besides the paths that must be looked at.
@@ -95,7 +94,7 @@ impl Walk {
             dir,
             receiver: false,
             read_since: None,
-            ended: None,
+            go_on: &|| true,
         }
     }
 }
@@ -113,9 +112,9 @@ impl<'a> Walking<'a> {
         self
     }
 
-    /// It ends early when this becomes true.
-    pub fn until(mut self, ended: &'a AtomicBool) -> Self {
-        self.ended = Some(ended);
+    /// Asked at each entry; it ends early when this says no.
+    pub fn while_so(mut self, go_on: &'a dyn Fn() -> bool) -> Self {
+        self.go_on = go_on;
         self
     }
 
@@ -142,10 +141,7 @@ impl<'a> Walking<'a> {
                 || (self.receiver && self.config.protect.matches(path, is_dir))
         };
         let walked = scan::walk(&self.open.root, self.dir, &outside, &mut |path, met| {
-            if self
-                .ended
-                .is_some_and(|ended| ended.load(Ordering::Relaxed))
-            {
+            if !(self.go_on)() {
                 return ControlFlow::Break(());
             }
             match step.met(path, met) {

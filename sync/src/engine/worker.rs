@@ -280,6 +280,7 @@ impl Worker {
         if self.mode != Mode::Idle {
             self.routine();
         }
+        self.compare_contents();
         self.touch();
     }
 
@@ -353,18 +354,16 @@ impl Worker {
                 id: t.id,
                 root: Arc::clone(&open.root),
                 private: Arc::clone(&open.private),
+                poll: t.config.poll.unwrap_or(crate::watch::POLL),
             })
         };
         let trees: Vec<WatchTree> = self.trees.iter().filter_map(tree).collect();
         let to_events = self.to_events.clone();
         let sink = Box::new(move |event| to_events.try_send(event).is_ok());
-        let mut options = Options {
+        let options = Options {
             own: Arc::clone(&self.own),
             ..Options::default()
         };
-        if let Some(poll) = self.trees.iter().filter_map(|t| t.config.poll).min() {
-            options.poll_interval = poll;
-        }
         // The old one goes first: its sentinels would confuse the new one.
         self.watcher = None;
         match Watcher::start(trees, options, sink) {

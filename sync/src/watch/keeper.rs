@@ -22,15 +22,12 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn start(
-        reporter: &Arc<Reporter>,
-        poll_interval: Duration,
-    ) -> Result<Keeper, std::io::Error> {
+    pub(super) fn start(reporter: &Arc<Reporter>) -> Result<Keeper, std::io::Error> {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("tandem-keeper".into());
         let thread = thread.spawn({
             let (reporter, stop) = (Arc::clone(reporter), Arc::clone(&stop));
-            move || run(&reporter, &stop, poll_interval)
+            move || run(&reporter, &stop)
         })?;
         Ok(Keeper {
             reporter: Arc::clone(reporter),
@@ -65,15 +62,17 @@ impl Drop for Keeper {
     }
 }
 
-fn run(reporter: &Reporter, stop: &AtomicBool, poll_interval: Duration) {
+fn run(reporter: &Reporter, stop: &AtomicBool) {
     let mut next_look = Instant::now() + ROOT_INTERVAL;
-    let mut next_poll = Instant::now() + poll_interval;
+    let after = |tree: usize| Instant::now() + reporter.trees()[tree].poll;
+    // One for each tree: that one is polled often costs the others nothing.
+    let mut next_poll: Vec<Instant> = (0..reporter.trees().len()).map(after).collect();
     loop {
         let mut state = reporter.lock();
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let until = next_look.min(next_poll);
+        let until = next_poll.iter().copied().fold(next_look, Instant::min);
         let mut wait = until.saturating_duration_since(Instant::now());
         if reporter.retry(&mut state) {
             wait = wait.min(RETRY_INTERVAL);
@@ -87,10 +86,12 @@ fn run(reporter: &Reporter, stop: &AtomicBool, poll_interval: Duration) {
                 reporter.root_is(tree, what.root.still_there());
             }
         }
-        if now >= next_poll {
-            next_poll = now + poll_interval;
-            for tree in (0..reporter.trees().len()).filter(|tree| reporter.is_polled(*tree)) {
-                reporter.dirty(tree, RelPath::root(), true);
+        for (tree, next) in next_poll.iter_mut().enumerate() {
+            if now >= *next {
+                *next = after(tree);
+                if reporter.is_polled(tree) {
+                    reporter.dirty(tree, RelPath::root(), true);
+                }
             }
         }
     }

@@ -23,10 +23,10 @@ fn start_with(best: Detector, room: usize, interval: Duration) -> Setup {
         id: tree,
         root,
         private,
+        poll: interval,
     }];
     let options = Options {
         best,
-        poll_interval: interval,
         own: Arc::default(),
     };
     let sink = Box::new(move |event| sender.try_send(event).is_ok());

@@ -26,6 +26,7 @@ impl Rows {
     }
 }
 
+type Wants = fn(&SyncOptions) -> Needs;
 type Scene = fn(&SyncOptions, &Place, &mut Rows) -> Result<(), BenchError>;
 
 /// Plays what was asked for, prints the table, writes the JSON. Returns how many cases failed.
@@ -34,7 +35,7 @@ pub(super) fn run(options: &SyncOptions) -> Result<usize, BenchError> {
         Some(dir) => dir.clone(),
         None => beside_program()?,
     };
-    let all: [(&[Case], fn(&SyncOptions) -> Needs, Scene); 5] = [
+    let all: [(&[Case], Wants, Scene); 5] = [
         (&[Case::Linux], linux::needs, linux::play),
         (&many::CASES, many::needs, many::play),
         (&large::CASES, large::needs, large::play),

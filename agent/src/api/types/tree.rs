@@ -42,6 +42,15 @@ pub struct TreeStatus {
     pub last_error: Option<String>,
     /// How changes are noticed: `fanotify`, `inotify`, `poll`, `none`.
     pub detector: String,
+    /// Why a better detector is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detector_because: Option<String>,
+    /// Pause between two looks at the whole tree, if `poll` is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poll_ms: Option<u64>,
+    /// The rolling comparison of contents on this node; absent if it is switched off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contents: Option<Contents>,
     /// A scan or a copy that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
@@ -73,6 +82,26 @@ pub struct TreeSet {
     /// On the master: time until the next one, unless it waits for the standby.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_ms: Option<u64>,
+}
+
+/// How far the rolling comparison of contents is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// Files compared in this round.
+    pub files: u64,
+    /// Bytes compared in this round.
+    pub bytes: u64,
+    /// Files of this round whose content differed from the index although their times had not moved.
+    pub differed: u64,
+    /// When the last complete round ended, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ended_unix_ms: Option<u64>,
+    /// Files compared in it.
+    #[serde(default)]
+    pub last_files: u64,
+    /// Files that differed in it.
+    #[serde(default)]
+    pub last_differed: u64,
 }
 
 /// State of the copy of a tree on a node.

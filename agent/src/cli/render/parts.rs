@@ -2,7 +2,9 @@
 
 use super::table::{Cell, Row, plain, table};
 use super::{Page, health_word};
-use crate::api::types::{AddressStatus, LinkStatus, Progress, Role, TreeState, TreeStatus};
+use crate::api::types::{
+    AddressStatus, Contents, LinkStatus, Progress, Role, TreeState, TreeStatus,
+};
 use crate::cli::text::{Tone, ago, bytes, count, time};
 
 impl Page<'_> {
@@ -48,7 +50,12 @@ impl Page<'_> {
 
     pub(super) fn trees(&self) -> String {
         let master = self.report.role == Role::Master;
-        let rows: Vec<Row> = self.report.trees.iter().map(|t| tree(t, master)).collect();
+        let rows: Vec<Row> = self
+            .report
+            .trees
+            .iter()
+            .map(|t| tree(t, master, self.now))
+            .collect();
         // What a master must know is what is not yet there; what a standby must know is how old its word is.
         let age = if master { "LAG>" } else { "STALE>" };
         let heads = [
@@ -159,7 +166,7 @@ fn link(l: &LinkStatus) -> Row {
     }
 }
 
-fn tree(t: &TreeStatus, master: bool) -> Row {
+fn tree(t: &TreeStatus, master: bool, now: u64) -> Row {
     let (tone, word) = match t.state {
         TreeState::Consistent => (Tone::Good, "consistent"),
         TreeState::CatchingUp => (Tone::Warn, "catching up"),
@@ -178,7 +185,7 @@ fn tree(t: &TreeStatus, master: bool) -> Row {
         plain(t.seq.to_string()),
         plain(t.acked.to_string()),
         plain(t.epoch.as_deref().map_or("-", short_epoch)),
-        plain(&t.detector),
+        plain(detector(t)),
     ];
     let mut notes = Vec::new();
     notes.extend(t.stopped.iter().map(|why| Cell::new(Tone::Bad, why)));
@@ -229,6 +236,10 @@ fn tree(t: &TreeStatus, master: bool) -> Row {
             next.unwrap_or_default()
         )));
     }
+    if let Some(why) = &t.detector_because {
+        notes.push(plain(format!("no better detector: {why}")));
+    }
+    notes.extend(t.contents.iter().map(|c| contents(c, t, now)));
     if let Some(first) = t.fuzzy.first() {
         let files = count(t.fuzzy.len() as u64, "file");
         notes.push(plain(format!(
@@ -236,6 +247,34 @@ fn tree(t: &TreeStatus, master: bool) -> Row {
         )));
     }
     Row { cells, notes }
+}
+
+fn detector(t: &TreeStatus) -> String {
+    match t.poll_ms {
+        Some(pause) if t.detector != "poll" => format!("{} + poll {}", t.detector, time(pause)),
+        Some(pause) => format!("poll {}", time(pause)),
+        None => t.detector.clone(),
+    }
+}
+
+/// How far the comparison of contents is, and what it found.
+fn contents(c: &Contents, t: &TreeStatus, now: u64) -> Cell {
+    let mut text = format!(
+        "contents compared: {} of {} in this round, the last one ended {}",
+        bytes(c.bytes),
+        bytes(t.bytes),
+        c.last_ended_unix_ms
+            .map_or("never".to_owned(), |then| ago(then, now)),
+    );
+    let differed = c.differed + c.last_differed;
+    if differed == 0 {
+        return plain(text);
+    }
+    let files = count(differed, "file");
+    text.push_str(&format!(
+        "; {files} had changed without a time stamp that moved"
+    ));
+    Cell::new(Tone::Warn, text)
 }
 
 /// An epoch has 128 bits; an eye needs fewer.

@@ -51,6 +51,9 @@ fn tree(name: &str) -> TreeStatus {
         errors: 0,
         last_error: None,
         detector: "fanotify".into(),
+        detector_because: None,
+        poll_ms: None,
+        contents: None,
         progress: None,
         rescued: 0,
         set: None,
@@ -186,6 +189,17 @@ fn troubled() -> StatusReport {
     r.trees[0].mounts_below = vec!["/etc/secrets".into()];
     r.trees[0].sockets_skipped = 3;
     r.trees[1].state = TreeState::Copying;
+    r.trees[1].detector = "inotify".into();
+    r.trees[1].detector_because = Some("fanotify: Operation not permitted (EPERM)".into());
+    r.trees[1].poll_ms = Some(2000);
+    r.trees[1].contents = Some(Contents {
+        files: 1200,
+        bytes: 40_000_000,
+        differed: 1,
+        last_ended_unix_ms: Some(NOW - 86_400_000),
+        last_files: 78_600,
+        last_differed: 2,
+    });
     r.trees[1].proven = false;
     r.trees[1].stale_ms = Some(90_000);
     r.trees[1].progress = Some(Progress {

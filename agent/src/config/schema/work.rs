@@ -58,6 +58,24 @@ pub(super) const TREE: Section = Section {
             "Whether file systems mounted below the root belong to the tree.",
         ),
         key(
+            "poll",
+            "duration, 1s to 1h",
+            Optional("\"2s\""),
+            "For a tree with writers that cause no events (databases, libaio, memory maps): all its entries are looked at again after this pause, and its files are made durable before they are read. Costs a stat for each entry each time.",
+        ),
+        key(
+            "pass",
+            "duration, 10s to 7d",
+            DefaultsTo("\"10m\""),
+            "Pause between two slow passes over all entries of the tree, which find what events do not tell. It takes a quarter of one core: some seconds for a million entries.",
+        ),
+        key(
+            "compare_contents",
+            "duration, 1m to 365d, or \"never\"",
+            DefaultsTo("\"7d\""),
+            "Within how long the contents of all files are read once and compared with the index, on each node. It finds what moved no time stamp. At most 32 MiB each second: a tree that is too large for its period takes longer.",
+        ),
+        key(
             "freeze",
             "[tree.freeze]",
             Below,

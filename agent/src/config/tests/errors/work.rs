@@ -45,6 +45,11 @@ fn trees() {
         &format!("{path}\nmax_delete = 2.5"),
         &["found the number 2.5"],
     );
+    let key = |line: &str, says: &[&str]| one(path, &format!("{path}\n{line}"), says);
+    key("poll = \"500ms\"", &["37:8", "found \"500ms\""]);
+    key("poll = \"2h\"", &["from 1s to 1h"]);
+    key("pass = \"1s\"", &["37:8", "from 10s to 7d"]);
+    key("compare_contents = \"1s\"", &["37:20", "or \"never\""]);
     let many: String = (0..33)
         .map(|n| format!("[[tree]]\nname = \"t{n}\"\npath = \"/t{n}\"\n"))
         .collect();
