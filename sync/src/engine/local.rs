@@ -132,6 +132,11 @@ impl Worker {
             if paths.is_empty() {
                 let tree = &mut self.trees[at];
                 let routine = tree.job.take().is_some_and(|job| job.routine);
+                let counts = self.shared.index.snapshot().and_then(|s| s.counts(tree.id));
+                // An index that fails is met again by the next look.
+                if let Ok(counts) = counts {
+                    tree.deletes.size(clock::now(), counts.entries());
+                }
                 tree.walked_at = clock::now();
                 if tree.accepted.take().is_some() {
                     tree.deletes.accept();
@@ -371,6 +376,7 @@ impl Worker {
         if tree.deletes.check(now, counted, entries, max).is_ok() {
             return true;
         }
+        let all = gone.len() as u64;
         let gone = match self.without_moved(at, gone) {
             Ok(gone) => gone,
             Err(error) => {
@@ -381,6 +387,8 @@ impl Worker {
         let tree = &mut self.trees[at];
         let accepted = |name: &Name| tree.accepted.as_ref().is_some_and(|set| set.contains(name));
         let counted = gone.iter().map(Name::of).filter(|name| !accepted(name));
+        // What moved is there twice until it has left its old place.
+        let entries = entries.saturating_sub(all - gone.len() as u64);
         let checked = tree.deletes.check(now, counted, entries, max);
         let Err(vanished) = checked else { return true };
         let (name, why) = (&tree.config.name, vanished.to_string());
