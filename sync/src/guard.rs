@@ -256,9 +256,9 @@ impl DeleteWindow {
         if all >= live && had > 0 && gone > 0 {
             return Err(Vanished::Everything { had });
         }
-        // Now is a moment of the window, but no size to be kept: what is there is recorded before what is gone.
+        // What is there is recorded before what is gone: now is no size of the tree, unless none is known.
         let sizes = self.sizes.iter().map(|(_, size)| *size);
-        let most = sizes.max().unwrap_or(0).max(live);
+        let most = sizes.max().unwrap_or(live);
         let left = live.saturating_sub(all);
         let too_many = |gone, had| {
             let limit = limit(max, had);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tandem_lab::pair::DEFAULT_BODY;
 
 /// Kills of one run.
 const KILLS: u32 = 50;
@@ -98,8 +99,11 @@ fn kill_9_fifty_times() {
     let seed = seed(20_261_121);
     // The question is whether the data converge, not who is master: while an agent is dead the kernel must
     // keep the addresses.
+    // The writer removes whole directories: in a minute more than half of such a small tree, which is no mishap here.
+    let body = DEFAULT_BODY.replace("/srv/www\"", "/srv/www\"\nmax_delete = 100000");
     let scene = SceneOptions::new()
         .policy("address_lifetime = \"60s\"")
+        .body(&body)
         .make();
     scene.fill();
     scene.start();
