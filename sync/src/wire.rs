@@ -29,7 +29,9 @@ use thiserror::Error;
 mod bytes;
 mod frame;
 pub use bytes::Bytes;
-pub use frame::{FrameError, decode, decode_greeting, encode, encode_into, read_frame};
+pub use frame::{
+    FrameError, begins_with_frame, decode, decode_greeting, encode, encode_into, read_frame,
+};
 
 /// Lowest protocol version that this code speaks.
 pub const MIN_VERSION: u16 = 1;

@@ -1,22 +1,30 @@
-//! A stream to the peer as two bounded queues of messages.
+//! A stream to the peer as two bounded queues of packs, each of them some messages.
 //!
 //! Two tasks move the bytes; the session's own thread never waits for the stream. Both end with the cancel token, and the
 //! token fires when either of them fails, so nobody waits for a stream that is gone (a blocked write on a dead
 //! connection never wakes by itself).
+//!
+//! A message goes through five threads from one session to the other. For a small file that costs more than the file, so
+//! each step takes a pack: the session fills one as long as it has something to say, and the reader gives out in one piece
+//! what had arrived.
 
-use crate::engine::{SessionEnd, SessionError};
+use crate::engine::{SessionEnd, SessionError, clock};
 use crate::wire::{self, FrameError, Greeting, Message};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Messages that may wait in each direction. The protocol bounds what a replica says without being asked to far less;
-/// on the sending side it is 16 MiB of contents at most.
-const QUEUE: usize = 64;
-/// Messages are put together into writes of this size.
-const WRITE: usize = 256 << 10;
+/// Packs that may wait in each direction: 4 MiB on the sending side. The transport below has a buffer of its own.
+const QUEUE: usize = 16;
+/// Bytes of a pack: what is larger gains nothing (russh's largest packet).
+pub(crate) const PACK: usize = 256 << 10;
+/// Messages of a received pack: decoded they take more memory than on the wire.
+const PACK_MESSAGES: usize = 512;
+/// Longest time for which a message waits for others that go with it.
+const HOLD: u64 = clock::ms(1);
 /// Time for the peer's greeting: it sends it at once.
 const GREETING: Duration = Duration::from_secs(10);
 
@@ -34,12 +42,117 @@ pub(crate) enum Ended {
     Failed(SessionError),
 }
 
+/// Messages from the peer.
+pub(crate) struct Incoming {
+    queue: mpsc::Receiver<VecDeque<Result<Message, Ended>>>,
+    /// What is left of the last pack.
+    pack: VecDeque<Result<Message, Ended>>,
+}
+
+impl Incoming {
+    /// The next message. `None` after the reason for the end was given. Cancel safe.
+    pub async fn recv(&mut self) -> Option<Result<Message, Ended>> {
+        if self.pack.is_empty() {
+            self.pack = self.queue.recv().await?;
+        }
+        self.pack.pop_front()
+    }
+}
+
+/// Frames that go to the peer in one piece.
+pub(crate) struct Pack {
+    frames: Vec<u8>,
+    begun: u64,
+}
+
+impl Pack {
+    /// An empty one.
+    pub fn new() -> Pack {
+        Pack {
+            frames: Vec::new(),
+            begun: clock::now(),
+        }
+    }
+
+    /// Adds a message.
+    ///
+    /// # Errors
+    /// A message that the peer would not accept, which is this end's own fault.
+    pub fn push(&mut self, message: &Message) -> Result<(), SessionError> {
+        wire::encode_into(message, &mut self.frames)
+            .map_err(|e| SessionError::Local(format!("a message cannot be sent: {e}")))
+    }
+
+    /// It is to be sent now, whatever else there is to say: it is large enough, or its first message has waited enough.
+    pub fn is_due(&self) -> bool {
+        self.frames.len() >= PACK || clock::now().saturating_sub(self.begun) >= HOLD
+    }
+
+    /// Nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+}
+
+/// Messages to the peer. Clones go into the same queue.
+#[derive(Clone)]
+pub(crate) struct Outgoing(mpsc::Sender<Vec<u8>>);
+
+/// The stream is gone.
+#[derive(Debug)]
+pub(crate) struct Gone;
+
+/// Room for one pack.
+pub(crate) struct Room<'a>(mpsc::Permit<'a, Vec<u8>>);
+
+impl Outgoing {
+    /// To nobody.
+    #[cfg(test)]
+    pub fn nowhere() -> Outgoing {
+        Outgoing(mpsc::channel(1).0)
+    }
+
+    /// Waits for room. Cancel safe.
+    pub async fn reserve(&self) -> Result<Room<'_>, Gone> {
+        self.0.reserve().await.map(Room).map_err(|_| Gone)
+    }
+
+    /// Sends one message.
+    pub async fn send(&self, message: Message) -> Result<(), Gone> {
+        let mut pack = Pack::new();
+        if let Err(error) = pack.push(&message) {
+            tracing::error!(%error, "a session ends");
+            return Err(Gone);
+        }
+        self.0.send(pack.frames).await.map_err(|_| Gone)
+    }
+
+    /// Sends a message if there is room for it.
+    pub fn try_send(&self, message: &Message) {
+        if let Ok(permit) = self.0.try_reserve() {
+            let mut pack = Pack::new();
+            if pack.push(message).is_ok() {
+                permit.send(pack.frames);
+            }
+        }
+    }
+}
+
+impl Room<'_> {
+    /// Sends a pack; an empty one is nothing.
+    pub fn send(self, pack: Pack) {
+        if !pack.is_empty() {
+            self.0.send(pack.frames);
+        }
+    }
+}
+
 /// The two queues. Dropping it ends both tasks.
 pub(crate) struct Channel {
-    /// From the peer. `None` after the reason was taken from `ended`.
-    pub incoming: mpsc::Receiver<Result<Message, Ended>>,
+    /// From the peer.
+    pub incoming: Incoming,
     /// To the peer.
-    pub outgoing: mpsc::Sender<Message>,
+    pub outgoing: Outgoing,
     /// Fires when the session shall end.
     pub cancel: CancellationToken,
     /// The version in use.
@@ -66,7 +179,7 @@ impl Channel {
     /// Lets what was said last reach the peer, bounded.
     pub async fn finish(mut self) {
         let (nowhere, _) = mpsc::channel(1);
-        drop(std::mem::replace(&mut self.outgoing, nowhere));
+        drop(std::mem::replace(&mut self.outgoing, Outgoing(nowhere)));
         // The writer fires the token when it has written everything.
         let _ = tokio::time::timeout(LAST_WORDS, self.cancel.cancelled()).await;
     }
@@ -111,7 +224,7 @@ where
         theirs_min: theirs.min,
         theirs_max: theirs.max,
     })?;
-    let (to_logic, incoming) = mpsc::channel(QUEUE);
+    let (to_logic, queue) = mpsc::channel(QUEUE);
     let (outgoing, from_logic) = mpsc::channel(QUEUE);
     tokio::spawn(read_all(reader, to_logic, cancel.clone()));
     let failure = Failure::default();
@@ -122,8 +235,11 @@ where
         Arc::clone(&failure),
     ));
     Ok(Channel {
-        incoming,
-        outgoing,
+        incoming: Incoming {
+            queue,
+            pack: VecDeque::new(),
+        },
+        outgoing: Outgoing(outgoing),
         cancel,
         version,
         failure,
@@ -138,25 +254,22 @@ fn from_frame(error: FrameError) -> SessionError {
 }
 
 async fn read_all<R>(
-    mut reader: R,
-    queue: mpsc::Sender<Result<Message, Ended>>,
+    reader: R,
+    queue: mpsc::Sender<VecDeque<Result<Message, Ended>>>,
     cancel: CancellationToken,
 ) where
     R: AsyncRead + Unpin,
 {
+    let mut reader = BufReader::with_capacity(PACK, reader);
     loop {
-        // The frame's future is dropped only together with the stream.
-        let next = tokio::select! {
-            () = cancel.cancelled() => Err(Ended::Cancelled),
-            frame = wire::read_frame(&mut reader) => match frame {
-                Ok(Some(body)) => wire::decode(&body).map_err(|e| Ended::Failed(from_frame(e))),
-                Ok(None) => Err(Ended::Closed),
-                Err(error) => Err(Ended::Failed(from_frame(error))),
-            },
+        // The pack's future is dropped only together with the stream.
+        let pack = tokio::select! {
+            () = cancel.cancelled() => VecDeque::from([Err(Ended::Cancelled)]),
+            pack = read_pack(&mut reader) => pack,
         };
-        let last = next.is_err();
+        let last = matches!(pack.back(), Some(Err(_)));
         tokio::select! {
-            sent = queue.send(next) => if sent.is_err() { return },
+            sent = queue.send(pack) => if sent.is_err() { return },
             () = cancel.cancelled(), if !last => return,
         }
         if last {
@@ -165,32 +278,44 @@ async fn read_all<R>(
     }
 }
 
+/// Waits for one message and takes those along that have come with it whole. An error is the last.
+async fn read_pack<R>(reader: &mut BufReader<R>) -> VecDeque<Result<Message, Ended>>
+where
+    R: AsyncRead + Unpin,
+{
+    let mut pack = VecDeque::new();
+    loop {
+        let next = match wire::read_frame(reader).await {
+            Ok(Some(body)) => wire::decode(&body).map_err(|e| Ended::Failed(from_frame(e))),
+            Ok(None) => Err(Ended::Closed),
+            Err(error) => Err(Ended::Failed(from_frame(error))),
+        };
+        let last = next.is_err();
+        pack.push_back(next);
+        if last || pack.len() == PACK_MESSAGES || !wire::begins_with_frame(reader.buffer()) {
+            return pack;
+        }
+    }
+}
+
 async fn write_all<W>(
     mut writer: W,
-    mut queue: mpsc::Receiver<Message>,
+    mut queue: mpsc::Receiver<Vec<u8>>,
     cancel: CancellationToken,
     failure: Failure,
 ) where
     W: AsyncWrite + Unpin,
 {
-    let mut buffer = Vec::new();
     let work = async {
-        while let Some(message) = queue.recv().await {
-            buffer.clear();
-            if let Err(error) = wire::encode_into(&message, &mut buffer) {
-                tracing::error!(%error, "a message of our own cannot be sent");
-                return;
-            }
-            while buffer.len() < WRITE
-                && let Ok(message) = queue.try_recv()
+        while let Some(mut frames) = queue.recv().await {
+            // Small packs that wait go with it.
+            while frames.len() < PACK
+                && let Ok(more) = queue.try_recv()
             {
-                if let Err(error) = wire::encode_into(&message, &mut buffer) {
-                    tracing::error!(%error, "a message of our own cannot be sent");
-                    return;
-                }
+                frames.extend_from_slice(&more);
             }
             if let Err(error) = async {
-                writer.write_all(&buffer).await?;
+                writer.write_all(&frames).await?;
                 writer.flush().await
             }
             .await
@@ -210,3 +335,6 @@ async fn write_all<W>(
         () = work => cancel.cancel(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use crate::engine::apply::{Applied, Batch};
 use crate::engine::clock::{self, ms};
 use crate::engine::command::{Command, Shared, heads};
 use crate::engine::prepare::Prepared;
-use crate::engine::stream::{self, Channel};
+use crate::engine::stream::{self, Channel, Gone, Pack};
 use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
 use crate::lineage::NodeHeads;
 use crate::path::RelPath;
@@ -265,9 +265,9 @@ impl Session<'_> {
                     return Ok(SessionEnd::RoleChanged);
                 }
                 Some(answer) = results.recv() => self.answer(answer)?,
-                permit = outgoing.reserve(), if has_output => match permit {
-                    Ok(permit) => if let Some(message) = self.out.pop_front() { permit.send(message) },
-                    Err(_) => return Ok(SessionEnd::PeerClosed),
+                room = outgoing.reserve(), if has_output => match room {
+                    Ok(room) => room.send(self.pack()?),
+                    Err(Gone) => return Ok(SessionEnd::PeerClosed),
                 },
                 message = channel.incoming.recv(), if self.out.len() < ANSWERS => {
                     heard = clock::now();
@@ -292,6 +292,18 @@ impl Session<'_> {
                 }
             }
         }
+    }
+
+    /// The answers that wait, as many as go in one piece.
+    fn pack(&mut self) -> Result<Pack, SessionError> {
+        let mut pack = Pack::new();
+        while let Some(message) = self.out.pop_front() {
+            pack.push(&message)?;
+            if pack.is_due() {
+                break;
+            }
+        }
+        Ok(pack)
     }
 
     /// How long nothing can become due.

@@ -10,7 +10,7 @@ use super::machine::{Effect, SourceMachine};
 use crate::engine::clock;
 use crate::engine::command::{Command, Peer, Shared, VerifyAsk, heads};
 use crate::engine::moving::MoveOrder;
-use crate::engine::stream::{self, Channel, Ended};
+use crate::engine::stream::{self, Channel, Ended, Gone, Pack};
 use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
 use crate::index::IndexError;
 use crate::tree::MAX_TREES;
@@ -228,12 +228,10 @@ impl Session<'_> {
         self.shared.set_mover(Some(mover));
         let (outgoing, cancelled) = (channel.outgoing.clone(), channel.cancel.clone());
         loop {
-            self.effects(whole)
-                .map_err(|e| SessionError::Local(format!("index: {e}")))?;
+            self.effects(whole)?;
             self.show();
             let idle = self.machine.tick(clock::now());
-            self.effects(whole)
-                .map_err(|e| SessionError::Local(format!("index: {e}")))?;
+            self.effects(whole)?;
             let wait = Duration::from_nanos(idle.saturating_sub(clock::now()));
             let has_output = self.has_output();
             tokio::select! {
@@ -269,9 +267,9 @@ impl Session<'_> {
                     let newest = *head.borrow_and_update();
                     self.machine.head_moved(up_to_rename(self.shared, newest));
                 }
-                permit = outgoing.reserve(), if has_output => match permit {
-                    Ok(permit) => if let Some(message) = self.output() { permit.send(message) },
-                    Err(_) => return drain(channel).await,
+                room = outgoing.reserve(), if has_output => match room {
+                    Ok(room) => room.send(self.pack(whole)?),
+                    Err(Gone) => return drain(channel).await,
                 },
                 () = tokio::time::sleep(wait) => {
                     if clock::now().saturating_sub(heard) > SILENCE.as_nanos() as u64 && !self.has_output() {
@@ -321,18 +319,21 @@ impl Session<'_> {
     }
 
     /// Carries out what the machine wants.
-    fn effects(&mut self, whole: bool) -> Result<(), IndexError> {
+    fn effects(&mut self, whole: bool) -> Result<(), SessionError> {
+        let index = |e: IndexError| SessionError::Local(format!("index: {e}"));
         while let Some(effect) = self.machine.next_effect() {
             match effect {
                 Effect::Fetch { after } => {
                     let stop = self.shared.move_at.load(Ordering::Acquire);
-                    let fetched = self.fetcher.stream(&self.shared.index, after, stop)?;
+                    let fetched = self.fetcher.stream(&self.shared.index, after, stop);
+                    let fetched = fetched.map_err(index)?;
                     self.machine.fetched(fetched, None);
                 }
                 Effect::FetchAsked => {
-                    let (fetched, settled) = self
+                    let answer = self
                         .fetcher
-                        .answer(&self.shared.index, self.machine.cursor())?;
+                        .answer(&self.shared.index, self.machine.cursor());
+                    let (fetched, settled) = answer.map_err(index)?;
                     self.machine.fetched(fetched, Some(settled));
                 }
                 Effect::Asked { tree, paths } => self.fetcher.ask(tree, paths),
@@ -406,6 +407,24 @@ impl Session<'_> {
             .as_ref()
             .map_or(!self.contents.is_empty(), |content| !content.waits());
         !self.out.is_empty() || content
+    }
+
+    /// What there is to say, as much of it as goes in one piece. It is small as soon as nothing else is to be said: no
+    /// message waits for one that does not exist yet.
+    fn pack(&mut self, whole: bool) -> Result<Pack, SessionError> {
+        let mut pack = Pack::new();
+        while !pack.is_due() {
+            if let Some(message) = self.output() {
+                pack.push(&message)?;
+            } else if !self.has_output() {
+                // The end of an item may be the end of its batch, and lead to the next one.
+                self.effects(whole)?;
+                if !self.has_output() {
+                    break;
+                }
+            }
+        }
+        Ok(pack)
     }
 
     /// The next message to the peer.

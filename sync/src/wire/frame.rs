@@ -101,6 +101,14 @@ fn decode_any<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     }
 }
 
+/// Whether these bytes begin with a whole frame, or with one that no reader takes: [`read_frame`] does not wait then.
+pub fn begins_with_frame(bytes: &[u8]) -> bool {
+    bytes.split_first_chunk().is_some_and(|(head, rest)| {
+        let length = u32::from_le_bytes(*head) as usize;
+        length > MAX_FRAME || rest.len() >= length
+    })
+}
+
 /// Reads the body of the next frame; `None` when the stream ends between two frames.
 ///
 /// Not cancel safe: a frame that was read in part is lost with the future, and the stream with it.

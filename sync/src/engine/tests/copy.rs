@@ -203,3 +203,22 @@ async fn what_was_written_through_a_name_that_is_gone_arrives() {
         cable.cut().await;
     }
 }
+
+/// Of small files some go in one piece: each piece is a wake-up of five threads and a packet of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_travel_together() {
+    const FILES: u64 = 3000;
+    let (a, b) = (Node::new("a", |_| {}), Node::new("b", |_| {}));
+    for i in 0..FILES {
+        write(&a.tree().join(format!("d{}/f{i}", i % 10)), noise(200, i));
+    }
+    a.engine().init_source().await.unwrap();
+    a.engine().begin_source(1).await.unwrap();
+    b.engine().begin_replica().await.unwrap();
+    let (cable, _, pieces) = Cable::counting_pieces(&a, &b);
+    flush(&a).await;
+    assert_equal(&a.tree(), &b.tree());
+    let pieces = pieces.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(pieces < FILES / 2, "{pieces} pieces for {FILES} files");
+    cable.cut().await;
+}

@@ -132,13 +132,23 @@ impl Cable {
 
     /// A cable that counts the bytes from the source.
     pub fn counting(source: &Node, replica: &Node) -> (Cable, Arc<AtomicU64>) {
+        let (cable, written, _) = Cable::counting_pieces(source, replica);
+        (cable, written)
+    }
+
+    /// A cable that counts the bytes from the source, and the pieces in which they are handed over.
+    pub fn counting_pieces(
+        source: &Node,
+        replica: &Node,
+    ) -> (Cable, Arc<AtomicU64>, Arc<AtomicU64>) {
         let (inner, b) = tokio::io::duplex(64 << 10);
-        let written = Arc::new(AtomicU64::new(0));
+        let (written, pieces) = (Arc::default(), Arc::default());
         let counts = Counts {
             inner,
             written: Arc::clone(&written),
+            pieces: Arc::clone(&pieces),
         };
-        (Cable::over(source, replica, counts, b), written)
+        (Cable::over(source, replica, counts, b), written, pieces)
     }
 
     fn over<A>(source: &Node, replica: &Node, a: A, b: DuplexStream) -> Cable
@@ -261,6 +271,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Breaks<S> {
 pub struct Counts<S> {
     pub inner: S,
     pub written: Arc<AtomicU64>,
+    /// Each is flushed once.
+    pub pieces: Arc<AtomicU64>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counts<S> {
@@ -285,6 +297,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counts<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.pieces.fetch_add(1, Ordering::Relaxed);
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 

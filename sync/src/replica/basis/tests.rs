@@ -1,9 +1,9 @@
 use super::*;
 use crate::beneath::Root;
+use crate::engine::stream::Outgoing;
 use crate::entry::ContentHash;
 use crate::path::RelPath;
 use crate::private::Private;
-use tokio::sync::mpsc;
 
 struct Setup {
     dir: tempfile::TempDir,
@@ -55,7 +55,7 @@ impl Setup {
 }
 
 fn pulse() -> Pulse {
-    Pulse::new(mpsc::channel(1).0)
+    Pulse::new(Outgoing::nowhere())
 }
 
 fn noise(n: usize) -> Vec<u8> {
