@@ -49,6 +49,8 @@ pub(crate) mod stream;
 pub(crate) mod tree;
 mod trees;
 #[allow(clippy::disallowed_methods)]
+mod unverified;
+#[allow(clippy::disallowed_methods)]
 mod verify;
 mod view;
 mod walk;

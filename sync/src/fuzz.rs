@@ -102,6 +102,7 @@ fn source(bytes: &[u8]) {
         seq,
         state: Some(file_state()),
         inline: false,
+        grown_from: None,
     };
     for body in bodies(bytes) {
         for _ in 0..64 {
@@ -240,6 +241,7 @@ fn frames() -> Vec<Vec<u8>> {
         seq: 1,
         state: Some(file_state()),
         inline,
+        grown_from: None,
     };
     let batch = |id, inline| {
         Message::Batch(wire::Batch {

@@ -12,9 +12,10 @@ use crate::fault::Fault;
 use crate::meta::{self, Seen, What};
 use crate::path::RelPath;
 use crate::stat::Stat;
+use crate::tail::{Tail, TailHasher};
 
 /// Bytes per read: large enough for BLAKE3's full speed, small enough for the second-level cache.
-const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = crate::tail::STEP;
 
 /// A file's hash and the two looks around the reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,39 +61,56 @@ pub fn hash_while(
     before: Stat,
     go_on: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Option<Hashed>, Fault> {
-    let mut hasher = blake3::Hasher::new();
-    // One byte more than the file has: the read that comes back short has met the end.
-    let wanted = usize::try_from(before.size.saturating_add(1)).unwrap_or(CHUNK);
-    let mut buffer = vec![0u8; wanted.min(CHUNK)];
-    let mut size = 0u64;
-    loop {
-        let got = match file.read_at(&mut buffer, size) {
+    let hasher = TailHasher::new(before.size);
+    Ok(hash_on(file, before, hasher, go_on)?.map(|(hashed, _)| hashed))
+}
+
+/// The same, from where the hasher stands. What is past the first look is not read: it makes the file unstable anyway.
+fn hash_on(
+    file: &File,
+    before: Stat,
+    mut hasher: TailHasher,
+    go_on: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Option<(Hashed, Option<Tail>)>, Fault> {
+    if read_up_to(file, &mut hasher, before.size, go_on)?.is_break() {
+        return Ok(None);
+    }
+    let after = Stat::of_fd(file.as_fd())?;
+    let size = hasher.written();
+    let (hash, tail) = hasher.finish();
+    let hashed = Hashed {
+        hash,
+        size,
+        before: before.key(),
+        after: after.key(),
+        fresh: after.is_fresh(now_ns()),
+    };
+    Ok(Some((hashed, tail)))
+}
+
+/// Feeds the hasher from where it stands up to `end`, or to the end of the file if that comes first.
+fn read_up_to(
+    file: &File,
+    hasher: &mut TailHasher,
+    end: u64,
+    go_on: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Fault> {
+    let room = |at: u64| usize::try_from(end.saturating_sub(at)).unwrap_or(CHUNK);
+    let mut buffer = vec![0u8; room(hasher.written()).min(CHUNK)];
+    while hasher.written() < end {
+        let want = room(hasher.written()).min(buffer.len());
+        let got = match file.read_at(&mut buffer[..want], hasher.written()) {
             Ok(0) => break,
             Ok(got) => got,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Fault::io("read", &error)),
         };
         hasher.update(&buffer[..got]);
-        size += got as u64;
         if go_on(got).is_break() {
-            return Ok(None);
-        }
-        // A file that grows faster than it is read would never end; what is past the first look makes it unstable anyway.
-        if size > before.size.saturating_add(CHUNK as u64) {
-            break;
-        }
-        if got < buffer.len() && size == before.size {
-            break;
+            return Ok(ControlFlow::Break(()));
         }
     }
-    let after = Stat::of_fd(file.as_fd())?;
-    Ok(Some(Hashed {
-        hash: hasher.finalize().into(),
-        size,
-        before: before.key(),
-        after: after.key(),
-        fresh: after.is_fresh(now_ns()),
-    }))
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Opens a file beneath the root and hashes it.
@@ -107,6 +125,31 @@ pub struct Read {
     pub seen: Seen,
     /// Of a regular file that was read.
     pub hashed: Option<Hashed>,
+    /// It has grown: of what was known only the end was read again, or it grew while it was read. The hash is that of a
+    /// content that it had if nobody has written before its old end.
+    pub grew: bool,
+    /// What a longer content can be hashed with.
+    pub tail: Option<Tail>,
+}
+
+/// What is known of a file that may have grown since.
+#[derive(Debug, Clone)]
+pub struct Before {
+    /// As which it was known.
+    pub key: LocalKey,
+    /// Its content then.
+    pub hash: ContentHash,
+    /// How a longer one is hashed, if it need not be read whole.
+    pub tail: Option<Tail>,
+}
+
+impl Before {
+    /// It is the same file with one name, and longer.
+    fn has_grown(&self, seen: &Seen) -> bool {
+        let key = seen.key();
+        let same = (key.dev, key.ino) == (self.key.dev, self.key.ino) && !seen.has_other_names();
+        same && key.size > self.key.size
+    }
 }
 
 /// A path to be read.
@@ -118,6 +161,8 @@ pub struct Wanted<'p> {
     pub file: bool,
     /// A file's content is not read.
     pub unread: Unread,
+    /// What was known of a large file.
+    pub before: Option<&'p Before>,
 }
 
 /// When a file's content is not read.
@@ -156,7 +201,7 @@ pub fn read(root: &Root, wanted: Wanted<'_>, flush_first: bool) -> Result<Option
     };
     let seen = meta::read_fd(held.as_fd())?;
     if !matches!(seen.what, What::File(_)) || wanted.unread.covers(&seen) {
-        return Ok(Some(Read { seen, hashed: None }));
+        return Ok(Some(Read::unread(seen)));
     }
     let file = beneath::reopen(held.as_fd()).map_err(|fault| match fault {
         Fault::Missing | Fault::NotBeneath => Fault::Changed("it is gone"),
@@ -170,11 +215,65 @@ fn read_file(file: &File, wanted: Wanted<'_>, flush_first: bool) -> Result<Read,
         rustix::fs::fdatasync(file).map_err(|e| Fault::os("fdatasync", e))?;
     }
     let seen = meta::read_open(file)?;
-    let hashed = match wanted.unread.covers(&seen) {
-        true => None,
-        false => Some(hash_since(file, seen.stat)?),
-    };
-    Ok(Read { seen, hashed })
+    if wanted.unread.covers(&seen) {
+        return Ok(Read::unread(seen));
+    }
+    let before = wanted.before.filter(|before| before.has_grown(&seen));
+    if let Some(tail) = before.and_then(|before| before.tail.as_ref())
+        && let Some((hashed, tail)) = read_tail(file, &seen, tail)?
+    {
+        let (hashed, grew) = (Some(hashed), true);
+        return Ok(Read {
+            seen,
+            hashed,
+            grew,
+            tail,
+        });
+    }
+    let known = before.map(|before| (before.key.size, before.hash));
+    let hasher = TailHasher::new(seen.stat.size).after(known);
+    let read = hash_on(file, seen.stat, hasher, &mut |_| ControlFlow::Continue(()))?;
+    let (hashed, tail) = read.ok_or(Fault::Changed("it was not read to its end"))?;
+    // A file that is written all the time is never read at rest; one that only grows has a content that it had.
+    let grew = tail.is_some()
+        && !seen.has_other_names()
+        && hashed.before.size < hashed.after.size
+        && hashed.before.ino == hashed.after.ino;
+    let tail = tail.filter(|_| grew || hashed.is_stable());
+    Ok(Read {
+        seen,
+        hashed: Some(hashed),
+        grew,
+        tail,
+    })
+}
+
+/// Compares the old end of a file that has grown, and hashes what is behind it. `None`: it is not what it was, so that it
+/// must be read whole.
+fn read_tail(
+    file: &File,
+    seen: &Seen,
+    tail: &Tail,
+) -> Result<Option<(Hashed, Option<Tail>)>, Fault> {
+    let mut hasher = tail.grown(seen.stat.size);
+    let mut pass = |_| ControlFlow::Continue(());
+    let _ = read_up_to(file, &mut hasher, tail.size(), &mut pass)?;
+    if hasher.written() != tail.size() || hasher.hash() != tail.hash() {
+        return Ok(None);
+    }
+    let read = hash_on(file, seen.stat, hasher, &mut pass)?;
+    Ok(read.filter(|(hashed, _)| hashed.size == seen.stat.size))
+}
+
+impl Read {
+    fn unread(seen: Seen) -> Read {
+        Read {
+            seen,
+            hashed: None,
+            grew: false,
+            tail: None,
+        }
+    }
 }
 
 /// What [`read`] answers.
@@ -279,6 +378,7 @@ mod tests {
                 unread: known
                     .filter(|_| at == 7)
                     .map_or(Unread::Never, Unread::Known),
+                before: None,
             })
             .collect();
         let found = read_many(&root, &wanted, false);
@@ -319,6 +419,7 @@ mod tests {
                 path: &path,
                 file: true,
                 unread: Unread::Never,
+                before: None,
             };
             let read = read(&root, wanted, false).expect("read").expect("there");
             assert_eq!(Ok(Some(read.seen)), meta::read(&root, &path), "{name}");

@@ -43,6 +43,7 @@ pub mod source;
 pub(crate) mod spool;
 #[allow(clippy::disallowed_methods)]
 pub mod stat;
+pub mod tail;
 #[allow(clippy::disallowed_methods)]
 pub mod token;
 pub mod tree;

@@ -19,7 +19,7 @@
 //! for it, a count inside a frame is bounded by the frame's bytes and then by [`Message::check`]. An unknown variant is
 //! an error of the session. The numbers of variants are the wire format: new ones go to the end, with a new version.
 
-use crate::entry::{Kind, State};
+use crate::entry::{ContentHash, Kind, State};
 use crate::lineage::{MAX_SEQ, NodeHeads};
 use crate::path::RelPath;
 use crate::tree::{MAX_TREES, TreeId};
@@ -147,6 +147,8 @@ pub struct Record {
     pub state: Option<State>,
     /// The content follows without being asked for.
     pub inline: bool,
+    /// It has only grown lately: contents of this file that are as long as this or longer may be its beginning.
+    pub grown_from: Option<u64>,
 }
 
 /// Records, in ascending order of `seq` but for those that had to come early (parents, first names of hard links).
@@ -191,6 +193,14 @@ pub enum Want {
     Whole,
     /// By differences to a basis with these sums: what lies at the path, or what a transfer left that was cut.
     Against(ChunkSums),
+    /// What is behind this content, with which it begins if it has only grown. The source begins with a [`Message::Copy`] of it,
+    /// or with other bytes if it has not.
+    Behind {
+        /// Bytes.
+        size: u64,
+        /// Of all of them.
+        hash: ContentHash,
+    },
 }
 
 /// Short hashes of the aligned chunks of a file.

@@ -113,9 +113,14 @@ impl Client {
     }
 
     /// Flush; waits a little longer than the agent does, so that the agent's own answer arrives.
-    pub async fn flush(&self, timeout: Duration) -> Result<types::FlushReport, ClientError> {
+    pub async fn flush(
+        &self,
+        timeout: Duration,
+        verified: bool,
+    ) -> Result<types::FlushReport, ClientError> {
         let request = types::FlushRequest {
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            verified,
         };
         self.call_within(path::FLUSH, &request, timeout.saturating_add(QUICK))
             .await

@@ -10,13 +10,16 @@ pub(super) struct Args {
     /// Give up after this
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
     timeout: Duration,
+    /// Wait also until files that have grown are compared whole on both nodes
+    #[arg(long)]
+    verified: bool,
     /// As JSON, for programs
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn run(args: Args, client: &Client) -> Outcome {
-    let report = client.flush(args.timeout).await?;
+    let report = client.flush(args.timeout, args.verified).await?;
     let exit = if report.not_covered.is_empty() {
         Exit::Success
     } else {

@@ -30,6 +30,7 @@ fn every_command_of_the_manual_is_understood() {
         "tandem is master",
         "tandem is standby",
         "tandem flush --timeout 5s",
+        "tandem flush --verified --timeout 5m",
         "tandem hold -- /backup/backup --all",
         "tandem hold --role standby --for 1h -- tar -c /home",
         "tandem verify --tree home --repair",

@@ -66,7 +66,10 @@ impl Daemon {
     ) -> Result<types::FlushReport, ApiError> {
         self.must_be_master()?;
         let within = Duration::from_millis(request.timeout_ms);
-        let done = self.engine.flush(within).await;
+        let done = match request.verified {
+            true => self.engine.flush_verified(within).await,
+            false => self.engine.flush(within).await,
+        };
         let report = done.map_err(|e| engine_error(&e))?;
         let covered = report.covered.iter().map(|tree| types::FlushedTree {
             tree: tree.clone(),

@@ -287,6 +287,7 @@ fn trees(parts: &Parts<'_>) -> Vec<api::TreeStatus> {
                 set: tree.set.as_ref().map(tree_set),
                 mounts_below: tree.mounts_below.clone(),
                 sockets_skipped: tree.sockets_skipped,
+                unverified: tree.unverified,
                 fuzzy: tree.fuzzy.clone(),
             }
         })

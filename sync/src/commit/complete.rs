@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::inplace::Redo;
 use super::stage::Staged;
 use crate::beneath::Place;
 use crate::entry::{ContentHash, LocalKey, Meta};
@@ -166,6 +167,11 @@ impl Content {
     /// It is the journal of a change in place, and no content.
     pub fn is_redo(&self) -> bool {
         matches!(self, Content::Staged(staged) if staged.redo().is_some())
+    }
+
+    /// It is one by which a file only becomes longer.
+    pub fn only_grows(&self) -> bool {
+        matches!(self, Content::Staged(staged) if staged.redo().is_some_and(Redo::only_grows))
     }
 
     /// Opens it for reading at offsets.

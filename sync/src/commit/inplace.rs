@@ -68,6 +68,18 @@ impl Redo {
         })
     }
 
+    /// The version that the differences are to.
+    pub(super) fn base(&self) -> &File {
+        &self.base
+    }
+
+    /// Nothing of what is there is changed: the file only becomes longer.
+    pub fn only_grows(&self) -> bool {
+        let extents = &self.body.extents;
+        extents.iter().all(|extent| extent.offset >= self.key.size)
+            && self.body.state.kind.size() >= self.key.size
+    }
+
     /// The file.
     pub(super) fn path(&self) -> &RelPath {
         &self.body.path

@@ -14,6 +14,7 @@ use crate::entry::ContentHash;
 use crate::fault::Fault;
 use crate::path::RelPath;
 use crate::private::Private;
+use crate::tail::{Tail, TailHasher};
 
 /// From this size on the room is reserved before the first byte, so that a full disk is known early. Smaller files
 /// gain nothing, and reserving would cost them the file system's delayed allocation.
@@ -27,13 +28,15 @@ const COPY_CHUNK: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Staging {
     staged: Staged,
-    hasher: blake3::Hasher,
+    hasher: TailHasher,
     written: u64,
     announced: u64,
     /// The file has bytes of an earlier transfer up to here. Past `written` they may still turn out to be right.
     kept: u64,
     /// Where the content goes when they turn out to be wrong, or when a journal would grow too large.
     other: Option<Staged>,
+    /// The content begins with the version here, whose end is known. Taken with its first bytes.
+    grows: Option<Tail>,
 }
 
 /// A complete, verified content in the staging directory. Dropping it removes it, unless it was moved into a tree or
@@ -47,6 +50,8 @@ pub struct Staged {
     stays: bool,
     /// The file is a journal: not the content, but what changes the version here into it.
     redo: Option<Box<Redo>>,
+    /// The end of the content, for a longer one.
+    tail: Option<Box<Tail>>,
 }
 
 impl Staging {
@@ -94,22 +99,37 @@ impl Staging {
         staged.redo = Some(Box::new(redo));
         Ok(Staging {
             staged,
-            hasher: blake3::Hasher::new(),
+            hasher: TailHasher::new(announced),
             written: 0,
             announced,
             kept: 0,
             other: Some(other),
+            grows: None,
         })
+    }
+
+    /// Begins a content that goes on from the version here, of which `tail` is the end: only what is new is written, and
+    /// only the old end is read.
+    pub fn begin_grown(
+        private: &Private,
+        redo: Redo,
+        tail: Tail,
+        announced: u64,
+    ) -> Result<Staging, Fault> {
+        let mut staging = Staging::begin_in_place(private, redo, announced)?;
+        staging.grows = Some(tail);
+        Ok(staging)
     }
 
     fn new(at: (Place, File), stays: bool, announced: u64) -> Result<Staging, Fault> {
         let mut staging = Staging {
             staged: Staged::at(at, stays),
-            hasher: blake3::Hasher::new(),
+            hasher: TailHasher::new(announced),
             written: 0,
             announced,
             kept: 0,
             other: None,
+            grows: None,
         };
         match staging.reserve() {
             Ok(()) => Ok(staging),
@@ -141,6 +161,10 @@ impl Staging {
         }
         if self.written < self.kept {
             self.part_from_kept()?;
+        }
+        if self.grows.take().is_some() {
+            // It comes whole: nothing of the version here is to be changed.
+            self.part_from_journal()?;
         }
         self.put(bytes)?;
         self.hasher.update(bytes);
@@ -199,6 +223,31 @@ impl Staging {
         Ok(())
     }
 
+    /// The content goes on from the version here, and its first bytes are that one's: what is known of its end is compared
+    /// with what lies there.
+    pub fn take_beginning(&mut self, length: u64) -> Result<(), Fault> {
+        let tail = self.grows.take().filter(|tail| tail.size() == length);
+        let tail = tail.ok_or(Fault::WrongContent)?;
+        let Some(redo) = &self.staged.redo else {
+            return Err(Fault::WrongContent);
+        };
+        let mut hasher = tail.grown(self.announced);
+        read_range(redo.base(), tail.at(), length - tail.at(), |bytes| {
+            hasher.update(bytes);
+            Ok(())
+        })?;
+        if hasher.hash() != tail.hash() {
+            return Err(Fault::Changed("its end is not what it was"));
+        }
+        (self.hasher, self.written) = (hasher, length);
+        Ok(())
+    }
+
+    /// The content goes on from the version here, which was not said yet.
+    pub fn may_grow(&self) -> bool {
+        self.grows.is_some()
+    }
+
     /// What comes differs from what an earlier transfer left there. The content moves to a file of its own, so that
     /// the earlier bytes stay readable as a basis.
     fn part_from_kept(&mut self) -> Result<(), Fault> {
@@ -249,7 +298,7 @@ impl Staging {
 
     /// Ends the content. [`Fault::WrongContent`] if it has not the announced size and this hash; nothing of it stays then.
     pub fn finish(mut self, hash: ContentHash) -> Result<Staged, Fault> {
-        let found: ContentHash = self.hasher.finalize().into();
+        let (found, tail) = self.hasher.finish();
         if self.written != self.announced || found != hash {
             self.staged.discard();
             return Err(Fault::WrongContent);
@@ -267,6 +316,7 @@ impl Staging {
             self.staged.discard();
             return Err(Fault::io("truncate", &error));
         }
+        self.staged.tail = tail.map(Box::new);
         Ok(self.staged)
     }
 
@@ -311,7 +361,13 @@ impl Staged {
             moved: false,
             stays,
             redo: None,
+            tail: None,
         }
+    }
+
+    /// The end of the content, for a longer one that may follow.
+    pub fn take_tail(&mut self) -> Option<Tail> {
+        self.tail.take().map(|tail| *tail)
     }
 
     /// A whole small content at once.

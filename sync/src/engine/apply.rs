@@ -214,6 +214,11 @@ impl Worker {
             .map_err(|e| e.to_string())?;
         let numbers: HashMap<&RelPath, u32> =
             items.iter().map(|i| (&i.record.path, i.number)).collect();
+        let grown: BTreeSet<RelPath> = items
+            .iter()
+            .filter(|i| contents.get(&i.number).is_some_and(Content::only_grows))
+            .map(|i| i.record.path.clone())
+            .collect();
         let (work, lacking) = with_contents(&plan, &numbers, contents);
         let actions: Vec<(RelPath, Action)> = work
             .iter()
@@ -244,7 +249,33 @@ impl Worker {
         self.collect(
             at, &snapshot, &items, &plan, &actions, report, &lacking, results,
         )
-        .map_err(|e| e.to_string())
+        .map_err(|e| e.to_string())?;
+        self.note_applied(at, &actions, &grown, results);
+        Ok(())
+    }
+
+    /// Files that were only appended to are unverified from here on; those that came whole are not.
+    fn note_applied(
+        &mut self,
+        at: usize,
+        actions: &[(RelPath, Action)],
+        grown: &BTreeSet<RelPath>,
+        results: &Results,
+    ) {
+        let tree = &mut self.trees[at];
+        if grown.is_empty() && tree.unverified.len() == 0 {
+            return;
+        }
+        let now = super::clock::now();
+        let applied = results.received.iter().filter(|(id, ..)| *id == tree.id);
+        let applied: BTreeSet<&RelPath> = applied.map(|(_, path, ..)| path).collect();
+        for (path, action) in actions.iter().filter(|(path, _)| applied.contains(path)) {
+            match action {
+                Action::Put(_) if grown.contains(path) => tree.unverified.grew(path, now),
+                Action::Put(_) | Action::RemoveFile => tree.unverified.done(path),
+                _ => {}
+            }
+        }
     }
 
     /// Reads out of the report what the index must learn.

@@ -11,11 +11,12 @@ use super::tree::Roots;
 use crate::index::Index;
 use crate::lineage::NodeHeads;
 use crate::path::RelPath;
+use crate::tail::Tails;
 use crate::token::RoleToken;
 use crate::tree::{PairConfig, TreeConfig, TreeId};
 use crate::wire::{Idle, Move, Refuse, VerifyAnswer, VerifyPart};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -82,6 +83,12 @@ pub(crate) enum Command {
     PeerLost { kept: u64 },
     /// Compare these paths by their content; what differs from the index goes to the rescue and is asked for.
     Suspect { tree: TreeId, paths: Vec<RelPath> },
+    /// A comparison of a file that has grown may have ended, or somebody waits for the next one.
+    Compared,
+    /// Files that are unverified.
+    Unverified(Reply<Vec<NotCovered>>),
+    /// The source asked for these paths, and what lies here is what it has.
+    Verified { tree: TreeId, paths: Vec<RelPath> },
     /// Pause applying.
     Hold(Reply<Result<(), CommandError>>),
     /// Apply what was spooled and go on.
@@ -185,6 +192,12 @@ pub(crate) struct Shared {
     pub mover: Mutex<Option<mpsc::Sender<MoveOrder>>>,
     /// The way to the source session, for `verify`. 4 questions may wait.
     pub verifier: Mutex<Option<mpsc::Sender<VerifyAsk>>>,
+    /// What is remembered of contents, for files that grow.
+    pub tails: Tails,
+    /// Files that have grown and were not read whole since.
+    pub unverified: watch::Sender<usize>,
+    /// Commands that wait until there are none.
+    pub waiting_for_verified: AtomicUsize,
     /// Applying is paused.
     pub held: AtomicBool,
     /// Bytes in the spool.
@@ -326,6 +339,11 @@ impl Shared {
     /// Newest number answered as durable by this node as replica.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Acquire)
+    }
+
+    /// Somebody waits until no file is unverified.
+    pub fn waits_for_verified(&self) -> bool {
+        self.waiting_for_verified.load(Ordering::Acquire) > 0
     }
 
     /// Applying is paused.

@@ -82,6 +82,9 @@ impl Worker {
             }
             Command::PeerLost { kept } => self.peer_lost(kept),
             Command::Suspect { tree, paths } => self.suspect(tree, paths),
+            Command::Compared => self.verify_unverified(),
+            Command::Unverified(reply) => drop(reply.send(self.unverified())),
+            Command::Verified { tree, paths } => self.verified_here(tree, &paths),
             Command::Hold(reply) => drop(reply.send(self.hold())),
             Command::Release(reply) => drop(reply.send(self.release())),
             Command::Adopt(reply) => drop(reply.send(self.adopt())),
@@ -106,6 +109,7 @@ impl Worker {
             tree.job = None;
             tree.dirty.clear();
             tree.later.clear();
+            tree.unverified.end();
             tree.rescue = None;
             tree.receives = false;
         }

@@ -5,7 +5,7 @@
 //! A thread beside the worker reads piece by piece; where the next piece begins is durable, so a restart goes on.
 
 mod pace;
-mod piece;
+pub(super) mod piece;
 
 use super::clock;
 use super::status::{ContentsRound, ContentsStatus, Mode};
@@ -176,6 +176,7 @@ impl Worker {
             index: self.shared.index.clone(),
             receiver,
             after: position.round.as_ref().and_then(|r| r.after.clone()),
+            only: None,
             per_second: plan.per_second(),
         };
         match Running::start(order) {

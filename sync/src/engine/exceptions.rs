@@ -6,6 +6,7 @@ use super::handle::Engine;
 use super::report::NotCovered;
 use super::status::Mode;
 use super::worker::Worker;
+use crate::path::RelPath;
 use std::time::Duration;
 
 /// Most paths of a tree and a kind that are named by themselves; then their number is said.
@@ -51,6 +52,25 @@ impl Worker {
             }));
         }
         except
+    }
+}
+
+impl Worker {
+    /// Files that have grown and were not compared whole since.
+    pub(super) fn unverified(&self) -> Vec<NotCovered> {
+        let mut all = Vec::new();
+        for tree in &self.trees {
+            let paths: Vec<&RelPath> = tree.unverified.paths().collect();
+            let why = paths
+                .into_iter()
+                .map(|path| format!("{path} has grown and was not compared whole since"));
+            let why = named(why, "have grown and were not compared whole since");
+            all.extend(why.into_iter().map(|why| NotCovered {
+                tree: Some(tree.config.name.clone()),
+                why,
+            }));
+        }
+        all
     }
 }
 

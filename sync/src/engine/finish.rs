@@ -5,6 +5,7 @@ use super::flags::flagged_key;
 use super::foreign::list;
 use super::skipped::skipped_key;
 use super::status::Mode;
+use super::unverified::unverified_key;
 use super::worker::Worker;
 use crate::entry::State;
 use crate::index::{IndexError, Unreplicated};
@@ -81,7 +82,15 @@ impl Worker {
             .filter(|t| t.skipped_moved)
             .map(|t| (t.id, t.skipped.clone()))
             .collect();
+        let unverified: Vec<(TreeId, BTreeSet<RelPath>)> = self
+            .trees
+            .iter()
+            .filter_map(|t| Some((t.id, t.unverified.to_write()?)))
+            .collect();
         let written = self.shared.index.write(|w| {
+            for (tree, unverified) in &unverified {
+                w.put_value(&unverified_key(*tree), unverified)?;
+            }
             for (tree, skipped) in &skipped {
                 w.put_value(&skipped_key(*tree), skipped)?;
             }
@@ -131,7 +140,9 @@ impl Worker {
         written?;
         for tree in &mut self.trees {
             tree.skipped_moved = false;
+            tree.unverified.written();
         }
+        self.count_unverified();
         for (tree_id, path) in &results.settled {
             if let Some(at) = self.position(*tree_id) {
                 let tree = &mut self.trees[at];

@@ -9,6 +9,7 @@ use super::tree::Roots;
 use super::worker::Worker;
 use crate::index::{Index, IndexIdentity};
 use crate::lineage::{NodeHeads, NodeName, PairRelation, combine};
+use crate::tail::Tails;
 use crate::token::RoleToken;
 use crate::tree::{MAX_TREES, PairConfig, TreeConfig};
 use crate::wire::MAX_RECORDS;
@@ -16,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -109,6 +110,9 @@ impl Engine {
             move_at: AtomicU64::new(0),
             mover: Mutex::new(None),
             verifier: Mutex::new(None),
+            tails: Tails::default(),
+            unverified: watch::Sender::new(0),
+            waiting_for_verified: AtomicUsize::new(0),
             held: AtomicBool::new(false),
             spooled: AtomicU64::new(0),
             alarms: Mutex::new(BTreeMap::new()),
@@ -402,6 +406,35 @@ impl Engine {
         Ok(report)
     }
 
+    /// As [`Engine::flush`], and returns when every file that has grown was read whole on this node and compared with the
+    /// peer's, or names those that were not.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn flush_verified(&self, timeout: Duration) -> Result<FlushReport, CommandError> {
+        let begun = Instant::now();
+        let _waits = Waits::begin(&self.shared);
+        let mut report = self.flush(timeout).await?;
+        let mut unverified = self.shared.unverified.subscribe();
+        let ask = Command::Compared;
+        self.shared
+            .commands
+            .send(ask)
+            .await
+            .map_err(|_| CommandError::Ended)?;
+        let left = timeout.saturating_sub(begun.elapsed());
+        let verified = tokio::time::timeout(left, unverified.wait_for(|files| *files == 0)).await;
+        if !matches!(verified, Ok(Ok(_))) {
+            let named = self.shared.ask(Command::Unverified).await?;
+            report
+                .covered
+                .retain(|name| !named.iter().any(|n| n.tree.as_ref() == Some(name)));
+            report.not_covered.extend(named);
+        }
+        report.took = begun.elapsed();
+        Ok(report)
+    }
+
     /// Planned move, step 2: sends until less than one batch is left, while this node still serves and writes, at most
     /// `within`. What it leaves is what the last flush behind the fence has to send.
     ///
@@ -435,6 +468,22 @@ impl Engine {
         }
         let why: Vec<String> = report.not_covered.iter().map(|n| n.why.clone()).collect();
         Err(CommandError::Timeout(within, why.join("; ")))
+    }
+}
+
+/// Somebody waits until no file is unverified: none is left to rest first.
+struct Waits<'s>(&'s Shared);
+
+impl<'s> Waits<'s> {
+    fn begin(shared: &'s Shared) -> Self {
+        shared.waiting_for_verified.fetch_add(1, Ordering::AcqRel);
+        Waits(shared)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting_for_verified.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

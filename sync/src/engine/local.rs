@@ -7,6 +7,7 @@ use super::look::{Looker, Sight, Sights};
 use super::report::{ACCEPT_EXAMPLES, AcceptPrice};
 use super::status::Mode;
 use super::tree::{Dirt, Stop, Tree};
+use super::unverified::unverified_key;
 use super::worker::Worker;
 use crate::entry::{IndexEntry, Kind};
 use crate::guard::Name;
@@ -184,6 +185,8 @@ impl Worker {
         };
         let receiver = self.mode == Mode::Replica;
         let read_since = tree.read_since;
+        // A receiver judges what it finds by its whole content.
+        let tails = (!receiver).then_some(&self.shared.tails);
         let looker = Looker {
             read_since,
             tree: tree.id,
@@ -192,6 +195,7 @@ impl Worker {
             index: &snapshot,
             source: &self.shared.index,
             receiver,
+            tails,
         };
         Some(work(&looker))
     }
@@ -238,6 +242,8 @@ impl Worker {
             tree.later.remove(&sight.path);
             tree.fuzzy.remove(&sight.path);
         }
+        let whole = sights.seen.iter().map(|sight| &sight.path);
+        tree.note_grown(&sights.grown, whole.filter(|path| !again.contains(path)));
         for (path, moving) in &sights.again {
             let tries = tree.later.get(path).map_or(0, |a| a.tries);
             if *moving && tries >= FUZZY {
@@ -268,8 +274,12 @@ impl Worker {
         let now = clock::now();
         let (tree, acked) = (self.trees[at].id, self.shared.peer.borrow().acked);
         let mut changes: Vec<Counted> = Vec::new();
+        let unverified = self.trees[at].unverified.to_write();
         let head = self.shared.index.write(|w| {
             w.ack(acked);
+            if let Some(list) = &unverified {
+                w.put_value(&unverified_key(tree), list)?;
+            }
             let before = w.last_seq();
             for sight in sights {
                 let is = sight.state.is_some();
@@ -290,6 +300,8 @@ impl Worker {
             }
             Ok::<_, IndexError>((before, w.last_seq()))
         })?;
+        self.trees[at].unverified.written();
+        self.count_unverified();
         let live = self.shared.index.snapshot()?.counts(tree)?.entries();
         let Tree {
             deletes,

@@ -5,10 +5,11 @@
 use super::tree::{Dirt, Open};
 use crate::entry::{IndexEntry, Kind, LocalKey, State};
 use crate::fault::Fault;
-use crate::hash::{self, Hashed, ReadResult, Unread, Wanted};
+use crate::hash::{self, Before, Hashed, ReadResult, Unread, Wanted};
 use crate::index::{Index, IndexError, Snapshot};
 use crate::meta::{Seen, What};
 use crate::path::RelPath;
+use crate::tail::{GROWS_FROM, Tails};
 use crate::tree::{TreeConfig, TreeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,6 +43,8 @@ pub(crate) struct Sights {
     pub sockets: Vec<RelPath>,
     /// Further paths that must be looked at because of this.
     pub more: Vec<(RelPath, Dirt)>,
+    /// Files that have grown, of whose earlier content only the end was read again.
+    pub grown: BTreeSet<RelPath>,
     /// Bytes read.
     pub bytes: u64,
 }
@@ -62,6 +65,8 @@ pub(crate) struct Looker<'a> {
     pub read_since: Option<i128>,
     /// On a receiver, protected paths and kept extras are not looked at.
     pub receiver: bool,
+    /// What is remembered of contents. `None`: files are read whole, also those that have only grown.
+    pub tails: Option<&'a Tails>,
 }
 
 impl Looker<'_> {
@@ -96,10 +101,18 @@ impl Looker<'_> {
         for (path, _) in paths {
             entries.push(self.index.get(self.tree, path)?);
         }
-        let wanted: Vec<Wanted<'_>> = paths
+        let before: Vec<Option<Before>> = paths
             .iter()
             .zip(&entries)
-            .map(|((path, dirt), entry)| self.wanted(path, *dirt, entry.as_ref()))
+            .map(|((path, dirt), entry)| self.before(path, *dirt, entry.as_ref()?))
+            .collect();
+        let wanted: Vec<Wanted<'_>> = paths
+            .iter()
+            .zip(entries.iter().zip(&before))
+            .map(|((path, dirt), (entry, before))| Wanted {
+                before: before.as_ref(),
+                ..self.wanted(path, *dirt, entry.as_ref())
+            })
             .collect();
         let read = hash::read_many(&self.open.root, &wanted, self.flush_first());
         for (((path, dirt), entry), read) in paths.iter().zip(entries).zip(read) {
@@ -121,7 +134,26 @@ impl Looker<'_> {
                 Some(key) => Unread::Known(key),
                 None => Unread::Never,
             },
+            before: None,
         }
+    }
+
+    /// What is known of a large file, which may have grown.
+    fn before(&self, path: &RelPath, dirt: Dirt, entry: &IndexEntry) -> Option<Before> {
+        let tails = self.tails.filter(|_| entry.seq != 0)?;
+        let key = entry.local?;
+        let Kind::File { size, hash } = entry.current.as_ref()?.kind else {
+            return None;
+        };
+        let known = size >= GROWS_FROM && size == key.size;
+        known.then(|| Before {
+            key,
+            hash,
+            tail: match dirt.whole {
+                true => None,
+                false => tails.of(self.tree, path, size, &hash),
+            },
+        })
     }
 
     pub(super) fn look(
@@ -133,10 +165,16 @@ impl Looker<'_> {
         names: &mut Names,
         out: &mut Sights,
     ) -> Result<(), IndexError> {
-        let (seen, hashed) = match read {
-            Ok(Some(read)) => (Some(read.seen), read.hashed),
+        let (seen, hashed, grew) = match read {
+            Ok(Some(read)) => {
+                if let Some((tails, tail)) = self.tails.zip(read.tail) {
+                    tails.remember(self.tree, path, tail);
+                }
+                let grew = read.grew && self.tails.is_some();
+                (Some(read.seen), read.hashed, grew)
+            }
             // A component above is gone or is no directory any more: nothing lies here.
-            Ok(None) | Err(Fault::NotBeneath | Fault::Missing) => (None, None),
+            Ok(None) | Err(Fault::NotBeneath | Fault::Missing) => (None, None, false),
             Err(Fault::Changed(_)) => {
                 out.again.push((path.clone(), true));
                 return Ok(());
@@ -167,6 +205,10 @@ impl Looker<'_> {
         }
         match seen.what {
             What::File(_) => match hashed {
+                Some(hashed) if grew => {
+                    self.grown(path, seen, hashed, out);
+                    Ok(())
+                }
                 Some(hashed) => self.file(path, seen, hashed, names, out),
                 // Its key is the known one.
                 None => Ok(()),
@@ -343,6 +385,25 @@ impl Looker<'_> {
             local,
         });
         Ok(())
+    }
+
+    /// A file that has grown, with its content up to where it ended when it was looked at. What is behind that comes with
+    /// the next look, of which an event tells.
+    fn grown(&self, path: &RelPath, seen: Seen, hashed: Hashed, out: &mut Sights) {
+        let local = Some(seen.key());
+        let kind = Kind::File {
+            size: hashed.size,
+            hash: hashed.hash,
+        };
+        out.grown.insert(path.clone());
+        out.seen.push(Sight {
+            path: path.clone(),
+            state: Some(State {
+                kind,
+                meta: seen.meta,
+            }),
+            local,
+        });
     }
 
     /// A file with several names: the first name in path order carries the content, the others point to it.

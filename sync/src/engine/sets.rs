@@ -371,6 +371,8 @@ impl Taking<'_> {
             source: &self.shared.index,
             read_since: None,
             receiver: false,
+            // What a set holds was read whole.
+            tails: None,
         };
         let mut changed = Vec::new();
         let mut found = |found: super::walk::Found| {

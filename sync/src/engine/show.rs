@@ -144,6 +144,7 @@ impl Worker {
             mounts_below: tree.mounts.iter().map(RelPath::to_string).collect(),
             sockets_skipped: tree.sockets.len() as u64,
             set: self.set_status(tree, acked),
+            unverified: tree.unverified.len() as u64,
             fuzzy: tree.fuzzy.iter().map(RelPath::to_string).collect(),
         })
     }

@@ -105,6 +105,8 @@ pub struct TreeStatus {
     pub sockets_skipped: u64,
     /// Of a tree that is sent in sets: the newest one that was recorded (source) or applied (replica).
     pub set: Option<SetStatus>,
+    /// Files that have grown and of which what lies before the new end was not read again since.
+    pub unverified: u64,
     /// Files that change faster than they can be read; their copies are a mixture of versions.
     pub fuzzy: Vec<String>,
 }

@@ -7,6 +7,7 @@ mod flush;
 mod hostile;
 mod in_place;
 mod keeping;
+mod logs;
 mod order;
 pub(super) mod pair;
 mod policy;

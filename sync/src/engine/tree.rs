@@ -5,6 +5,7 @@ use super::contents::Contents;
 use super::moving::{Moving, Rename};
 use super::scanning::Scan;
 use super::sets::Sets;
+use super::unverified::Unverified;
 use crate::beneath::Root;
 use crate::fault::Fault;
 use crate::guard::{DeleteWindow, Name};
@@ -103,6 +104,8 @@ pub(crate) struct Dirt {
     pub recursive: bool,
     /// Read the content even if the local key says that nothing changed.
     pub force: bool,
+    /// And all of it, even if it has only grown.
+    pub whole: bool,
     /// It comes from a walk, which lists everything below by itself.
     pub walked: bool,
     /// A walk has just seen a regular file there.
@@ -117,14 +120,21 @@ impl Dirt {
     pub const FORCED: Dirt = Dirt {
         recursive: false,
         force: true,
+        whole: true,
         walked: false,
         file: false,
         gone: false,
+    };
+    /// It was not at rest, or its stamp was too young: read again, but for what has only grown.
+    pub const AGAIN: Dirt = Dirt {
+        whole: false,
+        ..Dirt::FORCED
     };
     /// Found by a walk.
     pub const WALKED: Dirt = Dirt {
         recursive: false,
         force: false,
+        whole: false,
         walked: true,
         file: false,
         gone: false,
@@ -134,6 +144,7 @@ impl Dirt {
         self.walked &= other.walked;
         self.recursive |= other.recursive;
         self.force |= other.force;
+        self.whole |= other.whole;
         self.file = other.file;
         self.gone = other.gone;
     }
@@ -230,6 +241,8 @@ pub(crate) struct Tree {
     pub sockets: BTreeSet<RelPath>,
     /// Files that never rest.
     pub fuzzy: BTreeSet<RelPath>,
+    /// Files that have grown and were not read whole since.
+    pub unverified: Unverified,
     /// What the source has of it: entries, bytes; and how the copy goes, in bytes.
     pub totals: Option<(u64, u64, progress::Progress)>,
     /// Entries in the rescue, as last counted.
@@ -293,6 +306,7 @@ impl Tree {
             mounts: BTreeSet::new(),
             sockets: BTreeSet::new(),
             fuzzy: BTreeSet::new(),
+            unverified: Unverified::default(),
             totals: None,
             rescued: 0,
             unsettled: BTreeSet::new(),

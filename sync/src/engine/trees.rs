@@ -148,6 +148,7 @@ impl Tree {
         self.rescan = true;
         self.job = None;
         self.contents.end();
+        self.unverified.end();
         let exclude = &self.config.exclude;
         let outside = |path: &RelPath| exclude.covers(path, false) || exclude.covers(path, true);
         self.errors.retain(|path, _| !outside(path));

@@ -31,6 +31,7 @@ impl Found {
     pub fn dirty(self, force: bool) -> (RelPath, Dirt) {
         let dirt = Dirt {
             force,
+            whole: force,
             file: self.file,
             ..Dirt::WALKED
         };

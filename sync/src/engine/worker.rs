@@ -107,6 +107,7 @@ impl Worker {
         worker.follow_rename();
         worker.load_flagged();
         worker.load_skipped();
+        worker.load_unverified();
         if let Err(error) = worker.load_sets() {
             worker.index_failed(&error);
         }
@@ -281,6 +282,7 @@ impl Worker {
             self.routine();
         }
         self.compare_contents();
+        self.verify_unverified();
         self.touch();
     }
 
@@ -466,7 +468,7 @@ impl Worker {
                 if let Some(again) = tree.later.get_mut(&path) {
                     again.at = u64::MAX;
                 }
-                tree.mark(path, Dirt::FORCED);
+                tree.mark(path, Dirt::AGAIN);
                 self.dirty_due = Some(now);
             }
         }

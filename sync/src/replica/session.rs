@@ -138,7 +138,7 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         shared,
         number,
         machine: ReplicaMachine::new(),
-        contents: Contents::new(shared.roots.clone(), Pulse::new(channel.outgoing.clone())),
+        contents: Contents::new(Arc::clone(shared), Pulse::new(channel.outgoing.clone())),
         lookups: VecDeque::new(),
         large: Vec::new(),
         superseded: true,
@@ -556,8 +556,21 @@ impl Session<'_> {
                 // An engine that ended repairs nothing.
                 let _ = shared.commands.blocking_send(command);
             }
+            if *shared.unverified.borrow() > 0 {
+                let same = part.entries.iter().map(|entry| entry.path.clone());
+                let command = Command::Verified {
+                    tree: part.tree,
+                    paths: same.filter(|path| !differ(&answer, path)).collect(),
+                };
+                // An engine that ended has nothing to verify.
+                let _ = shared.commands.blocking_send(command);
+            }
             // The session may have ended.
             let _ = applied.blocking_send(Answer::Verified(answer));
         });
     }
+}
+
+fn differ(answer: &VerifyAnswer, path: &RelPath) -> bool {
+    answer.differences.iter().any(|(other, _)| other == path)
 }

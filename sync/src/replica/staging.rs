@@ -5,14 +5,18 @@ use super::pulse::Pulse;
 use super::small::{Asides, Small};
 use crate::commit::{self, Content, Partial, Redo, Staged, Staging};
 use crate::delta;
+use crate::engine::command::Shared;
 use crate::engine::tree::{Open, Roots};
 use crate::entry::{ContentHash, IndexEntry, Kind};
 use crate::fault::Fault;
 use crate::index::{Index, IndexError, Snapshot};
 use crate::path::RelPath;
+use crate::tail::Tail;
 use crate::tree::{TreeId, Update};
 use crate::wire::{Item, Record, Want};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::sync::Arc;
 
 /// The large files of a batch, of which what came of one version serves the next one.
 pub(crate) fn large_files(records: &[Record]) -> HashSet<(TreeId, RelPath)> {
@@ -39,6 +43,7 @@ enum Slot {
         staging: Staging,
         hash: ContentHash,
         basis: Option<Basis>,
+        tree: TreeId,
         path: RelPath,
     },
     /// Small, and with its batch; whatever of it has come is in memory.
@@ -54,6 +59,7 @@ const MAX_FAILED: usize = 1000;
 
 /// All contents of the open batches of a session.
 pub(crate) struct Contents {
+    shared: Arc<Shared>,
     roots: Roots,
     slots: HashMap<Item, Slot>,
     /// New directories of the batches that come.
@@ -68,9 +74,10 @@ pub(crate) struct Contents {
 
 impl Contents {
     /// None yet.
-    pub fn new(roots: Roots, pulse: Pulse) -> Self {
+    pub fn new(shared: Arc<Shared>, pulse: Pulse) -> Self {
         Contents {
-            roots,
+            roots: shared.roots.clone(),
+            shared,
             slots: HashMap::new(),
             asides: HashMap::new(),
             failed: BTreeMap::new(),
@@ -169,6 +176,12 @@ impl Contents {
                     .insert(item, Slot::Ready(Content::Staged(staged)));
                 continue;
             }
+            if let Some((old, tail, redo)) = self.grows(&snapshot, record, entry.as_ref(), *size)? {
+                wanted.push((number, old));
+                let staging = self.grown_staging(record, redo, tail, *size);
+                self.put(item, record, *hash, staging);
+                continue;
+            }
             // Only what the index knows as the pair's is a basis. What is protected or excluded here is not in it, and
             // the source, which learns a basis' sums, must not learn those. What a transfer left is the source's own.
             let known = entry.as_ref().and_then(|e| e.current.as_ref());
@@ -197,13 +210,25 @@ impl Contents {
         found: Option<basis::Found>,
         redo: Option<Redo>,
     ) {
+        self.failed.remove(&record.path);
+        let staging = self.staging(record, size, found, redo);
+        self.put(item, record, hash, staging);
+    }
+
+    fn put(
+        &mut self,
+        item: Item,
+        record: &Record,
+        hash: ContentHash,
+        staging: Option<Result<(Staging, Option<Basis>), Fault>>,
+    ) {
         let path = record.path.clone();
-        self.failed.remove(&path);
-        let slot = match self.staging(record, size, found, redo) {
+        let slot = match staging {
             Some(Ok((staging, basis))) => Slot::Coming {
                 staging,
                 hash,
                 basis,
+                tree: record.tree,
                 path,
             },
             Some(Err(fault)) => {
@@ -303,14 +328,26 @@ impl Contents {
         basis: &Basis,
     ) -> Result<Option<Redo>, IndexError> {
         let in_place = |open: &Open| open.update == Update::InPlace && !open.in_sets;
-        let (Some(_), Some(state)) = (
-            self.roots.get(record.tree).filter(in_place),
-            record.state.as_ref(),
-        ) else {
+        if self.roots.get(record.tree).filter(in_place).is_none() {
+            return Ok(None);
+        }
+        let Some(old) = basis.only_old() else {
             return Ok(None);
         };
+        let base = old.try_clone().ok();
+        self.redo(index, record, entry, base)
+    }
+
+    /// A journal that changes the version that lies there, if that is the pair's with nothing to settle.
+    fn redo(
+        &self,
+        index: &Snapshot,
+        record: &Record,
+        entry: Option<&IndexEntry>,
+        base: Option<File>,
+    ) -> Result<Option<Redo>, IndexError> {
         let key = entry.filter(|e| e.seq != 0).and_then(|e| e.local);
-        let (Some(key), Some(old)) = (key, basis.only_old()) else {
+        let (Some(key), Some(state)) = (key, record.state.as_ref()) else {
             return Ok(None);
         };
         if index
@@ -319,8 +356,48 @@ impl Contents {
         {
             return Ok(None);
         }
-        let base = old.try_clone().ok();
         Ok(base.and_then(|base| Redo::new(&record.path, base, key, state)))
+    }
+
+    /// Whether the version that lies here has only grown, as far as the source knows: then what is behind it is wanted, and
+    /// is appended to it. In every tree: what a reader can meet meanwhile are beginnings of the new version.
+    fn grows(
+        &self,
+        index: &Snapshot,
+        record: &Record,
+        entry: Option<&IndexEntry>,
+        size: u64,
+    ) -> Result<Option<(Want, Tail, Redo)>, IndexError> {
+        let (Some(from), Some(open)) = (record.grown_from, self.roots.get(record.tree)) else {
+            return Ok(None);
+        };
+        let state = entry.and_then(|e| e.current.as_ref());
+        let Some(Kind::File { size: old, hash }) = state.map(|s| &s.kind) else {
+            return Ok(None);
+        };
+        if self.whole || open.in_sets || *old < from || *old >= size {
+            return Ok(None);
+        }
+        let (tree, path) = (record.tree, &record.path);
+        let Some(tail) = self.shared.tails.of(tree, path, *old, hash) else {
+            return Ok(None);
+        };
+        let base = open.root.open_file(path).ok();
+        let redo = self.redo(index, record, entry, base)?;
+        let (size, hash) = (*old, *hash);
+        Ok(redo.map(|redo| (Want::Behind { size, hash }, tail, redo)))
+    }
+
+    fn grown_staging(
+        &self,
+        record: &Record,
+        redo: Redo,
+        tail: Tail,
+        size: u64,
+    ) -> Option<Result<(Staging, Option<Basis>), Fault>> {
+        let private = self.roots.get(record.tree)?.private;
+        let staging = Staging::begin_grown(&private, redo, tail, size);
+        Some(staging.map(|staging| (staging, None)))
     }
 
     /// Appends bytes. With `last` the content is checked. False: it cannot be used.
@@ -367,6 +444,7 @@ impl Contents {
     pub fn copy(&mut self, item: Item, from: u64, len: u64, last: bool) -> bool {
         let pulse = self.pulse.clone();
         self.add(item, last, |staging, basis| match basis {
+            None if from == 0 && staging.may_grow() => staging.take_beginning(len),
             Some(basis) => basis.copy_to(staging, from, len, &pulse),
             None => Err(Fault::WrongContent),
         })
@@ -395,11 +473,21 @@ impl Contents {
         if !last {
             return true;
         }
-        let Slot::Coming { staging, hash, .. } = std::mem::replace(slot, Slot::Failed) else {
+        let Slot::Coming {
+            staging,
+            hash,
+            tree,
+            path,
+            ..
+        } = std::mem::replace(slot, Slot::Failed)
+        else {
             return false;
         };
         match staging.finish(hash) {
-            Ok(staged) => {
+            Ok(mut staged) => {
+                if let Some(tail) = staged.take_tail() {
+                    self.shared.tails.remember(tree, &path, tail);
+                }
                 *slot = Slot::Ready(Content::Staged(staged));
                 true
             }

@@ -34,6 +34,8 @@ pub(crate) enum Step {
 enum How {
     Whole,
     Against(Box<Against>),
+    /// Behind so many bytes, which the replica says have this hash. They are read up to here to see whether they have.
+    Behind(u64, ContentHash),
 }
 
 struct Against {
@@ -64,13 +66,19 @@ pub(crate) struct Content {
     queue: VecDeque<Message>,
     failed: bool,
     ended: bool,
+    /// All of it passes the hasher.
+    hashed: bool,
 }
 
 impl Content {
-    /// For a file record; `None` for anything else.
-    pub fn new(item: Item, record: &Record, file: File, want: Want) -> Option<Self> {
+    /// For a file record; `None` for anything else. `known`: it begins with the content behind which it is wanted.
+    pub fn new(item: Item, record: &Record, file: File, want: Want, known: bool) -> Option<Self> {
         let Kind::File { size, hash } = record.state.as_ref()?.kind else {
             return None;
+        };
+        let behind = match &want {
+            Want::Behind { size: old, hash } if *old < size => Some((*old, *hash)),
+            _ => None,
         };
         let how = match want {
             Want::Whole => How::Whole,
@@ -81,20 +89,30 @@ impl Content {
                 copy: None,
             })),
             Want::Against(_) => How::Whole,
+            Want::Behind { .. } => match behind.filter(|_| !known) {
+                Some((old, hash)) => How::Behind(old, hash),
+                None => How::Whole,
+            },
         };
         let hasher = blake3::Hasher::new();
-        let queue = VecDeque::new();
+        let mut queue = VecDeque::new();
+        // The beginning is not read. What is sent is checked by the replica, which can hash all of it.
+        let at = behind.filter(|_| known).map_or(0, |(old, _)| old);
+        if at > 0 {
+            queue.push_back(beginning(item, at));
+        }
         Some(Content {
             item,
             file,
             size,
             hash,
             hasher,
-            at: 0,
+            at,
             how,
             queue,
             failed: false,
             ended: false,
+            hashed: at == 0,
         })
     }
 
@@ -144,8 +162,29 @@ impl Content {
                     }
                     None => self.chunk(),
                 },
+                How::Behind(old, hash) => {
+                    let (old, hash) = (*old, *hash);
+                    self.find_beginning(old, hash);
+                }
             }
         }
+    }
+
+    /// Reads the content behind which this one is wanted, to see whether it begins with that.
+    fn find_beginning(&mut self, old: u64, hash: ContentHash) {
+        if self.at < old {
+            // What is read is only hashed.
+            let _ = self.read((old - self.at).min(MAX_DATA as u64));
+            return;
+        }
+        match ContentHash::from(self.hasher.finalize()) == hash {
+            true => self.queue.push_back(beginning(self.item, old)),
+            false => {
+                self.at = 0;
+                self.hasher.reset();
+            }
+        }
+        self.how = How::Whole;
     }
 
     fn data(&self, bytes: Vec<u8>, last: bool) -> Message {
@@ -181,7 +220,7 @@ impl Content {
     }
 
     fn is_as_announced(&mut self) -> bool {
-        let good = ContentHash::from(self.hasher.finalize()) == self.hash;
+        let good = !self.hashed || ContentHash::from(self.hasher.finalize()) == self.hash;
         self.failed = !good;
         good
     }
@@ -333,5 +372,15 @@ impl Content {
             }
         }
         true
+    }
+}
+
+/// So much of the new content is what lies at the replica.
+fn beginning(item: Item, len: u64) -> Message {
+    Message::Copy {
+        item,
+        from: 0,
+        len,
+        last: false,
     }
 }

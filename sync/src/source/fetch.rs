@@ -1,13 +1,16 @@
 //! Reading records from the index for the next batch.
 
 use super::machine::Fetched;
+use crate::engine::command::Shared;
 use crate::engine::set_key;
 use crate::entry::{IndexEntry, Kind};
 use crate::index::{Index, IndexError, Located, Snapshot};
 use crate::path::RelPath;
+use crate::tail::GROWS_FROM;
 use crate::tree::TreeId;
 use crate::wire::{BATCH_BYTES, INLINE_BATCH_BYTES, INLINE_FILE, Record, Total};
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 /// Entries read from the index at once.
 const ROWS: usize = 2048;
@@ -19,7 +22,6 @@ const CONTENT: u64 = 64 << 20;
 const OVERHEAD: usize = 128;
 
 /// Makes batches for one session.
-#[derive(Debug)]
 pub(crate) struct Fetcher {
     /// Per tree: what the replica had when the session began. A tree that is not here is not sent.
     from: BTreeMap<TreeId, u64>,
@@ -29,6 +31,7 @@ pub(crate) struct Fetcher {
     inline_after: u64,
     /// Paths that the replica asked for.
     asked: VecDeque<(TreeId, RelPath)>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Default)]
@@ -56,12 +59,13 @@ impl Building {
 
 impl Fetcher {
     /// A fetcher for a session that began at `head`.
-    pub fn new(from: BTreeMap<TreeId, u64>, inline: bool, head: u64) -> Self {
+    pub fn new(shared: Arc<Shared>, from: BTreeMap<TreeId, u64>, inline: bool, head: u64) -> Self {
         Fetcher {
             from,
             inline,
             inline_after: head,
             asked: VecDeque::new(),
+            shared,
         }
     }
 
@@ -245,12 +249,19 @@ impl Fetcher {
             xattrs + names
         };
         batch.bytes += OVERHEAD + path.as_bytes().len() + state.as_ref().map_or(0, attributes);
+        let grown_from = match state.as_ref().map(|s| &s.kind) {
+            Some(Kind::File { size, hash }) if *size > GROWS_FROM => {
+                self.shared.tails.grown_from(tree, &path, (*size, *hash))
+            }
+            _ => None,
+        };
         batch.records.push(Record {
             tree,
             path,
             seq: entry.seq,
             state,
             inline,
+            grown_from,
         });
     }
 }

@@ -12,6 +12,7 @@ use crate::engine::command::{Command, Peer, Shared, VerifyAsk, heads};
 use crate::engine::moving::MoveOrder;
 use crate::engine::stream::{self, Channel, Ended, Gone, Pack};
 use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
+use crate::entry::{ContentHash, Kind, State};
 use crate::index::IndexError;
 use crate::tree::MAX_TREES;
 use crate::wire::{Accept, End, Hello, Item, MAX_QUESTIONS, Message, VerifyAnswer, Want};
@@ -100,7 +101,12 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
     }
     let mut head = shared.head.subscribe();
     let newest = up_to_rename(shared, *head.borrow_and_update());
-    let fetcher = Fetcher::new(accept.from.iter().copied().collect(), accept.inline, newest);
+    let fetcher = Fetcher::new(
+        Arc::clone(shared),
+        accept.from.iter().copied().collect(),
+        accept.inline,
+        newest,
+    );
     let begin = fetcher.start().min(newest);
     let (examined, examined_heads) = mpsc::channel(EXAMINED);
     let mut session = Session {
@@ -474,7 +480,21 @@ impl Session<'_> {
             Some(file) => file,
             None => open.root.open_regular(&record.path)?,
         };
-        Content::new(item, record, file, want)
+        let known = match (&want, &record.state) {
+            (Want::Behind { size, hash }, Some(state)) => hash_of(state).is_some_and(|new| {
+                let (tree, path, old) = (record.tree, &record.path, (*size, *hash));
+                self.shared.tails.begins(tree, path, old, new)
+            }),
+            _ => false,
+        };
+        Content::new(item, record, file, want, known)
+    }
+}
+
+fn hash_of(state: &State) -> Option<(u64, ContentHash)> {
+    match state.kind {
+        Kind::File { size, hash } => Some((size, hash)),
+        _ => None,
     }
 }
 

@@ -23,6 +23,7 @@ fn record(at: RelPath, kind: Option<Kind>) -> Record {
         seq: 7,
         state: kind.map(|kind| State { kind, meta: meta() }),
         inline: false,
+        grown_from: None,
     }
 }
 

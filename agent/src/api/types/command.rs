@@ -94,6 +94,9 @@ pub struct TakeoverRequest {
 pub struct FlushRequest {
     /// Bound of the wait.
     pub timeout_ms: u64,
+    /// Wait also until files that have grown are compared whole on both nodes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verified: bool,
 }
 
 /// What a flush covers: everything written before the call in the trees of `covered` is durable on the other side.

@@ -65,6 +65,9 @@ pub struct TreeStatus {
     /// Sockets in the tree, which are not copied.
     #[serde(default)]
     pub sockets_skipped: u64,
+    /// Files that have grown and of which what lies before was not compared again since.
+    #[serde(default)]
+    pub unverified: u64,
     /// Files that change faster than they can be read: not in sync while they do (master).
     #[serde(default)]
     pub fuzzy: Vec<String>,

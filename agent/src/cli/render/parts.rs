@@ -240,6 +240,12 @@ fn tree(t: &TreeStatus, master: bool, now: u64) -> Row {
         notes.push(plain(format!("no better detector: {why}")));
     }
     notes.extend(t.contents.iter().map(|c| contents(c, t, now)));
+    if t.unverified > 0 {
+        let files = count(t.unverified, "file");
+        notes.push(plain(format!(
+            "{files} grown and not verified whole yet: that follows when they rest"
+        )));
+    }
     if let Some(first) = t.fuzzy.first() {
         let files = count(t.fuzzy.len() as u64, "file");
         notes.push(plain(format!(

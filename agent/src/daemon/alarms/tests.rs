@@ -421,6 +421,7 @@ fn tree(name: &str) -> TreeStatus {
         set: None,
         mounts_below: vec![],
         sockets_skipped: 0,
+        unverified: 0,
         fuzzy: vec![],
     }
 }

@@ -35,6 +35,8 @@ pub struct Order {
     pub receiver: bool,
     /// From behind this path on.
     pub after: Option<RelPath>,
+    /// This file only.
+    pub only: Option<RelPath>,
     /// Bytes each second.
     pub per_second: u64,
 }
@@ -103,7 +105,7 @@ struct Row {
 }
 
 impl Order {
-    fn run(&self, ended: &AtomicBool) -> Result<Option<Piece>, IndexError> {
+    pub fn run(&self, ended: &AtomicBool) -> Result<Option<Piece>, IndexError> {
         let (rows, after) = self.rows()?;
         let mut piece = Piece {
             after,
@@ -149,6 +151,11 @@ impl Order {
     /// snapshot that is kept keeps all pages of the index that change meanwhile.
     fn rows(&self) -> Result<(Vec<Row>, Option<RelPath>), IndexError> {
         let snapshot = self.index.snapshot()?;
+        if let Some(path) = &self.only {
+            let entry = snapshot.get(self.tree, path)?;
+            let row = entry.and_then(|entry| self.row(path, entry));
+            return Ok((row.into_iter().collect(), None));
+        }
         let root = RelPath::root();
         let entries = match &self.after {
             None => snapshot.below(self.tree, &root)?,

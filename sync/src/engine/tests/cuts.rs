@@ -291,6 +291,7 @@ pub async fn hand(
             seq: entry.seq,
             state,
             inline: true,
+            grown_from: None,
         });
     }
     let batch = Box::new(batch);

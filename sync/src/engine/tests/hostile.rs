@@ -153,6 +153,7 @@ fn record(path: &str, seq: u64, content: Option<&[u8]>, inline: bool) -> Record 
         seq,
         state,
         inline,
+        grown_from: None,
     }
 }
 

@@ -118,7 +118,7 @@ async fn a_local_version_is_rescued_whole() {
 }
 
 /// Waits until everything is durable on the replica (false) or its worker was cut (true).
-async fn is_cut(a: &Node, b: &Node) -> bool {
+pub async fn is_cut(a: &Node, b: &Node) -> bool {
     let mut changes = b.engine().status_changes();
     let cut = changes.wait_for(|s| s.alarms.iter().any(|a| a.kind == "worker"));
     tokio::select! {

@@ -17,6 +17,7 @@ fn batch(source: &Node, number: u64, broken: bool) -> Box<Batch> {
         seq: 10 * number,
         state: None,
         inline: false,
+        grown_from: None,
     };
     Box::new(Batch {
         ready: Ready {

@@ -24,6 +24,7 @@ fn file(size: u64, inline: bool) -> Record {
         seq: 1,
         state,
         inline,
+        grown_from: None,
     }
 }
 

@@ -23,6 +23,7 @@ fn record(seq: u64, size: Option<u64>, inline: bool) -> Record {
         seq,
         state,
         inline,
+        grown_from: None,
     }
 }
 
