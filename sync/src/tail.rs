@@ -355,7 +355,7 @@ mod tests {
         let (hash, tail) = hashed(TailHasher::new(GROWS_FROM), &all);
         let (tail, tree) = (tail.unwrap(), TreeId::of("data"));
         let tails = Tails::default();
-        let path = |n: usize| RelPath::new(&format!("f{n}")).unwrap();
+        let path = |n: usize| RelPath::new(format!("f{n}")).unwrap();
         for n in 0..MOST + 10 {
             tails.remember(tree, &path(n), tail.clone());
             assert!(tails.of(tree, &path(0), GROWS_FROM, &hash).is_some());

@@ -113,7 +113,19 @@ impl Client {
     }
 
     /// Flush; waits a little longer than the agent does, so that the agent's own answer arrives.
-    pub async fn flush(
+    pub async fn flush(&self, timeout: Duration) -> Result<types::FlushReport, ClientError> {
+        self.flush_to(timeout, false).await
+    }
+
+    /// The same, and until no file is unverified.
+    pub async fn flush_verified(
+        &self,
+        timeout: Duration,
+    ) -> Result<types::FlushReport, ClientError> {
+        self.flush_to(timeout, true).await
+    }
+
+    async fn flush_to(
         &self,
         timeout: Duration,
         verified: bool,

@@ -19,7 +19,10 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, client: &Client) -> Outcome {
-    let report = client.flush(args.timeout, args.verified).await?;
+    let report = match args.verified {
+        true => client.flush_verified(args.timeout).await?,
+        false => client.flush(args.timeout).await?,
+    };
     let exit = if report.not_covered.is_empty() {
         Exit::Success
     } else {

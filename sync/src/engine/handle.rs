@@ -423,8 +423,9 @@ impl Engine {
             .await
             .map_err(|_| CommandError::Ended)?;
         let left = timeout.saturating_sub(begun.elapsed());
-        let verified = tokio::time::timeout(left, unverified.wait_for(|files| *files == 0)).await;
-        if !matches!(verified, Ok(Ok(_))) {
+        let none = async { unverified.wait_for(|files| *files == 0).await.is_ok() };
+        let verified = tokio::time::timeout(left, none).await;
+        if verified != Ok(true) {
             let named = self.shared.ask(Command::Unverified).await?;
             report
                 .covered
