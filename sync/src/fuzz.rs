@@ -307,6 +307,12 @@ fn frames() -> Vec<Vec<u8>> {
             len: 2,
             last: false,
         },
+        Message::Room { item, bytes: 3 },
+        Message::Hole {
+            item,
+            len: 3,
+            last: false,
+        },
         Message::GivenUp(item),
         Message::Idle(wire::Idle { upto: 1, stamp: 3 }),
         Message::Fetch {
@@ -398,7 +404,11 @@ fn redo_seeds() -> Vec<Vec<u8>> {
         path: RelPath::new("base/16384/1").expect("a path"),
         ino: 7,
         state: State { kind, meta },
-        extents: vec![Extent { offset: 8, len: 8 }],
+        extents: vec![Extent {
+            offset: 8,
+            len: 8,
+            fill: crate::redo::Fill::Data,
+        }],
     };
     let body = body.encode().expect("a small body");
     let head = Footer::head(body.len() as u32, 8);

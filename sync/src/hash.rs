@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::beneath::{self, Root};
 use crate::entry::{ContentHash, LocalKey};
 use crate::fault::Fault;
+use crate::holes::{Map, Run, Span};
 use crate::meta::{self, Seen, What};
 use crate::path::RelPath;
 use crate::stat::Stat;
@@ -97,7 +98,20 @@ fn read_up_to(
 ) -> Result<ControlFlow<()>, Fault> {
     let room = |at: u64| usize::try_from(end.saturating_sub(at)).unwrap_or(CHUNK);
     let mut buffer = vec![0u8; room(hasher.written()).min(CHUNK)];
+    let mut map = match end <= CHUNK as u64 {
+        true => Map::dense(),
+        false => Map::of(file),
+    };
     while hasher.written() < end {
+        if let Run::Hole(length) = map.run(file, hasher.written(), end) {
+            let piece = length.min(CHUNK as u64);
+            Span::Zeros(piece).feed(|bytes| hasher.update(bytes));
+            // At most CHUNK, which fits.
+            if go_on(piece as usize).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            continue;
+        }
         let want = room(hasher.written()).min(buffer.len());
         let got = match file.read_at(&mut buffer[..want], hasher.written()) {
             Ok(0) => break,

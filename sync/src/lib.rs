@@ -19,6 +19,8 @@ pub mod guard;
 #[allow(clippy::disallowed_methods)]
 pub mod hash;
 #[allow(clippy::disallowed_methods)]
+pub(crate) mod holes;
+#[allow(clippy::disallowed_methods)]
 pub mod identity;
 #[allow(clippy::disallowed_methods)]
 pub mod index;

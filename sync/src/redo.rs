@@ -1,7 +1,7 @@
 //! The format of a redo journal: what changes a file in place from one version to the next. Pure.
 //!
 //! ```text
-//!   data     the new bytes of all extents, one after the other
+//!   data     the new bytes of all extents that have some, one after the other
 //!   body     postcard of [`Body`]: the file, its new state, where the bytes go
 //!   footer   "tandem-r", version (u32), length of the body (u32), length of the data (u64), BLAKE3 of all before it
 //! ```
@@ -13,7 +13,7 @@ use crate::path::RelPath;
 use serde::{Deserialize, Serialize};
 
 /// Version of the format. A journal of another version is refused by name.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of the footer.
 pub const FOOTER: usize = 56;
 /// Most bytes of data in one journal. Bounds how long a takeover waits for a file that is being changed, or that a crash
@@ -21,7 +21,7 @@ pub const FOOTER: usize = 56;
 pub const MAX_DATA: u64 = 1 << 30;
 /// Most extents in one journal: bounds its body and the seeks of a takeover. 65536 pages of 8 KiB are 512 MiB.
 pub const MAX_EXTENTS: usize = 64 << 10;
-/// Longest body: extents of at most 20 bytes each, a path, and 1 MiB of attributes, twice over.
+/// Longest body: extents of at most 21 bytes each, a path, and 1 MiB of attributes, twice over.
 pub const MAX_BODY: usize = 8 << 20;
 
 const MAGIC: &[u8; 8] = b"tandem-r";
@@ -50,6 +50,17 @@ pub struct Extent {
     pub offset: u64,
     /// How many; never 0.
     pub len: u64,
+    /// With what.
+    pub fill: Fill,
+}
+
+/// What an extent is filled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fill {
+    /// Bytes of the journal's data.
+    Data,
+    /// A hole: zeros that lie on no disk.
+    Hole,
 }
 
 /// What a journal does.
@@ -145,7 +156,10 @@ impl Body {
                 return false;
             }
             // No overflow: disjoint parts of what ends at `next`.
-            (end, sum) = (next, sum + extent.len);
+            end = next;
+            if extent.fill == Fill::Data {
+                sum += extent.len;
+            }
         }
         let path = !self.path.is_root() && !self.path.is_private();
         path && end <= size && sum == data && self.extents.len() <= MAX_EXTENTS
@@ -188,7 +202,11 @@ mod tests {
         let kind = Kind::File { size: 100, hash };
         let extents = extents
             .iter()
-            .map(|&(offset, len)| Extent { offset, len })
+            .map(|&(offset, len)| Extent {
+                offset,
+                len,
+                fill: Fill::Data,
+            })
             .collect();
         Body {
             path: RelPath::new("base/1").unwrap(),
@@ -208,6 +226,17 @@ mod tests {
             let body = body(extents);
             assert_eq!(Body::decode(&body.encode().unwrap(), data), Ok(body));
         }
+    }
+
+    #[test]
+    fn a_hole_has_no_data() {
+        let mut body = body(&[(0, 4), (4, 50)]);
+        body.extents[1].fill = Fill::Hole;
+        assert_eq!(
+            Body::decode(&body.encode().unwrap(), 4).as_ref(),
+            Ok(&body)
+        );
+        assert!(refused(&body, 54));
     }
 
     #[test]
@@ -240,7 +269,7 @@ mod tests {
         assert_eq!((good.body, good.data), (10, 20));
         let length = 29 + FOOTER as u64;
         assert_eq!(Footer::decode(&bytes, length), Err(BadJournal::Footer));
-        bytes[8] = 2;
+        bytes[8] = 99;
         assert_eq!(Footer::decode(&bytes, length), Err(BadJournal::Version));
         bytes[0] = b'x';
         assert_eq!(Footer::decode(&bytes, length), Err(BadJournal::Footer));

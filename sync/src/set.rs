@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use crate::beneath::{Place, Root};
 use crate::entry::{ContentHash, LocalKey};
 use crate::fault::Fault;
+use crate::holes;
 use crate::path::RelPath;
 use crate::private::{Private, duplicate, remove_below};
 use crate::stat::Stat;
@@ -35,16 +36,14 @@ pub(crate) fn keep(
         true => Ok(()),
         false => Err(Fault::Changed("it does not hold still")),
     };
-    let mut file = root.open_file(path)?;
+    let file = root.open_file(path)?;
     still(&file)?;
     let name = private.new_name();
     let making = Place::new(duplicate(private.set())?, name.as_bytes())?;
-    let mut copy = making.create_new()?;
+    let copy = making.create_new()?;
     let made = match rustix::fs::ioctl_ficlone(&copy, &file) {
         Ok(()) => Ok(()),
-        Err(_) => std::io::copy(&mut file, &mut copy)
-            .map(drop)
-            .map_err(|e| Fault::io("copy", &e)),
+        Err(_) => holes::copy(&file, key.size, &copy, 0),
     };
     let kept = made
         .and_then(|()| still(&file))

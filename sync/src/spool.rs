@@ -6,13 +6,14 @@
 //! A batch is written to a temporary name, made durable and renamed: it is there whole or not at all. Numbers are in the order of
 //! arrival. Version 3; a file of another version is refused by name.
 
+use crate::holes;
 use crate::lineage::NodeHeads;
 use crate::tree::TreeId;
 use crate::wire::{Commit, Record, Total};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Format of the files.
@@ -163,9 +164,12 @@ impl Spool {
             .filter(|n| *n as usize <= MAX_HEAD);
         let length =
             length.ok_or_else(|| io::Error::other("a batch that is too large to be spooled"))?;
-        let size = head.contents.iter().map(|(_, n)| n).sum::<u64>() + u64::from(length) + 4;
+        let begin = u64::from(length) + 4;
+        let size = head.contents.iter().map(|(_, n)| n).sum::<u64>() + begin;
+        let contents = || head.contents.iter().map(|(_, n)| *n).zip(contents);
+        let need = contents().map(|(n, file)| holes::room(file, n)).sum::<u64>() + begin;
         let room = rustix::fs::statvfs(&self.dir)?;
-        if room.f_bavail.saturating_mul(room.f_frsize) < size.saturating_add(RESERVE) {
+        if room.f_bavail.saturating_mul(room.f_frsize) < need.saturating_add(RESERVE) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let temporary = self.dir.join(TEMPORARY);
@@ -177,8 +181,12 @@ impl Spool {
             .open(&temporary)?;
         file.write_all(&length.to_le_bytes())?;
         file.write_all(&encoded)?;
-        for ((_, bytes), content) in head.contents.iter().zip(contents) {
-            copy(content, *bytes, &mut file)?;
+        let mut at = begin;
+        for (bytes, content) in contents() {
+            holes::copy(content, bytes, &file, at).map_err(|fault| {
+                io::Error::from_raw_os_error(fault.errno().unwrap_or(libc::EIO))
+            })?;
+            at += bytes;
         }
         file.sync_data()?;
         let number = self.numbers.back().map_or(1, |last| last + 1);
@@ -278,20 +286,6 @@ fn reach(head: &Head) -> (Vec<TreeId>, u64) {
     (trees, head.commit.upto)
 }
 
-fn copy(from: &File, bytes: u64, to: &mut File) -> io::Result<()> {
-    let mut buffer = vec![0; 256 << 10];
-    let mut at = 0;
-    while at < bytes {
-        let want = usize::try_from(bytes - at)
-            .unwrap_or(buffer.len())
-            .min(buffer.len());
-        from.read_exact_at(&mut buffer[..want], at)?;
-        to.write_all(&buffer[..want])?;
-        at += want as u64;
-    }
-    Ok(())
-}
-
 /// The head of a spooled batch.
 #[cfg(feature = "fuzz")]
 pub(crate) fn fuzz(mut bytes: &[u8]) {
@@ -306,6 +300,7 @@ mod tests {
     use super::*;
     use crate::lineage::{self, NodeName, TreeHead};
     use crate::replica::machine::Ready;
+    use std::os::unix::fs::FileExt;
 
     fn head(upto: u64, contents: Vec<(u32, u64)>) -> Head {
         let commit = Commit {

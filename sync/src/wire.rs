@@ -8,7 +8,9 @@
 //!     Batch{records}      ->                                   at most WINDOW batches are open
 //!     Data (inline files) ->
 //!                         <-                 Need              what of the offered files it lacks, and its basis
+//!     Room                ->                                   how much of a large file lies on the disk
 //!     Data, Copy, SumsOf  ->                 Sums              large files: by differences
+//!     Hole                ->                                   zeros that lie on no disk, as their number
 //!     Commit{upto}        ->                                   all items of the batch are sent or given up
 //!                         <-                 Durable{upto}     applied and durable (or durable in the spool)
 //!     Idle{upto}          ->                 Durable           once a second: "durable up to here"
@@ -49,6 +51,8 @@ pub const INLINE_BATCH_BYTES: u64 = 8 << 20;
 pub const INLINE_FILE: u64 = 64 << 10;
 /// Most content bytes of one `Data`. russh is fastest with writes of this size.
 pub const MAX_DATA: usize = 256 << 10;
+/// Most zeros of one `Hole`: what both ends hash at once. Longer holes are several.
+pub const MAX_HOLE: u64 = 64 << 20;
 /// Open batches: enough to keep disk and link busy together, few enough to bound what a cut can waste.
 pub const WINDOW: usize = 4;
 /// Most paths of one `Want`, and most entries of one verify message.
@@ -406,6 +410,22 @@ pub enum Message {
         /// It was.
         done: bool,
     },
+    /// Source: the room that an item needs, of a file that is worth the question. Before anything else of it.
+    Room {
+        /// Item.
+        item: Item,
+        /// Bytes that lie on the disk: fewer than the file is long, if it has holes.
+        bytes: u64,
+    },
+    /// Source: the next bytes of an item are zeros, and lie on no disk.
+    Hole {
+        /// Item.
+        item: Item,
+        /// At most [`MAX_HOLE`].
+        len: u64,
+        /// The item is complete.
+        last: bool,
+    },
 }
 
 /// A rename within a tree.
@@ -525,7 +545,13 @@ impl Message {
                 }
             }
             Message::Moved { seq, .. } => check_seq(*seq),
-            Message::Wait | Message::GivenUp(_) => Ok(()),
+            Message::Hole { len, .. } if *len > MAX_HOLE => {
+                Err(BadMessage("a Hole that is too long"))
+            }
+            Message::Wait
+            | Message::GivenUp(_)
+            | Message::Room { .. }
+            | Message::Hole { .. } => Ok(()),
         }
     }
 }

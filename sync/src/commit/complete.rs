@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use super::stage::Staged;
 use crate::beneath::Place;
 use crate::entry::{ContentHash, LocalKey, Meta};
 use crate::fault::Fault;
+use crate::holes;
 use crate::meta;
 use crate::private::Private;
 use crate::stat::Stat;
@@ -75,12 +77,12 @@ pub struct Complete {
 }
 
 impl Complete {
-    /// Makes a file: in a directory that is built aside, under its name there, or by itself.
+    /// Makes a file of these bytes, of which some are holes: in a directory that is built aside, under its name there, or by itself.
     /// [`Fault::WrongContent`] if the content has not this hash; nothing is made then.
     pub fn make(
         private: &Private,
         aside: Option<(Arc<Aside>, &[u8])>,
-        content: &[u8],
+        (content, gaps): (&[u8], &[Range<usize>]),
         hash: ContentHash,
         want: &Meta,
     ) -> Result<Complete, Fault> {
@@ -92,7 +94,7 @@ impl Complete {
             None => (private.staging_place()?, None),
         };
         let file = place.create_new()?;
-        let made = fill(&file, content, want);
+        let made = fill(&file, content, gaps, want);
         match made {
             Ok((missed, key)) => Ok(Complete {
                 place,
@@ -134,12 +136,33 @@ impl Complete {
     }
 }
 
-fn fill(file: &File, content: &[u8], want: &Meta) -> Result<(Vec<Fault>, LocalKey), Fault> {
-    file.write_all_at(content, 0)
-        .map_err(|e| Fault::io("write", &e))?;
+fn fill(
+    file: &File,
+    content: &[u8],
+    gaps: &[Range<usize>],
+    want: &Meta,
+) -> Result<(Vec<Fault>, LocalKey), Fault> {
+    let mut at = 0;
+    for gap in gaps {
+        write(file, &content[at..gap.start], at)?;
+        at = gap.end;
+    }
+    write(file, &content[at..], at)?;
+    if !gaps.is_empty() {
+        holes::lengthen(file, content.len() as u64)?;
+    }
     let missed = meta::apply_new(file, want)?;
     let key = Stat::of_fd(std::os::fd::AsFd::as_fd(file))?.key();
     Ok((missed, key))
+}
+
+fn write(file: &File, bytes: &[u8], at: usize) -> Result<(), Fault> {
+    match bytes.is_empty() {
+        true => Ok(()),
+        false => file
+            .write_all_at(bytes, at as u64)
+            .map_err(|e| Fault::io("write", &e)),
+    }
 }
 
 impl Drop for Complete {

@@ -19,15 +19,16 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::Target;
-use super::stage::{Staged, read_range};
+use super::stage::Staged;
 use crate::beneath::{Place, Root, reopen_for_writing};
 use crate::cut;
 use crate::entry::{LocalKey, State};
 use crate::fault::Fault;
+use crate::holes::{self, Span, read_range};
 use crate::meta;
 use crate::path::RelPath;
 use crate::private::{Private, duplicate, names};
-use crate::redo::{BadJournal, Body, Extent, FOOTER, Footer, MAX_DATA, MAX_EXTENTS};
+use crate::redo::{BadJournal, Body, Extent, FOOTER, Fill, Footer, MAX_DATA, MAX_EXTENTS};
 use crate::stat::Stat;
 
 /// Smaller files are replaced whole: copying them costs less than the four `fsync` of a journal.
@@ -93,23 +94,37 @@ impl Redo {
         bytes: &[u8],
     ) -> Result<Option<Outgrown>, Fault> {
         let len = bytes.len() as u64;
-        let last = self.body.extents.last();
-        let joins = last.is_some_and(|e| e.offset + e.len == offset);
-        let extents = self.body.extents.len();
-        if len > MAX_DATA - self.data || (!joins && extents == MAX_EXTENTS) {
+        if len > MAX_DATA - self.data {
             return Ok(Some(Outgrown));
         }
         if len == 0 {
             return Ok(None);
         }
+        if let Some(outgrown) = self.extend(offset, len, Fill::Data) {
+            return Ok(Some(outgrown));
+        }
         write(journal, bytes, self.data)?;
         self.hasher.update(bytes);
         self.data += len;
-        match self.body.extents.last_mut() {
-            Some(last) if joins => last.len += len,
-            _ => self.body.extents.push(Extent { offset, len }),
-        }
         Ok(None)
+    }
+
+    /// Appends a hole of the content. Where the version here has one too, or ends before, nothing is to be done.
+    pub(super) fn add_hole(&mut self, offset: u64, len: u64) -> Option<Outgrown> {
+        match len == 0 || holes::is_hole(&self.base, offset, len) {
+            true => None,
+            false => self.extend(offset, len, Fill::Hole),
+        }
+    }
+
+    fn extend(&mut self, offset: u64, len: u64, fill: Fill) -> Option<Outgrown> {
+        let extents = &mut self.body.extents;
+        match extents.last_mut() {
+            Some(last) if last.offset + last.len == offset && last.fill == fill => last.len += len,
+            _ if extents.len() == MAX_EXTENTS => return Some(Outgrown),
+            _ => extents.push(Extent { offset, len, fill }),
+        }
+        None
     }
 
     /// Gives out the content up to `end`: the version here with the new bytes laid over it.
@@ -117,15 +132,33 @@ impl Redo {
         &self,
         journal: &File,
         end: u64,
-        mut each: impl FnMut(&[u8]) -> Result<(), Fault>,
+        mut each: impl FnMut(Span<'_>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         let (mut at, mut from) = (0, 0);
-        for Extent { offset, len } in &self.body.extents {
-            read_range(&self.base, at, offset - at, &mut each)?;
-            read_range(journal, from, *len, &mut each)?;
-            (at, from) = (offset + len, from + len);
+        for Extent { offset, len, fill } in &self.body.extents {
+            self.unchanged(at, *offset, &mut each)?;
+            at = offset + len;
+            match fill {
+                Fill::Data => {
+                    read_range(journal, from, *len, &mut each)?;
+                    from += len;
+                }
+                Fill::Hole => each(Span::Zeros(*len))?,
+            }
         }
-        read_range(&self.base, at, end - at, &mut each)
+        self.unchanged(at, end, &mut each)
+    }
+
+    /// The version here from `at` to `end`. Past its end nothing but a hole is left unchanged.
+    fn unchanged(
+        &self,
+        at: u64,
+        end: u64,
+        mut each: impl FnMut(Span<'_>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let there = end.min(self.key.size).max(at);
+        read_range(&self.base, at, there - at, &mut each)?;
+        each(Span::Zeros(end - there))
     }
 
     /// Writes what comes after the data. The journal is complete, and not durable.
@@ -246,8 +279,8 @@ fn read(journal: &File) -> Result<Result<Body, BadJournal>, Fault> {
     let mut body = vec![0; footer.body as usize];
     exactly(journal, &mut body, footer.data)?;
     let mut hasher = blake3::Hasher::new();
-    read_range(journal, 0, footer.data, |bytes| {
-        hasher.update(bytes);
+    read_range(journal, 0, footer.data, |span| {
+        span.feed(|bytes| drop(hasher.update(bytes)));
         Ok(())
     })?;
     hasher.update(&body).update(&bytes[..FOOTER - 32]);
@@ -264,8 +297,8 @@ fn reserve(file: &File, stat: &Stat, redo: &Redo) -> Result<(), Fault> {
     // `st_blocks` counts 512 bytes each, whatever the file system's own block is.
     let blocks = u64::try_from(found.st_blocks).unwrap_or(0);
     let sparse = blocks.saturating_mul(512) < stat.size;
-    for Extent { offset, len } in &redo.body.extents {
-        if !sparse && offset + len <= stat.size {
+    for Extent { offset, len, fill } in &redo.body.extents {
+        if *fill == Fill::Hole || (!sparse && offset + len <= stat.size) {
             continue;
         }
         match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, *offset, *len) {
@@ -295,13 +328,19 @@ fn carry_out(file: &File, journal: &File, body: &Body) -> Result<Vec<Fault>, Fau
     file.set_len(body.state.kind.size())
         .map_err(|e| Fault::io("truncate", &e))?;
     let mut from = 0;
-    for Extent { offset, len } in &body.extents {
+    for Extent { offset, len, fill } in &body.extents {
         cut::here("before an extent is written");
+        if *fill == Fill::Hole {
+            holes::punch(file, *offset, *len)?;
+            continue;
+        }
         let mut at = *offset;
-        read_range(journal, from, *len, |bytes| {
-            write(file, bytes, at)?;
-            at += bytes.len() as u64;
-            Ok(())
+        read_range(journal, from, *len, |span| {
+            span.each(|bytes| {
+                write(file, bytes, at)?;
+                at += bytes.len() as u64;
+                Ok(())
+            })
         })?;
         from += len;
     }

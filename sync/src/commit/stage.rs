@@ -12,6 +12,7 @@ use super::partial::{self, Partial};
 use crate::beneath::Place;
 use crate::entry::ContentHash;
 use crate::fault::Fault;
+use crate::holes::{self, Span, read_range};
 use crate::path::RelPath;
 use crate::private::Private;
 use crate::tail::{Tail, TailHasher};
@@ -21,8 +22,6 @@ use crate::tail::{Tail, TailHasher};
 const RESERVE_FROM: u64 = 1 << 20;
 /// Less than one chunk of a comparison ([`crate::delta::chunk_size`]) is of no use to the next transfer.
 const LEAST: u64 = 64 << 10;
-/// Bytes per step when a part of another file is copied.
-const COPY_CHUNK: usize = 256 * 1024;
 
 /// A content that is being written. Dropping it removes it, unless it is one that a later transfer may go on with.
 #[derive(Debug)]
@@ -31,6 +30,8 @@ pub struct Staging {
     hasher: TailHasher,
     written: u64,
     announced: u64,
+    /// The room that it was said to need.
+    room: u64,
     /// The file has bytes of an earlier transfer up to here. Past `written` they may still turn out to be right.
     kept: u64,
     /// Where the content goes when they turn out to be wrong, or when a journal would grow too large.
@@ -55,11 +56,11 @@ pub struct Staged {
 }
 
 impl Staging {
-    /// Begins a content of `announced` bytes. [`Fault::NoSpace`] if there is no room for it.
+    /// Begins a content of `announced` bytes.
     pub fn begin(private: &Private, announced: u64) -> Result<Staging, Fault> {
         let place = private.staging_place()?;
         let file = place.create_new()?;
-        Staging::new((place, file), false, announced)
+        Ok(Staging::new((place, file), false, announced))
     }
 
     /// Begins a content whose part stays when the transfer is cut; see [`Partial`].
@@ -68,7 +69,8 @@ impl Staging {
         path: &RelPath,
         announced: u64,
     ) -> Result<Staging, Fault> {
-        Staging::new(partial::new_partial(private, path)?, true, announced)
+        let at = partial::new_partial(private, path)?;
+        Ok(Staging::new(at, true, announced))
     }
 
     /// Goes on with what an earlier transfer left, of which the first `kept` bytes are of use. They are no part of
@@ -85,7 +87,7 @@ impl Staging {
             .set_len(kept)
             .map_err(|e| Fault::io("truncate", &e))?;
         let other = Staged::at(partial::new_partial(private, path)?, false);
-        let mut staging = Staging::new((partial.place, partial.file), true, announced)?;
+        let mut staging = Staging::new((partial.place, partial.file), true, announced);
         (staging.kept, staging.other) = (kept, Some(other));
         Ok(staging)
     }
@@ -95,17 +97,10 @@ impl Staging {
         let other = Staged::at(partial::new_partial(private, redo.path())?, false);
         let place = private.staging_place()?;
         let file = place.create_new()?;
-        let mut staged = Staged::at((place, file), false);
-        staged.redo = Some(Box::new(redo));
-        Ok(Staging {
-            staged,
-            hasher: TailHasher::new(announced),
-            written: 0,
-            announced,
-            kept: 0,
-            other: Some(other),
-            grows: None,
-        })
+        let mut staging = Staging::new((place, file), false, announced);
+        staging.staged.redo = Some(Box::new(redo));
+        staging.other = Some(other);
+        Ok(staging)
     }
 
     /// Begins a content that goes on from the version here, of which `tail` is the end: only what is new is written, and
@@ -121,29 +116,34 @@ impl Staging {
         Ok(staging)
     }
 
-    fn new(at: (Place, File), stays: bool, announced: u64) -> Result<Staging, Fault> {
-        let mut staging = Staging {
+    fn new(at: (Place, File), stays: bool, announced: u64) -> Staging {
+        Staging {
             staged: Staged::at(at, stays),
             hasher: TailHasher::new(announced),
             written: 0,
             announced,
+            room: 0,
             kept: 0,
             other: None,
             grows: None,
-        };
-        match staging.reserve() {
-            Ok(()) => Ok(staging),
-            Err(fault) => {
-                staging.staged.stays = false;
-                Err(fault)
-            }
         }
     }
 
-    /// Reserves the room. The file's length stays what was written: it says how much there is after a crash.
-    fn reserve(&self) -> Result<(), Fault> {
-        if self.announced < RESERVE_FROM {
+    /// Sees that there is room for a content of which `room` bytes lie on the disk; [`Fault::NoSpace`] if not. What has
+    /// no holes is reserved. The file's length stays what was written: it says how much there is after a crash.
+    pub fn reserve(&mut self, room: u64) -> Result<(), Fault> {
+        self.room = room;
+        if room < RESERVE_FROM || self.staged.redo.is_some() {
             return Ok(());
+        }
+        if room < self.announced {
+            // Where the data go is not known yet.
+            let found = rustix::fs::fstatvfs(&self.staged.file);
+            let found = found.map_err(|e| Fault::os("statvfs", e))?;
+            return match found.f_bavail.saturating_mul(found.f_frsize) < room {
+                true => Err(Fault::os("reserve", Errno::NOSPC)),
+                false => Ok(()),
+            };
         }
         let flags = FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(&self.staged.file, flags, 0, self.announced) {
@@ -172,6 +172,36 @@ impl Staging {
         Ok(())
     }
 
+    /// Appends zeros that lie on no disk.
+    pub fn hole(&mut self, length: u64) -> Result<(), Fault> {
+        let after = self.written.saturating_add(length);
+        if after > self.announced {
+            return Err(Fault::WrongContent);
+        }
+        if self.written < self.kept {
+            if after <= self.kept && holes::is_hole(&self.staged.file, self.written, length) {
+                return self.keep(length);
+            }
+            self.part_from_kept()?;
+        }
+        if self.grows.take().is_some() {
+            self.part_from_journal()?;
+        }
+        let outgrown = match &mut self.staged.redo {
+            Some(redo) => redo.add_hole(self.written, length),
+            None => None,
+        };
+        if outgrown.is_some() {
+            self.part_from_journal()?;
+        }
+        if self.staged.redo.is_none() {
+            holes::lengthen(&self.staged.file, after)?;
+        }
+        Span::Zeros(length).feed(|bytes| self.hasher.update(bytes));
+        self.written = after;
+        Ok(())
+    }
+
     fn put(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         let Staged { file, redo, .. } = &mut self.staged;
         if let Some(redo) = redo {
@@ -192,14 +222,14 @@ impl Staging {
         other.stays = true;
         let mut old = std::mem::replace(&mut self.staged, other);
         let redo = old.redo.take().ok_or(Fault::WrongContent)?;
-        self.reserve()?;
+        self.reserve(self.room)?;
         let (new, mut at) = (&self.staged.file, 0);
-        redo.content(&old.file, self.written, |bytes| {
-            new.write_all_at(bytes, at)
-                .map_err(|e| Fault::io("write", &e))?;
-            at += bytes.len() as u64;
+        redo.content(&old.file, self.written, |span| {
+            span.lay(new, at)?;
+            at += span.len();
             Ok(())
-        })
+        })?;
+        holes::lengthen(new, self.written)
     }
 
     /// The next byte of the content would be taken from the same place of what an earlier transfer left.
@@ -215,8 +245,8 @@ impl Staging {
         }
         let file = &self.staged.file;
         let hasher = &mut self.hasher;
-        read_range(file, self.written, length, |bytes| {
-            hasher.update(bytes);
+        read_range(file, self.written, length, |span| {
+            span.feed(|bytes| hasher.update(bytes));
             Ok(())
         })?;
         self.written = end;
@@ -232,8 +262,8 @@ impl Staging {
             return Err(Fault::WrongContent);
         };
         let mut hasher = tail.grown(self.announced);
-        read_range(redo.base(), tail.at(), length - tail.at(), |bytes| {
-            hasher.update(bytes);
+        read_range(redo.base(), tail.at(), length - tail.at(), |span| {
+            span.feed(|bytes| hasher.update(bytes));
             Ok(())
         })?;
         if hasher.hash() != tail.hash() {
@@ -254,14 +284,8 @@ impl Staging {
         let mut other = self.other.take().ok_or(Fault::WrongContent)?;
         other.stays = true;
         let old = std::mem::replace(&mut self.staged, other);
-        self.reserve()?;
-        let (new, mut at) = (&self.staged.file, 0);
-        read_range(&old.file, 0, self.written, |bytes| {
-            new.write_all_at(bytes, at)
-                .map_err(|e| Fault::io("write", &e))?;
-            at += bytes.len() as u64;
-            Ok(())
-        })?;
+        self.reserve(self.room)?;
+        holes::copy(&old.file, self.written, &self.staged.file, 0)?;
         self.kept = 0;
         old.discard();
         Ok(())
@@ -273,7 +297,10 @@ impl Staging {
         if self.staged.redo.is_some() && offset == self.written {
             return self.stay(basis, length);
         }
-        read_range(basis, offset, length, |bytes| self.write(bytes))
+        read_range(basis, offset, length, |span| match span {
+            Span::Bytes(bytes) => self.write(bytes),
+            Span::Zeros(length) => self.hole(length),
+        })
     }
 
     /// The next bytes are those that the file has at this place: nothing is written, they are only hashed.
@@ -283,8 +310,8 @@ impl Staging {
             return Err(Fault::WrongContent);
         }
         let hasher = &mut self.hasher;
-        read_range(basis, self.written, length, |bytes| {
-            hasher.update(bytes);
+        read_range(basis, self.written, length, |span| {
+            span.feed(|bytes| hasher.update(bytes));
             Ok(())
         })?;
         self.written = end;
@@ -324,33 +351,6 @@ impl Staging {
     pub fn discard(self) {
         self.staged.discard();
     }
-}
-
-/// Reads a part of a file piece by piece. A file that is too short is [`Fault::WrongContent`]: it changed.
-pub(super) fn read_range(
-    file: &File,
-    offset: u64,
-    length: u64,
-    mut each: impl FnMut(&[u8]) -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    let (mut at, mut left) = (offset, length);
-    let room = usize::try_from(length).unwrap_or(COPY_CHUNK);
-    let mut buffer = vec![0u8; room.min(COPY_CHUNK)];
-    while left > 0 {
-        let want = usize::try_from(left)
-            .unwrap_or(COPY_CHUNK)
-            .min(buffer.len());
-        let got = match file.read_at(&mut buffer[..want], at) {
-            Ok(0) => return Err(Fault::WrongContent),
-            Ok(got) => got,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Fault::io("read basis", &error)),
-        };
-        each(&buffer[..got])?;
-        at += got as u64;
-        left -= got as u64;
-    }
-    Ok(())
 }
 
 impl Staged {

@@ -4,6 +4,7 @@ use super::apply::{Applied, Batch};
 use super::error::CommandError;
 use super::status::Mode;
 use super::worker::Worker;
+use crate::holes;
 use crate::commit::{Content, Staging};
 use crate::entry::Kind;
 use crate::replica::machine::Ready;
@@ -156,6 +157,7 @@ impl Worker {
                 .get(record.tree)
                 .ok_or("a tree of the spool is stopped")?;
             let staged = Staging::begin(&open.private, *bytes).and_then(|mut staging| {
+                staging.reserve(holes::room(&spooled.file, *bytes))?;
                 staging.copy_from(&spooled.file, at, *bytes)?;
                 staging.finish(*hash)
             });

@@ -9,6 +9,7 @@ use super::status::Mode;
 use super::tree::Open;
 use crate::beneath::Place;
 use crate::fault::Fault;
+use crate::holes;
 use crate::path::RelPath;
 use crate::private::Private;
 use crate::rescue::{self, Item, RescueError};
@@ -210,8 +211,9 @@ fn put(open: &Open, file: &PutFile, mut content: File) -> std::io::Result<PutRep
     }
     make_parents(open, &file.path)?;
     let staged = open.private.staging_place().map_err(io)?;
-    let mut new = staged.create_new().map_err(io)?;
-    let bytes = std::io::copy(&mut content, &mut new)?;
+    let new = staged.create_new().map_err(io)?;
+    let bytes = content.metadata()?.len();
+    holes::copy(&content, bytes, &new, 0).map_err(io)?;
     give(&new, file)?;
     new.sync_all()?;
     let place = open.root.place(&file.path).map_err(io)?;

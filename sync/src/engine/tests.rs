@@ -16,5 +16,6 @@ mod resume;
 mod reversal;
 mod sets;
 mod silent;
+mod sparse;
 mod stores;
 mod trees;

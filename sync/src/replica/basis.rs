@@ -5,13 +5,12 @@ use super::pulse::Pulse;
 use crate::commit::{Partial, Staging};
 use crate::delta::{self, SumsBuilder};
 use crate::fault::Fault;
+use crate::holes::read_range;
 use crate::wire::ChunkSums;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// Bytes per read.
-const CHUNK: usize = 256 << 10;
-/// Bytes that are copied between two signs of life.
+/// Bytes that are read or copied between two signs of life.
 const SLICE: u64 = 16 << 20;
 
 /// The bytes before `kept` from what a transfer left, those after it from the old version.
@@ -83,16 +82,18 @@ pub(super) fn find(
 impl Basis {
     fn sums(&self, length: u64, chunk: u32, pulse: &Pulse) -> Option<ChunkSums> {
         let mut builder = SumsBuilder::new(chunk);
-        let mut buffer = vec![0; CHUNK];
         let mut at = 0;
         while at < length {
-            // No piece longer than the buffer, which fits.
-            let piece = (length - at).min(CHUNK as u64) as usize;
-            self.read(&mut buffer[..piece], at).ok()?;
-            if !builder.update(&buffer[..piece]) {
-                return None;
-            }
-            at += piece as u64;
+            let (file, room) = self.at(at)?;
+            let piece = (length - at).min(room).min(SLICE);
+            let read = read_range(file, at, piece, |span| {
+                span.each(|bytes| match builder.update(bytes) {
+                    true => Ok(()),
+                    false => Err(Fault::WrongContent),
+                })
+            });
+            read.ok()?;
+            at += piece;
             pulse.beat();
         }
         builder.finish()

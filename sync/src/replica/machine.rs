@@ -44,6 +44,22 @@ pub enum Effect {
         /// Nothing follows.
         last: bool,
     },
+    /// See that there is room for the item before the first of it comes.
+    Room {
+        /// Item.
+        item: Item,
+        /// Bytes on the disk.
+        bytes: u64,
+    },
+    /// Append zeros that lie on no disk.
+    Hole {
+        /// Item.
+        item: Item,
+        /// Zeros.
+        len: u64,
+        /// Nothing follows.
+        last: bool,
+    },
     /// Answer with the signature of this part of the item's basis.
     Signature {
         /// Item.
@@ -178,6 +194,19 @@ impl ReplicaMachine {
                     len,
                     last,
                 });
+                Ok(())
+            }
+            Message::Room { item, bytes } => {
+                match self.coming(item)? {
+                    Content::Coming { received: 0, size } if bytes <= *size => {}
+                    _ => return Err(Violation("room for more than the content, or too late")),
+                }
+                self.effects.push_back(Effect::Room { item, bytes });
+                Ok(())
+            }
+            Message::Hole { item, len, last } => {
+                self.content(item, len, last)?;
+                self.effects.push_back(Effect::Hole { item, len, last });
                 Ok(())
             }
             Message::SumsOf { item, from, len } => {

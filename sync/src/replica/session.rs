@@ -351,6 +351,12 @@ impl Session<'_> {
                         self.machine.failed(item);
                     }
                 }
+                Effect::Room { item, bytes } => self.contents.reserve(item, bytes),
+                Effect::Hole { item, len, last } => {
+                    if !self.contents.hole(item, len, last) && last {
+                        self.machine.failed(item);
+                    }
+                }
                 Effect::Signature { item, from, len } => {
                     let signature = Bytes(self.contents.signature(item, from, len));
                     self.out.push_back(Message::Sums {

@@ -5,12 +5,14 @@ use crate::commit::{Aside, Complete};
 use crate::engine::tree::Roots;
 use crate::entry::{ContentHash, Kind, Meta};
 use crate::fault::Fault;
+use crate::holes::Span;
 use crate::index::{IndexError, Snapshot};
 use crate::path::RelPath;
 use crate::private::Private;
 use crate::tree::TreeId;
 use crate::wire::Record;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A small file on its way.
@@ -22,6 +24,8 @@ pub(super) struct Small {
     meta: Meta,
     /// What has come. At most the announced size, which is at most [`crate::wire::INLINE_FILE`].
     bytes: Vec<u8>,
+    /// Parts of it that lie on no disk.
+    holes: Vec<Range<usize>>,
 }
 
 impl Small {
@@ -38,15 +42,25 @@ impl Small {
             hash,
             meta: state.meta.clone(),
             bytes: Vec::new(),
+            holes: Vec::new(),
         })
     }
 
     /// Appends bytes. More than announced are refused.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        if (self.bytes.len() + bytes.len()) as u64 > self.size {
+    pub fn write(&mut self, span: Span<'_>) -> Result<(), Fault> {
+        let before = self.bytes.len();
+        let after = span.len().saturating_add(before as u64);
+        if after > self.size {
             return Err(Fault::WrongContent);
         }
-        self.bytes.extend_from_slice(bytes);
+        match span {
+            Span::Bytes(bytes) => self.bytes.extend_from_slice(bytes),
+            Span::Zeros(_) => {
+                // No more than the announced size, which is small.
+                self.bytes.resize(after as usize, 0);
+                self.holes.push(before..self.bytes.len());
+            }
+        }
         Ok(())
     }
 
@@ -60,7 +74,8 @@ impl Small {
                 .map(|aside| (aside, name)),
             _ => None,
         };
-        Complete::make(&private, aside, &self.bytes, self.hash, &self.meta)
+        let content = (&self.bytes[..], &self.holes[..]);
+        Complete::make(&private, aside, content, self.hash, &self.meta)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::engine::command::Shared;
 use crate::engine::tree::{Open, Roots};
 use crate::entry::{ContentHash, IndexEntry, Kind};
 use crate::fault::Fault;
+use crate::holes::{self, Span};
 use crate::index::{Index, IndexError, Snapshot};
 use crate::path::RelPath;
 use crate::tail::Tail;
@@ -260,17 +261,12 @@ impl Contents {
             let staging = Staging::begin_in_place(&private, redo, size);
             return Some(staging.map(|staging| (staging, basis)));
         }
-        let begin = || Staging::begin_lasting(&private, &record.path, size);
         let staging = match partial {
             Some((partial, kept)) => {
                 tracing::info!(tree = %record.tree, path = %record.path, kept, size, "a transfer goes on where it was cut");
                 Staging::resume(&private, &record.path, partial, kept, size)
             }
-            // What other transfers left gives way to what is to be received now.
-            None => begin().or_else(|fault| match fault.is_no_space() {
-                true if commit::clear_partials(&private).is_ok_and(|files| files > 0) => begin(),
-                _ => Err(fault),
-            }),
+            None => Staging::begin_lasting(&private, &record.path, size),
         };
         Some(staging.map(|staging| (staging, basis)))
     }
@@ -294,6 +290,7 @@ impl Contents {
                 continue;
             };
             let copied = Staging::begin(&open.private, size).and_then(|mut staging| {
+                staging.reserve(holes::room(&file, size))?;
                 staging.copy_from(&file, 0, size)?;
                 staging.finish(hash)
             });
@@ -400,15 +397,53 @@ impl Contents {
         Some(staging.map(|staging| (staging, None)))
     }
 
+    /// Sees that there is room for an item that begins.
+    pub fn reserve(&mut self, item: Item, bytes: u64) {
+        let Some(Slot::Coming { tree, staging, .. }) = self.slots.get_mut(&item) else {
+            return;
+        };
+        let Some(open) = self.roots.get(*tree) else {
+            return;
+        };
+        let reserved = staging.reserve(bytes).or_else(|fault| {
+            // What other transfers left gives way to what is to be received now.
+            match fault.is_no_space() && commit::clear_partials(&open.private).is_ok_and(|n| n > 0)
+            {
+                true => staging.reserve(bytes),
+                false => Err(fault),
+            }
+        });
+        if let Err(fault) = reserved {
+            self.give_up(item, &fault);
+        }
+    }
+
+    fn give_up(&mut self, item: Item, fault: &Fault) {
+        if let Some(Slot::Coming { staging, path, .. }) = self.slots.insert(item, Slot::Failed) {
+            tracing::debug!(%path, %fault, "a content cannot be staged");
+            staging.discard();
+            self.fail(path, fault);
+        }
+    }
+
+    /// Appends zeros that lie on no disk. With `last` the content is checked. False: it cannot be used.
+    pub fn hole(&mut self, item: Item, len: u64, last: bool) -> bool {
+        if let Some(Slot::Small(_)) = self.slots.get(&item) {
+            return self.small(item, Span::Zeros(len), last);
+        }
+        self.pulse.beat();
+        self.add(item, last, |staging, _| staging.hole(len))
+    }
+
     /// Appends bytes. With `last` the content is checked. False: it cannot be used.
     pub fn write(&mut self, item: Item, bytes: &[u8], last: bool) -> bool {
         if let Some(Slot::Small(_)) = self.slots.get(&item) {
-            return self.small(item, bytes, last);
+            return self.small(item, Span::Bytes(bytes), last);
         }
         self.add(item, last, |staging, _| staging.write(bytes))
     }
 
-    fn small(&mut self, item: Item, bytes: &[u8], last: bool) -> bool {
+    fn small(&mut self, item: Item, bytes: Span<'_>, last: bool) -> bool {
         let Some(Slot::Small(mut small)) = self.slots.insert(item, Slot::Failed) else {
             return false;
         };
@@ -463,11 +498,7 @@ impl Contents {
             return false;
         };
         if let Err(fault) = write(staging, basis.as_ref()) {
-            if let Slot::Coming { staging, path, .. } = std::mem::replace(slot, Slot::Failed) {
-                tracing::debug!(%path, %fault, "a content cannot be staged");
-                staging.discard();
-                self.fail(path, &fault);
-            }
+            self.give_up(item, &fault);
             return false;
         }
         if !last {

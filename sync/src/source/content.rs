@@ -6,7 +6,8 @@
 
 use crate::delta::{self, Judge, Piece};
 use crate::entry::{ContentHash, Kind};
-use crate::wire::{Bytes, ChunkSums, Item, MAX_DATA, Message, Record, Want};
+use crate::holes::{self, Map, Run, Span};
+use crate::wire::{Bytes, ChunkSums, Item, MAX_DATA, MAX_HOLE, Message, Record, Want};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -15,6 +16,9 @@ use std::os::unix::fs::FileExt;
 const LARGEST_CHUNK: u32 = 64 << 20;
 /// Bytes that are read without anything to send before the session looks at what else there is.
 const QUIET: u64 = 64 << 20;
+
+/// From this size on the replica is told how much room is needed: a smaller file that has none is no loss.
+const ROOM_FROM: u64 = 1 << 20;
 
 /// What to do next.
 #[derive(Debug)]
@@ -48,6 +52,7 @@ struct Against {
 }
 
 struct Window {
+    at: u64,
     new: Vec<u8>,
     from: u64,
     len: u64,
@@ -58,6 +63,7 @@ struct Window {
 pub(crate) struct Content {
     item: Item,
     file: File,
+    map: Map,
     size: u64,
     hash: ContentHash,
     hasher: blake3::Hasher,
@@ -96,6 +102,10 @@ impl Content {
         };
         let hasher = blake3::Hasher::new();
         let mut queue = VecDeque::new();
+        if size >= ROOM_FROM {
+            let bytes = holes::room(&file, size);
+            queue.push_back(Message::Room { item, bytes });
+        }
         // The beginning is not read. What is sent is checked by the replica, which can hash all of it.
         let at = behind.filter(|_| known).map_or(0, |(old, _)| old);
         if at > 0 {
@@ -103,6 +113,7 @@ impl Content {
         }
         Some(Content {
             item,
+            map: Map::of(&file),
             file,
             size,
             hash,
@@ -209,14 +220,28 @@ impl Content {
     }
 
     fn whole(&mut self) -> Option<Step> {
-        let bytes = self.read((self.size - self.at).min(MAX_DATA as u64))?;
+        let message = match self.map.run(&self.file, self.at, self.size) {
+            Run::Hole(length) => self.hole(length.min(MAX_HOLE)),
+            Run::Data(length) => {
+                let bytes = self.read(length.min(MAX_DATA as u64))?;
+                self.data(bytes, self.at == self.size)
+            }
+        };
         if self.at < self.size {
-            return Some(Step::Send(self.data(bytes, false)));
+            return Some(Step::Send(message));
         }
-        if !self.is_as_announced() {
-            return None;
+        self.is_as_announced().then_some(Step::Complete(message))
+    }
+
+    /// The next bytes are zeros that lie on no disk.
+    fn hole(&mut self, len: u64) -> Message {
+        Span::Zeros(len).feed(|bytes| drop(self.hasher.update(bytes)));
+        self.at += len;
+        Message::Hole {
+            item: self.item,
+            len,
+            last: self.at == self.size,
         }
-        Some(Step::Complete(self.data(bytes, true)))
     }
 
     fn is_as_announced(&mut self) -> bool {
@@ -231,18 +256,21 @@ impl Content {
             return;
         };
         if self.at >= self.size {
-            if let Some((from, len)) = against.copy.take() {
-                self.queue.push_back(Message::Copy {
-                    item: self.item,
-                    from,
-                    len,
-                    last: false,
-                });
-            }
+            self.end_copy();
             self.ended = self.is_as_announced();
             return;
         }
         let (chunk, at) = (u64::from(against.sums.chunk), self.at);
+        if let Some(len) = whole_hole(&mut self.map, &self.file, (at, self.size), chunk) {
+            self.end_copy();
+            let mut hole = self.hole(len);
+            if let Message::Hole { last, .. } = &mut hole {
+                // An empty `Data` ends what comes by differences.
+                *last = false;
+            }
+            self.queue.push_back(hole);
+            return;
+        }
         // A window that was cut may have left the place between two chunks.
         let to_border = chunk - at % chunk;
         let Some(new) = self.read(to_border.min(self.size - at)) else {
@@ -268,17 +296,11 @@ impl Content {
             });
             return;
         }
-        if let Some((from, len)) = against.copy.take() {
-            self.queue.push_back(Message::Copy {
-                item: self.item,
-                from,
-                len,
-                last: false,
-            });
-        }
         let (from, len) = delta::window_of_basis(at, new.len() as u64, against.sums.size);
-        if !against.judge.pays() || len == 0 || len > delta::MAX_BASIS {
-            self.literal(&new);
+        let pays = against.judge.pays();
+        self.end_copy();
+        if !pays || len == 0 || len > delta::MAX_BASIS {
+            self.literal(at, &new);
             return;
         }
         let new = self.widen(new);
@@ -290,6 +312,7 @@ impl Content {
             window => window,
         };
         against.window = Some(Window {
+            at,
             new,
             from,
             len,
@@ -324,10 +347,45 @@ impl Content {
         new
     }
 
-    fn literal(&mut self, bytes: &[u8]) {
-        for part in bytes.chunks(MAX_DATA) {
-            let message = self.data(part.to_vec(), false);
-            self.queue.push_back(message);
+    /// A copy that nothing continues is sent.
+    fn end_copy(&mut self) {
+        let How::Against(against) = &mut self.how else {
+            return;
+        };
+        if let Some((from, len)) = against.copy.take() {
+            self.queue.push_back(Message::Copy {
+                item: self.item,
+                from,
+                len,
+                last: false,
+            });
+        }
+    }
+
+    /// The bytes that were read at `at`. Holes stay holes.
+    fn literal(&mut self, mut at: u64, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let end = at + bytes.len() as u64;
+            let run = self.map.run(&self.file, at, end);
+            // No longer than the bytes.
+            let (Run::Hole(len) | Run::Data(len)) = run;
+            let (now, rest) = bytes.split_at(len as usize);
+            let hole = matches!(run, Run::Hole(len) if len <= MAX_HOLE);
+            // What is no hole any more was one after it was read.
+            match hole && now.iter().all(|byte| *byte == 0) {
+                true => self.queue.push_back(Message::Hole {
+                    item: self.item,
+                    len,
+                    last: false,
+                }),
+                false => {
+                    for part in now.chunks(MAX_DATA) {
+                        let message = self.data(part.to_vec(), false);
+                        self.queue.push_back(message);
+                    }
+                }
+            }
+            (at, bytes) = (at + len, rest);
         }
     }
 
@@ -368,7 +426,9 @@ impl Content {
                         last: false,
                     });
                 }
-                Piece::Literal(range) => self.literal(&window.new[range]),
+                Piece::Literal(range) => {
+                    self.literal(window.at + range.start as u64, &window.new[range]);
+                }
             }
         }
         true
@@ -383,4 +443,17 @@ fn beginning(item: Item, len: u64) -> Message {
         len,
         last: false,
     }
+}
+
+/// The length of a hole at `at` that ends at the border of a chunk or with the file: what is compared are whole chunks.
+fn whole_hole(map: &mut Map, file: &File, (at, size): (u64, u64), chunk: u64) -> Option<u64> {
+    let Run::Hole(length) = map.run(file, at, size) else {
+        return None;
+    };
+    let end = at + length.min(MAX_HOLE);
+    let end = match end == size {
+        true => end,
+        false => end - end % chunk,
+    };
+    (end > at).then(|| end - at)
 }

@@ -44,6 +44,12 @@ fn samples() -> Vec<Message> {
     };
     vec![
         Message::Wait,
+        Message::Room { item, bytes: 5 },
+        Message::Hole {
+            item,
+            len: MAX_HOLE,
+            last: true,
+        },
         Message::Accept(Accept {
             from: vec![(TreeId::of("t"), 9)],
             inline: true,
@@ -212,6 +218,11 @@ fn rules_are_checked() {
             item: Item { batch: 0, index: 0 },
             from: u64::MAX,
             len: 1,
+            last: false,
+        },
+        Message::Hole {
+            item: Item { batch: 0, index: 0 },
+            len: MAX_HOLE + 1,
             last: false,
         },
         Message::Fetch {

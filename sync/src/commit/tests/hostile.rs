@@ -222,7 +222,12 @@ fn a_full_disk_stops_with_its_own_fault() {
     }
     let root = Root::open(temp.path(), false).expect("root");
     let private = Private::open(&root).expect("private");
-    let begun = Staging::begin(&private, 8 << 20).err();
+    let reserved = |announced, room| {
+        let mut staging = Staging::begin(&private, announced).expect("begun");
+        staging.reserve(room).err()
+    };
+    let begun = reserved(8 << 20, 8 << 20);
+    let (too_much, sparse) = (reserved(1 << 40, 2 << 20), reserved(1 << 40, 4096));
     let mut small = Staging::begin(&private, 3 << 18).expect("fits");
     let mut other = Staging::begin(&private, 3 << 18).expect("not reserved");
     let chunk = vec![1u8; 1 << 16];
@@ -237,7 +242,7 @@ fn a_full_disk_stops_with_its_own_fault() {
     let no_space = Some(Fault::NoSpace {
         errno: libc::ENOSPC,
     });
-    assert_eq!(begun, no_space);
+    assert_eq!((begun, too_much, sparse), (no_space.clone(), no_space.clone(), None));
     assert!(written.iter().all(Result::is_ok));
     assert_eq!(full, no_space);
     assert_eq!(left, 0);

@@ -138,6 +138,17 @@ fn violations_are_refused() {
             len: u64::MAX,
             last: false,
         },
+        Message::Hole {
+            item,
+            len: 11,
+            last: false,
+        },
+        Message::Hole {
+            item: Item { batch: 5, index: 1 },
+            len: 1,
+            last: false,
+        },
+        Message::Room { item, bytes: 11 },
         Message::GivenUp(Item { batch: 5, index: 2 }),
         Message::SumsOf {
             item: Item { batch: 5, index: 1 },
