@@ -38,7 +38,7 @@ mod step;
 
 pub use complete::{Aside, Complete, Content};
 pub use inplace::{IN_PLACE_FROM, Redo, finish_journals};
-pub use partial::{Partial, clear_partials, new_partial};
+pub use partial::{Partial, clear_partials, clone_as_partial, new_partial};
 pub use stage::{Staged, Staging};
 pub use step::{Outcome, Report, Work};
 

@@ -3,7 +3,8 @@
 //! A large content is received into `.tandem/partial/HASH-NAME`: HASH is of the path, NAME was never given out before.
 //! The file's length is how much of it came, so nothing else must be durable for it: what a cut, a `kill -9` or a power
 //! cut leaves is only ever a basis of the next transfer, whose chunks are compared by their hashes and whose result
-//! by the hash of the whole. Who uses a file holds its `flock`, which the kernel ends with the process.
+//! by the hash of the whole. Where the file system has reflinks the file begins as a clone of the version in the tree, and what a
+//! cut leaves is the new version followed by the rest of the old one. Who uses a file holds its `flock`, which the kernel ends with the process.
 //!
 //! The room is bounded: a source sends one content at a time and has at most [`WINDOW`](crate::wire::WINDOW) batches
 //! under way. What is superseded goes when the path is received, when the replica has caught up, when the node becomes
@@ -76,6 +77,23 @@ impl Partial {
             tracing::debug!(%fault, "a partial content could not be removed");
         }
     }
+}
+
+/// A clone of the version that lies at the path, which shares its blocks. `None` where the file system cannot.
+pub fn clone_as_partial(private: &Private, path: &RelPath, file: &File) -> Option<Partial> {
+    let (place, clone) = new_partial(private, path).ok()?;
+    let cloned = rustix::fs::ioctl_ficlone(&clone, file);
+    let length = cloned.ok().and_then(|()| Some(clone.metadata().ok()?.len()));
+    let partial = Partial {
+        place,
+        file: clone,
+        length: length.unwrap_or(0),
+    };
+    if length.is_none() {
+        partial.remove();
+        return None;
+    }
+    Some(partial)
 }
 
 /// A new place for a content of the path, opened and held.

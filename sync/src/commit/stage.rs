@@ -32,7 +32,8 @@ pub struct Staging {
     announced: u64,
     /// The room that it was said to need.
     room: u64,
-    /// The file has bytes of an earlier transfer up to here. Past `written` they may still turn out to be right.
+    /// The file has bytes of an earlier transfer, or of the version that it was cloned from, up to here. Past `written` they may
+    /// still turn out to be right.
     kept: u64,
     /// Where the content goes when they turn out to be wrong, or when a journal would grow too large.
     other: Option<Staged>,
@@ -92,6 +93,37 @@ impl Staging {
         Ok(staging)
     }
 
+    /// Begins a content as a clone of the file that it is a new version of: it shares its blocks, and what stays as it is
+    /// is not written. What is made of it before it is complete serves as what a cut left.
+    pub fn over(clone: Partial, announced: u64) -> Staging {
+        let kept = clone.len();
+        let mut staging = Staging::new((clone.place, clone.file), true, announced);
+        staging.kept = kept;
+        staging
+    }
+
+    /// A content that a file here has: shared where the file system can, else copied.
+    pub fn same(
+        private: &Private,
+        file: &File,
+        size: u64,
+        hash: ContentHash,
+    ) -> Result<Staged, Fault> {
+        let mut staging = Staging::begin(private, size)?;
+        match rustix::fs::ioctl_ficlone(&staging.staged.file, file) {
+            Ok(()) => {
+                // Read from the clone: nobody else can change it.
+                staging.kept = size;
+                staging.keep(size)?;
+            }
+            Err(_) => {
+                staging.reserve(holes::room(file, size))?;
+                staging.copy_from(file, 0, size)?;
+            }
+        }
+        staging.finish(hash)
+    }
+
     /// Begins a content that will change a file in place: only what is new of it is written.
     pub fn begin_in_place(private: &Private, redo: Redo, announced: u64) -> Result<Staging, Fault> {
         let other = Staged::at(partial::new_partial(private, redo.path())?, false);
@@ -133,7 +165,8 @@ impl Staging {
     /// no holes is reserved. The file's length stays what was written: it says how much there is after a crash.
     pub fn reserve(&mut self, room: u64) -> Result<(), Fault> {
         self.room = room;
-        if room < RESERVE_FROM || self.staged.redo.is_some() {
+        // A journal has what is new only, and so has a clone.
+        if room < RESERVE_FROM || self.staged.redo.is_some() || self.is_over() {
             return Ok(());
         }
         if room < self.announced {
@@ -159,7 +192,7 @@ impl Staging {
         if after > self.announced {
             return Err(Fault::WrongContent);
         }
-        if self.written < self.kept {
+        if self.written < self.kept && !self.is_over() {
             self.part_from_kept()?;
         }
         if self.grows.take().is_some() {
@@ -182,7 +215,10 @@ impl Staging {
             if after <= self.kept && holes::is_hole(&self.staged.file, self.written, length) {
                 return self.keep(length);
             }
-            self.part_from_kept()?;
+            match self.is_over() {
+                true => holes::punch(&self.staged.file, self.written, length)?,
+                false => self.part_from_kept()?,
+            }
         }
         if self.grows.take().is_some() {
             self.part_from_journal()?;
@@ -230,6 +266,11 @@ impl Staging {
             Ok(())
         })?;
         holes::lengthen(new, self.written)
+    }
+
+    /// The bytes from `written` to `kept` are those of a clone, whose origin stays readable.
+    fn is_over(&self) -> bool {
+        self.kept > 0 && self.other.is_none()
     }
 
     /// The next byte of the content would be taken from the same place of what an earlier transfer left.
@@ -284,6 +325,10 @@ impl Staging {
         let mut other = self.other.take().ok_or(Fault::WrongContent)?;
         other.stays = true;
         let old = std::mem::replace(&mut self.staged, other);
+        if rustix::fs::ioctl_ficlone(&self.staged.file, &old.file).is_ok() {
+            old.discard();
+            return Ok(());
+        }
         self.reserve(self.room)?;
         holes::copy(&old.file, self.written, &self.staged.file, 0)?;
         self.kept = 0;

@@ -11,6 +11,7 @@ mod logs;
 mod order;
 pub(super) mod pair;
 mod policy;
+mod reflinks;
 mod renames;
 mod resume;
 mod reversal;

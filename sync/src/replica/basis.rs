@@ -20,18 +20,30 @@ pub(super) struct Basis {
     old: Option<File>,
 }
 
-/// A basis, what the source is told of it, and the content that goes on with its first bytes.
+/// A basis, what the source is told of it, and how the content begins.
 pub(super) struct Found {
     pub basis: Basis,
     pub sums: ChunkSums,
-    /// With the number of its bytes that are of use.
-    pub partial: Option<(Partial, u64)>,
+    pub start: Start,
 }
 
-/// Makes a basis for a content of `size` bytes. Reads all of it; `None` when there is nothing of use.
+/// What a content begins with.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// Nothing.
+    Empty,
+    /// What a transfer left that was cut, with the number of its bytes that are of use.
+    Cut(Partial, u64),
+    /// A clone of the old version.
+    Clone(Partial),
+}
+
+/// Makes a basis for a content of `size` bytes. Reads all of it; `None` when there is nothing of use. `clone` makes a clone of
+/// the old version, if it is to begin as one.
 pub(super) fn find(
     partial: Option<Partial>,
     old: Option<File>,
+    clone: impl FnOnce(&File) -> Option<Partial>,
     size: u64,
     pulse: &Pulse,
 ) -> Option<Found> {
@@ -52,31 +64,37 @@ pub(super) fn find(
         true => came,
         false => came - came % u64::from(chunk),
     };
-    let partial = match partial {
-        Some(partial) if kept == 0 => {
-            partial.remove();
-            None
-        }
-        other => other.map(|partial| (partial, kept)),
-    };
     let length = kept.max(old_length);
+    let start = match partial {
+        Some(partial) if kept > 0 => Start::Cut(partial, kept),
+        useless => {
+            useless.into_iter().for_each(Partial::remove);
+            old.as_ref().and_then(clone).map_or(Start::Empty, Start::Clone)
+        }
+    };
     if length == 0 {
         return None;
     }
-    let basis = Basis {
-        partial: match &partial {
-            Some((partial, _)) => Some(partial.file().try_clone().ok()?),
-            None => None,
+    let mut basis = Basis {
+        partial: match &start {
+            Start::Cut(partial, _) => Some(partial.file().try_clone().ok()?),
+            Start::Empty | Start::Clone(_) => None,
         },
         kept,
         old,
     };
-    let sums = basis.sums(length, chunk, pulse)?;
-    Some(Found {
-        basis,
-        sums,
-        partial,
-    })
+    let sums = match &start {
+        Start::Clone(clone) => {
+            // What will be kept is read from the clone: what is in the memory by then is the clone's too.
+            let of = clone.file().try_clone().ok()?;
+            let origin = basis.old.replace(of);
+            let sums = basis.sums(length, chunk, pulse)?;
+            basis.old = origin;
+            sums
+        }
+        Start::Empty | Start::Cut(..) => basis.sums(length, chunk, pulse)?,
+    };
+    Some(Found { basis, sums, start })
 }
 
 impl Basis {

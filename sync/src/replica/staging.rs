@@ -1,6 +1,6 @@
 //! Contents on their way to the replica: staged in the tree's private directory, checked by their hash when complete.
 
-use super::basis::{self, Basis};
+use super::basis::{self, Basis, Start};
 use super::pulse::Pulse;
 use super::small::{Asides, Small};
 use crate::commit::{self, Content, Partial, Redo, Staged, Staging};
@@ -9,7 +9,7 @@ use crate::engine::command::Shared;
 use crate::engine::tree::{Open, Roots};
 use crate::entry::{ContentHash, IndexEntry, Kind};
 use crate::fault::Fault;
-use crate::holes::{self, Span};
+use crate::holes::Span;
 use crate::index::{Index, IndexError, Snapshot};
 use crate::path::RelPath;
 use crate::tail::Tail;
@@ -253,20 +253,21 @@ impl Contents {
         if size < delta::SMALLEST {
             return Some(Staging::begin(&private, size).map(|staging| (staging, None)));
         }
-        let (basis, partial) = match found {
-            Some(found) => (Some(found.basis), found.partial),
-            None => (None, None),
+        let (basis, start) = match found {
+            Some(found) => (Some(found.basis), found.start),
+            None => (None, Start::Empty),
         };
         if let Some(redo) = redo {
             let staging = Staging::begin_in_place(&private, redo, size);
             return Some(staging.map(|staging| (staging, basis)));
         }
-        let staging = match partial {
-            Some((partial, kept)) => {
+        let staging = match start {
+            Start::Cut(partial, kept) => {
                 tracing::info!(tree = %record.tree, path = %record.path, kept, size, "a transfer goes on where it was cut");
                 Staging::resume(&private, &record.path, partial, kept, size)
             }
-            None => Staging::begin_lasting(&private, &record.path, size),
+            Start::Clone(clone) => Ok(Staging::over(clone, size)),
+            Start::Empty => Staging::begin_lasting(&private, &record.path, size),
         };
         Some(staging.map(|staging| (staging, basis)))
     }
@@ -289,12 +290,7 @@ impl Contents {
             let Ok(file) = open.root.open_file(&path) else {
                 continue;
             };
-            let copied = Staging::begin(&open.private, size).and_then(|mut staging| {
-                staging.reserve(holes::room(&file, size))?;
-                staging.copy_from(&file, 0, size)?;
-                staging.finish(hash)
-            });
-            if let Ok(staged) = copied {
+            if let Ok(staged) = Staging::same(&open.private, &file, size, hash) {
                 return Ok(Some(staged));
             }
         }
@@ -312,7 +308,12 @@ impl Contents {
             false => None,
             true => open.root.open_file(&record.path).ok(),
         };
-        basis::find(partial, old, size, &self.pulse)
+        // What is changed in place is not cloned.
+        let clone = |old: &File| match open.update {
+            Update::Atomic => commit::clone_as_partial(&open.private, &record.path, old),
+            Update::InPlace => None,
+        };
+        basis::find(partial, old, clone, size, &self.pulse)
     }
 
     /// Whether the file is changed in place: in a tree that asks for it, and only if what lies there is the pair's version

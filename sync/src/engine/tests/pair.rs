@@ -26,9 +26,14 @@ pub struct Node {
 
 impl Node {
     pub fn new(name: &'static str, change: fn(&mut TreeConfig)) -> Node {
+        Node::new_in(&std::env::temp_dir(), name, change)
+    }
+
+    /// One whose directories lie there.
+    pub fn new_in(at: &Path, name: &'static str, change: fn(&mut TreeConfig)) -> Node {
         let dir = tempfile::Builder::new()
             .prefix("tandem-sync-")
-            .tempdir()
+            .tempdir_in(at)
             .unwrap();
         std::fs::create_dir(dir.path().join("tree")).unwrap();
         let mut node = Node {
@@ -192,7 +197,11 @@ impl Cable {
 
 /// Source a with a first epoch, replica b.
 pub async fn pair(change: fn(&mut TreeConfig)) -> (Node, Node) {
-    let (a, b) = (Node::new("a", change), Node::new("b", change));
+    begin(Node::new("a", change), Node::new("b", change)).await
+}
+
+/// Makes a the source and b the replica.
+pub async fn begin(a: Node, b: Node) -> (Node, Node) {
     a.engine().init_source().await.unwrap();
     a.engine().begin_source(1).await.unwrap();
     b.engine().begin_replica().await.unwrap();

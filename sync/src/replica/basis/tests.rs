@@ -38,6 +38,7 @@ impl Setup {
         find(
             Partial::take(&self.private, &self.path),
             old,
+            |_| None,
             size,
             &pulse(),
         )
@@ -49,8 +50,18 @@ impl Setup {
     }
 
     fn resume(&self, found: &mut Found, size: u64) -> Staging {
-        let (partial, kept) = found.partial.take().expect("a partial content");
+        let start = std::mem::replace(&mut found.start, Start::Empty);
+        let Start::Cut(partial, kept) = start else {
+            panic!("not a partial content but {start:?}");
+        };
         Staging::resume(&self.private, &self.path, partial, kept, size).expect("resumed")
+    }
+}
+
+fn partial(found: &Found) -> &File {
+    match &found.start {
+        Start::Cut(partial, _) => partial.file(),
+        other => panic!("not a partial content but {other:?}"),
     }
 }
 
@@ -99,7 +110,7 @@ fn what_came_is_kept_in_place_and_only_hashed() {
     setup.cut(&new[..6 * CHUNK_LEN], new.len() as u64);
     let mut found = setup.find(None, new.len() as u64).expect("a basis");
     let inode = |file: &File| std::os::unix::fs::MetadataExt::ino(&file.metadata().expect("stat"));
-    let before = inode(found.partial.as_ref().expect("partial").0.file());
+    let before = inode(partial(&found));
     let mut staging = setup.resume(&mut found, new.len() as u64);
     let kept = 6 * CHUNK_LEN as u64;
     found
@@ -159,9 +170,8 @@ fn a_damaged_part_is_never_taken_for_the_content() {
     let new = noise(8 * CHUNK_LEN);
     setup.cut(&new[..6 * CHUNK_LEN], new.len() as u64);
     let mut found = setup.find(None, new.len() as u64).expect("a basis");
-    let (partial, _) = found.partial.as_ref().expect("partial");
     // Damaged after its sums were taken, so that only the whole content's hash can show it.
-    partial.file().write_all_at(b"damage", 100).expect("write");
+    partial(&found).write_all_at(b"damage", 100).expect("write");
     let mut staging = setup.resume(&mut found, new.len() as u64);
     found
         .basis
