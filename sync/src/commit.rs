@@ -30,6 +30,7 @@ use crate::token::RoleToken;
 mod carry;
 mod complete;
 mod inplace;
+mod kept;
 mod partial;
 mod prepare;
 mod settle;
@@ -38,6 +39,7 @@ mod step;
 
 pub use complete::{Aside, Complete, Content};
 pub use inplace::{IN_PLACE_FROM, Redo, finish_journals};
+pub(crate) use kept::holds_only;
 pub use partial::{Partial, clear_partials, clone_as_partial, new_partial};
 pub use stage::{Staged, Staging};
 pub use step::{Outcome, Report, Work};

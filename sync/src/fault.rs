@@ -32,6 +32,9 @@ pub enum Fault {
     /// A directory that should go still has entries that are not part of the change.
     #[error("the directory is not empty")]
     NotEmpty,
+    /// A directory that should go holds nothing but what is protected or excluded here. It stays, and that is in order.
+    #[error("kept, for what it holds is protected or excluded here")]
+    Kept,
     /// The content has not the announced hash or size.
     #[error("the content does not have the announced size and hash")]
     WrongContent,

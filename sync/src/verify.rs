@@ -5,11 +5,13 @@
 //! after a flush before it believes them.
 
 use crate::engine::command::Shared;
+use crate::commit::holds_only;
 use crate::entry::{Kind, State};
 use crate::fault::Fault;
 use crate::hash;
 use crate::meta::{self, What};
 use crate::path::RelPath;
+use crate::tree::Deletes;
 use crate::wire::{Differs, VerifyAnswer, VerifyPart};
 use std::collections::BTreeSet;
 
@@ -46,9 +48,17 @@ pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
             differences.push((entry.path.clone(), how));
         }
     }
+    // What the index has as gone and is there stays by the rules of this node.
+    let index = shared.index.snapshot().ok();
+    let kept = |path: &RelPath| {
+        let entry = index.as_ref().map(|index| index.get(part.tree, path));
+        let gone = matches!(entry, Some(Ok(entry)) if entry.as_ref().is_none_or(|e| e.current.is_none()));
+        let outside = |path: &RelPath, dir| !ours(path, dir);
+        gone && (config.deletes == Deletes::Keep || holds_only(&open.root, path, &outside))
+    };
     let there = |path: &RelPath| matches!(open.root.stat(path), Ok(Some(_)));
     for path in &part.absent {
-        if ours(path, false) && there(path) {
+        if ours(path, false) && there(path) && !kept(path) {
             differences.push((path.clone(), Differs::Extra));
         }
     }

@@ -286,6 +286,7 @@ fn trees(parts: &Parts<'_>) -> Vec<api::TreeStatus> {
                 rescued: tree.rescued,
                 set: tree.set.as_ref().map(tree_set),
                 mounts_below: tree.mounts_below.clone(),
+                kept: tree.kept,
                 sockets_skipped: tree.sockets_skipped,
                 unverified: tree.unverified,
                 fuzzy: tree.fuzzy.clone(),

@@ -4,6 +4,7 @@ use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::inplace;
+use super::kept::holds_only;
 use super::prepare::{Item, Kept, New, Ready, StagedEntry};
 use super::step::Outcome;
 use super::{Parent, Run};
@@ -313,7 +314,14 @@ impl Run<'_> {
         self.note_parent(path, place)?;
         self.touch(&old);
         if dir {
-            place.rmdir()?;
+            match place.rmdir() {
+                Err(Fault::NotEmpty)
+                    if holds_only(self.target.root, path, self.target.protect) =>
+                {
+                    return Err(Fault::Kept);
+                }
+                gone => gone?,
+            }
             // Nothing is left whose times could be set.
             self.parents.remove(path);
             self.dir_times.remove(path);

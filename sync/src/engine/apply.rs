@@ -306,6 +306,9 @@ impl Worker {
                 Err(fault) => drop(faults.entry(outcome.path).or_insert(fault)),
             }
         }
+        for path in &plan.kept {
+            self.trees[at].keep(path);
+        }
         let skipped: HashMap<&RelPath, Why> = plan
             .skipped
             .iter()
@@ -330,6 +333,8 @@ impl Worker {
                 self.skipped(at, record, *why, results);
             } else if lacking.contains(path) {
                 results.failed.push((tree, path.clone(), Here::Settled));
+            } else if let (Some(Fault::Kept), None) = (faults.get(path), &record.state) {
+                self.stays(at, path, record.seq, results);
             } else if let Some(fault) = faults.get(path) {
                 self.step_failed(at, path, fault, results);
             } else {
@@ -346,6 +351,11 @@ impl Worker {
             }
         }
         for (path, action) in actions.iter().filter(|(path, _)| !own.contains(path)) {
+            if faults.get(path) == Some(&Fault::Kept) {
+                let seq = index.get(tree, path)?.map_or(0, |e| e.seq);
+                self.stays(at, path, seq, results);
+                continue;
+            }
             if let Some(fault) = faults.get(path) {
                 // No record of the batch speaks of it, so nothing else would bring it up again.
                 self.step_failed(at, path, fault, results);
@@ -395,6 +405,16 @@ impl Worker {
             Fault::Flagged(_) => {}
             _ => results.failed.push((tree.id, path.clone(), Here::Settled)),
         }
+    }
+
+    /// What is gone at the source stays here, and is no part of the pair's data any more.
+    fn stays(&mut self, at: usize, path: &RelPath, seq: u64, results: &mut Results) {
+        let tree = &mut self.trees[at];
+        tree.keep(path);
+        results
+            .received
+            .push((tree.id, path.clone(), None, seq, None));
+        results.settled.insert((tree.id, path.clone()));
     }
 
     /// A path whose record is still to come again, but where a step of this apply already made room: nothing lies there,
@@ -466,10 +486,7 @@ impl Worker {
     pub(super) fn skipped(&mut self, at: usize, record: &Record, why: Why, results: &mut Results) {
         let tree = self.trees[at].id;
         match why {
-            // It stays here, and is no part of the pair's data any more.
-            Why::Kept => results
-                .received
-                .push((tree, record.path.clone(), None, record.seq, None)),
+            Why::Kept => return self.stays(at, &record.path, record.seq, results),
             Why::Occupied => self.trees[at].error(&record.path, why.to_string()),
             Why::NoParent => {
                 return results
@@ -531,6 +548,12 @@ impl Worker {
 }
 
 impl Results {
+    /// Something lies at the path now, by the source's word.
+    pub(super) fn is_there(&self, tree: TreeId, path: &RelPath) -> bool {
+        let is = |(t, p, state, ..): &Received| *t == tree && p == path && state.is_some();
+        self.received.iter().any(is)
+    }
+
     /// The path now is as the source has it.
     pub(super) fn applied(&self, tree: TreeId, path: &RelPath) -> bool {
         self.received

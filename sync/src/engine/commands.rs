@@ -112,6 +112,8 @@ impl Worker {
             tree.unverified.end();
             tree.rescue = None;
             tree.receives = false;
+            // A master has its tree as it is; a standby's scan finds what it keeps.
+            tree.kept.clear();
         }
     }
 

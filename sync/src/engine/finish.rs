@@ -147,6 +147,9 @@ impl Worker {
             if let Some(at) = self.position(*tree_id) {
                 let tree = &mut self.trees[at];
                 tree.local_changes.remove(path);
+                if results.is_there(*tree_id, path) {
+                    tree.kept.remove(path);
+                }
                 if results.applied(*tree_id, path) {
                     tree.no_error(path);
                     tree.flagged.remove(path);

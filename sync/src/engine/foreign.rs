@@ -10,6 +10,7 @@ use super::status::Mode;
 use super::tree::{Dirt, MAX_NAMED, Open};
 use super::view::names_of;
 use super::worker::Worker;
+use crate::commit::holds_only;
 use crate::entry::{IndexEntry, Kind, LocalKey, State};
 use crate::index::{IndexError, Snapshot, Unreplicated};
 use crate::lineage::CopyState;
@@ -40,8 +41,10 @@ impl Worker {
             own,
             keys,
             between,
+            kept,
             mut foreign,
         } = self.sort_out(at, &snapshot, sights)?;
+        kept.iter().for_each(|path| self.trees[at].keep(path));
         let further = self.further_names(at, &snapshot, &foreign)?;
         drop(snapshot);
         crate::cut::here("before local changes are listed");
@@ -121,7 +124,8 @@ impl Worker {
                 changes.keys.push(sight);
                 continue;
             }
-            if known.is_none() && keeps {
+            if known.is_none() && (keeps || self.is_kept(at, &sight)) {
+                changes.kept.push(sight.path);
                 continue;
             }
             let moved = sight.state.is_none() && aside.covers(tree, &sight.path);
@@ -154,6 +158,18 @@ impl Worker {
             }
         }
         Ok(changes)
+    }
+
+    /// A directory that nothing but what is protected or excluded keeps from going.
+    fn is_kept(&self, at: usize, sight: &Sight) -> bool {
+        let (tree, dir) = (&self.trees[at], sight.state.as_ref());
+        let outside = |path: &RelPath, is_dir| {
+            tree.config.exclude.covers(path, is_dir) || tree.config.protect.covers(path, is_dir)
+        };
+        let filters = !tree.config.exclude.is_empty() || !tree.config.protect.is_empty();
+        let open = tree.open.as_ref().filter(|_| filters);
+        dir.is_some_and(|state| state.kind.is_dir())
+            && open.is_some_and(|open| holds_only(&open.root, &sight.path, &outside))
     }
 
     /// Further names of files whose content is to be replaced, which the entries of those names do not show: they must
@@ -255,6 +271,8 @@ struct Changes {
     keys: Vec<Sight>,
     /// Left half done by an apply that was cut.
     between: Vec<Sight>,
+    /// What the source has not and stays here.
+    kept: Vec<RelPath>,
     /// Somebody else's, with what the index says.
     foreign: Vec<(Sight, Option<IndexEntry>)>,
 }

@@ -139,6 +139,7 @@ impl Worker {
                     tree.deletes.size(clock::now(), counts.entries());
                 }
                 tree.walked_at = clock::now();
+                tree.forget_what_is_not_kept();
                 if tree.accepted.take().is_some() {
                     tree.deletes.accept();
                 }

@@ -142,6 +142,7 @@ impl Worker {
             progress: scan_progress(tree).or_else(|| copy_progress(tree, &counts, head)),
             rescued: tree.rescued,
             mounts_below: tree.mounts.iter().map(RelPath::to_string).collect(),
+            kept: tree.kept.len() as u64,
             sockets_skipped: tree.sockets.len() as u64,
             set: self.set_status(tree, acked),
             unverified: tree.unverified.len() as u64,

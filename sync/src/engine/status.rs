@@ -101,6 +101,8 @@ pub struct TreeStatus {
     pub rescued: u64,
     /// Mount points below the root that are not crossed.
     pub mounts_below: Vec<String>,
+    /// What the source removed and stays here: by `deletes`, or because it holds what is protected or excluded. In order.
+    pub kept: u64,
     /// Sockets, which are not copied.
     pub sockets_skipped: u64,
     /// Of a tree that is sent in sets: the newest one that was recorded (source) or applied (replica).

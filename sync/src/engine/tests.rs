@@ -8,6 +8,7 @@ mod hostile;
 mod in_place;
 mod keeping;
 mod logs;
+mod kept;
 mod order;
 pub(super) mod pair;
 mod policy;

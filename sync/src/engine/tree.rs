@@ -219,6 +219,8 @@ pub(crate) struct Tree {
     pub flagged: BTreeSet<RelPath>,
     /// Paths that were not applied because of a filter of this node; asked for when it covers them no more.
     pub skipped: BTreeSet<RelPath>,
+    /// What the source removed and stays here, because of a filter or by `deletes`. At most [`MAX_NAMED`].
+    pub kept: BTreeSet<RelPath>,
     /// More of them than the index knows of.
     pub skipped_moved: bool,
     /// Files that changed since are read even if their keys say that nothing changed (nanoseconds of the wall clock).
@@ -296,6 +298,7 @@ impl Tree {
             flagged: BTreeSet::new(),
             skipped: BTreeSet::new(),
             skipped_moved: false,
+            kept: BTreeSet::new(),
             read_since: None,
             job: None,
             accepted: None,
@@ -399,6 +402,21 @@ impl Tree {
                 error = self.last_error,
                 "path with an error"
             );
+        }
+    }
+
+    /// Notes what the source removed and stays here.
+    pub fn keep(&mut self, path: &RelPath) {
+        if self.kept.len() < MAX_NAMED {
+            self.kept.insert(path.clone());
+        }
+    }
+
+    /// What was kept and is gone now is not counted any more.
+    pub fn forget_what_is_not_kept(&mut self) {
+        if let Some(open) = &self.open {
+            self.kept
+                .retain(|path| !matches!(open.root.stat(path), Ok(None)));
         }
     }
 

@@ -156,6 +156,7 @@ impl Tree {
         self.fuzzy.retain(|path| !outside(path));
         // Found again by the scan, as far as they are.
         self.local_changes.clear();
+        self.kept.clear();
         if self.errors.is_empty() {
             self.last_error = None;
         }

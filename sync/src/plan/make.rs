@@ -206,6 +206,7 @@ impl<'a, K: Known> Maker<'a, K> {
         }
         for kept in &staying {
             let dirs = kept.ancestors().take_while(|dir| dir.is_at_or_below(path));
+            let dirs = dirs.filter(|dir| !staying.contains(dir));
             self.phases.kept.extend(dirs.collect::<Vec<_>>());
         }
         for (inner, entry) in &inside {

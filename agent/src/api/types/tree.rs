@@ -62,6 +62,10 @@ pub struct TreeStatus {
     /// Mount points below the root that are not part of the tree.
     #[serde(default)]
     pub mounts_below: Vec<String>,
+    /// What the master removed and stays here: by `deletes`, or because it holds what is protected or excluded. This is in
+    /// order, and no difference.
+    #[serde(default)]
+    pub kept: u64,
     /// Sockets in the tree, which are not copied.
     #[serde(default)]
     pub sockets_skipped: u64,

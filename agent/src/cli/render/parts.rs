@@ -216,6 +216,10 @@ fn tree(t: &TreeStatus, master: bool, now: u64) -> Row {
             t.mounts_below.join(", ")
         )));
     }
+    if t.kept > 0 {
+        let text = format!("{} kept that the master removed", count(t.kept, "entry"));
+        notes.push(plain(text));
+    }
     if t.sockets_skipped > 0 {
         notes.push(plain(format!(
             "{} not copied",

@@ -58,6 +58,7 @@ fn tree(name: &str) -> TreeStatus {
         rescued: 0,
         set: None,
         mounts_below: vec![],
+        kept: 0,
         sockets_skipped: 0,
         unverified: 0,
         fuzzy: Vec::new(),
@@ -188,6 +189,7 @@ fn troubled() -> StatusReport {
     r.trees[0].last_error = Some("ssh/moduli: immutable".into());
     r.trees[0].rescued = 1;
     r.trees[0].mounts_below = vec!["/etc/secrets".into()];
+    r.trees[0].kept = 2;
     r.trees[0].sockets_skipped = 3;
     r.trees[1].state = TreeState::Copying;
     r.trees[1].detector = "inotify".into();

@@ -420,6 +420,7 @@ fn tree(name: &str) -> TreeStatus {
         rescued: 0,
         set: None,
         mounts_below: vec![],
+        kept: 0,
         sockets_skipped: 0,
         unverified: 0,
         fuzzy: vec![],

@@ -49,7 +49,7 @@ async fn both() -> (Node, Node) {
     (a, b)
 }
 
-async fn turn(a: &Node, b: &Node) -> Cable {
+pub async fn turn(a: &Node, b: &Node) -> Cable {
     b.engine().revoke(std::time::Duration::from_secs(2));
     b.engine().begin_source(2).await.unwrap();
     a.engine().begin_replica().await.unwrap();
