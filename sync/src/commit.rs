@@ -36,6 +36,7 @@ mod prepare;
 mod settle;
 mod stage;
 mod step;
+mod trash;
 
 pub use complete::{Aside, Complete, Content};
 pub use inplace::{IN_PLACE_FROM, Redo, finish_journals};
@@ -43,6 +44,7 @@ pub(crate) use kept::holds_only;
 pub use partial::{Partial, clear_partials, clone_as_partial, new_partial};
 pub use stage::{Staged, Staging};
 pub use step::{Outcome, Report, Work};
+pub(crate) use trash::{purge, purge_oldest};
 
 /// Up to this many paths are made durable one by one. An `fsync` costs about 0.3 ms, a `syncfs` writes whatever else is
 /// dirty on the file system.
@@ -57,6 +59,8 @@ pub struct Target<'a> {
     pub private: &'a Private,
     /// What must never be changed or removed here (invariant 6). What is missing may be made.
     pub protect: &'a dyn Fn(&RelPath, bool) -> bool,
+    /// What is removed goes to the trash, as of this time (seconds since 1970). `None`: it is gone.
+    pub trash: Option<u64>,
 }
 
 impl std::fmt::Debug for Target<'_> {
@@ -149,6 +153,8 @@ struct Run<'a> {
     dir_times: BTreeMap<RelPath, crate::entry::Meta>,
     /// Of files that were changed in place: to be retired when all is durable.
     journals: Vec<inplace::Open>,
+    /// Where what is removed goes.
+    trash: Option<trash::Trash<'a>>,
 }
 
 /// A directory whose entries changed.
@@ -168,6 +174,7 @@ impl<'a> Run<'a> {
             keys: HashMap::new(),
             dir_times: BTreeMap::new(),
             journals: Vec::new(),
+            trash: target.trash.map(|now| trash::Trash::new(target.private, now)),
         }
     }
 }

@@ -46,6 +46,7 @@ mod standby;
 pub mod status;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod stream;
+mod trash;
 pub(crate) mod tree;
 mod trees;
 #[allow(clippy::disallowed_methods)]

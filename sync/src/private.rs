@@ -1,4 +1,4 @@
-//! The private directory at the root of a tree: `.tandem/{marker,staging/,partial/,redo/,set/,rescue/}`.
+//! The private directory at the root of a tree: `.tandem/{marker,staging/,partial/,redo/,set/,rescue/,trash/}`.
 //!
 //! It is on the same file system as the tree, so that staged files and rescued files move by rename. It belongs to no
 //! tree, is never replicated, and is closed to everybody but root (0700).
@@ -22,6 +22,7 @@ const PARTIAL: &[u8] = b"partial";
 const REDO: &[u8] = b"redo";
 const SET: &[u8] = b"set";
 const RESCUE: &[u8] = b"rescue";
+const TRASH: &[u8] = b"trash";
 /// Deepest directory that [`remove_below`] descends to. Staged directories are empty or were one directory of a plan.
 const MAX_REMOVE_DEPTH: usize = 4096;
 
@@ -34,6 +35,7 @@ pub struct Private {
     redo: OwnedFd,
     set: OwnedFd,
     rescue: OwnedFd,
+    trash: OwnedFd,
     /// Random, so that names differ from those of an earlier process and of an earlier opening.
     opening: u64,
     next: AtomicU64,
@@ -51,6 +53,7 @@ impl Private {
         let redo = open_or_make(dir.as_fd(), REDO, root.opened_as())?;
         let set = open_or_make(dir.as_fd(), SET, root.opened_as())?;
         let rescue = open_or_make(dir.as_fd(), RESCUE, root.opened_as())?;
+        let trash = open_or_make(dir.as_fd(), TRASH, root.opened_as())?;
         no_default_acl(staging.as_fd())?;
         let mut opening = [0; 8];
         // Up to 256 bytes come whole once the kernel's generator is ready, which the default flags wait for.
@@ -63,6 +66,7 @@ impl Private {
             redo,
             set,
             rescue,
+            trash,
             opening: u64::from_ne_bytes(opening),
             next: AtomicU64::new(0),
         })
@@ -81,6 +85,11 @@ impl Private {
     /// Where local versions are kept.
     pub fn rescue(&self) -> BorrowedFd<'_> {
         self.rescue.as_fd()
+    }
+
+    /// Where what the source removed is kept for a while.
+    pub(crate) fn trash(&self) -> BorrowedFd<'_> {
+        self.trash.as_fd()
     }
 
     /// A place in staging with a name that was never given out before.

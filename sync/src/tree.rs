@@ -46,6 +46,8 @@ pub enum Deletes {
     Mirror,
     /// It is kept there (rsync without `--delete`).
     Keep,
+    /// It is moved to the trash there, and goes when it is [`TreeConfig::trash_age`] old.
+    Trash,
 }
 
 /// What becomes of local changes on the standby.
@@ -114,6 +116,8 @@ pub struct TreeConfig {
     pub protect: Filter,
     /// What a delete on the master does here.
     pub deletes: Deletes,
+    /// How long what is in the trash stays there.
+    pub trash_age: Duration,
     /// What becomes of local changes while this node is standby.
     pub local_changes: LocalChanges,
     /// How a changed file takes the place of its old version while this node is standby.
@@ -133,6 +137,8 @@ pub struct TreeConfig {
     pub compare_contents: Option<Duration>,
 }
 
+/// Default of [`TreeConfig::trash_age`].
+pub const TRASH_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// Default of [`TreeConfig::pass`].
 pub const PASS: Duration = Duration::from_secs(600);
 /// Default of [`TreeConfig::compare_contents`].
@@ -147,6 +153,7 @@ impl TreeConfig {
             exclude: Filter::default(),
             protect: Filter::default(),
             deletes: Deletes::default(),
+            trash_age: TRASH_AGE,
             local_changes: LocalChanges::default(),
             update: Update::default(),
             freeze: None,

@@ -208,8 +208,10 @@ impl Facts {
             let deletes = match tree.deletes {
                 Deletes::Mirror => "mirror",
                 Deletes::Keep => "keep",
+                Deletes::Trash => "trash",
             };
             put("deletes", quoted(deletes));
+            put("trash_age", time(tree.trash_age));
             let local = match tree.local_changes {
                 LocalChanges::Repair => "repair",
                 LocalChanges::Keep => "keep",

@@ -73,6 +73,7 @@ mod tests {
             exclude: exclude.iter().map(|e| (*e).to_owned()).collect(),
             protect: vec![],
             deletes: Deletes::Mirror,
+            trash_age: tandem_sync::tree::TRASH_AGE,
             local_changes: LocalChanges::Repair,
             update: Update::Atomic,
             freeze: None,

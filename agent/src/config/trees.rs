@@ -21,6 +21,9 @@ const PATTERNS: usize = 1000;
 const POLL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// A pass of a million entries takes some seconds.
 const PASS: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(7 * 86_400);
+/// An hour is the unit in which the trash is emptied.
+const TRASH_AGE: RangeInclusive<Duration> =
+    Duration::from_secs(3600)..=Duration::from_secs(3650 * 86_400);
 /// What lies beyond a year is better said as never.
 const COMPARE_CONTENTS: RangeInclusive<Duration> =
     Duration::from_secs(60)..=Duration::from_secs(365 * 86_400);
@@ -106,7 +109,11 @@ fn decode_one(
     path: Option<At<PathBuf>>,
     notes: &mut Notes,
 ) -> Option<Tree> {
-    const DELETES: &[(&str, Deletes)] = &[("mirror", Deletes::Mirror), ("keep", Deletes::Keep)];
+    const DELETES: &[(&str, Deletes)] = &[
+        ("mirror", Deletes::Mirror),
+        ("keep", Deletes::Keep),
+        ("trash", Deletes::Trash),
+    ];
     const LOCAL: &[(&str, LocalChanges)] = &[
         ("repair", LocalChanges::Repair),
         ("keep", LocalChanges::Keep),
@@ -117,11 +124,21 @@ fn decode_one(
     let exclude = reader.get("exclude", list(pattern, PATTERNS), errors);
     let protect = reader.get("protect", list(pattern, PATTERNS), errors);
     let deletes = reader.get("deletes", choice(DELETES), errors);
+    let trash_age = reader.get("trash_age", duration(TRASH_AGE), errors);
     let local_changes = reader.get("local_changes", choice(LOCAL), errors);
     let max_delete = reader.get("max_delete", max_delete, errors);
     let update = reader.get("update", choice(UPDATE), errors);
     let freeze = reader.given("freeze").map(|_| freeze(reader, errors));
     let cross_mounts = reader.get("cross_mounts", boolean, errors);
+    if let (Some(deletes), Some(cross)) = (&deletes, &cross_mounts)
+        && deletes.value == Deletes::Trash
+        && cross.value
+    {
+        let message = "a trash cannot take what lies on another mount".to_owned();
+        errors.push(Problem::new(deletes.span.clone(), message).hint(
+            "make the mounts trees of their own, or leave `cross_mounts` out",
+        ));
+    }
     let poll = reader.optional("poll", duration(POLL), errors);
     let pass = reader.get("pass", duration(PASS), errors);
     let compare_contents = reader.get("compare_contents", period, errors);
@@ -131,6 +148,7 @@ fn decode_one(
         exclude: exclude?.value,
         protect: protect?.value,
         deletes: deletes?.value,
+        trash_age: trash_age?.value,
         local_changes: local_changes?.value,
         update: update?.value,
         freeze: match freeze {

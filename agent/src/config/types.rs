@@ -129,6 +129,8 @@ pub struct Tree {
     pub protect: Vec<String>,
     /// What a delete on the master does on the standby.
     pub deletes: Deletes,
+    /// How long the trash keeps what is in it.
+    pub trash_age: Duration,
     /// What becomes of local changes on the standby.
     pub local_changes: LocalChanges,
     /// How a changed file takes the place of its old version.
@@ -147,13 +149,15 @@ pub struct Tree {
     pub compare_contents: Option<Duration>,
 }
 
-/// `deletes = "mirror" | "keep"`.
+/// `deletes = "mirror" | "keep" | "trash"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deletes {
     /// Deleted too.
     Mirror,
     /// Kept.
     Keep,
+    /// Moved to the trash.
+    Trash,
 }
 
 /// `local_changes = "repair" | "keep" | "report"`.

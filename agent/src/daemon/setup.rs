@@ -159,7 +159,9 @@ pub fn trees(config: &config::Config, own: usize, file: &Path) -> Result<PairCon
             deletes: match tree.deletes {
                 config::Deletes::Mirror => Deletes::Mirror,
                 config::Deletes::Keep => Deletes::Keep,
+                config::Deletes::Trash => Deletes::Trash,
             },
+            trash_age: tree.trash_age,
             local_changes: match tree.local_changes {
                 config::LocalChanges::Repair => LocalChanges::Repair,
                 config::LocalChanges::Keep => LocalChanges::Keep,

@@ -314,6 +314,10 @@ impl Run<'_> {
         self.note_parent(path, place)?;
         self.touch(&old);
         if dir {
+            let was = match &self.trash {
+                Some(_) => meta::read_fd(hold(place, now)?.0.as_fd()).ok(),
+                None => None,
+            };
             match place.rmdir() {
                 Err(Fault::NotEmpty)
                     if holds_only(self.target.root, path, self.target.protect) =>
@@ -322,11 +326,17 @@ impl Run<'_> {
                 }
                 gone => gone?,
             }
+            if let (Some(trash), Some(was)) = (&mut self.trash, was) {
+                trash.took_dir(path, &was.meta);
+            }
             // Nothing is left whose times could be set.
             self.parents.remove(path);
             self.dir_times.remove(path);
         } else {
-            place.unlink()?;
+            match &mut self.trash {
+                Some(trash) => trash.take(path, place)?,
+                None => place.unlink()?,
+            }
         }
         self.made.remove(path);
         Ok(Vec::new())

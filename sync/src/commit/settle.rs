@@ -79,6 +79,9 @@ pub(super) fn second(run: &Run<'_>, report: &Report, by_one: bool) -> Result<(),
     if !by_one {
         return sync_all(run.target);
     }
+    if let Some(trash) = &run.trash {
+        trash.sync()?;
+    }
     for parent in run.parents.values() {
         sync_fd(parent.dir.as_fd())?;
     }

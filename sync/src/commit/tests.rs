@@ -97,6 +97,7 @@ impl Setup {
 
     fn apply_with(&self, work: Vec<Work>, protect: &dyn Fn(&RelPath, bool) -> bool) -> Report {
         let target = Target {
+            trash: None,
             root: &self.root,
             private: &self.private,
             protect,

@@ -6,6 +6,7 @@
 
 use super::look::Sight;
 use super::set_apply::Part;
+use super::trash;
 use super::status::Mode;
 use super::tree::Stop;
 use super::view::{IndexView, is_same_but_ctime, names_of, with_contents};
@@ -19,7 +20,7 @@ use crate::meta;
 use crate::path::RelPath;
 use crate::plan::{self, Action, Incoming, Plan, PlanError, Policy, Why};
 use crate::replica::machine::Ready;
-use crate::tree::TreeId;
+use crate::tree::{Deletes, TreeId};
 use crate::wire::{Commit, Record};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -137,6 +138,7 @@ impl Worker {
         let mut by_tree: BTreeMap<TreeId, Vec<Item>> = BTreeMap::new();
         for (number, record) in (0u32..).zip(ready.records) {
             if ready.failed.contains(&number) {
+                self.room_by_trash(&record);
                 results.failed.push((record.tree, record.path, Here::Open));
             } else if !skip.contains(&number) {
                 by_tree
@@ -231,12 +233,16 @@ impl Worker {
             root: &open.root,
             private: &open.private,
             protect: &protect,
+            trash: (config.deletes == Deletes::Trash).then(trash::now),
         };
         crate::cut::here("after the intent");
         let report = commit::apply(&target, work, &self.shared.token);
         if let Some(fault) = &report.stopped {
             if matches!(fault, Fault::Unfinished { .. }) {
                 self.stop(at, Stop::Unfinished(fault.to_string()));
+            }
+            if fault.is_no_space() {
+                self.trash_gives_way(at);
             }
             self.shared.alarm(
                 Some(&config.name),

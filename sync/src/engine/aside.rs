@@ -211,7 +211,7 @@ impl Worker {
                 continue;
             };
             if !tree.config.protect.covers(&path, state.kind.is_dir())
-                && tree.config.deletes == Deletes::Mirror
+                && tree.config.deletes != Deletes::Keep
             {
                 found.push((path, state));
             }

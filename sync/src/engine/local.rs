@@ -170,6 +170,7 @@ impl Worker {
             self.try_flagged();
             self.try_skipped();
         }
+        self.purge_trash();
     }
 
     /// Calls `work` with a looker on the tree; `None` when the tree is not open.

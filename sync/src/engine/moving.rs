@@ -295,5 +295,5 @@ fn is_worth_it(entry: &IndexEntry) -> bool {
 
 /// Whether a receiver with these settings can follow a rename as one: nothing below may be treated on its own.
 pub(super) fn follows_renames(config: &crate::tree::TreeConfig) -> bool {
-    config.deletes == Deletes::Mirror && config.protect.is_empty() && config.exclude.is_empty()
+    config.deletes != Deletes::Keep && config.protect.is_empty() && config.exclude.is_empty()
 }

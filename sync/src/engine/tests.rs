@@ -20,4 +20,5 @@ mod sets;
 mod silent;
 mod sparse;
 mod stores;
+mod trash;
 mod trees;

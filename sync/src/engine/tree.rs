@@ -221,6 +221,8 @@ pub(crate) struct Tree {
     pub skipped: BTreeSet<RelPath>,
     /// What the source removed and stays here, because of a filter or by `deletes`. At most [`MAX_NAMED`].
     pub kept: BTreeSet<RelPath>,
+    /// When the trash is looked at next (CLOCK_BOOTTIME nanoseconds).
+    pub purge_at: u64,
     /// More of them than the index knows of.
     pub skipped_moved: bool,
     /// Files that changed since are read even if their keys say that nothing changed (nanoseconds of the wall clock).
@@ -299,6 +301,7 @@ impl Tree {
             skipped: BTreeSet::new(),
             skipped_moved: false,
             kept: BTreeSet::new(),
+            purge_at: 0,
             read_since: None,
             job: None,
             accepted: None,

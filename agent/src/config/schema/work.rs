@@ -29,9 +29,15 @@ pub(super) const TREE: Section = Section {
         ),
         key(
             "deletes",
-            "\"mirror\" or \"keep\"",
+            "\"mirror\", \"keep\" or \"trash\"",
             DefaultsTo("\"mirror\""),
-            "Whether a delete on the master is a delete on the standby.",
+            "What a delete on the master is on the standby: mirror deletes there too; keep leaves it; trash moves it to `.tandem/trash` for the time of `trash_age`.",
+        ),
+        key(
+            "trash_age",
+            "duration, 1h to 3650d",
+            DefaultsTo("\"7d\""),
+            "How long the trash keeps what is in it. It goes by whole hours, and earlier when there is no room.",
         ),
         key(
             "local_changes",

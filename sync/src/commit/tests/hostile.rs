@@ -260,6 +260,7 @@ fn an_entry_that_was_exchanged_after_the_check_is_left_alone() {
     }
     std::fs::set_permissions(setup.at("private"), PermissionsExt::from_mode(0o700)).expect("chmod");
     let target = Target {
+        trash: None,
         root: &setup.root,
         private: &setup.private,
         protect: &|_, _| false,
