@@ -14,6 +14,8 @@ use crate::fault::Fault;
 
 /// Bytes per read, and per piece of zeros: the second-level cache holds it.
 const CHUNK: usize = 256 << 10;
+/// Smaller parts are read without asking for holes.
+const PAGE: u64 = 4096;
 static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
 /// What begins at a place of a file, with its length.
@@ -190,7 +192,7 @@ pub(crate) fn read_range(
     mut each: impl FnMut(Span<'_>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     let end = offset.saturating_add(length);
-    let mut map = match length < CHUNK as u64 / 4 {
+    let mut map = match length < PAGE {
         true => Map::dense(),
         false => Map::of(file),
     };

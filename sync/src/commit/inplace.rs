@@ -119,9 +119,10 @@ impl Redo {
 
     fn extend(&mut self, offset: u64, len: u64, fill: Fill) -> Option<Outgrown> {
         let extents = &mut self.body.extents;
+        let full = extents.len() == MAX_EXTENTS;
         match extents.last_mut() {
             Some(last) if last.offset + last.len == offset && last.fill == fill => last.len += len,
-            _ if extents.len() == MAX_EXTENTS => return Some(Outgrown),
+            _ if full => return Some(Outgrown),
             _ => extents.push(Extent { offset, len, fill }),
         }
         None

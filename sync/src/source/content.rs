@@ -332,6 +332,9 @@ impl Content {
             && !self.failed
         {
             let at = self.at;
+            if whole_hole(&mut self.map, &self.file, (at, self.size), chunk).is_some() {
+                break;
+            }
             let Some(next) = self.read(chunk.min(self.size - at)) else {
                 break;
             };

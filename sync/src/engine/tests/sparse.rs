@@ -20,14 +20,14 @@ fn open(node: &Node, name: &str) -> File {
         .unwrap()
 }
 
-/// 200 MiB of which 200 KiB at three places are data; the last MiB is a hole.
+/// 30 MiB of which 200 KiB at three places are data; the last MiB is a hole.
 fn sparse(node: &Node, name: &str) -> File {
     let file = open(node, name);
     file.write_all_at(&noise(64 << 10, 1), 0).unwrap();
-    file.write_all_at(&noise(72 << 10, 2), 70 * MB + 8192)
+    file.write_all_at(&noise(72 << 10, 2), 17 * MB + 8192)
         .unwrap();
-    file.write_all_at(&noise(64 << 10, 3), 198 * MB).unwrap();
-    file.set_len(200 * MB).unwrap();
+    file.write_all_at(&noise(64 << 10, 3), 28 * MB).unwrap();
+    file.set_len(30 * MB).unwrap();
     file
 }
 
@@ -78,9 +78,9 @@ async fn changed(update: Update) -> u64 {
     let before = std::fs::metadata(b.tree().join("image")).unwrap().ino();
     cable.cut().await;
     holes::punch(&image, 16 << 10, 16 << 10).unwrap();
-    holes::punch(&image, 70 * MB, MB).unwrap();
-    image.write_all_at(&noise(8192, 4), 90 * MB + 512).unwrap();
-    image.set_len(240 * MB).unwrap();
+    holes::punch(&image, 17 * MB, MB).unwrap();
+    image.write_all_at(&noise(8192, 4), 22 * MB + 512).unwrap();
+    image.set_len(34 * MB).unwrap();
     let (cable, written) = Cable::counting(&a, &b);
     equal(&a, &b).await;
     let bytes = written.load(Ordering::SeqCst);

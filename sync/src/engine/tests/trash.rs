@@ -3,7 +3,7 @@
 use super::compare::assert_equal;
 use super::pair::{Cable, Node, flush, pair, write};
 use super::reversal::rescued;
-use crate::tree::Deletes;
+use crate::tree::{Deletes, MaxDelete};
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
@@ -34,7 +34,10 @@ async fn settled(a: &Node, b: &Node) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_is_in_the_trash_with_its_path_and_attributes() {
-    let (a, b) = pair(|t| t.deletes = Deletes::Trash).await;
+    let trash = |t: &mut crate::tree::TreeConfig| {
+        (t.deletes, t.max_delete) = (Deletes::Trash, MaxDelete::Count(1000));
+    };
+    let (a, b) = pair(trash).await;
     for name in ["d/sub/file", "d/other", "again", "dir or file/inside"] {
         write(&a.tree().join(name), name);
     }
