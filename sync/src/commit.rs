@@ -174,7 +174,9 @@ impl<'a> Run<'a> {
             keys: HashMap::new(),
             dir_times: BTreeMap::new(),
             journals: Vec::new(),
-            trash: target.trash.map(|now| trash::Trash::new(target.private, now)),
+            trash: target
+                .trash
+                .map(|now| trash::Trash::new(target.private, now)),
         }
     }
 }

@@ -267,9 +267,7 @@ fn copy_bytes(from: &File, offset: u64, (to, at): (&File, u64), length: u64) -> 
 pub(crate) fn lengthen(file: &File, length: u64) -> Result<(), Fault> {
     let found = file.metadata().map_err(|e| Fault::io("stat", &e))?;
     match found.len() < length {
-        true => file
-            .set_len(length)
-            .map_err(|e| Fault::io("truncate", &e)),
+        true => file.set_len(length).map_err(|e| Fault::io("truncate", &e)),
         false => Ok(()),
     }
 }

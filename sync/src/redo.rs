@@ -232,10 +232,7 @@ mod tests {
     fn a_hole_has_no_data() {
         let mut body = body(&[(0, 4), (4, 50)]);
         body.extents[1].fill = Fill::Hole;
-        assert_eq!(
-            Body::decode(&body.encode().unwrap(), 4).as_ref(),
-            Ok(&body)
-        );
+        assert_eq!(Body::decode(&body.encode().unwrap(), 4).as_ref(), Ok(&body));
         assert!(refused(&body, 54));
     }
 

@@ -167,7 +167,10 @@ impl Spool {
         let begin = u64::from(length) + 4;
         let size = head.contents.iter().map(|(_, n)| n).sum::<u64>() + begin;
         let contents = || head.contents.iter().map(|(_, n)| *n).zip(contents);
-        let need = contents().map(|(n, file)| holes::room(file, n)).sum::<u64>() + begin;
+        let need = contents()
+            .map(|(n, file)| holes::room(file, n))
+            .sum::<u64>()
+            + begin;
         let room = rustix::fs::statvfs(&self.dir)?;
         if room.f_bavail.saturating_mul(room.f_frsize) < need.saturating_add(RESERVE) {
             return Err(io::ErrorKind::StorageFull.into());

@@ -4,8 +4,8 @@
 //! differs. Changes that are on their way look like differences, so the source asks again about differing paths
 //! after a flush before it believes them.
 
-use crate::engine::command::Shared;
 use crate::commit::holds_only;
+use crate::engine::command::Shared;
 use crate::entry::{Kind, State};
 use crate::fault::Fault;
 use crate::hash;
@@ -52,7 +52,8 @@ pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
     let index = shared.index.snapshot().ok();
     let kept = |path: &RelPath| {
         let entry = index.as_ref().map(|index| index.get(part.tree, path));
-        let gone = matches!(entry, Some(Ok(entry)) if entry.as_ref().is_none_or(|e| e.current.is_none()));
+        let gone =
+            matches!(entry, Some(Ok(entry)) if entry.as_ref().is_none_or(|e| e.current.is_none()));
         let outside = |path: &RelPath, dir| !ours(path, dir);
         gone && (config.deletes == Deletes::Keep || holds_only(&open.root, path, &outside))
     };

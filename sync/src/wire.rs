@@ -548,10 +548,9 @@ impl Message {
             Message::Hole { len, .. } if *len > MAX_HOLE => {
                 Err(BadMessage("a Hole that is too long"))
             }
-            Message::Wait
-            | Message::GivenUp(_)
-            | Message::Room { .. }
-            | Message::Hole { .. } => Ok(()),
+            Message::Wait | Message::GivenUp(_) | Message::Room { .. } | Message::Hole { .. } => {
+                Ok(())
+            }
         }
     }
 }

@@ -135,9 +135,10 @@ fn decode_one(
         && cross.value
     {
         let message = "a trash cannot take what lies on another mount".to_owned();
-        errors.push(Problem::new(deletes.span.clone(), message).hint(
-            "make the mounts trees of their own, or leave `cross_mounts` out",
-        ));
+        errors.push(
+            Problem::new(deletes.span.clone(), message)
+                .hint("make the mounts trees of their own, or leave `cross_mounts` out"),
+        );
     }
     let poll = reader.optional("poll", duration(POLL), errors);
     let pass = reader.get("pass", duration(PASS), errors);

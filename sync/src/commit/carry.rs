@@ -319,9 +319,7 @@ impl Run<'_> {
                 None => None,
             };
             match place.rmdir() {
-                Err(Fault::NotEmpty)
-                    if holds_only(self.target.root, path, self.target.protect) =>
-                {
+                Err(Fault::NotEmpty) if holds_only(self.target.root, path, self.target.protect) => {
                     return Err(Fault::Kept);
                 }
                 gone => gone?,

@@ -5,8 +5,8 @@
 //! nothing else is in it, it becomes the directory in the tree by one rename, which changes none of their keys.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

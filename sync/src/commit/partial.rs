@@ -83,7 +83,9 @@ impl Partial {
 pub fn clone_as_partial(private: &Private, path: &RelPath, file: &File) -> Option<Partial> {
     let (place, clone) = new_partial(private, path).ok()?;
     let cloned = rustix::fs::ioctl_ficlone(&clone, file);
-    let length = cloned.ok().and_then(|()| Some(clone.metadata().ok()?.len()));
+    let length = cloned
+        .ok()
+        .and_then(|()| Some(clone.metadata().ok()?.len()));
     let partial = Partial {
         place,
         file: clone,

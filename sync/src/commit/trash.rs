@@ -106,9 +106,7 @@ impl<'p> Trash<'p> {
         let dirs = self.dirs.values();
         dirs.map(|dir| dir.as_fd())
             .chain((!self.dirs.is_empty()).then(|| self.private.trash()))
-            .try_for_each(|dir| {
-                rustix::fs::fsync(dir).map_err(|e| Fault::os("fsync directory", e))
-            })
+            .try_for_each(|dir| rustix::fs::fsync(dir).map_err(|e| Fault::os("fsync directory", e)))
     }
 
     fn place(&mut self, round: u32, path: &RelPath) -> Result<Option<Place>, Fault> {
@@ -194,12 +192,7 @@ fn hours(private: &Private) -> Result<Vec<(u64, Vec<u8>)>, Fault> {
 }
 
 /// Removes an entry with all below it. False: `left` was used up before.
-fn remove(
-    dir: BorrowedFd<'_>,
-    name: &[u8],
-    left: &mut usize,
-    depth: usize,
-) -> Result<bool, Fault> {
+fn remove(dir: BorrowedFd<'_>, name: &[u8], left: &mut usize, depth: usize) -> Result<bool, Fault> {
     if depth > DEEPEST {
         return Err(Fault::os("remove", Errno::NAMETOOLONG));
     }

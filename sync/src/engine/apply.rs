@@ -6,8 +6,8 @@
 
 use super::look::Sight;
 use super::set_apply::Part;
-use super::trash;
 use super::status::Mode;
+use super::trash;
 use super::tree::Stop;
 use super::view::{IndexView, is_same_but_ctime, names_of, with_contents};
 use super::worker::Worker;

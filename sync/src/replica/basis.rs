@@ -69,7 +69,9 @@ pub(super) fn find(
         Some(partial) if kept > 0 => Start::Cut(partial, kept),
         useless => {
             useless.into_iter().for_each(Partial::remove);
-            old.as_ref().and_then(clone).map_or(Start::Empty, Start::Clone)
+            old.as_ref()
+                .and_then(clone)
+                .map_or(Start::Empty, Start::Clone)
         }
     };
     if length == 0 {

@@ -242,7 +242,10 @@ fn a_full_disk_stops_with_its_own_fault() {
     let no_space = Some(Fault::NoSpace {
         errno: libc::ENOSPC,
     });
-    assert_eq!((begun, too_much, sparse), (no_space.clone(), no_space.clone(), None));
+    assert_eq!(
+        (begun, too_much, sparse),
+        (no_space.clone(), no_space.clone(), None)
+    );
     assert!(written.iter().all(Result::is_ok));
     assert_eq!(full, no_space);
     assert_eq!(left, 0);

@@ -59,7 +59,11 @@ async fn holes_are_neither_sent_nor_stored() {
     equal(&a, &b).await;
     let bytes = written.load(Ordering::SeqCst);
     assert!(bytes < 320 << 10, "{bytes} bytes on the link");
-    for (name, most) in [("image", 256 << 10), ("small", 4096), ("others/small", 4096)] {
+    for (name, most) in [
+        ("image", 256 << 10),
+        ("small", 4096),
+        ("others/small", 4096),
+    ] {
         let stored = on_disk(&b, name);
         assert!(stored <= most, "{name} takes {stored} bytes");
     }
