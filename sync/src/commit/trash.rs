@@ -123,8 +123,10 @@ impl<'p> Trash<'p> {
         if let Some(dir) = self.dirs.get(&(round, path.clone())) {
             return Ok(Some(Arc::clone(dir)));
         }
-        let round_name = (round > 0).then(|| format!(".{round}")).unwrap_or_default();
-        let hour = format!("{}{round_name}", self.hour);
+        let hour = match round {
+            0 => self.hour.clone(),
+            _ => format!("{}.{round}", self.hour),
+        };
         let Some(mut dir) = make(self.private.trash(), hour.as_bytes())? else {
             return Ok(None);
         };
