@@ -235,7 +235,9 @@ impl Content {
 
     /// The next bytes are zeros that lie on no disk.
     fn hole(&mut self, len: u64) -> Message {
-        Span::Zeros(len).feed(|bytes| drop(self.hasher.update(bytes)));
+        Span::Zeros(len).feed(|bytes| {
+            self.hasher.update(bytes);
+        });
         self.at += len;
         Message::Hole {
             item: self.item,
