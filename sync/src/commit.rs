@@ -3,7 +3,7 @@
 //! An apply has five phases:
 //! 1. prepare: everything new is made in the staging directory, complete with its metadata;
 //! 2. first durability: what was staged is on the disk before any name leads to it (few files: each by `fsync`; many:
-//!    one `syncfs`);
+//!    one `syncfs`), and so is what the caller writes meanwhile;
 //! 3. make visible, in the order of the steps, with the role token held: the expected state of each path is checked
 //!    again just before, then one rename (an exchange where a directory and something else change places);
 //! 4. the modification times of all directories whose entries changed;
@@ -76,14 +76,26 @@ impl std::fmt::Debug for Target<'_> {
 /// The order is that of the plan: a directory before what it holds, a hard link after the file, what a directory holds
 /// before its removal. Blocks for as long as the disk needs; holds the role token for phases 3 to 5 and gives up between two paths
 /// when it is revoked.
-pub fn apply(target: &Target<'_>, work: Vec<Work>, token: &RoleToken) -> Report {
+///
+/// `meanwhile` makes durable what must be known before the first change is visible. It runs beside phase 2, so that both
+/// wait for the disk together.
+///
+/// # Errors
+/// Those of `meanwhile`: then nothing was changed.
+pub fn apply<E>(
+    target: &Target<'_>,
+    work: Vec<Work>,
+    token: &RoleToken,
+    meanwhile: impl FnOnce() -> Result<(), E>,
+) -> Result<Report, E> {
     let by_one = work.len() <= FEW && work.iter().all(prepare::syncs_by_itself);
     let mut prepared = prepare::all(target, work);
-    let first = if prepared.stopped.is_some() {
-        Ok(())
+    let (first, known) = if prepared.stopped.is_some() {
+        (Ok(()), meanwhile())
     } else {
-        settle::first(target, &prepared, by_one)
+        settle::first_beside(target.root, &prepared, by_one, meanwhile)
     };
+    known?;
     let guard = token.hold();
     let refuse = match (&first, &guard) {
         (Err(fault), _) => Some(fault.clone()),
@@ -133,7 +145,7 @@ pub fn apply(target: &Target<'_>, work: Vec<Work>, token: &RoleToken) -> Report 
     }
     settle::keys(&run, &mut report);
     drop(guard);
-    report
+    Ok(report)
 }
 
 /// What an apply has done so far.

@@ -24,6 +24,7 @@ mod foreign;
 #[allow(clippy::disallowed_methods)]
 mod handle;
 mod hold;
+mod intent;
 mod judge;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 mod keeping;

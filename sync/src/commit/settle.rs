@@ -3,17 +3,54 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
-use super::prepare::{Kept, Prepared, Ready};
+use super::Run;
+use super::prepare::{Item, Kept, Prepared, Ready};
 use super::step::Report;
-use super::{Run, Target};
+use crate::beneath::Root;
 use crate::fault::Fault;
 use crate::meta;
 use crate::path::RelPath;
 
+/// What was staged reaches the disk, in a thread of its own, while `meanwhile` runs in this one.
+pub(super) fn first_beside<T>(
+    root: &Root,
+    prepared: &Prepared,
+    by_one: bool,
+    meanwhile: impl FnOnce() -> T,
+) -> (Result<(), Fault>, T) {
+    if by_one && !prepared.items.iter().any(waits_for_disk) {
+        return (Ok(()), meanwhile());
+    }
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("tandem-settle".into());
+        let thread = builder.spawn_scoped(scope, || first(root, prepared, by_one));
+        let result = meanwhile();
+        let first = match thread.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(first)) => first,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            // The system has no thread for it.
+            Err(_) => first(root, prepared, by_one),
+        };
+        (first, result)
+    })
+}
+
+/// Of these one by one.
+fn waits_for_disk(item: &Item) -> bool {
+    match &item.ready {
+        Ok(Ready::Put(new)) => match &new.kept {
+            Kept::File(_) => true,
+            Kept::Other(_) => new.is_dir(),
+            Kept::Complete(_) | Kept::Aside(_) => false,
+        },
+        _ => false,
+    }
+}
+
 /// What was staged reaches the disk before a name leads to it.
-pub(super) fn first(target: &Target<'_>, prepared: &Prepared, by_one: bool) -> Result<(), Fault> {
+fn first(root: &Root, prepared: &Prepared, by_one: bool) -> Result<(), Fault> {
     if !by_one {
-        return sync_all(target);
+        return sync_all(root);
     }
     for item in &prepared.items {
         let Ok(Ready::Put(new)) = &item.ready else {
@@ -77,7 +114,7 @@ pub(super) fn second(run: &Run<'_>, report: &Report, by_one: bool) -> Result<(),
         return Ok(());
     }
     if !by_one {
-        return sync_all(run.target);
+        return sync_all(run.target.root);
     }
     if let Some(trash) = &run.trash {
         trash.sync()?;
@@ -85,7 +122,11 @@ pub(super) fn second(run: &Run<'_>, report: &Report, by_one: bool) -> Result<(),
     for parent in run.parents.values() {
         sync_fd(parent.dir.as_fd())?;
     }
-    for path in run.dir_times.keys() {
+    let others = run
+        .dir_times
+        .keys()
+        .filter(|p| !run.parents.contains_key(*p));
+    for path in others {
         match run.target.root.open_dir(path) {
             Ok(dir) => sync_fd(dir.as_fd())?,
             // Removed or replaced by a later step or by somebody else: its parent was synced.
@@ -125,6 +166,6 @@ fn sync_fd(fd: std::os::fd::BorrowedFd<'_>) -> Result<(), Fault> {
     rustix::fs::fsync(fd).map_err(|e| Fault::os("fsync", e))
 }
 
-fn sync_all(target: &Target<'_>) -> Result<(), Fault> {
-    rustix::fs::syncfs(target.root.fd()).map_err(|e| Fault::os("syncfs", e))
+fn sync_all(root: &Root) -> Result<(), Fault> {
+    rustix::fs::syncfs(root.fd()).map_err(|e| Fault::os("syncfs", e))
 }

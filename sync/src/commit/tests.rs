@@ -102,7 +102,10 @@ impl Setup {
             private: &self.private,
             protect,
         };
-        apply(&target, work, &self.token)
+        let Ok(report) = apply(&target, work, &self.token, || {
+            Ok::<_, std::convert::Infallible>(())
+        });
+        report
     }
 
     fn staging_is_empty(&self) -> bool {

@@ -4,6 +4,7 @@
 //! the intent is durable; the plan is carried out under the role token; the result is durable. So a crash at any point
 //! leaves each path whole, and the next start knows which paths it changed itself.
 
+use super::intent::{self, Intent};
 use super::look::Sight;
 use super::set_apply::Part;
 use super::status::Mode;
@@ -15,14 +16,13 @@ use crate::commit::{self, Content, Report, Target};
 use crate::entry::{LocalKey, State};
 use crate::fault::Fault;
 use crate::index::{IndexError, Snapshot};
-use crate::lineage::{CopyState, NodeHeads};
+use crate::lineage::NodeHeads;
 use crate::meta;
 use crate::path::RelPath;
 use crate::plan::{self, Action, Incoming, Plan, PlanError, Policy, Why};
 use crate::replica::machine::Ready;
 use crate::tree::{Deletes, TreeId};
 use crate::wire::{Commit, Record};
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A batch with its contents, for the worker.
@@ -44,31 +44,6 @@ pub(crate) struct Applied {
     pub applied: u64,
     /// Paths that are not settled yet.
     pub unsettled: usize,
-}
-
-/// Name of the durable list of what is being applied.
-pub(super) const INTENT: &str = "intent";
-
-/// Name of the durable list of paths whose local version is on its way to the rescue.
-pub(super) const ASIDE: &str = "aside";
-
-/// These paths. After a crash one that is gone went to the rescue: nobody deleted it.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Aside(pub BTreeSet<(TreeId, RelPath)>);
-
-/// What is being applied: every path that a step touches, with what it becomes and that state's number (0: it gets
-/// none). After a crash neither these states nor what lies between them and the index are local changes.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Intent(pub Vec<(TreeId, RelPath, u64, Option<State>)>);
-
-impl Aside {
-    /// The path, or a directory above it that something else replaces.
-    pub fn covers(&self, tree: TreeId, path: &RelPath) -> bool {
-        !self.0.is_empty()
-            && std::iter::once(path.clone())
-                .chain(path.ancestors())
-                .any(|path| self.0.contains(&(tree, path)))
-    }
 }
 
 /// One record that is to be applied.
@@ -212,7 +187,10 @@ impl Worker {
             PlanError::Known(error) => error.to_string(),
             other => other.to_string(),
         })?;
-        self.write_intent(at, &items, &plan, &snapshot, commit, intent)
+        let whole = commit.caught_up && items.len() == 1;
+        let tree = self.trees[at].id;
+        intent
+            .add(tree, &items, &plan, &snapshot)
             .map_err(|e| e.to_string())?;
         let numbers: HashMap<&RelPath, u32> =
             items.iter().map(|i| (&i.record.path, i.number)).collect();
@@ -235,8 +213,13 @@ impl Worker {
             protect: &protect,
             trash: (config.deletes == Deletes::Trash).then(trash::now),
         };
-        crate::cut::here("after the intent");
-        let report = commit::apply(&target, work, &self.shared.token);
+        let known = || {
+            intent::write(&self.shared.index, tree, intent, whole)?;
+            crate::cut::here("after the intent");
+            Ok::<(), IndexError>(())
+        };
+        let report = commit::apply(&target, work, &self.shared.token, known);
+        let report = report.map_err(|e| e.to_string())?;
         if let Some(fault) = &report.stopped {
             if matches!(fault, Fault::Unfinished { .. }) {
                 self.stop(at, Stop::Unfinished(fault.to_string()));
@@ -502,54 +485,6 @@ impl Worker {
             Why::Protected | Why::Excluded => self.note_skipped(at, &record.path),
         }
         results.settled.insert((tree, record.path.clone()));
-    }
-
-    /// Makes durable what is about to be changed, and that the files are of different moments until it is done.
-    pub(super) fn write_intent(
-        &mut self,
-        at: usize,
-        items: &[Item],
-        plan: &Plan,
-        index: &Snapshot,
-        commit: &Commit,
-        intent: &mut Intent,
-    ) -> Result<(), IndexError> {
-        let tree = self.trees[at].id;
-        let mut own = BTreeSet::new();
-        for Item { record, .. } in items {
-            own.insert(&record.path);
-            let state = record.state.clone();
-            intent
-                .0
-                .push((tree, record.path.clone(), record.seq, state));
-        }
-        let mut further = BTreeMap::new();
-        for step in &plan.steps {
-            further.extend(names_of(index, tree, &step.path)?);
-            if own.contains(&step.path) {
-                continue;
-            }
-            let entry = index.get(tree, &step.path)?;
-            let (seq, becomes) = match step.action {
-                Action::RemoveFile | Action::RemoveDir => (entry.map_or(0, |e| e.seq), None),
-                _ => (0, entry.and_then(|e| e.current)),
-            };
-            intent.0.push((tree, step.path.clone(), seq, becomes));
-        }
-        let steps: BTreeSet<&RelPath> = plan.steps.iter().map(|s| &s.path).collect();
-        further.retain(|path, _| !own.contains(path) && !steps.contains(path));
-        let further = further.into_iter();
-        intent
-            .0
-            .extend(further.map(|(path, entry)| (tree, path, 0, entry.current)));
-        let whole = commit.caught_up && items.len() == 1;
-        self.shared.index.write(|w| {
-            w.put_value(INTENT, intent)?;
-            if !whole && w.head(tree)?.state == CopyState::Consistent {
-                w.fall_behind(tree)?;
-            }
-            Ok(())
-        })
     }
 }
 

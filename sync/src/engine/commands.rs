@@ -221,8 +221,8 @@ impl Worker {
                     .iter()
                     .try_for_each(|(tree, path, _)| unsettle(w, *tree, path))?;
                 // What an apply left unfinished is data now.
-                w.remove_value(super::apply::INTENT)?;
-                w.remove_value(super::apply::ASIDE)?;
+                w.remove_value(super::intent::INTENT)?;
+                w.remove_value(super::intent::ASIDE)?;
                 w.begin(&epochs, term, &node).map(|_| w.last_seq())
             };
             self.shared.index.write(begin).map_err(index)?;

@@ -1,8 +1,9 @@
 //! The end of a batch: its results become durable in the index, and the trees advance.
 
-use super::apply::{ASIDE, Applied, Here, INTENT, Results};
+use super::apply::{Applied, Here, Results};
 use super::flags::flagged_key;
 use super::foreign::list;
+use super::intent::{ASIDE, INTENT};
 use super::skipped::skipped_key;
 use super::status::Mode;
 use super::unverified::unverified_key;

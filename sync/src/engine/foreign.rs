@@ -1,7 +1,7 @@
 //! What a look finds changed on a node that only receives: listed durably, to be asked for and settled with the source's
 //! version.
 
-use super::apply::{ASIDE, Aside, INTENT, Intent};
+use super::intent::{ASIDE, Aside, INTENT, Intent};
 use super::judge::{
     is_between, is_clean, is_name_of, is_untouched_name, local_record, only_time, same,
 };

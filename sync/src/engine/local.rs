@@ -28,16 +28,22 @@ const AGAIN_MOST: u64 = ms(1000);
 const STAMP_MOST: u64 = ms(10_000);
 /// A path that was not at rest in so many looks is named as `fuzzy`.
 const FUZZY: u32 = 8;
+/// Files with a young stamp are looked at again together: each round is a commit.
+const ROUND: u64 = ms(100);
 
 /// When a path is looked at again that was not at rest (`moving`), or whose stamp is so young that a further change may
 /// carry the same one. It always is: an event may have caused this look too, and nothing else would ever read again what
 /// another write in the same jiffy left.
-fn next_look(moving: bool, tries: u32) -> u64 {
+fn next_look(now: u64, moving: bool, tries: u32) -> u64 {
     let most = match !moving && tries >= FUZZY {
         true => STAMP_MOST,
         false => AGAIN_MOST,
     };
-    (AGAIN << tries.min(9)).min(most)
+    let at = now.saturating_add((AGAIN << tries.min(9)).min(most));
+    match moving {
+        true => at,
+        false => at.checked_next_multiple_of(ROUND).unwrap_or(at),
+    }
 }
 
 /// Names of a file that are looked through for one that it has now.
@@ -251,7 +257,7 @@ impl Worker {
             if *moving && tries >= FUZZY {
                 tree.fuzzy.insert(path.clone());
             }
-            tree.again(path.clone(), now, next_look(*moving, tries));
+            tree.again(path.clone(), next_look(now, *moving, tries));
         }
         tree.sockets.extend(sights.sockets);
         for (path, dirt) in sights.more {
@@ -522,9 +528,19 @@ mod tests {
     fn a_young_stamp_is_always_looked_at_again_after_it_has_aged() {
         // 20 ms: two jiffies of the slowest clock.
         for (moving, tries) in [(false, 0), (false, 1), (false, 7), (true, 0), (true, 50)] {
-            let wait = next_look(moving, tries);
-            assert!((ms(20)..=AGAIN_MOST).contains(&wait), "{moving} {tries}");
+            for now in [0, ms(7), ms(12_345)] {
+                let wait = next_look(now, moving, tries) - now;
+                let most = AGAIN_MOST + if moving { 0 } else { ROUND };
+                assert!((ms(20)..=most).contains(&wait), "{now} {moving} {tries}");
+            }
         }
-        assert_eq!(next_look(false, 50), STAMP_MOST);
+        assert_eq!(next_look(0, false, 50), STAMP_MOST);
+    }
+
+    #[test]
+    fn young_stamps_are_looked_at_together() {
+        let of = |at| next_look(ms(at), false, 0);
+        assert_eq!(of(1001), of(1049));
+        assert_eq!(next_look(u64::MAX, false, 0), u64::MAX);
     }
 }

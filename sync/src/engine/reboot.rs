@@ -97,6 +97,9 @@ impl Worker {
     /// The process ends by its own will.
     pub(super) fn mark_clean(&mut self) {
         self.change_mark(|mark| mark.clean = true);
+        if let Err(error) = self.shared.index.rest_now() {
+            self.index_failed(&error);
+        }
     }
 
     fn change_mark(&mut self, change: impl FnOnce(&mut Mark)) {

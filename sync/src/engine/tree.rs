@@ -380,18 +380,15 @@ impl Tree {
         paths
     }
 
-    /// Marks a path to be looked at again after `delay` nanoseconds.
-    pub fn again(&mut self, path: RelPath, now: u64, delay: u64) {
+    /// Marks a path to be looked at again at a time.
+    pub fn again(&mut self, path: RelPath, at: u64) {
         if self.later.len() >= MAX_DIRTY {
             self.later.clear();
             self.rescan = true;
             return;
         }
-        let again = self
-            .later
-            .entry(path)
-            .or_insert(Again { at: now, tries: 0 });
-        again.at = now.saturating_add(delay);
+        let again = self.later.entry(path).or_insert(Again { at, tries: 0 });
+        again.at = at;
         again.tries += 1;
     }
 

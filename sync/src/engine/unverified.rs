@@ -393,7 +393,7 @@ impl Tree {
         for path in grown {
             match self.unverified.is_full(path) {
                 // Too many to remember: it is read whole at once.
-                true => self.again(path.clone(), now, ms(1000)),
+                true => self.again(path.clone(), now.saturating_add(ms(1000))),
                 false => self.unverified.grew(path, now),
             }
         }

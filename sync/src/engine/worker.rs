@@ -23,8 +23,11 @@ use tokio::sync::mpsc;
 
 /// Events that may wait. What does not fit becomes an overflow, that is a scan.
 const EVENTS: usize = 64 * 1024;
-/// How long the first of several changes waits for the others: below what anybody sees, enough to put a burst together.
-const DEBOUNCE: u64 = ms(2);
+/// How long the first of several changes waits for the others: enough for a file that is made, written and renamed. What
+/// happens while the disk is waited for is put together anyway.
+const DEBOUNCE: u64 = ms(1) / 2;
+/// Resolution of the runtime's timers.
+const TIMER: u64 = ms(1);
 /// Events that are taken at once before anything is done.
 const EVENTS_AT_ONCE: usize = 8192;
 /// Time between two looks at what only time changes: acknowledgements to be kept, lost roots, status.
@@ -142,21 +145,26 @@ impl Worker {
                 Next::Command(command) => self.command(command),
                 Next::Event(event) => {
                     self.event(event);
-                    for _ in 0..EVENTS_AT_ONCE {
-                        let Ok(event) = self.events.try_recv() else {
-                            break;
-                        };
-                        self.event(event);
-                    }
+                    self.events_at_hand();
                 }
                 Next::Scanned(at, piece) => self.scanned(at, piece),
-                Next::Time => {}
+                Next::Time => self.events_at_hand(),
                 Next::Ended => {
                     self.wait_for_passes();
                     return self.mark_clean();
                 }
             }
             self.work();
+        }
+    }
+
+    /// What happened meanwhile belongs to the same burst.
+    fn events_at_hand(&mut self) {
+        for _ in 0..EVENTS_AT_ONCE {
+            let Ok(event) = self.events.try_recv() else {
+                break;
+            };
+            self.event(event);
         }
     }
 
@@ -167,6 +175,11 @@ impl Worker {
     ) -> Next {
         let deadline = self.deadline();
         let wait = deadline.saturating_sub(clock::now());
+        if 0 < wait && wait < TIMER {
+            // The runtime's timers would make up to 2 ms of it.
+            std::thread::sleep(std::time::Duration::from_nanos(wait));
+            return Next::Time;
+        }
         let end = self.shared.end.clone();
         tokio::select! {
             biased;
@@ -283,6 +296,9 @@ impl Worker {
         }
         self.compare_contents();
         self.verify_unverified();
+        if let Err(error) = self.shared.index.rest() {
+            self.index_failed(&error);
+        }
         self.touch();
     }
 

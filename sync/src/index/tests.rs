@@ -334,7 +334,7 @@ fn another_pairs_nodes_or_versions_file_is_refused_by_name() {
         1,
         "a refusal changed nothing"
     );
-    let transaction = index.begin_write().unwrap();
+    let transaction = index.database.begin_write().unwrap();
     {
         let mut tables = tables::Tables::open(&transaction).unwrap();
         meta::write_format_as(&mut tables.meta, FORMAT_VERSION + 1, &identity()).unwrap();
@@ -375,6 +375,31 @@ fn a_crash_keeps_the_last_commit() {
         assert_eq!(after.get(WWW, &p("torn0")).unwrap(), None);
         assert_eq!(after.counts(WWW).unwrap().files, 1 + round);
     }
+}
+
+/// After a crash the file is walked only if something was written since the last rest.
+#[test]
+fn a_crash_behind_a_rest_costs_no_walk() {
+    let f = fixture();
+    let walks = |name: &str| {
+        let copy = f.path.with_extension(name);
+        std::fs::copy(&f.path, &copy).unwrap();
+        let walked = Arc::new(AtomicU8::new(0));
+        let seen = Arc::clone(&walked);
+        let mut builder = Builder::new();
+        builder.set_repair_callback(move |_| seen.store(1, Ordering::Relaxed));
+        drop(builder.open(&copy).unwrap());
+        walked.load(Ordering::Relaxed) == 1
+    };
+    f.observe(WWW, "a", Some(file("1")));
+    f.index.rest().unwrap();
+    assert!(walks("written"), "it was just written");
+    f.index.rest().unwrap();
+    assert!(!walks("rested"));
+    f.observe(WWW, "a", Some(file("2")));
+    assert!(walks("again"));
+    f.index.rest_now().unwrap();
+    assert!(!walks("ended"));
 }
 
 mod random;

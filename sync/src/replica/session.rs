@@ -369,7 +369,6 @@ impl Session<'_> {
                 Effect::Apply(ready) => {
                     let contents = self.contents.take(ready.commit.batch);
                     self.shared.alarm(None, "staging", self.contents.trouble());
-                    self.superseded = true;
                     self.status.caught_up = ready.commit.caught_up;
                     let batch = Box::new(Batch {
                         ready,
@@ -442,6 +441,7 @@ impl Session<'_> {
             let wanted = wanted.map_err(|e| SessionError::Local(e.to_string()))?;
             self.machine.looked_up(batch, wanted);
             if !large.is_empty() {
+                self.superseded = true;
                 self.large.push((batch, large));
             }
         }

@@ -22,7 +22,18 @@ const INODES_BESIDES: u64 = 100_000;
 /// Index, journals, logs and images' own structures, of both hosts.
 const ROOM_BESIDES: u64 = 1 << 30;
 /// Only what the agents need: nothing but the tree is watched.
-const BODY: &str = "\n[[tree]]\nname = \"www\"\npath = \"/srv/www\"\n";
+const BODY: &str = r#"
+[[tree]]
+name = "www"
+path = "/srv/www"
+
+[[tree]]
+name = "in-place"
+path = "/srv/in-place"
+update = "in-place"
+"#;
+/// Root of the tree whose large files are changed in place.
+pub(super) const IN_PLACE: &str = "/srv/in-place";
 
 /// The two hosts. The first is the source, the second the other side.
 pub(super) struct Place {
@@ -80,6 +91,9 @@ impl Place {
             .enable_all()
             .build()
             .map_err(BenchError::io("start a runtime"))?;
+        for node in &pair.nodes {
+            make(&node.host.outside_path(IN_PLACE))?;
+        }
         Ok(Self {
             pair,
             runtime,
@@ -108,6 +122,9 @@ impl Place {
             for entry in entries.flatten() {
                 move_away(&entry.path(), &aside.join(entry.file_name()))?;
             }
+            let in_place = node.host.outside_path(IN_PLACE);
+            move_away(&in_place, &aside.join("in-place"))?;
+            make(&in_place)?;
             if n == 0 {
                 move_away(&self.tree(n).join(PRIVATE), &aside.join(PRIVATE))?;
             } else {

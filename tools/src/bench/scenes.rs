@@ -24,6 +24,28 @@ impl Rows {
     fn add(&mut self, measured: report::Measured) {
         self.0.push(measured.into());
     }
+
+    /// Plays a case if it was asked for. One that fails gets a line that says so, the state of both nodes is printed, and
+    /// the other cases go on.
+    fn case(
+        &mut self,
+        options: &SyncOptions,
+        place: &Place,
+        case: Case,
+        play: impl FnOnce(&mut Self) -> Result<(), BenchError>,
+    ) -> Result<(), BenchError> {
+        if !options.wants(case) {
+            return Ok(());
+        }
+        match play(self) {
+            Err(e) if !matches!(e, BenchError::Interrupted(_)) => {
+                place.show();
+                self.0.push(Row::failed(case, e.to_string()));
+                Ok(())
+            }
+            other => other,
+        }
+    }
 }
 
 type Wants = fn(&SyncOptions) -> Needs;
@@ -67,12 +89,16 @@ pub(super) fn run(options: &SyncOptions) -> Result<usize, BenchError> {
             Ok(()) => {}
             Err(e @ BenchError::Interrupted(_)) => return Err(e),
             Err(e) => {
-                // What has no row yet was not measured.
-                for case in wanted {
-                    if !rows.0[before..].iter().any(|row| row.is_of(case)) {
-                        rows.0.push(Row::failed(case, e.to_string()));
-                    }
+                // What has no row yet was not measured. When all have one, what failed is what they rest on: the trees
+                // were not equal in the end, or an agent did not stop.
+                let lacks = |case: &Case| !rows.0[before..].iter().any(|row| row.is_of(*case));
+                let mut failed: Vec<Case> = wanted.iter().copied().filter(lacks).collect();
+                if failed.is_empty() {
+                    failed = wanted;
                 }
+                let failed = failed.into_iter();
+                rows.0
+                    .extend(failed.map(|case| Row::failed(case, e.to_string())));
             }
         }
         signals::check()?;

@@ -9,7 +9,7 @@ use crate::bench::data::{fill, make_large};
 use crate::bench::error::BenchError;
 use crate::bench::measure::paired;
 use crate::bench::peers::Rsync;
-use crate::bench::place::{Needs, Place};
+use crate::bench::place::{IN_PLACE, Needs, Place};
 use crate::bench::report::{Measured, Target};
 use crate::text::size;
 use std::cell::Cell;
@@ -41,7 +41,7 @@ pub(super) fn needs(options: &SyncOptions) -> Needs {
     let wants = |case| u64::from(options.wants(case));
     let runs = u64::from(options.runs.unwrap_or(HUGE_RUNS));
     // On each side a source and a copy; Tandem and rsync make the new version beside the old one.
-    let edited = (wants(Case::Edits) + wants(Case::Log)) * 6 * LARGE;
+    let edited = (2 * wants(Case::Edits) + wants(Case::Log)) * 6 * LARGE;
     Needs {
         inodes: 1000,
         bytes: (edited + wants(Case::Huge) * 3 * HUGE * runs) / options.shrink,
@@ -54,15 +54,14 @@ pub(super) fn play(
     rows: &mut Rows,
 ) -> Result<(), BenchError> {
     first_copy(place)?;
-    if options.wants(Case::Edits) {
-        edits(options, place, rows)?;
-    }
-    if options.wants(Case::Log) {
-        log(options, place, rows)?;
-    }
-    if options.wants(Case::Huge) {
-        huge(options, place, rows)?;
-    }
+    rows.case(options, place, Case::Edits, |rows| {
+        edits(options, place, In::Atomic, rows)?;
+        edits(options, place, In::Place, rows)
+    })?;
+    rows.case(options, place, Case::Log, |rows| log(options, place, rows))?;
+    rows.case(options, place, Case::Huge, |rows| {
+        huge(options, place, rows)
+    })?;
     place.stop_agents()?;
     compare(place)
 }
@@ -78,7 +77,8 @@ struct Twins<'a> {
 }
 
 impl<'a> Twins<'a> {
-    fn make(place: &'a Place, name: &str, bytes: u64) -> Result<Self, BenchError> {
+    /// With the one below `tree`.
+    fn make(place: &'a Place, tree: &Path, name: &str, bytes: u64) -> Result<Self, BenchError> {
         let rsync = Rsync::start(place)?;
         let (from, to) = (place.new_directory(name), place.new_directory("rsync"));
         let dir = place.node(0).host.outside_path(&from);
@@ -86,7 +86,7 @@ impl<'a> Twins<'a> {
         let twins = Self {
             place,
             rsync,
-            ours: place.tree(0).join(name),
+            ours: tree.join(name),
             theirs: dir.join(name),
             from,
             to,
@@ -141,8 +141,34 @@ fn edit(path: &Path, round: u64) -> Result<(), BenchError> {
         .map_err(failed())
 }
 
-fn edits(options: &SyncOptions, place: &Place, rows: &mut Rows) -> Result<(), BenchError> {
-    let twins = Twins::make(place, "edited", LARGE / options.shrink)?;
+/// How the standby gets the new version: `update` of the tree.
+#[derive(Clone, Copy)]
+enum In {
+    Atomic,
+    Place,
+}
+
+fn edits(
+    options: &SyncOptions,
+    place: &Place,
+    update: In,
+    rows: &mut Rows,
+) -> Result<(), BenchError> {
+    let (tree, what, target, manner) = match update {
+        In::Atomic => (
+            place.tree(0),
+            "atomic",
+            0.9,
+            "the new version is put in place as a whole by both",
+        ),
+        In::Place => (
+            place.node(0).host.outside_path(IN_PLACE),
+            "in-place",
+            0.3,
+            "Tandem changes the file in place, through a durable journal; rsync puts a new version in place as a whole",
+        ),
+    };
+    let twins = Twins::make(place, &tree, "edited", LARGE / options.shrink)?;
     let (ours, theirs) = (Cell::new(0), Cell::new(0));
     let next = |round: &Cell<u64>| round.replace(round.get() + 1) + 1;
     let runs = options.runs.unwrap_or(RUNS);
@@ -155,15 +181,14 @@ fn edits(options: &SyncOptions, place: &Place, rows: &mut Rows) -> Result<(), Be
     )?;
     rows.add(Measured {
         case: Case::Edits,
-        what: "atomic".into(),
+        what: what.into(),
         unit: "s",
         tandem: all.tandem,
         peer: Some(("rsync -a --fsync".into(), all.peer)),
-        target: Target::TimesPeer(0.9),
+        target: Target::TimesPeer(target),
         how: format!(
-            "{} of {}, {EDITS} edits of {EDIT} bytes at places that differ in each of {runs} paired runs: from the \
-             first edit until `flush` returns, or rsync ends; the new version is put in place as a whole by both",
-            "one file",
+            "one file of {}, {EDITS} edits of {EDIT} bytes at places that differ in each of {runs} paired runs: from the \
+             first edit until `flush` returns, or rsync ends; {manner}",
             size(LARGE / options.shrink)
         ),
     });
@@ -186,7 +211,7 @@ fn log(options: &SyncOptions, place: &Place, rows: &mut Rows) -> Result<(), Benc
     let length = LARGE / options.shrink;
     let round = Cell::new(0);
     let next = || round.replace(round.get() + 1) + 1;
-    let twins = Twins::make(place, "log", length)?;
+    let twins = Twins::make(place, &place.tree(0), "log", length)?;
     let all = paired(
         place,
         runs,
@@ -194,7 +219,7 @@ fn log(options: &SyncOptions, place: &Place, rows: &mut Rows) -> Result<(), Benc
         || twins.ours(|file| append(file, next())),
         || twins.theirs(&["-a"], |file| append(file, next())),
     )?;
-    let short = Twins::make(place, "short", length / SHORTER)?;
+    let short = Twins::make(place, &place.tree(0), "short", length / SHORTER)?;
     let mut shorter = Vec::new();
     for _ in 0..runs {
         place.settle()?;

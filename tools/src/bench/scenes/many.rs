@@ -54,25 +54,27 @@ pub(super) fn play(
     let copied = copies(options, place, &rsync, rows)?;
     place.start_agents()?;
     place.wait_in_sync(COPY)?;
-    if options.wants(Case::Restart) {
-        restart(options, place, &rsync, &copied, rows)?;
-    }
-    if options.wants(Case::Memory) {
-        memory(options, place, &copied, rows)?;
-    }
-    if options.wants(Case::Reconnect) {
-        steady::reconnect(options, place, rows)?;
-    }
-    let seen = if options.wants(Case::Changes) {
-        Some(steady::changes(options, place, rows)?)
-    } else {
-        None
-    };
+    rows.case(options, place, Case::Restart, |rows| {
+        restart(options, place, &rsync, &copied, rows)
+    })?;
+    rows.case(options, place, Case::Memory, |rows| {
+        memory(options, place, &copied, rows)
+    })?;
+    rows.case(options, place, Case::Reconnect, |rows| {
+        steady::reconnect(options, place, rows)
+    })?;
+    let mut seen = None;
+    rows.case(options, place, Case::Changes, |rows| {
+        seen = Some(steady::changes(options, place, rows)?);
+        Ok(())
+    })?;
     place.stop_agents()?;
     compare(place)?;
     // Last, as they change the source while no agent runs.
-    seen.map_or(Ok(()), |seen| {
-        steady::peers_changes(options, place, &rsync, &copied.by_rsync, &seen, rows)
+    rows.case(options, place, Case::Changes, |rows| {
+        seen.map_or(Ok(()), |seen| {
+            steady::peers_changes(options, place, &rsync, &copied.by_rsync, &seen, rows)
+        })
     })
 }
 
