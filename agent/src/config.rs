@@ -12,6 +12,7 @@ pub mod types;
 
 mod actions;
 mod decode;
+mod limits;
 mod network;
 mod nodes;
 mod section;

@@ -29,6 +29,8 @@ mod judge;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 mod keeping;
 mod local;
+#[allow(clippy::disallowed_methods)]
+pub(crate) mod localtime;
 mod look;
 mod moved;
 pub(crate) mod moving;

@@ -7,7 +7,7 @@ use crate::filter::Filter;
 use crate::lineage::{NodeHeads, NodeName, combine, compare};
 use crate::path::RelPath;
 use crate::replica::machine::{Effect as ReplicaEffect, ReplicaMachine};
-use crate::source::machine::{Effect as SourceEffect, Fetched, SourceMachine};
+use crate::source::machine::{Effect as SourceEffect, Fetched, Reads, SourceMachine};
 use crate::tree::TreeId;
 use crate::wire::{self, Message, Record, Want};
 
@@ -94,10 +94,12 @@ fn replica(bytes: &[u8]) {
 
 /// A replica that says whatever it wants.
 fn source(bytes: &[u8]) {
-    let mut machine = SourceMachine::new(0, 9, 0, 0);
+    // Every other number is of a tree with a limit.
+    let limited = [TreeId::of("limited")].into();
+    let mut machine = SourceMachine::new(0, 9, 0, 0).with_limits(limited);
     machine.scanned(true);
-    let record = |seq| Record {
-        tree: TreeId::of("t"),
+    let record = |seq: u64| Record {
+        tree: TreeId::of(if seq % 2 == 0 { "limited" } else { "t" }),
         path: RelPath::new(format!("f{seq}")).expect("valid"),
         seq,
         state: Some(file_state()),
@@ -107,7 +109,7 @@ fn source(bytes: &[u8]) {
     for body in bodies(bytes) {
         for _ in 0..64 {
             match machine.next_effect() {
-                Some(SourceEffect::Fetch { after }) => {
+                Some(SourceEffect::Fetch(Reads::Next { after, .. })) => {
                     let fetched = Fetched {
                         records: vec![record(after + 1)],
                         upto: after + 1,
@@ -116,7 +118,17 @@ fn source(bytes: &[u8]) {
                     };
                     machine.fetched(fetched, None);
                 }
-                Some(SourceEffect::FetchAsked) => {
+                Some(SourceEffect::Fetch(Reads::Ahead { after })) => {
+                    let next = after + 1 + after % 2;
+                    let fetched = Fetched {
+                        records: vec![record(next)],
+                        upto: next,
+                        at_head: false,
+                        totals: vec![],
+                    };
+                    machine.fetched(fetched, None);
+                }
+                Some(SourceEffect::Fetch(Reads::Asked)) => {
                     let fetched = Fetched {
                         records: vec![],
                         upto: machine.cursor(),

@@ -24,6 +24,7 @@ pub(crate) mod holes;
 pub mod identity;
 #[allow(clippy::disallowed_methods)]
 pub mod index;
+pub mod limit;
 pub mod lineage;
 #[allow(clippy::disallowed_methods)]
 pub mod meta;

@@ -2,6 +2,7 @@
 
 pub(crate) mod content;
 pub(crate) mod fetch;
+mod lanes;
 pub mod machine;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod session;

@@ -1,6 +1,7 @@
 //! What is replicated: trees and the pair, as the configuration gives them.
 
 use crate::filter::Filter;
+use crate::limit::Limit;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -135,6 +136,9 @@ pub struct TreeConfig {
     pub pass: Duration,
     /// Within how long the contents of all files are compared with the index once. `None`: never.
     pub compare_contents: Option<Duration>,
+    /// How fast contents are sent while this node is master. The first one that applies counts; at most
+    /// [`crate::limit::MAX_LIMITS`].
+    pub limits: Vec<Limit>,
 }
 
 /// Default of [`TreeConfig::trash_age`].
@@ -162,7 +166,18 @@ impl TreeConfig {
             poll: None,
             pass: PASS,
             compare_contents: Some(COMPARE_CONTENTS),
+            limits: Vec::new(),
         }
+    }
+
+    /// Only how fast it is sent is different.
+    pub fn differs_only_in_limits(&self, other: &TreeConfig) -> bool {
+        let limits = self.limits.clone();
+        let same = TreeConfig {
+            limits,
+            ..other.clone()
+        };
+        self.limits != other.limits && *self == same
     }
 
     /// The tree's id.

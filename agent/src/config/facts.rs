@@ -4,6 +4,7 @@
 //! keys, of trees, of nodes and of monitors do not count; the order of services and hooks does, because they run in it.
 //! A default that is written out is no fact, so that a newer version's new keys change no digest until they are used.
 
+use super::limits::format_pace;
 use super::schema::{self, Need};
 use super::time::format_duration;
 use super::types::{
@@ -241,6 +242,15 @@ impl Facts {
                 put("after", words(&freeze.after));
                 put("timeout", time(freeze.timeout));
                 put("every", time(freeze.every));
+            }
+            for (number, limit) in tree.limits.iter().enumerate() {
+                // Their order counts.
+                let name = format!("{} {}", tree.name, number + 1);
+                let mut put = |key, value| self.put("tree.limit", &name, key, value);
+                put("rate", quoted(&format_pace(limit.pace)));
+                if let Some(between) = limit.between {
+                    put("between", quoted(&between.to_string()));
+                }
             }
         }
         for monitor in &config.monitors {

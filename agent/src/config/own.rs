@@ -82,6 +82,7 @@ mod tests {
             poll: None,
             pass: tandem_sync::tree::PASS,
             compare_contents: None,
+            limits: vec![],
         }
     }
 

@@ -101,6 +101,7 @@ pub static SECTIONS: &[Section] = &[
     pair::FLOATING_IP,
     work::TREE,
     work::FREEZE,
+    work::LIMIT,
     work::MONITOR,
     work::SERVICE,
     work::HOOK,

@@ -1,6 +1,7 @@
 //! `[[tree]]`.
 
 use super::decode::{Notes, millis, seconds};
+use super::limits;
 use super::problem::Problem;
 use super::section::{At, Reader, read_tables};
 use super::time::duration;
@@ -143,6 +144,7 @@ fn decode_one(
     let poll = reader.optional("poll", duration(POLL), errors);
     let pass = reader.get("pass", duration(PASS), errors);
     let compare_contents = reader.get("compare_contents", period, errors);
+    let limits = limits::decode(reader, errors);
     Some(Tree {
         name: name?.value,
         path: path?.value,
@@ -161,6 +163,7 @@ fn decode_one(
         poll: poll.map(|at| at.value),
         pass: pass?.value,
         compare_contents: compare_contents?.value,
+        limits: limits?,
     })
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+use tandem_sync::limit::Limit;
 
 /// The whole configuration, the same on both nodes. Every value has been checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -147,6 +148,8 @@ pub struct Tree {
     pub pass: Duration,
     /// Within how long all contents are compared once. `None`: never.
     pub compare_contents: Option<Duration>,
+    /// How fast its contents may be sent: the first one that applies counts.
+    pub limits: Vec<Limit>,
 }
 
 /// `deletes = "mirror" | "keep" | "trash"`.

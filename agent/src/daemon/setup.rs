@@ -185,6 +185,7 @@ pub fn trees(config: &config::Config, own: usize, file: &Path) -> Result<PairCon
             poll: tree.poll,
             pass: tree.pass,
             compare_contents: tree.compare_contents,
+            limits: tree.limits.clone(),
             ..TreeConfig::new(tree.name.clone(), tree.path.clone())
         })
     });

@@ -188,6 +188,8 @@ pub(crate) struct Shared {
     pub unsettled: Notify,
     /// Number of the rename that is under way, 0 for none: no session goes past it but by the rename itself.
     pub move_at: AtomicU64,
+    /// Planned moves that wait for the trees to be equal: while there is one no limit holds.
+    pub lifted: watch::Sender<usize>,
     /// The way to the source session for renames. One may wait for each tree.
     pub mover: Mutex<Option<mpsc::Sender<MoveOrder>>>,
     /// The way to the source session, for `verify`. 4 questions may wait.
@@ -209,6 +211,15 @@ pub(crate) struct Shared {
     /// Where a test cuts the worker.
     #[cfg(test)]
     pub cuts: crate::cut::Cuts,
+}
+
+/// While it lives, no limit of a tree holds.
+pub(crate) struct Lifted<'s>(&'s watch::Sender<usize>);
+
+impl Drop for Lifted<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|moves| *moves = moves.saturating_sub(1));
+    }
 }
 
 /// Locks a value that is only ever written whole, so that a panic elsewhere cannot have left it half changed.
@@ -234,6 +245,12 @@ impl Shared {
         // Only ever replaced whole.
         let hooks = self.freeze_hooks.read();
         hooks.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lifts all limits for as long as the answer lives.
+    pub fn lift_limits(&self) -> Lifted<'_> {
+        self.lifted.send_modify(|moves| *moves += 1);
+        Lifted(&self.lifted)
     }
 
     /// Ends the session that runs.

@@ -108,6 +108,7 @@ impl Engine {
             sessions: AtomicU64::new(1),
             unsettled: Notify::new(),
             move_at: AtomicU64::new(0),
+            lifted: watch::Sender::new(0),
             mover: Mutex::new(None),
             verifier: Mutex::new(None),
             tails: Tails::default(),
@@ -460,6 +461,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::drain`].
     pub async fn final_flush(&self, within: Duration) -> Result<FlushReport, CommandError> {
+        let _lifted = self.shared.lift_limits();
         let report = self.flush(within).await?;
         if report.covered.len() == self.shared.trees().len() {
             return Ok(report);

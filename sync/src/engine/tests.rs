@@ -8,6 +8,7 @@ mod hostile;
 mod in_place;
 mod keeping;
 mod kept;
+mod limits;
 mod logs;
 mod order;
 pub(super) mod pair;

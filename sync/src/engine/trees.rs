@@ -31,7 +31,10 @@ impl Worker {
             match old.iter().position(|t| t.id == config.id()) {
                 Some(at) => {
                     let mut tree = old.swap_remove(at);
-                    if *tree.config != *config {
+                    if tree.config.differs_only_in_limits(config) {
+                        // What lies there is the same.
+                        tree.config = Arc::new(config.clone());
+                    } else if *tree.config != *config {
                         tree.take_config(config.clone(), &shared);
                     }
                     self.trees.push(tree);

@@ -3,7 +3,7 @@
 //! ```text
 //!   Batch ──> Lookup ──> looked_up ──> Need ──> Data, Copy ... every item ended ──> Commit ──> Apply ──> applied ──> Durable
 //! ```
-//! Batches are applied in the order in which they came. Every number is checked before it is used: what a source may
+//! Batches are applied in the order of their commits: the source has some overtake others. Every number is checked before it is used: what a source may
 //! not say at a point ends the session.
 
 use crate::source::machine::Violation;
@@ -123,7 +123,6 @@ struct Open {
     totals: Vec<Total>,
     contents: Vec<Content>,
     looked_up: bool,
-    commit: Option<Commit>,
 }
 
 /// The replica's side of a session, after its `Accept`.
@@ -221,6 +220,8 @@ impl ReplicaMachine {
                 Ok(())
             }
             Message::Commit(commit) => self.commit(commit),
+            // It waits for a limit of its own.
+            Message::Wait => Ok(()),
             Message::Idle(idle) => {
                 if self.in_flight() > 0 || self.moving {
                     return Err(Violation("an Idle while batches are open"));
@@ -342,7 +343,6 @@ impl ReplicaMachine {
             totals: batch.totals,
             contents,
             looked_up: false,
-            commit: None,
         });
         self.effects.push_back(Effect::Lookup { batch: batch.id });
         Ok(())
@@ -376,13 +376,11 @@ impl ReplicaMachine {
     }
 
     fn commit(&mut self, commit: Commit) -> Result<(), Violation> {
-        let front = self
-            .open
-            .front_mut()
-            .filter(|o| o.id == commit.batch && o.looked_up && o.commit.is_none());
-        let Some(open) = front else {
-            return Err(Violation("a Commit out of order"));
+        let is_it = |o: &Open| o.id == commit.batch && o.looked_up;
+        let Some(at) = self.open.iter().position(is_it) else {
+            return Err(Violation("a Commit for what is not open"));
         };
+        let open = &self.open[at];
         if open
             .contents
             .iter()
@@ -390,8 +388,7 @@ impl ReplicaMachine {
         {
             return Err(Violation("a Commit before all content has come"));
         }
-        open.commit = Some(commit);
-        let Some(open) = self.open.pop_front() else {
+        let Some(open) = self.open.remove(at) else {
             return Ok(());
         };
         let which = |wanted: Content| {

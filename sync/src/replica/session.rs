@@ -134,11 +134,13 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         return Ok(SessionEnd::PeerClosed);
     }
     let (applied, results) = mpsc::channel(2 * crate::wire::WINDOW);
+    let pulse = Pulse::new(channel.outgoing.clone());
     let mut session = Session {
         shared,
         number,
         machine: ReplicaMachine::new(),
-        contents: Contents::new(Arc::clone(shared), Pulse::new(channel.outgoing.clone())),
+        contents: Contents::new(Arc::clone(shared), pulse.clone()),
+        pulse,
         lookups: VecDeque::new(),
         large: Vec::new(),
         superseded: true,
@@ -221,6 +223,7 @@ struct Session<'s> {
     number: u64,
     machine: ReplicaMachine,
     contents: Contents,
+    pulse: Pulse,
     /// Batches whose offered files were not looked for yet, oldest first.
     lookups: VecDeque<u64>,
     /// The large files of the batches under way.
@@ -319,6 +322,8 @@ impl Session<'_> {
     fn message(&mut self, message: Message) -> Result<(), SessionError> {
         if let Message::Data { bytes, .. } = &message {
             self.status.bytes += bytes.len() as u64;
+            // A batch whose tree has a limit may come for hours, without a word that this end would have to say.
+            self.pulse.beat();
         }
         self.machine
             .received(message)
@@ -418,23 +423,23 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Looks for what the oldest batches offer. A further version of a large file waits until the one before it is
-    /// applied: then it is a matter of differences, where both at once would be sent whole.
+    /// Looks for what the batches offer. A further version of a large file waits until the one before it is applied: then
+    /// it is a matter of differences, where both at once would be sent whole. So do later batches of its tree.
     fn look_up(&mut self) -> Result<(), SessionError> {
         let machine = &self.machine;
         self.large.retain(|(batch, _)| machine.is_under_way(*batch));
-        while let Some(batch) = self.lookups.front().copied() {
+        let held = self.is_held();
+        let mut wait: HashSet<TreeId> = HashSet::new();
+        for batch in std::mem::take(&mut self.lookups) {
             let records = self.machine.records(batch).unwrap_or_default();
             let large = large_files(records);
-            if self
-                .large
-                .iter()
-                .any(|(_, before)| !before.is_disjoint(&large))
-            {
-                break;
+            let mut before = self.large.iter().map(|(_, before)| before);
+            let waits = before.any(|before| !before.is_disjoint(&large));
+            if waits || records.iter().any(|r| wait.contains(&r.tree)) {
+                wait.extend(records.iter().map(|r| r.tree));
+                self.lookups.push_back(batch);
+                continue;
             }
-            self.lookups.pop_front();
-            let held = self.is_held();
             let wanted = self
                 .contents
                 .look_up(held, batch, records, &self.shared.index);

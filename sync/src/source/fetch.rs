@@ -1,6 +1,6 @@
 //! Reading records from the index for the next batch.
 
-use super::machine::Fetched;
+use super::machine::{Fetched, Reads};
 use crate::engine::command::Shared;
 use crate::engine::set_key;
 use crate::entry::{IndexEntry, Kind};
@@ -9,7 +9,7 @@ use crate::path::RelPath;
 use crate::tail::GROWS_FROM;
 use crate::tree::TreeId;
 use crate::wire::{BATCH_BYTES, INLINE_BATCH_BYTES, INLINE_FILE, Record, Total};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// Entries read from the index at once.
@@ -21,10 +21,50 @@ const CONTENT: u64 = 64 << 20;
 /// What a record takes besides its path and attributes, rounded up.
 const OVERHEAD: usize = 128;
 
+/// A part of the sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    /// Where it begins, exclusive.
+    pub after: u64,
+    /// Where it ends at the latest.
+    pub upto: u64,
+    /// Trees with a limit are in it.
+    pub limited: bool,
+    /// The others are only in it behind this number.
+    pub ahead: u64,
+}
+
+impl Stretch {
+    /// `None`: not a part of the sequence.
+    pub fn of(reads: Reads) -> Option<Stretch> {
+        match reads {
+            Reads::Next {
+                after,
+                ahead,
+                only_behind,
+            } => Some(Stretch {
+                after,
+                upto: if only_behind { ahead } else { u64::MAX },
+                limited: true,
+                ahead,
+            }),
+            Reads::Ahead { after } => Some(Stretch {
+                after,
+                upto: u64::MAX,
+                limited: false,
+                ahead: after,
+            }),
+            Reads::Asked => None,
+        }
+    }
+}
+
 /// Makes batches for one session.
 pub(crate) struct Fetcher {
     /// Per tree: what the replica had when the session began. A tree that is not here is not sent.
     from: BTreeMap<TreeId, u64>,
+    /// Trees with a limit: no batch has records of them and of others.
+    limited: BTreeSet<TreeId>,
     /// Everything may come inline.
     inline: bool,
     /// What is newer than the session comes inline in any case.
@@ -59,9 +99,16 @@ impl Building {
 
 impl Fetcher {
     /// A fetcher for a session that began at `head`.
-    pub fn new(shared: Arc<Shared>, from: BTreeMap<TreeId, u64>, inline: bool, head: u64) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        from: BTreeMap<TreeId, u64>,
+        limited: BTreeSet<TreeId>,
+        inline: bool,
+        head: u64,
+    ) -> Self {
         Fetcher {
             from,
+            limited,
             inline,
             inline_after: head,
             asked: VecDeque::new(),
@@ -83,36 +130,42 @@ impl Fetcher {
     /// The next records of the stream.
     ///
     /// `stop` is the number of a rename, which no batch goes past; 0 for none.
-    pub fn stream(&self, index: &Index, after: u64, stop: u64) -> Result<Fetched, IndexError> {
+    pub fn stream(&self, index: &Index, reads: Stretch, stop: u64) -> Result<Fetched, IndexError> {
+        let after = reads.after;
         let snapshot = index.snapshot()?;
         let mut rows = snapshot.changes(after, ROWS)?;
         let complete = rows.len() < ROWS;
-        let head = match stop > after {
-            true => snapshot.last_seq().min(stop - 1),
-            false => snapshot.last_seq(),
-        };
+        let mut head = snapshot.last_seq().min(reads.upto);
+        if stop > after {
+            head = head.min(stop - 1);
+        }
         rows.retain(|row| row.entry.seq <= head);
         let mut batch = Building::default();
         let mut upto = after;
         let mut all = true;
         for row in rows {
-            if batch.is_full() {
-                all = false;
-                break;
+            let taken = self
+                .from
+                .get(&row.tree)
+                .is_some_and(|from| row.entry.seq > *from);
+            let limited = self.limited.contains(&row.tree);
+            let skipped = match reads.limited {
+                false => limited,
+                true => !limited && row.entry.seq <= reads.ahead,
+            };
+            if !taken || skipped {
+                upto = row.entry.seq;
+                continue;
             }
+            let of_both = |r: &Record| self.limited.contains(&r.tree) != limited;
             // What left one tree for another is durable there before it leaves: within a batch trees have no order.
-            if row.entry.current.is_none() && batch.fills_other_tree(row.tree) {
+            let leaves = row.entry.current.is_none() && batch.fills_other_tree(row.tree);
+            if batch.is_full() || leaves || batch.records.first().is_some_and(of_both) {
                 all = false;
                 break;
             }
             upto = row.entry.seq;
-            if self
-                .from
-                .get(&row.tree)
-                .is_some_and(|from| row.entry.seq > *from)
-            {
-                self.add(&snapshot, &mut batch, row, after)?;
-            }
+            self.add(&snapshot, &mut batch, row, after)?;
         }
         let at_head = complete && all;
         if at_head {

@@ -4,6 +4,10 @@
 //!   head moved ──> Fetch ──> fetched ──> Batch ──┬─ inline files ────────────> all items ended ──> Commit ──> Durable
 //!                                                └─ Need ──> wanted files ──┘     (in order)
 //! ```
+//! A batch holds records of trees with a limit or of trees without, never of both. While one with a limit waits for its
+//! turn, what lies behind it of the other trees is sent *ahead*: it is committed out of order and claims no number. The
+//! batch that waits, and those that follow it, claim those numbers when they are committed.
+//!
 //! At most [`WINDOW`] batches are open. An item that cannot be sent (it changed while it was read) is given up: no commit
 //! claims its number or a later one until its newer version has come by; see `floor`.
 
@@ -21,6 +25,9 @@ const MAX_ASKED: usize = 4 * MAX_PATHS;
 /// Time between two `Idle` (nanoseconds): rule R3 counts in many times this.
 pub const IDLE_EVERY: u64 = 1_000_000_000;
 
+/// Of which at most so many may be in order while one waits for its limit: the others are for what overtakes them.
+const SLOW_WINDOW: usize = 2;
+
 /// The replica broke the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
@@ -29,14 +36,9 @@ pub struct Violation(pub &'static str);
 /// What the session has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Read the next records after this number and call [`SourceMachine::fetched`].
-    Fetch {
-        /// Exclusive.
-        after: u64,
-    },
-    /// Read records of the paths that the replica asked for and call [`SourceMachine::fetched`] with `asked`.
-    FetchAsked,
-    /// Remember these paths for `FetchAsked`.
+    /// Read these records and call [`SourceMachine::fetched`].
+    Fetch(Reads),
+    /// Remember these paths for [`Reads::Asked`].
     Asked {
         /// Tree.
         tree: TreeId,
@@ -77,6 +79,27 @@ pub enum Effect {
     },
 }
 
+/// What to read from the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// The next records.
+    Next {
+        /// Exclusive.
+        after: u64,
+        /// Those of trees without a limit are sent up to here.
+        ahead: u64,
+        /// Not past `ahead`: what follows there is to overtake what is read now.
+        only_behind: bool,
+    },
+    /// The next records of trees without a limit.
+    Ahead {
+        /// Exclusive.
+        after: u64,
+    },
+    /// Paths that the replica asked for.
+    Asked,
+}
+
 /// Records read from the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
@@ -97,6 +120,10 @@ struct Flight {
     upto: u64,
     at_head: bool,
     asked: bool,
+    /// Overtakes batches of trees with a limit, and claims nothing.
+    ahead: bool,
+    /// Of a tree with a limit.
+    slow: bool,
     stamp: u64,
     /// Items whose content is to be sent.
     open: BTreeSet<u32>,
@@ -116,7 +143,17 @@ pub struct SourceMachine {
     cursor: u64,
     /// Newest number of the index, as last heard.
     head: u64,
-    fetching: bool,
+    /// Trees with a limit.
+    limited: BTreeSet<TreeId>,
+    /// Of the other trees everything up to here has been put into batches, if it is more than `cursor`.
+    ahead: u64,
+    /// What the last commit claimed.
+    claimed: u64,
+    /// Batches that are committed and not durable, in the order of their commits.
+    committed: VecDeque<u64>,
+    fetching: Option<Reads>,
+    /// The last fetch was one ahead: it is the others' turn.
+    was_ahead: bool,
     /// Paths asked for by the replica, not yet fetched.
     asked: usize,
     /// Something was given up: nothing after this number is claimed. No fetch until all batches are through, then it
@@ -149,7 +186,12 @@ impl SourceMachine {
             next_id: 1,
             cursor: from,
             head,
-            fetching: false,
+            limited: BTreeSet::new(),
+            ahead: from,
+            claimed: from,
+            committed: VecDeque::new(),
+            fetching: None,
+            was_ahead: false,
             asked: 0,
             floor: None,
             examining: 0,
@@ -161,6 +203,12 @@ impl SourceMachine {
         };
         machine.pump();
         machine
+    }
+
+    /// These trees have a limit. To be said before anything is fetched.
+    pub fn with_limits(mut self, limited: BTreeSet<TreeId>) -> Self {
+        self.limited = limited;
+        self
     }
 
     /// The next thing to do.
@@ -209,15 +257,27 @@ impl SourceMachine {
         self.pump();
     }
 
-    /// The answer to `Fetch` or `FetchAsked`. `settled` is how many asked paths it settles.
+    /// The answer to `Fetch`. `settled` is how many asked paths it settles.
     pub fn fetched(&mut self, fetched: Fetched, settled: Option<usize>) {
-        self.fetching = false;
-        let asked = settled.is_some();
+        let reads = self.fetching.take();
         self.asked = self.asked.saturating_sub(settled.unwrap_or(0));
-        self.cursor = self.cursor.max(fetched.upto);
         self.head = self.head.max(fetched.upto);
+        self.was_ahead = matches!(reads, Some(Reads::Ahead { .. }));
+        if self.was_ahead {
+            self.ahead = self.ahead.max(fetched.upto);
+            if fetched.records.is_empty() {
+                return self.pump();
+            }
+        } else {
+            self.cursor = self.cursor.max(fetched.upto);
+        }
         let inline = |r: &Record| r.inline;
         let offers = fetched.records.iter().any(|r| !r.inline && is_file(r));
+        let slow = fetched
+            .records
+            .iter()
+            .any(|r| self.limited.contains(&r.tree));
+        let asked = settled.is_some();
         let id = self.next_id;
         self.next_id += 1;
         let open = numbered(&fetched.records)
@@ -229,6 +289,8 @@ impl SourceMachine {
             upto: if asked { self.cursor } else { fetched.upto },
             at_head: fetched.at_head,
             asked,
+            ahead: self.was_ahead || (asked && !slow && self.slow_waits()),
+            slow,
             stamp: self.stamp,
             open,
             awaits_need: offers,
@@ -296,13 +358,19 @@ impl SourceMachine {
             return false;
         };
         let below = order.seq.saturating_sub(1);
-        if self.floor.is_some() || self.examining > 0 || self.cursor > below {
-            // Something changed while it was sent, or the session is past it: it is a change like others.
+        let past = self.cursor.max(self.ahead) > below;
+        if self.floor.is_some() || self.examining > 0 || past || self.slow_waits() {
+            // Something changed while it was sent, the session is past it, or it would wait for a tree with a limit: it is
+            // a change like others.
             self.effects
                 .push_back(Effect::MoveEnded { order, done: false });
             return true;
         }
-        if self.cursor == below && self.flights.is_empty() && !self.fetching && self.asked == 0 {
+        if self.cursor == below
+            && self.flights.is_empty()
+            && self.fetching.is_none()
+            && self.asked == 0
+        {
             let one = Move {
                 tree: order.tree,
                 from: order.from.clone(),
@@ -381,6 +449,9 @@ impl SourceMachine {
                     upto: self.cursor,
                     stamp: self.stamp,
                 })));
+            } else if self.slow_waits() {
+                // For longer than a replica bears silence, perhaps.
+                self.effects.push_back(Effect::Send(Message::Wait));
             }
         }
         self.next_idle
@@ -418,11 +489,11 @@ impl SourceMachine {
 
     fn durable(&mut self, durable: Durable) -> Result<(), Violation> {
         if let Some(batch) = durable.batch {
-            match self.flights.front() {
-                Some(flight) if flight.id == batch && flight.committed == Some(durable.upto) => {
-                    self.flights.pop_front();
-                }
-                _ => return Err(Violation("a Durable for what was not committed")),
+            let is_it = |f: &Flight| f.id == batch && f.committed == Some(durable.upto);
+            let at = self.flights.iter().position(is_it);
+            match at.filter(|_| self.committed.front() == Some(&batch)) {
+                Some(at) => drop((self.flights.remove(at), self.committed.pop_front())),
+                None => return Err(Violation("a Durable for what was not committed")),
             }
         }
         if durable.acked > self.cursor
@@ -446,47 +517,117 @@ impl SourceMachine {
         if !self.pump_rename() {
             return;
         }
-        if self.flights.is_empty()
+        if self.flights.iter().all(|f| f.ahead)
             && self.examining == 0
-            && !self.fetching
+            && self.fetching.is_none()
             && let Some(floor) = self.floor.take()
         {
             self.cursor = floor;
         }
-        let room = self.flights.len() < WINDOW && !self.fetching && self.floor.is_none();
-        if room && self.asked > 0 {
-            self.fetching = true;
-            self.effects.push_back(Effect::FetchAsked);
-        } else if room && self.head > self.cursor {
-            self.fetching = true;
-            self.effects.push_back(Effect::Fetch { after: self.cursor });
+        if self.flights.len() < WINDOW
+            && self.fetching.is_none()
+            && let Some(reads) = self.next_reads()
+        {
+            self.fetching = Some(reads);
+            self.effects.push_back(Effect::Fetch(reads));
+        }
+    }
+
+    /// A batch of a tree with a limit is not committed.
+    fn slow_waits(&self) -> bool {
+        let waits = |f: &Flight| f.slow && f.committed.is_none();
+        self.flights.iter().any(waits)
+    }
+
+    fn next_reads(&self) -> Option<Reads> {
+        let waits = self.slow_waits();
+        if self.asked > 0 && (self.floor.is_none() || waits) {
+            return Some(Reads::Asked);
+        }
+        let after = self.cursor.max(self.ahead);
+        let ahead = (waits && self.head > after).then_some(Reads::Ahead { after });
+        let behind = self.flights.iter().filter(|f| !f.ahead).count();
+        let next = match waits {
+            true => self.cursor < self.ahead && behind < SLOW_WINDOW,
+            false => self.cursor < self.head,
+        };
+        let next = (next && self.floor.is_none()).then_some(Reads::Next {
+            after: self.cursor,
+            ahead: after,
+            only_behind: waits,
+        });
+        match self.was_ahead {
+            true => next.or(ahead),
+            false => ahead.or(next),
         }
     }
 
     fn commit_in_order(&mut self) {
-        for flight in self.flights.iter_mut().filter(|f| f.committed.is_none()) {
-            if !flight.open.is_empty() || flight.awaits_need {
-                break;
+        // Every batch before is committed; every one that does not wait for a limit.
+        let (mut all, mut fast) = (true, true);
+        for at in 0..self.flights.len() {
+            let flight = &self.flights[at];
+            if flight.committed.is_some() {
+                continue;
             }
-            if let Some(seq) = flight.given_up {
-                // The number before what was given up; numbers start at 1.
-                let below = seq.saturating_sub(1).min(flight.upto);
-                self.floor = Some(self.floor.map_or(below, |floor| floor.min(below)));
+            let turn = if flight.ahead { fast } else { all };
+            if !turn || !flight.open.is_empty() || flight.awaits_need {
+                all = false;
+                // One without records only claims what went ahead.
+                fast &= flight.slow || flight.records.is_empty();
+            } else if flight.ahead {
+                self.commit_ahead(at);
+            } else {
+                self.commit(at);
             }
-            let upto = self
-                .floor
-                .map_or(flight.upto, |floor| floor.min(flight.upto));
-            flight.committed = Some(upto);
-            let caught_up = self.scanned && flight.at_head && self.floor.is_none();
-            let commit = Commit {
-                batch: flight.id,
-                upto,
-                caught_up,
-                stamp: flight.stamp,
-            };
-            self.effects
-                .push_back(Effect::Send(Message::Commit(commit)));
         }
+    }
+
+    /// What overtakes others claims nothing, and what it overtakes is of no single moment any more.
+    fn commit_ahead(&mut self, at: usize) {
+        for before in self.flights.range_mut(..at) {
+            before.at_head = false;
+        }
+        if let Some(seq) = self.flights[at].given_up {
+            // It is read again with its newer version; until then nobody claims it.
+            let below = seq.saturating_sub(1);
+            self.ahead = self.ahead.min(below);
+            self.cursor = self.cursor.min(below.max(self.claimed));
+            for after in self.flights.range_mut(at..).filter(|f| !f.ahead) {
+                after.at_head = false;
+                after.upto = after.upto.min(below);
+            }
+        }
+        self.send_commit(at, self.claimed, false);
+    }
+
+    fn commit(&mut self, at: usize) {
+        let flight = &self.flights[at];
+        if let Some(seq) = flight.given_up {
+            // The number before what was given up; numbers start at 1.
+            let below = seq.saturating_sub(1).min(flight.upto);
+            self.floor = Some(self.floor.map_or(below, |floor| floor.min(below)));
+        }
+        let upto = self
+            .floor
+            .map_or(flight.upto, |floor| floor.min(flight.upto));
+        let caught_up = self.scanned && flight.at_head && self.floor.is_none();
+        self.claimed = self.claimed.max(upto);
+        self.send_commit(at, upto, caught_up);
+    }
+
+    fn send_commit(&mut self, at: usize, upto: u64, caught_up: bool) {
+        let flight = &mut self.flights[at];
+        flight.committed = Some(upto);
+        self.committed.push_back(flight.id);
+        let commit = Commit {
+            batch: flight.id,
+            upto,
+            caught_up,
+            stamp: flight.stamp,
+        };
+        self.effects
+            .push_back(Effect::Send(Message::Commit(commit)));
     }
 }
 

@@ -5,18 +5,21 @@
 //! and the index happens in that thread between two waits, in pieces of at most a chunk.
 
 use super::content::{Content, Step};
-use super::fetch::Fetcher;
+use super::fetch::{Fetcher, Stretch};
+use super::lanes::Lanes;
 use super::machine::{Effect, SourceMachine};
 use crate::engine::clock;
 use crate::engine::command::{Command, Peer, Shared, VerifyAsk, heads};
+use crate::engine::localtime::minute_of_day;
 use crate::engine::moving::MoveOrder;
 use crate::engine::stream::{self, Channel, Ended, Gone, Pack};
 use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
 use crate::entry::{ContentHash, Kind, State};
 use crate::index::IndexError;
-use crate::tree::MAX_TREES;
-use crate::wire::{Accept, End, Hello, Item, MAX_QUESTIONS, Message, VerifyAnswer, Want};
-use std::collections::{BTreeMap, VecDeque};
+use crate::limit::Limit;
+use crate::tree::{MAX_TREES, TreeId};
+use crate::wire::{Accept, End, Hello, Item, MAX_QUESTIONS, Message, Record, VerifyAnswer, Want};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,6 +36,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const QUESTIONS: usize = 4;
 /// Time between two tries to read a content of a set that is lost.
 const SET_AGAIN: Duration = Duration::from_secs(1);
+/// Time between two looks at the time of day (nanoseconds).
+const PACES: u64 = clock::ms(1000);
 /// Paths that may wait to be looked at again because they changed while they were sent.
 const EXAMINED: usize = 4096;
 
@@ -101,30 +106,36 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
     }
     let mut head = shared.head.subscribe();
     let newest = up_to_rename(shared, *head.borrow_and_update());
+    let limited: Vec<_> = limits(shared);
+    let slow: BTreeSet<TreeId> = limited.iter().map(|(tree, _)| *tree).collect();
+    let from = accept.from.iter().copied().collect();
     let fetcher = Fetcher::new(
         Arc::clone(shared),
-        accept.from.iter().copied().collect(),
+        from,
+        slow.clone(),
         accept.inline,
         newest,
     );
     let begin = fetcher.start().min(newest);
     let (examined, examined_heads) = mpsc::channel(EXAMINED);
+    let status = SessionStatus {
+        version: channel.version,
+        in_flight: 0,
+        bytes: 0,
+        caught_up: false,
+    };
     let mut session = Session {
         shared,
-        machine: SourceMachine::new(begin, newest, accept.stamp, clock::now()),
+        machine: SourceMachine::new(begin, newest, accept.stamp, clock::now()).with_limits(slow),
         fetcher,
         out: VecDeque::new(),
-        contents: VecDeque::new(),
-        content: None,
+        lanes: Lanes::new(limited),
+        paces_at: 0,
         questions: BTreeMap::new(),
         next_question: 1,
         examined,
-        status: SessionStatus {
-            version: channel.version,
-            in_flight: 0,
-            bytes: 0,
-            caught_up: false,
-        },
+        shown: status.clone(),
+        status,
     };
     // A tree that the replica does not take keeps everything from being called acknowledged.
     let whole = shared
@@ -207,13 +218,16 @@ struct Session<'s> {
     machine: SourceMachine,
     fetcher: Fetcher,
     out: VecDeque<Message>,
-    contents: VecDeque<(Item, Want)>,
-    content: Option<Content>,
+    lanes: Lanes,
+    /// When to look at the time of day again.
+    paces_at: u64,
     /// Questions of `verify` that wait for their answers.
     questions: BTreeMap<u64, oneshot::Sender<VerifyAnswer>>,
     next_question: u64,
     examined: mpsc::Sender<u64>,
     status: SessionStatus,
+    /// The status as it was told last.
+    shown: SessionStatus,
 }
 
 impl Session<'_> {
@@ -233,12 +247,15 @@ impl Session<'_> {
         let (mover, mut moves) = mpsc::channel(MAX_TREES);
         self.shared.set_mover(Some(mover));
         let (outgoing, cancelled) = (channel.outgoing.clone(), channel.cancel.clone());
+        let mut lifted = self.shared.lifted.subscribe();
         loop {
             self.effects(whole)?;
             self.show();
             let idle = self.machine.tick(clock::now());
             self.effects(whole)?;
-            let wait = Duration::from_nanos(idle.saturating_sub(clock::now()));
+            self.set_paces();
+            let next = self.lanes.ready_at().map_or(idle, |ready| ready.min(idle));
+            let wait = Duration::from_nanos(next.saturating_sub(clock::now()));
             let has_output = self.has_output();
             tokio::select! {
                 biased;
@@ -263,6 +280,7 @@ impl Session<'_> {
                     self.machine.head_moved(up_to_rename(self.shared, newest));
                     self.machine.scanned(now);
                 }
+                Ok(()) = lifted.changed() => self.paces_at = 0,
                 Some(order) = moves.recv() => {
                     self.machine.head_moved(up_to_rename(self.shared, order.seq));
                     self.machine.rename(order);
@@ -293,7 +311,7 @@ impl Session<'_> {
                 from,
                 signature,
             } => {
-                let content = self.content.as_mut().filter(|c| c.item() == item);
+                let content = self.lanes.content(item);
                 if content.is_some_and(|content| content.sums(from, &signature, clock::now)) {
                     return Ok(());
                 }
@@ -329,22 +347,26 @@ impl Session<'_> {
         let index = |e: IndexError| SessionError::Local(format!("index: {e}"));
         while let Some(effect) = self.machine.next_effect() {
             match effect {
-                Effect::Fetch { after } => {
-                    let stop = self.shared.move_at.load(Ordering::Acquire);
-                    let fetched = self.fetcher.stream(&self.shared.index, after, stop);
-                    let fetched = fetched.map_err(index)?;
-                    self.machine.fetched(fetched, None);
-                }
-                Effect::FetchAsked => {
-                    let answer = self
-                        .fetcher
-                        .answer(&self.shared.index, self.machine.cursor());
-                    let (fetched, settled) = answer.map_err(index)?;
-                    self.machine.fetched(fetched, Some(settled));
-                }
+                Effect::Fetch(reads) => match Stretch::of(reads) {
+                    Some(stretch) => {
+                        let stop = self.shared.move_at.load(Ordering::Acquire);
+                        let fetched = self.fetcher.stream(&self.shared.index, stretch, stop);
+                        self.machine.fetched(fetched.map_err(index)?, None);
+                    }
+                    None => {
+                        let upto = self.machine.cursor();
+                        let answer = self.fetcher.answer(&self.shared.index, upto);
+                        let (fetched, settled) = answer.map_err(index)?;
+                        self.machine.fetched(fetched, Some(settled));
+                    }
+                },
                 Effect::Asked { tree, paths } => self.fetcher.ask(tree, paths),
                 Effect::Send(message) => self.out.push_back(message),
-                Effect::SendContent { item, want } => self.contents.push_back((item, want)),
+                Effect::SendContent { item, want } => {
+                    if let Some(record) = self.machine.record(item) {
+                        self.lanes.push(record.tree, item, want);
+                    }
+                }
                 Effect::MoveEnded { order, done } => self.move_ended(order, done),
                 Effect::Examine { tree, path } => {
                     let (shared, examined) = (Arc::clone(self.shared), self.examined.clone());
@@ -398,8 +420,9 @@ impl Session<'_> {
     fn show(&mut self) {
         let caught_up = self.machine.caught_up();
         let in_flight = u32::try_from(self.machine.in_flight()).unwrap_or(u32::MAX);
-        if (self.status.in_flight, self.status.caught_up) != (in_flight, caught_up) {
-            (self.status.in_flight, self.status.caught_up) = (in_flight, caught_up);
+        (self.status.in_flight, self.status.caught_up) = (in_flight, caught_up);
+        if self.shown != self.status {
+            self.shown = self.status.clone();
             self.shared.set_session(Some(self.status.clone()));
             self.shared.peer.send_if_modified(|peer| {
                 std::mem::replace(&mut peer.caught_up, caught_up) != caught_up
@@ -408,11 +431,18 @@ impl Session<'_> {
     }
 
     fn has_output(&self) -> bool {
-        let content = self
-            .content
-            .as_ref()
-            .map_or(!self.contents.is_empty(), |content| !content.waits());
-        !self.out.is_empty() || content
+        let ready = |at| at <= clock::now();
+        !self.out.is_empty() || self.lanes.ready_at().is_some_and(ready)
+    }
+
+    /// Limits change with the time of day, and are lifted for a planned move.
+    fn set_paces(&mut self) {
+        let now = clock::now();
+        if self.lanes.are_limited() && now >= self.paces_at {
+            self.paces_at = now + PACES;
+            let lifted = *self.shared.lifted.borrow() > 0;
+            self.lanes.set_paces(minute_of_day(), lifted, now);
+        }
     }
 
     /// What there is to say, as much of it as goes in one piece. It is small as soon as nothing else is to be said: no
@@ -438,57 +468,56 @@ impl Session<'_> {
         if let Some(message) = self.out.pop_front() {
             return Some(message);
         }
-        if self.content.is_none() {
-            let (item, want) = self.contents.pop_front()?;
-            self.content = self.open(item, want);
-            if self.content.is_none() {
+        let now = clock::now();
+        let lane = self.lanes.turn(now)?;
+        if lane.content.is_none() {
+            let (item, want) = lane.next()?;
+            lane.content = open(self.shared, self.machine.record(item), item, want);
+            if lane.content.is_none() {
                 self.machine.sent(item, false);
                 return Some(Message::GivenUp(item));
             }
         }
-        let content = self.content.as_mut()?;
+        let content = lane.content.as_mut()?;
         let item = content.item();
-        let message = match content.step() {
-            Step::Send(message) => message,
+        let (message, ended) = match content.step() {
+            Step::Send(message) => (message, None),
             Step::Wait | Step::Again => return None,
-            Step::Complete(message) => {
-                self.content = None;
-                self.machine.sent(item, true);
-                message
-            }
-            Step::GivenUp(message) => {
-                self.content = None;
-                self.machine.sent(item, false);
-                message
-            }
+            Step::Complete(message) => (message, Some(true)),
+            Step::GivenUp(message) => (message, Some(false)),
         };
         if let Message::Data { bytes, .. } = &message {
+            lane.sent(now, bytes.len());
             self.status.bytes += bytes.len() as u64;
+        }
+        if let Some(whole) = ended {
+            lane.content = None;
+            self.machine.sent(item, whole);
         }
         Some(message)
     }
+}
 
-    fn open(&self, item: Item, want: Want) -> Option<Content> {
-        let record = self.machine.record(item)?;
-        let open = self.shared.roots.get(record.tree)?;
-        // Of a tree that is sent in sets the content as it was then; what did not change since is read where it lies. What
-        // is there is proven by the hash of what is read.
-        let hash = record.state.as_ref().and_then(|s| s.kind.hash());
-        let kept = hash.filter(|_| open.in_sets);
-        let kept = kept.and_then(|hash| crate::set::open(&open.private, *hash));
-        let file = match kept {
-            Some(file) => file,
-            None => open.root.open_regular(&record.path)?,
-        };
-        let known = match (&want, &record.state) {
-            (Want::Behind { size, hash }, Some(state)) => hash_of(state).is_some_and(|new| {
-                let (tree, path, old) = (record.tree, &record.path, (*size, *hash));
-                self.shared.tails.begins(tree, path, old, new)
-            }),
-            _ => false,
-        };
-        Content::new(item, record, file, want, known)
-    }
+fn open(shared: &Shared, record: Option<&Record>, item: Item, want: Want) -> Option<Content> {
+    let record = record?;
+    let open = shared.roots.get(record.tree)?;
+    // Of a tree that is sent in sets the content as it was then; what did not change since is read where it lies. What
+    // is there is proven by the hash of what is read.
+    let hash = record.state.as_ref().and_then(|s| s.kind.hash());
+    let kept = hash.filter(|_| open.in_sets);
+    let kept = kept.and_then(|hash| crate::set::open(&open.private, *hash));
+    let file = match kept {
+        Some(file) => file,
+        None => open.root.open_regular(&record.path)?,
+    };
+    let known = match (&want, &record.state) {
+        (Want::Behind { size, hash }, Some(state)) => hash_of(state).is_some_and(|new| {
+            let (tree, path, old) = (record.tree, &record.path, (*size, *hash));
+            shared.tails.begins(tree, path, old, new)
+        }),
+        _ => false,
+    };
+    Content::new(item, record, file, want, known)
 }
 
 fn hash_of(state: &State) -> Option<(u64, ContentHash)> {
@@ -496,6 +525,13 @@ fn hash_of(state: &State) -> Option<(u64, ContentHash)> {
         Kind::File { size, hash } => Some((size, hash)),
         _ => None,
     }
+}
+
+/// The limits of the trees that have some.
+fn limits(shared: &Shared) -> Vec<(TreeId, Vec<Limit>)> {
+    let trees = shared.trees();
+    let limited = trees.iter().filter(|t| !t.limits.is_empty());
+    limited.map(|t| (t.id(), t.limits.clone())).collect()
 }
 
 /// What lies behind a rename that is under way is sent behind it.

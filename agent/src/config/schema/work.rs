@@ -87,6 +87,12 @@ pub(super) const TREE: Section = Section {
             Below,
             "The standby changes this tree only by consistent sets.",
         ),
+        key(
+            "limit",
+            "[[tree.limit]] tables",
+            Below,
+            "How fast its contents may be sent, by the time of day.",
+        ),
     ],
 };
 
@@ -118,6 +124,26 @@ pub(super) const FREEZE: Section = Section {
             "duration, 1s to 24h",
             DefaultsTo("\"60s\""),
             "From the end of one set to the next one. It waits until the standby has the one before.",
+        ),
+    ],
+};
+
+pub(super) const LIMIT: Section = Section {
+    path: "tree.limit",
+    repeated: true,
+    help: "How fast contents of the tree above may be sent while this node is master. The first limit that applies counts; when none does, there is none. Other trees are not slowed.",
+    keys: &[
+        key(
+            "between",
+            "\"HH:MM-HH:MM\"",
+            Optional("\"08:00-18:00\""),
+            "The part of each day, in local time, in which it applies. It may go past midnight. Default: always.",
+        ),
+        key(
+            "rate",
+            "\"N\" with kB/s, MB/s, GB/s, KiB/s, MiB/s or GiB/s, or \"pause\"",
+            Required(&["\"20MB/s\""]),
+            "So many bytes of contents each second, 10kB/s to 100GB/s. pause: none.",
         ),
     ],
 };

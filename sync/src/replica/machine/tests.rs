@@ -158,7 +158,6 @@ fn violations_are_refused() {
         commit(5),
         commit(6),
         Message::Idle(Idle { upto: 1, stamp: 0 }),
-        Message::Wait,
     ] {
         assert!(started().received(bad.clone()).is_err(), "{bad:?}");
     }
@@ -167,6 +166,27 @@ fn violations_are_refused() {
         m.received(batch(id, vec![])).unwrap();
     }
     assert!(m.received(batch(9, vec![])).is_err(), "beyond the window");
+}
+
+#[test]
+fn a_batch_may_overtake_another() {
+    let mut m = ReplicaMachine::new();
+    m.received(batch(1, vec![file(5, true)])).unwrap();
+    m.looked_up(1, vec![]);
+    m.received(batch(2, vec![gone()])).unwrap();
+    m.looked_up(2, vec![]);
+    m.received(Message::Wait).unwrap();
+    m.received(commit(2)).unwrap();
+    m.received(data(1, 0, 5, true)).unwrap();
+    m.received(commit(1)).unwrap();
+    let applied: Vec<u64> = std::iter::from_fn(|| m.next_effect())
+        .filter_map(|e| match e {
+            Effect::Apply(ready) => Some(ready.commit.batch),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(applied, [2, 1]);
+    m.received(commit(1)).unwrap_err();
 }
 
 #[test]

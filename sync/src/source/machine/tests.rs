@@ -27,6 +27,15 @@ fn record(seq: u64, size: Option<u64>, inline: bool) -> Record {
     }
 }
 
+/// What is read next where no tree has a limit.
+fn next(after: u64) -> Effect {
+    Effect::Fetch(Reads::Next {
+        after,
+        ahead: after,
+        only_behind: false,
+    })
+}
+
 fn effects(machine: &mut SourceMachine) -> Vec<Effect> {
     std::iter::from_fn(|| machine.next_effect()).collect()
 }
@@ -62,7 +71,7 @@ fn fetched(records: Vec<Record>, upto: u64, at_head: bool) -> Fetched {
 fn a_batch_without_content_is_committed_at_once_and_ends_durable() {
     let mut m = SourceMachine::new(0, 2, 7, 0);
     m.scanned(true);
-    assert_eq!(effects(&mut m), [Effect::Fetch { after: 0 }]);
+    assert_eq!(effects(&mut m), [next(0)]);
     m.fetched(
         fetched(
             vec![record(1, None, false), record(2, None, false)],
@@ -130,7 +139,7 @@ fn commits_keep_the_order_and_the_window_is_bounded() {
     let mut fetches = 0;
     for seq in 1.. {
         match effects(&mut m).last() {
-            Some(Effect::Fetch { after }) => assert_eq!(*after, seq - 1),
+            Some(effect @ Effect::Fetch(_)) => assert_eq!(*effect, next(seq - 1)),
             _ => break,
         }
         fetches += 1;
@@ -150,7 +159,7 @@ fn commits_keep_the_order_and_the_window_is_bounded() {
     }
     assert_eq!(commits(&effects(&mut m)), [(1, 1, false), (2, 2, false)]);
     m.received(durable(1, 1)).unwrap();
-    assert!(effects(&mut m).contains(&Effect::Fetch { after: 4 }));
+    assert!(effects(&mut m).contains(&next(4)));
 }
 
 #[test]
@@ -185,11 +194,11 @@ fn nothing_is_claimed_past_what_was_given_up_until_it_came_by_again() {
     assert!(
         !effects(&mut m)
             .iter()
-            .any(|e| matches!(e, Effect::Fetch { .. })),
+            .any(|e| matches!(e, Effect::Fetch(_))),
         "the path is not examined yet"
     );
     m.examined(21);
-    assert_eq!(effects(&mut m), [Effect::Fetch { after: 11 }]);
+    assert_eq!(effects(&mut m), [next(11)]);
     m.fetched(
         fetched(
             vec![record(13, None, false), record(21, None, false)],
@@ -213,7 +222,7 @@ fn asked_paths_come_without_moving_the_position() {
     let out = effects(&mut m);
     assert!(matches!(
         out[..],
-        [Effect::Asked { .. }, Effect::FetchAsked]
+        [Effect::Asked { .. }, Effect::Fetch(Reads::Asked)]
     ));
     m.fetched(fetched(vec![record(3, Some(4), true)], 5, true), Some(1));
     effects(&mut m);
@@ -310,4 +319,157 @@ fn violations_are_refused() {
         paths: vec![RelPath::new("x").unwrap(); MAX_PATHS],
     };
     assert!((0..=MAX_ASKED / MAX_PATHS).any(|_| m.received(ask.clone()).is_err()));
+}
+
+/// A record of the tree with a limit, offered.
+fn slow(seq: u64) -> Record {
+    Record {
+        tree: TreeId::of("slow"),
+        ..record(seq, Some(1 << 20), false)
+    }
+}
+
+fn limited(from: u64, head: u64) -> SourceMachine {
+    let mut m = SourceMachine::new(from, head, 7, 0);
+    m = m.with_limits([TreeId::of("slow")].into());
+    m.scanned(true);
+    effects(&mut m);
+    m
+}
+
+fn need(batch: u64, items: Vec<(u32, Want)>) -> Message {
+    Message::Need(Need {
+        batch,
+        items,
+        last: true,
+    })
+}
+
+#[test]
+fn what_has_no_limit_overtakes_and_claims_nothing() {
+    let mut m = limited(0, 10);
+    m.fetched(fetched(vec![slow(1)], 1, false), None);
+    assert_eq!(
+        effects(&mut m).last(),
+        Some(&Effect::Fetch(Reads::Ahead { after: 1 }))
+    );
+    m.received(need(1, vec![(0, Want::Whole)])).unwrap();
+    // Numbers 2 and 4 are of the other tree, 3 is of this one.
+    let two = vec![record(2, None, false), record(4, None, false)];
+    m.fetched(fetched(two, 10, false), None);
+    let out = effects(&mut m);
+    assert_eq!(commits(&out), [(2, 0, false)], "overtakes, claims nothing");
+    let behind = Reads::Next {
+        after: 1,
+        ahead: 10,
+        only_behind: true,
+    };
+    assert_eq!(out.last(), Some(&Effect::Fetch(behind)));
+    m.fetched(fetched(vec![slow(3)], 10, true), None);
+    assert!(commits(&effects(&mut m)).is_empty());
+    m.received(need(3, vec![])).unwrap();
+    assert!(commits(&effects(&mut m)).is_empty(), "in order of the slow");
+    m.received(durable(2, 0)).unwrap();
+    assert!(!m.caught_up());
+    m.sent(Item { batch: 1, index: 0 }, true);
+    assert_eq!(
+        commits(&effects(&mut m)),
+        [(1, 1, false), (3, 10, true)],
+        "with what overtook them everything is there"
+    );
+    m.received(durable(1, 1)).unwrap();
+    m.received(durable(3, 10)).unwrap();
+    assert!(m.caught_up());
+}
+
+#[test]
+fn what_waits_for_a_limit_keeps_the_session_alive() {
+    let mut m = limited(0, 1);
+    m.fetched(fetched(vec![slow(1)], 1, true), None);
+    effects(&mut m);
+    m.tick(IDLE_EVERY);
+    assert_eq!(effects(&mut m), [Effect::Send(Message::Wait)]);
+}
+
+#[test]
+fn what_was_overtaken_is_of_no_single_moment() {
+    let mut m = limited(0, 1);
+    m.fetched(fetched(vec![slow(1)], 1, true), None);
+    m.received(need(1, vec![(0, Want::Whole)])).unwrap();
+    effects(&mut m);
+    m.head_moved(2);
+    m.fetched(fetched(vec![record(2, None, false)], 2, false), None);
+    assert_eq!(commits(&effects(&mut m)), [(2, 0, false)]);
+    m.sent(Item { batch: 1, index: 0 }, true);
+    let out = effects(&mut m);
+    assert_eq!(commits(&out), [(1, 1, false)]);
+}
+
+#[test]
+fn what_was_given_up_ahead_is_claimed_by_nobody() {
+    let mut m = limited(0, 9);
+    m.fetched(fetched(vec![slow(1)], 1, false), None);
+    m.received(need(1, vec![(0, Want::Whole)])).unwrap();
+    effects(&mut m);
+    m.fetched(fetched(vec![record(5, Some(9), true)], 9, false), None);
+    effects(&mut m);
+    // Of the slow tree up to 9, before the batch ahead is committed.
+    m.fetched(fetched(vec![slow(7)], 9, true), None);
+    m.received(need(3, vec![])).unwrap();
+    effects(&mut m);
+    m.sent(Item { batch: 2, index: 0 }, false);
+    let out = effects(&mut m);
+    assert_eq!(commits(&out), [(2, 0, false)]);
+    m.sent(Item { batch: 1, index: 0 }, true);
+    assert_eq!(
+        commits(&effects(&mut m)),
+        [(1, 1, false), (3, 4, false)],
+        "number 5 was given up"
+    );
+    assert!(!m.caught_up());
+}
+
+#[test]
+fn a_rename_does_not_wait_for_a_limit() {
+    let mut m = limited(0, 1);
+    m.fetched(fetched(vec![slow(1)], 1, true), None);
+    effects(&mut m);
+    let order = MoveOrder {
+        tree: TreeId::of("t"),
+        from: RelPath::new("a").unwrap(),
+        to: RelPath::new("b").unwrap(),
+        seq: 2,
+    };
+    m.rename(order.clone());
+    assert_eq!(effects(&mut m), [Effect::MoveEnded { order, done: false }]);
+}
+
+/// Change after change of the other trees passes a batch that waits for hours.
+#[test]
+fn claims_that_wait_do_not_fill_the_window() {
+    let mut m = limited(0, 1);
+    m.fetched(fetched(vec![slow(1)], 1, true), None);
+    m.received(need(1, vec![(0, Want::Whole)])).unwrap();
+    effects(&mut m);
+    for seq in 2..50 {
+        m.head_moved(seq);
+        let mut passed = 0;
+        while let Some(effect) = m.next_effect() {
+            match effect {
+                Effect::Fetch(Reads::Ahead { .. }) => {
+                    m.fetched(fetched(vec![record(seq, None, false)], seq, false), None);
+                }
+                // Nothing of the slow tree lies there.
+                Effect::Fetch(_) => m.fetched(fetched(vec![], seq, true), None),
+                Effect::Send(Message::Commit(commit)) => {
+                    assert_eq!(commit.upto, 0, "nothing is claimed");
+                    m.received(durable(commit.batch, 0)).unwrap();
+                    passed += 1;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(passed, 1, "number {seq}");
+    }
+    assert_eq!(m.in_flight(), SLOW_WINDOW);
 }

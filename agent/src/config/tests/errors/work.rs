@@ -60,6 +60,51 @@ fn trees() {
     );
 }
 
+#[test]
+fn limits_of_trees() {
+    let path = "path = \"/home\"";
+    let key =
+        |lines: &str, says: &[&str]| one(path, &format!("{path}\n[[tree.limit]]\n{lines}"), says);
+    key("rate = 20", &["38:8", "must be a rate", "\"512KiB/s\""]);
+    key("rate = \"20MB\"", &["the unit is one of kB/s"]);
+    key("rate = \"1kB/s\"", &["from 10kB/s to 100GB/s", "\"pause\""]);
+    key(
+        "between = \"08:00-18:00\"",
+        &["[[tree.limit]] needs `rate`"],
+    );
+    let between = |text: &str, says: &[&str]| {
+        key(&format!("rate = \"pause\"\nbetween = \"{text}\""), says);
+    };
+    between(
+        "08:00",
+        &["39:11", "must be a part of a day", "in local time"],
+    );
+    between("8:00-18:00", &["must be a part of a day"]);
+    between("08:60-18:00", &["must be a part of a day"]);
+    between("08:00-25:00", &["must be a part of a day"]);
+    between("08:00-08:00", &["two different times"]);
+    let twice = "rate = \"5MB/s\"\n[[tree.limit]]\nrate = \"pause\"";
+    key(twice, &["this limit never applies", "the first limit"]);
+    let many = "between = \"08:00-18:00\"\nrate = \"5MB/s\"\n[[tree.limit]]\n".repeat(16);
+    key(&format!("{many}rate = \"pause\""), &["more than 16 limits"]);
+}
+
+#[test]
+fn limits_are_read_in_their_order() {
+    use tandem_sync::limit::{Pace, pace_at};
+    let text = super::super::changed(
+        "path = \"/home\"",
+        "path = \"/home\"\n[[tree.limit]]\nbetween = \"22:00-06:00\"\nrate = \"pause\"\n[[tree.limit]]\nrate = \"5MB/s\"",
+    );
+    let config = parse(&text).unwrap();
+    let limits = &config.config.trees[0].limits;
+    assert_eq!(pace_at(limits, 23 * 60), Pace::Pause);
+    let Pace::Rate(rate) = pace_at(limits, 12 * 60) else {
+        panic!("a rate by day: {limits:?}");
+    };
+    assert_eq!(rate.get(), 5_000_000);
+}
+
 fn with(more: &str) -> String {
     format!("{SMALL}{more}\n")
 }
