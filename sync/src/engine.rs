@@ -34,6 +34,7 @@ pub(crate) mod localtime;
 mod look;
 mod moved;
 pub(crate) mod moving;
+mod owners;
 pub(crate) mod prepare;
 #[allow(clippy::disallowed_methods)]
 mod reboot;

@@ -105,6 +105,7 @@ fn source(bytes: &[u8]) {
         state: Some(file_state()),
         inline: false,
         grown_from: None,
+        names: None,
     };
     for body in bodies(bytes) {
         for _ in 0..64 {
@@ -254,6 +255,7 @@ fn frames() -> Vec<Vec<u8>> {
         state: Some(file_state()),
         inline,
         grown_from: None,
+        names: None,
     };
     let batch = |id, inline| {
         Message::Batch(wire::Batch {

@@ -1,6 +1,8 @@
 //! Making trees equal.
 
 #[allow(clippy::disallowed_methods)]
+pub(crate) mod accounts;
+#[allow(clippy::disallowed_methods)]
 pub mod beneath;
 #[allow(clippy::disallowed_methods)]
 pub mod commit;
@@ -28,6 +30,7 @@ pub mod limit;
 pub mod lineage;
 #[allow(clippy::disallowed_methods)]
 pub mod meta;
+pub mod owners;
 pub mod path;
 pub mod plan;
 #[allow(clippy::disallowed_methods)]

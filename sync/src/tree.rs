@@ -76,6 +76,17 @@ pub enum Update {
     InPlace,
 }
 
+/// What says who owns an entry on the other node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owners {
+    /// Its numbers, whoever has them there.
+    #[default]
+    Number,
+    /// The names that its numbers have, by the files of users and groups of each node.
+    Name,
+}
+
 /// How a tree is held still while a consistent set is taken of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freeze {
@@ -123,6 +134,8 @@ pub struct TreeConfig {
     pub local_changes: LocalChanges,
     /// How a changed file takes the place of its old version while this node is standby.
     pub update: Update,
+    /// What says who owns an entry on the other node.
+    pub owners: Owners,
     /// The standby changes it only by consistent sets, taken while it is held still. `None`: by single changes.
     pub freeze: Option<Freeze>,
     /// Guard of invariant 4.
@@ -160,6 +173,7 @@ impl TreeConfig {
             trash_age: TRASH_AGE,
             local_changes: LocalChanges::default(),
             update: Update::default(),
+            owners: Owners::default(),
             freeze: None,
             max_delete: MaxDelete::default(),
             cross_mounts: false,
@@ -197,6 +211,8 @@ pub struct PairConfig {
     pub peer: String,
     /// The trees, at most [`MAX_TREES`].
     pub trees: Vec<TreeConfig>,
+    /// Directory of the users and groups of this node, `passwd` and `group`: `/etc`.
+    pub etc: PathBuf,
     /// Directory of the durable state (index, spool).
     pub state_dir: PathBuf,
     /// R3: how old the master's last "durable up to here" may be at an automatic takeover.

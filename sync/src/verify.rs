@@ -42,11 +42,12 @@ pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
     for entry in &part.entries {
         named.insert(&entry.path);
         let is_dir = entry.state.kind.is_dir();
-        if ours(&entry.path, is_dir)
-            && let Some(how) = differs(&open.root, &entry.path, &entry.state)
-        {
-            differences.push((entry.path.clone(), how));
+        if !ours(&entry.path, is_dir) {
+            continue;
         }
+        let unknown = entry.names.as_ref().map(|_| Differs::Metadata);
+        let how = differs(&open.root, &entry.path, &entry.state).or(unknown);
+        differences.extend(how.map(|how| (entry.path.clone(), how)));
     }
     // What the index has as gone and is there stays by the rules of this node.
     let index = shared.index.snapshot().ok();

@@ -23,6 +23,7 @@
 
 use crate::entry::{ContentHash, Kind, State};
 use crate::lineage::{MAX_SEQ, NodeHeads};
+use crate::owners::Names;
 use crate::path::RelPath;
 use crate::tree::{MAX_TREES, TreeId};
 use serde::{Deserialize, Serialize};
@@ -153,6 +154,9 @@ pub struct Record {
     pub inline: bool,
     /// It has only grown lately: contents of this file that are as long as this or longer may be its beginning.
     pub grown_from: Option<u64>,
+    /// Names of the numbers in the state, of a tree whose owners go by name. On the replica, once it has its own numbers: those
+    /// that are not known there, for which the record is not applied.
+    pub names: Option<Names>,
 }
 
 /// Records, in ascending order of `seq` but for those that had to come early (parents, first names of hard links).
@@ -283,6 +287,8 @@ pub struct VerifyEntry {
     pub path: RelPath,
     /// Freshly read.
     pub state: State,
+    /// As in [`Record`].
+    pub names: Option<Names>,
 }
 
 /// A part of a tree, in path order, as the source reads it now.
@@ -517,7 +523,10 @@ impl Message {
                     "a Verify with too many entries",
                 )?;
                 part.absent.iter().try_for_each(check_path)?;
-                part.entries.iter().try_for_each(|e| check_path(&e.path))
+                part.entries.iter().try_for_each(|e| {
+                    check_names(e.names.as_ref())?;
+                    check_path(&e.path)
+                })
             }
             Message::Verified(answer) => {
                 too_many(
@@ -574,6 +583,7 @@ fn check_seq(seq: u64) -> Result<(), BadMessage> {
 fn check_record(record: &Record) -> Result<(), BadMessage> {
     check_path(&record.path)?;
     check_seq(record.seq)?;
+    check_names(record.names.as_ref())?;
     let kind = record.state.as_ref().map(|s| &s.kind);
     if record.path.is_root() && !matches!(kind, Some(Kind::Dir)) {
         return Err(BadMessage(
@@ -589,6 +599,13 @@ fn check_record(record: &Record) -> Result<(), BadMessage> {
         return Err(BadMessage("inline content of what is not a small file"));
     }
     Ok(())
+}
+
+fn check_names(names: Option<&Names>) -> Result<(), BadMessage> {
+    match names.is_none_or(Names::fit) {
+        true => Ok(()),
+        false => Err(BadMessage("too many names of owners, or too long ones")),
+    }
 }
 
 fn check_want(want: &Want) -> Result<(), BadMessage> {

@@ -9,7 +9,7 @@ use super::schema::{self, Need};
 use super::time::format_duration;
 use super::types::{
     CatchingUp, Check, Config, CountsFor, Deletes, HookEvent, LocalChanges, MailVia, MaxDelete,
-    ServiceControl, Update,
+    Owners, ServiceControl, Update,
 };
 use crate::keys::public_line;
 use std::collections::BTreeMap;
@@ -224,6 +224,11 @@ impl Facts {
                 Update::InPlace => "in-place",
             };
             put("update", quoted(update));
+            let owners = match tree.owners {
+                Owners::Number => "number",
+                Owners::Name => "name",
+            };
+            put("owners", quoted(owners));
             let max_delete = match tree.max_delete {
                 MaxDelete::Percent(percent) => quoted(&format!("{percent}%")),
                 MaxDelete::Count(count) => count.to_string(),

@@ -76,6 +76,7 @@ mod tests {
             trash_age: tandem_sync::tree::TRASH_AGE,
             local_changes: LocalChanges::Repair,
             update: Update::Atomic,
+            owners: crate::config::types::Owners::Number,
             freeze: None,
             max_delete: MaxDelete::Percent(50),
             cross_mounts: false,

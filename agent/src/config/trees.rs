@@ -5,7 +5,7 @@ use super::limits;
 use super::problem::Problem;
 use super::section::{At, Reader, read_tables};
 use super::time::duration;
-use super::types::{Agent, Deletes, Freeze, LocalChanges, Tree, Update};
+use super::types::{Agent, Deletes, Freeze, LocalChanges, Owners, Tree, Update};
 use super::value::{Complaint, argv, boolean, choice, list, max_delete, name, path, text, within};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -121,6 +121,7 @@ fn decode_one(
         ("report", LocalChanges::Report),
     ];
     const UPDATE: &[(&str, Update)] = &[("atomic", Update::Atomic), ("in-place", Update::InPlace)];
+    const OWNERS: &[(&str, Owners)] = &[("number", Owners::Number), ("name", Owners::Name)];
     let errors = &mut notes.errors;
     let exclude = reader.get("exclude", list(pattern, PATTERNS), errors);
     let protect = reader.get("protect", list(pattern, PATTERNS), errors);
@@ -129,6 +130,7 @@ fn decode_one(
     let local_changes = reader.get("local_changes", choice(LOCAL), errors);
     let max_delete = reader.get("max_delete", max_delete, errors);
     let update = reader.get("update", choice(UPDATE), errors);
+    let owners = reader.get("owners", choice(OWNERS), errors);
     let freeze = reader.given("freeze").map(|_| freeze(reader, errors));
     let cross_mounts = reader.get("cross_mounts", boolean, errors);
     if let (Some(deletes), Some(cross)) = (&deletes, &cross_mounts)
@@ -154,6 +156,7 @@ fn decode_one(
         trash_age: trash_age?.value,
         local_changes: local_changes?.value,
         update: update?.value,
+        owners: owners?.value,
         freeze: match freeze {
             Some(freeze) => Some(freeze?),
             None => None,

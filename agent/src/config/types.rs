@@ -136,6 +136,8 @@ pub struct Tree {
     pub local_changes: LocalChanges,
     /// How a changed file takes the place of its old version.
     pub update: Update,
+    /// What says who owns an entry on the other node.
+    pub owners: Owners,
     /// How it is held still for consistent sets.
     pub freeze: Option<Freeze>,
     /// Guard of invariant 4.
@@ -181,6 +183,15 @@ pub enum Update {
     Atomic,
     /// Large files block by block, through a journal.
     InPlace,
+}
+
+/// `owners = "number" | "name"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owners {
+    /// As numbers.
+    Number,
+    /// By the names that the numbers have on each node.
+    Name,
 }
 
 /// `[tree.freeze]`.

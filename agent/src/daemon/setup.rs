@@ -14,7 +14,9 @@ use tandem_failover::probe::command::CommandCheck;
 use tandem_failover::probe::http::HttpCheck;
 use tandem_failover::probe::monitor;
 use tandem_sync::filter::{Filter, PatternError};
-use tandem_sync::tree::{Deletes, Freeze, LocalChanges, MaxDelete, PairConfig, TreeConfig, Update};
+use tandem_sync::tree::{
+    Deletes, Freeze, LocalChanges, MaxDelete, Owners, PairConfig, TreeConfig, Update,
+};
 
 /// The pair's id in every heartbeat.
 pub fn pair_id(config: &config::Config) -> PairId {
@@ -171,6 +173,10 @@ pub fn trees(config: &config::Config, own: usize, file: &Path) -> Result<PairCon
                 config::Update::Atomic => Update::Atomic,
                 config::Update::InPlace => Update::InPlace,
             },
+            owners: match tree.owners {
+                config::Owners::Number => Owners::Number,
+                config::Owners::Name => Owners::Name,
+            },
             freeze: tree.freeze.as_ref().map(|f| Freeze {
                 before: f.before.clone(),
                 after: f.after.clone(),
@@ -190,6 +196,7 @@ pub fn trees(config: &config::Config, own: usize, file: &Path) -> Result<PairCon
         })
     });
     Ok(PairConfig {
+        etc: "/etc".into(),
         pair: config.pair.name.clone(),
         node: config.nodes[own].name.clone(),
         peer: config.nodes[1 - own].name.clone(),

@@ -115,7 +115,11 @@ impl Worker {
             if ready.failed.contains(&number) {
                 self.room_by_trash(&record);
                 results.failed.push((record.tree, record.path, Here::Open));
-            } else if !skip.contains(&number) {
+            } else if skip.contains(&number) {
+            } else if let Some(unknown) = &record.names {
+                self.path_error(record.tree, &record.path, unknown.to_string());
+                results.failed.push((record.tree, record.path, Here::Open));
+            } else {
                 by_tree
                     .entry(record.tree)
                     .or_default()
@@ -393,6 +397,12 @@ impl Worker {
             // More than that are found again by `verify`.
             Fault::Flagged(_) => {}
             _ => results.failed.push((tree.id, path.clone(), Here::Settled)),
+        }
+    }
+
+    fn path_error(&mut self, tree: TreeId, path: &RelPath, why: String) {
+        if let Some(at) = self.position(tree) {
+            self.trees[at].error(path, why);
         }
     }
 

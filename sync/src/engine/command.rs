@@ -8,6 +8,7 @@ use super::report::{AcceptPrice, InitReport, NotCovered};
 use super::sets::{FreezeHooks, Pass};
 use super::status::{Alarm, EngineStatus, Mode, SessionStatus, TreeState};
 use super::tree::Roots;
+use crate::accounts::AccountFiles;
 use crate::index::Index;
 use crate::lineage::NodeHeads;
 use crate::path::RelPath;
@@ -194,6 +195,8 @@ pub(crate) struct Shared {
     pub mover: Mutex<Option<mpsc::Sender<MoveOrder>>>,
     /// The way to the source session, for `verify`. 4 questions may wait.
     pub verifier: Mutex<Option<mpsc::Sender<VerifyAsk>>>,
+    /// The users and groups of this node.
+    pub accounts: AccountFiles,
     /// What is remembered of contents, for files that grow.
     pub tails: Tails,
     /// Files that have grown and were not read whole since.

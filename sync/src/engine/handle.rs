@@ -7,6 +7,7 @@ use super::sets::FreezeHooks;
 use super::status::{EngineStatus, Mode};
 use super::tree::Roots;
 use super::worker::Worker;
+use crate::accounts::AccountFiles;
 use crate::index::{Index, IndexIdentity};
 use crate::lineage::{NodeHeads, NodeName, PairRelation, combine};
 use crate::tail::Tails;
@@ -88,7 +89,9 @@ impl Engine {
         let index = Index::open(&path, &identity).map_err(|e| index_error(&e))?;
         let last = index.snapshot().map_err(|e| index_error(&e))?.last_seq();
         let (commands, receiver) = mpsc::channel(COMMANDS);
+        let accounts = AccountFiles::new(&config.etc);
         let shared = Arc::new(Shared {
+            accounts,
             trees: RwLock::new(Arc::new(config.trees.clone())),
             config: Arc::new(config),
             index,

@@ -300,7 +300,7 @@ impl Worker {
             self.trees[at].unverified.done(&path);
             return self.write_unverified(at);
         };
-        let part = part(tree.id, &path, state);
+        let part = part(&self.shared, tree.id, &path, state);
         // What the standby does not have yet cannot be compared there.
         let has = seq <= self.shared.peer.borrow().acked;
         let there = standby.filter(|_| has).map(|standby| (standby, part));
@@ -400,13 +400,14 @@ impl Tree {
     }
 }
 
-fn part(tree: TreeId, path: &RelPath, state: State) -> VerifyPart {
+fn part(shared: &Shared, tree: TreeId, path: &RelPath, state: State) -> VerifyPart {
     VerifyPart {
         id: 0,
         tree,
         range: None,
         entries: vec![VerifyEntry {
             path: path.clone(),
+            names: shared.names_of(tree, Some(&state)),
             state,
         }],
         absent: Vec::new(),

@@ -211,7 +211,8 @@ fn part(
             && let Some(state) = fresh(shared, tree, &path, &indexed)
         {
             bytes += state.kind.size();
-            entries.push(VerifyEntry { path, state });
+            let names = shared.names_of(tree, Some(&state));
+            entries.push(VerifyEntry { path, state, names });
         }
     }
     let full = entries.len() >= PART || bytes >= PART_BYTES;
@@ -242,6 +243,7 @@ fn some(shared: &Shared, tree: TreeId, paths: &[RelPath], repair: bool) -> Verif
         match indexed.and_then(|indexed| fresh(shared, tree, path, &indexed)) {
             Some(state) => entries.push(VerifyEntry {
                 path: path.clone(),
+                names: shared.names_of(tree, Some(&state)),
                 state,
             }),
             None => absent.push(path.clone()),

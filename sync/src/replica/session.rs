@@ -319,7 +319,12 @@ impl Session<'_> {
         wait.min(TICK)
     }
 
-    fn message(&mut self, message: Message) -> Result<(), SessionError> {
+    fn message(&mut self, mut message: Message) -> Result<(), SessionError> {
+        match &mut message {
+            Message::Batch(batch) => self.shared.own_owners(&mut batch.records),
+            Message::Verify(part) => self.shared.own_owners_of(part.tree, &mut part.entries),
+            _ => {}
+        }
         if let Message::Data { bytes, .. } = &message {
             self.status.bytes += bytes.len() as u64;
             // A batch whose tree has a limit may come for hours, without a word that this end would have to say.

@@ -5,6 +5,7 @@ use crate::engine::command::Shared;
 use crate::engine::set_key;
 use crate::entry::{IndexEntry, Kind};
 use crate::index::{Index, IndexError, Located, Snapshot};
+use crate::owners::Names;
 use crate::path::RelPath;
 use crate::tail::GROWS_FROM;
 use crate::tree::TreeId;
@@ -302,6 +303,8 @@ impl Fetcher {
             xattrs + names
         };
         batch.bytes += OVERHEAD + path.as_bytes().len() + state.as_ref().map_or(0, attributes);
+        let names = self.shared.names_of(tree, state.as_ref());
+        batch.bytes += names.as_ref().map_or(0, Names::bytes);
         let grown_from = match state.as_ref().map(|s| &s.kind) {
             Some(Kind::File { size, hash }) if *size > GROWS_FROM => {
                 self.shared.tails.grown_from(tree, &path, (*size, *hash))
@@ -315,6 +318,7 @@ impl Fetcher {
             state,
             inline,
             grown_from,
+            names,
         });
     }
 }

@@ -24,6 +24,7 @@ fn record(at: RelPath, kind: Option<Kind>) -> Record {
         state: kind.map(|kind| State { kind, meta: meta() }),
         inline: false,
         grown_from: None,
+        names: None,
     }
 }
 

@@ -52,6 +52,12 @@ pub(super) const TREE: Section = Section {
             "How a changed file takes the place of its old version on the standby. atomic: a new file is made beside it and renamed. in-place: of a file of 1 MiB and more only the changed blocks are written, into the file, through a durable journal; for very large files such as those of a database.",
         ),
         key(
+            "owners",
+            "\"number\" or \"name\"",
+            DefaultsTo("\"number\""),
+            "What says who owns an entry on the other node: its numbers, or the names that they have in /etc/passwd and /etc/group of each node.",
+        ),
+        key(
             "max_delete",
             "\"N%\" or a number",
             DefaultsTo("\"50%\""),

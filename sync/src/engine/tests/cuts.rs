@@ -292,6 +292,7 @@ pub async fn hand(
             state,
             inline: true,
             grown_from: None,
+            names: None,
         });
     }
     let batch = Box::new(batch);

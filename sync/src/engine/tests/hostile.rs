@@ -154,6 +154,7 @@ fn record(path: &str, seq: u64, content: Option<&[u8]>, inline: bool) -> Record 
         state,
         inline,
         grown_from: None,
+        names: None,
     }
 }
 

@@ -18,6 +18,7 @@ fn batch(source: &Node, number: u64, broken: bool) -> Box<Batch> {
         state: None,
         inline: false,
         grown_from: None,
+        names: None,
     };
     Box::new(Batch {
         ready: Ready {

@@ -60,6 +60,7 @@ impl Node {
             node: self.name.into(),
             peer: other.into(),
             trees,
+            etc: self.dir.path().to_owned(),
             state_dir: self.dir.path().join("state"),
             max_stale: Duration::from_secs(60),
         };

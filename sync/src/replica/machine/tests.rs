@@ -25,6 +25,7 @@ fn file(size: u64, inline: bool) -> Record {
         state,
         inline,
         grown_from: None,
+        names: None,
     }
 }
 

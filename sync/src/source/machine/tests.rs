@@ -24,6 +24,7 @@ fn record(seq: u64, size: Option<u64>, inline: bool) -> Record {
         state,
         inline,
         grown_from: None,
+        names: None,
     }
 }
 

@@ -1,0 +1,44 @@
+//! Owners by name, for trees that ask for it: names go out with records, and come in as this node's numbers.
+
+use super::command::Shared;
+use crate::entry::State;
+use crate::owners::Names;
+use crate::tree::{Owners, TreeId};
+use crate::wire::{Record, VerifyEntry};
+
+impl Shared {
+    fn by_name(&self, tree: TreeId) -> bool {
+        let trees = self.trees();
+        let config = trees.iter().find(|t| t.id() == tree);
+        config.is_some_and(|t| t.owners == Owners::Name)
+    }
+
+    /// The names that go with a state that is sent.
+    pub(crate) fn names_of(&self, tree: TreeId, state: Option<&State>) -> Option<Names> {
+        let state = state.filter(|_| self.by_name(tree))?;
+        Some(self.accounts.now().names(&state.meta))
+    }
+
+    /// Gives what was received the numbers of this node. The names that stay are not known here.
+    pub(crate) fn own_owners(&self, records: &mut [Record]) {
+        for record in records {
+            self.own_owner(record.tree, record.state.as_mut(), &mut record.names);
+        }
+    }
+
+    /// The same for a part of a comparison.
+    pub(crate) fn own_owners_of(&self, tree: TreeId, entries: &mut [VerifyEntry]) {
+        for entry in entries {
+            self.own_owner(tree, Some(&mut entry.state), &mut entry.names);
+        }
+    }
+
+    fn own_owner(&self, tree: TreeId, state: Option<&mut State>, names: &mut Option<Names>) {
+        let sent = names.take();
+        if let (Some(sent), Some(state)) = (sent, state)
+            && self.by_name(tree)
+        {
+            *names = self.accounts.now().translate(&mut state.meta, &sent).err();
+        }
+    }
+}

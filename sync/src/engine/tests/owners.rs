@@ -1,0 +1,99 @@
+//! `owners = "name"`: the same names with other numbers on the other node. Needs the right to give files away.
+
+use super::pair::{Cable, Node, PATIENCE, flush, pair, write};
+use super::reversal::{rescued, turn};
+use crate::tree::{Owners, TreeConfig};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+
+fn by_name(tree: &mut TreeConfig) {
+    tree.owners = Owners::Name;
+}
+
+fn accounts(node: &Node, passwd: &str, group: &str) {
+    for (name, text) in [("passwd", passwd), ("group", group)] {
+        let new = node.dir.path().join("new");
+        write(&new, text);
+        std::fs::rename(new, node.dir.path().join(name)).unwrap();
+    }
+}
+
+fn owner(node: &Node, path: &str) -> (u32, u32) {
+    let found = std::fs::symlink_metadata(node.tree().join(path)).unwrap();
+    (found.uid(), found.gid())
+}
+
+fn give(node: &Node, path: &str, (uid, gid): (u32, u32)) -> bool {
+    std::os::unix::fs::lchown(node.tree().join(path), Some(uid), Some(gid)).is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_belong_to_the_same_names() {
+    let (a, b) = pair(by_name).await;
+    accounts(
+        &a,
+        "root:x:0:0::/:\nalice:x:3000:1::/:\nbob:x:3001:1::/:\n",
+        "root:x:0:\nstaff:x:3050:\n",
+    );
+    accounts(
+        &b,
+        "root:x:0:0::/:\nalice:x:4000:1::/:\n",
+        "root:x:0:\nstaff:x:4050:\n",
+    );
+    write(&a.tree().join("d/file"), "alice's");
+    std::os::unix::fs::symlink("nowhere", a.tree().join("link")).unwrap();
+    for i in 0..40 {
+        write(&a.tree().join(format!("many/{i}")), "x");
+    }
+    if !give(&a, "d/file", (3000, 3050)) {
+        eprintln!("no right to give files away: owners by name are not tested");
+        return;
+    }
+    give(&a, "d", (3000, 0));
+    give(&a, "link", (3000, 3050));
+    give(&a, "many/7", (3000, 3050));
+    // A number that nobody has.
+    give(&a, "many/8", (3999, 3050));
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    assert_eq!(owner(&b, "d"), (4000, 0));
+    assert_eq!(owner(&b, "d/file"), (4000, 4050));
+    assert_eq!(owner(&b, "link"), (4000, 4050));
+    assert_eq!(owner(&b, "many/7"), (4000, 4050));
+    assert_eq!(owner(&b, "many/8"), (3999, 4050));
+    let found = a.engine().verify(None, false).await.unwrap();
+    assert_eq!(found.found, 0, "{found:?}");
+    // Bob is not known on b: his file waits, the others do not.
+    write(&a.tree().join("bobs"), "bob's");
+    give(&a, "bobs", (3001, 0));
+    write(&a.tree().join("d/other"), "root's");
+    b.until("an error", |s| {
+        let error = s.trees[0].last_error.as_deref().unwrap_or_default();
+        !s.consistent && error.contains("bobs") && error.contains("user bob")
+    })
+    .await;
+    assert_eq!(std::fs::read(b.tree().join("d/other")).unwrap(), b"root's");
+    let wrong = std::fs::metadata(b.tree().join("bobs"));
+    assert!(wrong.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound));
+    accounts(
+        &b,
+        "root:x:0:0::/:\nalice:x:4000:1::/:\nbob:x:4001:1::/:\n",
+        "root:x:0:\nstaff:x:4050:\n",
+    );
+    b.until("bob's file", |s| s.consistent && s.trees[0].errors == 0)
+        .await;
+    assert_eq!(owner(&b, "bobs"), (4001, 0));
+    cable.cut().await;
+    // Back the other way: every number is translated back, and nothing differs.
+    let cable = turn(&a, &b).await;
+    give(&b, "many/9", (4001, 4050));
+    flush(&b).await;
+    a.until("consistent", |s| s.consistent).await;
+    assert_eq!(owner(&a, "many/9"), (3001, 3050));
+    assert_eq!(owner(&a, "d/file"), (3000, 3050));
+    assert_eq!(rescued(&a), BTreeMap::new());
+    let found = tokio::time::timeout(PATIENCE, b.engine().verify(None, false));
+    assert_eq!(found.await.unwrap().unwrap().found, 0);
+    cable.cut().await;
+}
