@@ -136,6 +136,8 @@ pub struct TreeConfig {
     pub update: Update,
     /// What says who owns an entry on the other node.
     pub owners: Owners,
+    /// Whether device nodes are made on the receiver.
+    pub devices: bool,
     /// The standby changes it only by consistent sets, taken while it is held still. `None`: by single changes.
     pub freeze: Option<Freeze>,
     /// Guard of invariant 4.
@@ -174,6 +176,7 @@ impl TreeConfig {
             local_changes: LocalChanges::default(),
             update: Update::default(),
             owners: Owners::default(),
+            devices: true,
             freeze: None,
             max_delete: MaxDelete::default(),
             cross_mounts: false,

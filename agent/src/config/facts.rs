@@ -229,6 +229,7 @@ impl Facts {
                 Owners::Name => "name",
             };
             put("owners", quoted(owners));
+            put("devices", tree.devices.to_string());
             let max_delete = match tree.max_delete {
                 MaxDelete::Percent(percent) => quoted(&format!("{percent}%")),
                 MaxDelete::Count(count) => count.to_string(),

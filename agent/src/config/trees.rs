@@ -131,6 +131,7 @@ fn decode_one(
     let max_delete = reader.get("max_delete", max_delete, errors);
     let update = reader.get("update", choice(UPDATE), errors);
     let owners = reader.get("owners", choice(OWNERS), errors);
+    let devices = reader.get("devices", boolean, errors);
     let freeze = reader.given("freeze").map(|_| freeze(reader, errors));
     let cross_mounts = reader.get("cross_mounts", boolean, errors);
     if let (Some(deletes), Some(cross)) = (&deletes, &cross_mounts)
@@ -157,6 +158,7 @@ fn decode_one(
         local_changes: local_changes?.value,
         update: update?.value,
         owners: owners?.value,
+        devices: devices?.value,
         freeze: match freeze {
             Some(freeze) => Some(freeze?),
             None => None,

@@ -138,6 +138,8 @@ pub struct Tree {
     pub update: Update,
     /// What says who owns an entry on the other node.
     pub owners: Owners,
+    /// Whether device nodes are made on the standby. Default true.
+    pub devices: bool,
     /// How it is held still for consistent sets.
     pub freeze: Option<Freeze>,
     /// Guard of invariant 4.

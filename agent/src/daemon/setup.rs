@@ -177,6 +177,7 @@ pub fn trees(config: &config::Config, own: usize, file: &Path) -> Result<PairCon
                 config::Owners::Number => Owners::Number,
                 config::Owners::Name => Owners::Name,
             },
+            devices: tree.devices,
             freeze: tree.freeze.as_ref().map(|f| Freeze {
                 before: f.before.clone(),
                 after: f.after.clone(),

@@ -13,7 +13,7 @@ use super::tree::Stop;
 use super::view::{IndexView, is_same_but_ctime, names_of, with_contents};
 use super::worker::Worker;
 use crate::commit::{self, Content, Report, Target};
-use crate::entry::{LocalKey, State};
+use crate::entry::{Kind, LocalKey, State};
 use crate::fault::Fault;
 use crate::index::{IndexError, Snapshot};
 use crate::lineage::NodeHeads;
@@ -116,8 +116,9 @@ impl Worker {
                 self.room_by_trash(&record);
                 results.failed.push((record.tree, record.path, Here::Open));
             } else if skip.contains(&number) {
-            } else if let Some(unknown) = &record.names {
-                self.path_error(record.tree, &record.path, unknown.to_string());
+                // A newer version follows.
+            } else if let Some(why) = self.refused(&record) {
+                self.path_error(record.tree, &record.path, why);
                 results.failed.push((record.tree, record.path, Here::Open));
             } else {
                 by_tree
@@ -398,6 +399,21 @@ impl Worker {
             Fault::Flagged(_) => {}
             _ => results.failed.push((tree.id, path.clone(), Here::Settled)),
         }
+    }
+
+    /// Why a record is not applied on this node, whatever lies there.
+    fn refused(&self, record: &Record) -> Option<String> {
+        if let Some(unknown) = &record.names {
+            return Some(unknown.to_string());
+        }
+        let kind = record.state.as_ref().map(|state| &state.kind);
+        let device = matches!(
+            kind,
+            Some(Kind::CharDevice { .. } | Kind::BlockDevice { .. })
+        );
+        let at = self.position(record.tree).filter(|_| device)?;
+        let allowed = self.trees[at].config.devices;
+        (!allowed).then(|| "a device node, which `devices = false` forbids".to_owned())
     }
 
     fn path_error(&mut self, tree: TreeId, path: &RelPath, why: String) {

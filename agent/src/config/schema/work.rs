@@ -58,6 +58,12 @@ pub(super) const TREE: Section = Section {
             "What says who owns an entry on the other node: its numbers, or the names that they have in /etc/passwd and /etc/group of each node.",
         ),
         key(
+            "devices",
+            "boolean",
+            DefaultsTo("true"),
+            "Whether device nodes are made on the standby. false: one on the master is an error of that path, and the tree is not in sync until it is gone or excluded.",
+        ),
+        key(
             "max_delete",
             "\"N%\" or a number",
             DefaultsTo("\"50%\""),

@@ -390,3 +390,31 @@ async fn an_empty_replaced_disk_receives_everything_anew() {
     assert_equal(&a.tree(), &b.tree());
     assert_eq!(rescued(&b), std::collections::BTreeMap::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forbidden_device_is_a_named_error_and_never_made() {
+    let (a, b, cable) = with_files(|t| t.devices = false, 5).await;
+    let made = |name: &str| {
+        let mode = rustix::fs::Mode::RUSR;
+        let (at, kind) = (a.tree().join(name), rustix::fs::FileType::CharacterDevice);
+        rustix::fs::mknodat(rustix::fs::CWD, at, kind, mode, rustix::fs::makedev(1, 3)).is_ok()
+    };
+    if !made("null") {
+        eprintln!("no right to make devices: that they are forbidden is not tested");
+        return cable.cut().await;
+    }
+    write(&a.tree().join("after"), "it");
+    b.until("an error", |s| {
+        let error = s.trees[0].last_error.as_deref().unwrap_or_default();
+        error.contains("null") && error.contains("devices") && !s.consistent
+    })
+    .await;
+    assert!(b.tree().join("null").symlink_metadata().is_err());
+    assert_eq!(std::fs::read(b.tree().join("after")).unwrap(), b"it");
+    std::fs::remove_file(a.tree().join("null")).unwrap();
+    flush(&a).await;
+    b.until("in sync again", |s| s.consistent && s.trees[0].errors == 0)
+        .await;
+    assert_equal(&a.tree(), &b.tree());
+    cable.cut().await;
+}
