@@ -15,6 +15,7 @@ mod decode;
 mod limits;
 mod network;
 mod nodes;
+mod replicas;
 mod section;
 mod time;
 mod trees;
@@ -29,7 +30,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use types::{Config, HookEvent, Node, PublicKey};
+use types::{Config, HookEvent, PublicKey};
 
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/tandem/tandem.toml";
@@ -123,6 +124,15 @@ pub fn parse(file: &Path, text: &str) -> Result<Loaded, Problems> {
     }
 }
 
+/// One of the configured machines, by its index there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// A node of the pair.
+    Node(usize),
+    /// A replica.
+    Replica(usize),
+}
+
 impl Config {
     /// The longest that a hand-over at SIGTERM may take by its own bounds: the planned move, and what runs before and
     /// after it, one after the other.
@@ -133,16 +143,18 @@ impl Config {
         self.pair.move_timeout + hooks + services
     }
 
-    /// This node and its peer, by this node's key. `None`: the key is of neither node.
-    pub fn sides(&self, key: &PublicKey) -> Option<(&Node, &Node)> {
-        let [first, second] = &self.nodes;
-        if first.key == *key {
-            Some((first, second))
-        } else if second.key == *key {
-            Some((second, first))
-        } else {
-            None
-        }
+    /// Which of the configured machines has this key.
+    pub fn who(&self, key: &PublicKey) -> Option<Who> {
+        let node = self.nodes.iter().position(|n| n.key == *key);
+        let replica = || self.replicas.iter().position(|r| r.key == *key);
+        node.map(Who::Node).or_else(|| replica().map(Who::Replica))
+    }
+
+    /// The names of all nodes and replicas.
+    pub fn machines(&self) -> Vec<&str> {
+        let nodes = self.nodes.iter().map(|n| n.name.as_str());
+        let replicas = self.replicas.iter().map(|r| r.name.as_str());
+        nodes.chain(replicas).collect()
     }
 }
 

@@ -14,6 +14,7 @@ mod backend;
 mod data;
 pub(crate) mod execute;
 pub mod facts;
+mod feeds;
 pub(crate) mod forward;
 mod hold;
 mod lifecycle;
@@ -21,6 +22,7 @@ mod moves;
 mod on_disk;
 mod peer;
 mod pump;
+mod replica;
 mod rescue;
 pub(crate) mod restore;
 mod roles;
@@ -184,6 +186,7 @@ impl Daemon {
                 .clone(),
             troubles: self.troubles(),
             hold: self.hold_times(),
+            away: self.data.feeds().away().clone(),
         })
     }
 

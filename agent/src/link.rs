@@ -13,6 +13,7 @@
 //! |---|---|
 //! | [`message`] | what is said on the control connection, versioned |
 //! | `rpc`, `frame`, `control` | requests with ids over length-capped frames; the life of a control connection |
+//! | [`feed`] | to a replica, which has no control connection |
 //! | `listen`, `dial` | accepting and making connections, with their bounds |
 //! | [`transport`] | the border to the secure channel: ssh today ([`ssh`]); TLS with pinned keys would fit as well |
 //! | `wire`, [`stream`] | the TCP socket below and the stream above the secure channel: counting, cutting |
@@ -20,6 +21,7 @@
 
 mod control;
 mod dial;
+pub mod feed;
 mod frame;
 mod listen;
 pub mod message;
@@ -78,7 +80,7 @@ use tokio_util::task::TaskTracker;
 use transport::{CloneEvidence, Transport};
 
 pub use rpc::{CallError, PeerRpc};
-pub use stream::DataStream;
+pub use stream::{DataStream, FeedStream};
 pub use transport::{BoxFuture, LinkError};
 
 /// Connections that are being authenticated. Half of it is kept for the peer's own link addresses, so that
@@ -264,7 +266,7 @@ impl Link {
         handler: Arc<dyn PeerHandler>,
         events: mpsc::Sender<LinkEvent>,
     ) -> Self {
-        let transport = Arc::new(ssh::SshTransport::new(&config.key, config.peer_key));
+        let transport = Arc::new(ssh::SshTransport::new(&config.key, &[config.peer_key]));
         Self::start_over(config, transport, handler, events)
     }
 

@@ -38,6 +38,7 @@ mod owners;
 pub(crate) mod prepare;
 #[allow(clippy::disallowed_methods)]
 mod reboot;
+pub(crate) mod receivers;
 pub mod report;
 mod root;
 mod scanning;
@@ -71,8 +72,8 @@ pub use report::{
 pub use sets::FreezeHooks;
 pub(crate) use sets::set_key;
 pub use status::{
-    Alarm, ContentsRound, ContentsStatus, EngineStatus, Mode, Progress, SessionStatus, SetStatus,
-    TreeState, TreeStatus,
+    Alarm, ContentsRound, ContentsStatus, EngineStatus, Mode, Progress, ReplicaStatus,
+    SessionStatus, SetStatus, TreeState, TreeStatus,
 };
 
 #[cfg(test)]

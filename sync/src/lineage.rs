@@ -26,7 +26,7 @@ pub use chain::{Leaves, Lineage, LineageError, MAX_EPOCHS};
 pub use head::{AdvanceError, Head};
 pub use relation::{
     Direction, HeadsError, NodeHeads, PairRelation, Regress, Side, TreeHead, TreeRelation, combine,
-    compare, first_source, regressed,
+    compare, first_source, left_behind, regressed,
 };
 
 /// Highest sequence number that is believed when the peer says that it sends it. A node counts one for each change, so

@@ -1,5 +1,7 @@
 //! The end that sends: a pure protocol machine, the reader of the index, the sender of contents, and their session.
 
+#[allow(clippy::disallowed_methods)]
+pub(crate) mod books;
 pub(crate) mod content;
 pub(crate) mod fetch;
 mod lanes;

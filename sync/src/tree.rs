@@ -11,6 +11,8 @@ use std::time::Duration;
 pub const MAX_NAME: usize = 64;
 /// Most trees of one pair. Bounds what a peer's Hello can hold.
 pub const MAX_TREES: usize = 256;
+/// Most replicas of one pair. Each costs the source a session: a thread and some MiB of queues.
+pub const MAX_REPLICAS: usize = 32;
 
 /// A tree's identity on the wire and in the index: the first 16 bytes of the BLAKE3 hash of its name.
 /// Both nodes have the same names, so both compute the same ids.
@@ -203,6 +205,36 @@ impl TreeConfig {
     }
 }
 
+/// What this node is to the pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// One of its two nodes. While it is the source it sends to these replicas besides the other node.
+    Node {
+        /// At most [`MAX_REPLICAS`].
+        replicas: Vec<ReplicaConfig>,
+    },
+    /// A replica: it receives from whoever is the source, and never is one.
+    Replica,
+}
+
+impl Part {
+    /// A node of a pair without replicas.
+    pub fn node() -> Self {
+        Part::Node {
+            replicas: Vec::new(),
+        }
+    }
+}
+
+/// A further receiver of some trees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaConfig {
+    /// Its name.
+    pub name: String,
+    /// Names of the trees that it gets. None of them is sent in sets.
+    pub trees: Vec<String>,
+}
+
 /// All that the sync half needs to know about the pair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairConfig {
@@ -210,8 +242,8 @@ pub struct PairConfig {
     pub pair: String,
     /// This node's name.
     pub node: String,
-    /// The other node's name.
-    pub peer: String,
+    /// What it is to the pair.
+    pub part: Part,
     /// The trees, at most [`MAX_TREES`].
     pub trees: Vec<TreeConfig>,
     /// Directory of the users and groups of this node, `passwd` and `group`: `/etc`.

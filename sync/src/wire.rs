@@ -117,6 +117,10 @@ pub struct Hello {
     pub pair: String,
     /// The node and its trees: lineages, positions, completeness.
     pub heads: NodeHeads,
+    /// Source, per tree: changes alone bring nobody up to date who has less than this, for something that left no record
+    /// came before it. Such a receiver begins anew, by contents. A tree that is not named has no such number. At most
+    /// [`MAX_TREES`].
+    pub floors: Vec<(TreeId, u64)>,
 }
 
 /// The replica agrees.
@@ -465,11 +469,19 @@ impl Message {
             }
         };
         match self {
-            Message::Hello(hello) => too_many(
-                hello.pair.len(),
-                MAX_TEXT,
-                "a Hello with a name that is too long",
-            ),
+            Message::Hello(hello) => {
+                too_many(
+                    hello.pair.len(),
+                    MAX_TEXT,
+                    "a Hello with a name that is too long",
+                )?;
+                too_many(
+                    hello.floors.len(),
+                    MAX_TREES,
+                    "a Hello with too many floors",
+                )?;
+                hello.floors.iter().try_for_each(|(_, seq)| check_seq(*seq))
+            }
             Message::Accept(accept) => {
                 too_many(
                     accept.from.len(),

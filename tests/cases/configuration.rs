@@ -59,7 +59,7 @@ fn a_key_that_does_not_fit_is_refused_with_the_reason() {
         "{stranger:?}"
     );
     let check = scene.tandem(ONE, &["check"]);
-    assert!(check.stdout.contains("neither of its nodes"), "{check:?}");
+    assert!(check.stdout.contains("none of its nodes"), "{check:?}");
 }
 
 #[test]

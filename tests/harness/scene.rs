@@ -43,6 +43,12 @@ impl SceneOptions {
         self
     }
 
+    /// Adds replicas of the tree `www`.
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.spec.replicas = replicas;
+        self
+    }
+
     /// Replaces trees, monitors, services, hooks and mail.
     pub fn body(mut self, body: &str) -> Self {
         self.spec.body = body.to_string();
@@ -67,8 +73,10 @@ impl Scene {
         scene
     }
 
+    /// A node, or behind them the replicas.
     pub fn node(&self, n: usize) -> &Node {
-        &self.pair.nodes[n]
+        let all = self.pair.nodes.iter().chain(&self.pair.replicas);
+        all.skip(n).next().expect("there are as many machines")
     }
 
     /// A file in the served tree of a node.
@@ -296,7 +304,7 @@ impl Scene {
     }
 
     fn dump(&self) {
-        for n in [ONE, TWO] {
+        for n in 0..2 + self.pair.replicas.len() {
             let node = self.node(n);
             let state = if node.host.is_on() { "on" } else { "off" };
             eprintln!("\n======== {} ({state}) status", node.name());

@@ -14,13 +14,8 @@ pub(super) fn prepare(context: &Context) -> Result<AgentStart, Failure> {
     let path = &loaded.config.agent.key;
     let key =
         NodeKey::load(path).map_err(|e| Failure::Other(Exit::InvalidConfig, e.to_string()))?;
-    if loaded.config.sides(&key.public()).is_none() {
-        let names = loaded
-            .config
-            .nodes
-            .each_ref()
-            .map(|n| n.name.as_str())
-            .join(" nor ");
+    if loaded.config.who(&key.public()).is_none() {
+        let names = loaded.config.machines().join(" nor ");
         let message = format!(
             "the key {} belongs to neither {names}: the configuration has other keys, or this is another machine's file; \
              `tandem keygen --show` prints the line of this key",

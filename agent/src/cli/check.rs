@@ -6,7 +6,7 @@ pub(super) mod machine;
 use super::exit::Failure;
 use super::{Context, Exit, Outcome, output};
 use crate::config::facts::Facts;
-use crate::config::{self, LoadError};
+use crate::config::{self, LoadError, Who};
 use crate::keys::NodeKey;
 
 pub(super) fn run(context: &Context) -> Outcome {
@@ -24,17 +24,17 @@ pub(super) fn run(context: &Context) -> Outcome {
     };
     output::complain_raw(&loaded.warnings.to_string());
     let key = NodeKey::load(&loaded.config.agent.key);
-    let me = key
-        .as_ref()
-        .ok()
-        .and_then(|k| loaded.config.sides(&k.public()))
-        .map(|(me, _)| me);
+    let config = &loaded.config;
+    let me = key.as_ref().ok().and_then(|k| config.who(&k.public()));
     for warning in machine::warnings(&loaded, &key, me) {
         output::complain(&format!("warning: {}", super::text::escape(&warning)));
     }
     let who = match (me, &key) {
-        (Some(node), _) => format!("this node is {}", node.name),
-        (None, Ok(_)) => "this machine is neither of its nodes".to_owned(),
+        (Some(Who::Node(at)), _) => format!("this node is {}", config.nodes[at].name),
+        (Some(Who::Replica(at)), _) => {
+            format!("this machine is the replica {}", config.replicas[at].name)
+        }
+        (None, Ok(_)) => "this machine is none of its nodes and replicas".to_owned(),
         (None, Err(_)) => "which node this is cannot be said without its key".to_owned(),
     };
     let digest = Facts::of(&loaded.config).digest();

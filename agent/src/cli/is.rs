@@ -1,4 +1,4 @@
-//! `tandem is master|standby`.
+//! `tandem is master|standby|replica`.
 
 use super::{Exit, Outcome};
 use crate::api::client::Client;
@@ -19,6 +19,7 @@ pub(super) struct Args {
 pub(super) enum Asked {
     Master,
     Standby,
+    Replica,
 }
 
 impl From<Asked> for Role {
@@ -26,6 +27,7 @@ impl From<Asked> for Role {
         match asked {
             Asked::Master => Self::Master,
             Asked::Standby => Self::Standby,
+            Asked::Replica => Self::Replica,
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn run(args: Args, context: &Context) -> Outcome {
         let key = NodeKey::generate()?;
         key.write_new(&path, &comment).map_err(|e| failed(&e))?;
         output::complain(&format!(
-            "the key is in {}; in the configuration of both nodes, below this one's [[node]]:",
+            "the key is in {}; in the configuration of all machines, below this one's [[node]] or [[replica]]:",
             path.display()
         ));
         key

@@ -21,6 +21,7 @@ pub(super) fn status(report: &StatusReport, now_unix_ms: u64, style: Style) -> S
         page.addresses(),
         page.links(),
         page.trees(),
+        page.replicas(),
         page.monitors(),
         page.services(),
     ] {
@@ -41,7 +42,7 @@ struct Page<'r> {
 fn role_tone(role: Role) -> Tone {
     match role {
         Role::Master => Tone::Good,
-        Role::Standby => Tone::Head,
+        Role::Standby | Role::Replica => Tone::Head,
         Role::Joining | Role::Unknown => Tone::Warn,
         Role::Fault => Tone::Bad,
     }
@@ -95,6 +96,10 @@ impl Page<'_> {
 
     fn facts(&self) -> Vec<(&'static str, String)> {
         let r = self.report;
+        if r.role == Role::Replica {
+            // It takes no part in what else there is to say.
+            return vec![("from", self.source()), ("config", self.config())];
+        }
         let mut facts = vec![
             ("takeover", self.takeover()),
             ("peer", self.peer()),
@@ -187,6 +192,19 @@ impl Page<'_> {
         text
     }
 
+    /// Of a replica: who feeds it.
+    fn source(&self) -> String {
+        let r = self.report;
+        let node = escape(&r.peer.node);
+        match &r.session.why {
+            None => format!("{node}, {}", self.style.paint(Tone::Good, "connected")),
+            Some(why) => {
+                let why = self.style.paint(Tone::Warn, &escape(why));
+                format!("{node} last; {why}")
+            }
+        }
+    }
+
     fn data(&self) -> String {
         let r = self.report;
         let (tone, relation) = match r.relation.as_str() {
@@ -233,6 +251,7 @@ impl Page<'_> {
                     )
                 )
             }
+            (None, _) if self.report.role == Role::Replica => mine.into_owned(),
             (None, _) => format!("{mine}, the peer's is not known"),
         };
         if c.file_changed {

@@ -192,16 +192,8 @@ fn the_agent_starts_only_with_a_key_of_the_configuration() {
     let mut mine = context(dir.path(), &format!("{at}{text}"));
     mine.socket = Some("/tmp/other".into());
     let start = agent::prepare(&mine).unwrap();
-    assert_eq!(
-        start
-            .loaded
-            .config
-            .sides(&start.key.public())
-            .unwrap()
-            .0
-            .name,
-        "mirror2"
-    );
+    let who = start.loaded.config.who(&start.key.public());
+    assert_eq!(who, Some(config::Who::Node(1)));
     assert_eq!(start.socket, PathBuf::from("/tmp/other"));
 }
 

@@ -6,7 +6,7 @@ use super::section::Reader;
 use super::time::{duration, format_duration};
 use super::types::{Agent, CatchingUp, Config, Pair};
 use super::value::{boolean, choice, found, name, path, port};
-use super::{actions, network, nodes, trees, watching};
+use super::{actions, network, nodes, replicas, trees, watching};
 use std::time::Duration;
 use toml::de::DeTable;
 
@@ -45,6 +45,12 @@ pub(super) fn decode(text: &str, notes: &mut Notes) -> Option<Config> {
     let pair = pair.and_then(|reader| decode_pair(&reader, &nodes, notes));
     let floating_ips = network::decode(root, &nodes, notes);
     let trees = trees::decode(root, agent.as_ref(), notes);
+    let beside = replicas::Beside {
+        nodes: &nodes,
+        floating_ips: &floating_ips,
+        trees: &trees,
+    };
+    let replicas = replicas::decode(root, &beside, notes);
     let monitors = watching::decode(root, &floating_ips, notes);
     let services = actions::decode_services(root, notes);
     let hooks = actions::decode_hooks(root, notes);
@@ -74,6 +80,7 @@ pub(super) fn decode(text: &str, notes: &mut Notes) -> Option<Config> {
         nodes: nodes.finish()?,
         floating_ips,
         trees,
+        replicas,
         monitors,
         services,
         hooks,

@@ -185,6 +185,13 @@ impl Facts {
                 put("data", link.data.to_string());
             }
         }
+        for replica in &config.replicas {
+            let mut put = |key, value| self.put("replica", &replica.name, key, value);
+            put("name", quoted(&replica.name));
+            put("key", quoted(&public_line(&replica.key, "")));
+            put("address", quoted(&replica.address.to_string()));
+            put("trees", words(&replica.trees));
+        }
         for floating in &config.floating_ips {
             let name = floating.address.to_string();
             let mut put = |key, value| self.put("floating_ip", &name, key, value);

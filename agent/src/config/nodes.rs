@@ -235,6 +235,18 @@ impl Nodes {
             .filter_map(|l| l.address.as_ref())
     }
 
+    /// Whether one of them has this name.
+    pub fn has_name(&self, name: &str) -> bool {
+        let mut names = self.list.iter().filter_map(|n| n.name.as_ref());
+        names.any(|n| n.value == name)
+    }
+
+    /// Whether one of them has this key.
+    pub fn has_key(&self, key: &PublicKey) -> bool {
+        let mut keys = self.list.iter().filter_map(|n| n.key.as_ref());
+        keys.any(|k| k.value == *key)
+    }
+
     /// Whether `address` is one node's own.
     pub fn has_address(&self, address: IpAddr) -> bool {
         self.addresses().any(|a| a.value == address)

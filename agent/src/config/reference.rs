@@ -21,6 +21,10 @@ pub fn toml() -> String {
     for section in SECTIONS.iter().filter(|s| s.path != "node.link") {
         if section.path == "node" {
             nodes(&mut out);
+        } else if section.path == "replica" {
+            // The tree above is sent in sets, which no replica gets.
+            table(&mut out, super::schema::section("tree"), 1, false);
+            table(&mut out, section, 0, true);
         } else {
             table(&mut out, section, 0, true);
         }

@@ -102,6 +102,7 @@ pub static SECTIONS: &[Section] = &[
     work::TREE,
     work::FREEZE,
     work::LIMIT,
+    pair::REPLICA,
     work::MONITOR,
     work::SERVICE,
     work::HOOK,

@@ -4,6 +4,7 @@ mod errors;
 mod facts;
 mod files;
 mod reading;
+mod replicas;
 
 use super::{Loaded, Problems};
 use std::path::Path;

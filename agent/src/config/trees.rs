@@ -15,7 +15,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// Most trees: all their heads fit into one heartbeat.
-const LIMIT: usize = 32;
+pub(super) const LIMIT: usize = 32;
 /// Most patterns of one list: each path is matched against each of them.
 const PATTERNS: usize = 1000;
 /// A poll stats every entry: more often than each second is not what it is for.

@@ -19,6 +19,8 @@ pub struct Config {
     pub floating_ips: Vec<FloatingIp>,
     /// `[[tree]]`: at most 32, so that all heads fit into one heartbeat.
     pub trees: Vec<Tree>,
+    /// `[[replica]]`: at most [`tandem_sync::tree::MAX_REPLICAS`].
+    pub replicas: Vec<Replica>,
     /// `[[monitor]]`.
     pub monitors: Vec<Monitor>,
     /// `[[service]]`.
@@ -85,6 +87,19 @@ pub struct Node {
     pub key: PublicKey,
     /// Its ends of the links, in the same order on both nodes.
     pub links: Vec<Link>,
+}
+
+/// A further receiver of some trees, without a part in failover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// Its name.
+    pub name: String,
+    /// Its public key.
+    pub key: PublicKey,
+    /// Where it listens, and the nodes connect to.
+    pub address: IpAddr,
+    /// Names of the trees that it gets, at least one. None of them is sent in sets.
+    pub trees: Vec<String>,
 }
 
 /// An ed25519 public key (RFC 8032), as in an OpenSSH public line.

@@ -39,6 +39,21 @@ pub fn alarms(report: &StatusReport, view: &View, engine: &EngineStatus) -> Vec<
     alarms
 }
 
+/// What the engine says of this machine's own data.
+pub fn data_alarms(engine: &EngineStatus) -> Vec<String> {
+    let of_engine = engine.alarms.iter().map(|alarm| match &alarm.tree {
+        Some(tree) => format!("tree {tree}: {}", alarm.text),
+        None => alarm.text.clone(),
+    });
+    let failing = engine.trees.iter().filter(|t| t.errors > 0);
+    let of_trees = failing.map(|tree| {
+        let last = tree.last_error.as_deref().unwrap_or("no reason is known");
+        let (name, errors) = (&tree.name, tree.errors);
+        format!("tree {name}: {errors} paths fail, the last one: {last}")
+    });
+    of_engine.chain(of_trees).collect()
+}
+
 struct Facts<'a> {
     report: &'a StatusReport,
     view: &'a View,
@@ -126,23 +141,7 @@ impl Facts<'_> {
     }
 
     fn data(&self) -> Vec<String> {
-        let mut alarms: Vec<String> = self
-            .engine
-            .alarms
-            .iter()
-            .map(|alarm| match &alarm.tree {
-                Some(tree) => format!("tree {tree}: {}", alarm.text),
-                None => alarm.text.clone(),
-            })
-            .collect();
-        for tree in self.engine.trees.iter().filter(|t| t.errors > 0) {
-            let last = tree.last_error.as_deref().unwrap_or("no reason is known");
-            let errors = tree.errors;
-            alarms.push(format!(
-                "tree {}: {errors} paths fail, the last one: {last}",
-                tree.name
-            ));
-        }
+        let mut alarms = data_alarms(self.engine);
         alarms.extend(self.stopped_there());
         alarms
     }

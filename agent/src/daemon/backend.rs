@@ -351,18 +351,18 @@ impl Backend for Api {
     }
 
     fn rescue_list(&self) -> Answer<'_, types::RescueList> {
-        answer!(self.0.rescue_list().await)
+        answer!(self.0.rescue().list().await)
     }
 
     fn rescue_show(
         &self,
         request: types::RescueShowRequest,
     ) -> Answer<'_, Lines<types::RescueItem>> {
-        answer!(self.0.rescue_show(request).await)
+        answer!(self.0.rescue().show(request).await)
     }
 
     fn rescue_file(&self, request: types::RescueFileRequest) -> Answer<'_, File> {
-        answer!(self.0.rescue_file(request).await)
+        answer!(self.0.rescue().file(request).await)
     }
 
     fn rescue_restore(
@@ -373,7 +373,7 @@ impl Backend for Api {
     }
 
     fn rescue_drop(&self, request: types::RescueSelection) -> Answer<'_, types::Done> {
-        answer!(self.0.rescue_drop(request).await)
+        answer!(self.0.rescue().drop(request).await)
     }
 
     fn maintenance(&self, request: types::MaintenanceRequest) -> Answer<'_, types::Done> {

@@ -1,5 +1,6 @@
 //! The data half at the role machine's command: which direction it works in, and the session that goes with it.
 
+use super::feeds::Feeds;
 use crate::link::{DataStream, Link};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,7 @@ const SETTLED: Duration = Duration::from_secs(5);
 pub struct DataHalf {
     engine: Engine,
     link: Arc<Link>,
+    feeds: Feeds,
     /// Ends the sessions of the current direction.
     direction: Arc<Mutex<CancellationToken>>,
     /// Something changed for which it is worth dialing again at once.
@@ -39,10 +41,16 @@ pub fn trusted(view: &View) -> bool {
 
 impl DataHalf {
     /// Nothing is begun by this.
-    pub fn new(engine: Engine, link: Arc<Link>, views: watch::Receiver<View>) -> Self {
+    pub fn new(
+        engine: Engine,
+        link: Arc<Link>,
+        feeds: Feeds,
+        views: watch::Receiver<View>,
+    ) -> Self {
         Self {
             engine,
             link,
+            feeds,
             direction: Arc::default(),
             wake: Arc::default(),
             views,
@@ -52,6 +60,11 @@ impl DataHalf {
     /// The peer is there, or something else changed: dial now instead of later.
     pub fn wake(&self) {
         self.wake.notify_one();
+    }
+
+    /// The replicas.
+    pub fn feeds(&self) -> &Feeds {
+        &self.feeds
     }
 
     /// Carries out one command. Not cancel safe: the engine finishes what was begun, the session may be missing.
@@ -78,6 +91,7 @@ impl DataHalf {
             DataCommand::BeginSource { term } => {
                 let cancel = self.turn();
                 engine.begin_source(term).await.map_err(text)?;
+                tokio::spawn(self.feeds.clone().feed(cancel.clone()));
                 tokio::spawn(self.clone().keep_sending(cancel));
             }
             DataCommand::BeginReplica => {
@@ -212,11 +226,7 @@ impl DataHalf {
                     tracing::warn!("data session ended: the peer's identity is in doubt");
                 }
             }
-            pause = if begun.elapsed() > SETTLED {
-                RETRY.0
-            } else {
-                (pause * 2).min(RETRY.1)
-            };
+            pause = next_pause(pause, begun.elapsed());
             tokio::select! {
                 () = cancel.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -240,7 +250,15 @@ impl DataHalf {
     }
 }
 
-fn log_end(direction: &'static str, result: &Result<SessionEnd, SessionError>) {
+/// The pause after a session, or an attempt at one, that lasted for `lasted`, when the one before it was `pause`.
+pub(super) fn next_pause(pause: Duration, lasted: Duration) -> Duration {
+    match lasted > SETTLED {
+        true => RETRY.0,
+        false => (pause * 2).clamp(RETRY.0, RETRY.1),
+    }
+}
+
+pub(super) fn log_end(direction: &'static str, result: &Result<SessionEnd, SessionError>) {
     match result {
         Ok(SessionEnd::Cancelled | SessionEnd::RoleChanged) => {
             tracing::debug!(direction, "data session ended with the role");

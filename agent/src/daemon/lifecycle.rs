@@ -177,6 +177,8 @@ impl Daemon {
         // First what can fail: then nothing was applied.
         let taken = self.engine.set_trees(trees.trees).await;
         taken.map_err(|e| engine_error(&e))?;
+        let fed = self.data.feeds().configure(config);
+        fed.map_err(|why| ApiError::new(ErrorCode::Internal, why))?;
         self.notifier.configure(config.mail.clone());
         let (services, hooks) = (config.services.clone(), config.hooks.clone());
         let message = OneWay::Config {

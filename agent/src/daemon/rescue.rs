@@ -7,15 +7,25 @@ use crate::api::server::{Lines, STREAM_QUEUE};
 use crate::api::types::{
     self, ApiError, ErrorCode, Line, RescueChange, RescueItem, RescueSelection, RestoreEvent,
 };
+use crate::journal::Journal;
 use std::fs::File;
 use std::sync::Arc;
+use tandem_sync::engine::Engine;
 use tandem_sync::entry::{Kind, State};
 use tandem_sync::rescue::{Change, Item};
 use tokio::sync::mpsc;
 
-impl Daemon {
+/// The rescue of this machine, whatever it is to the pair.
+pub struct RescueSide<'a> {
+    /// Has it.
+    pub engine: &'a Engine,
+    /// Where it is written down what was dropped.
+    pub journal: &'a Journal,
+}
+
+impl RescueSide<'_> {
     /// All sets of all trees.
-    pub async fn rescue_list(&self) -> Result<types::RescueList, ApiError> {
+    pub async fn list(&self) -> Result<types::RescueList, ApiError> {
         let sets = self.engine.rescue_list().await;
         let sets = sets.map_err(|e| engine_error(&e))?;
         Ok(types::RescueList {
@@ -36,7 +46,7 @@ impl Daemon {
     }
 
     /// The items of one set.
-    pub async fn rescue_show(
+    pub async fn show(
         &self,
         request: types::RescueShowRequest,
     ) -> Result<Lines<RescueItem>, ApiError> {
@@ -53,11 +63,42 @@ impl Daemon {
     }
 
     /// The bytes of one item.
-    pub async fn rescue_file(&self, request: types::RescueFileRequest) -> Result<File, ApiError> {
+    pub async fn file(&self, request: types::RescueFileRequest) -> Result<File, ApiError> {
         self.engine
             .rescue_open(&request.set, request.item)
             .await
             .map_err(|e| engine_error(&e))
+    }
+
+    /// Removes items, or the whole set.
+    pub async fn drop(&self, request: RescueSelection) -> Result<types::Done, ApiError> {
+        self.engine
+            .rescue_drop(&request.set, &request.items)
+            .await
+            .map_err(|e| engine_error(&e))?;
+        self.journal.record("rescue-drop", &request);
+        Ok(types::Done {
+            message: match request.items.len() {
+                0 => format!("rescue set {} is gone", request.set),
+                1 => format!("1 entry of rescue set {} is gone", request.set),
+                n => format!("{n} entries of rescue set {} are gone", request.set),
+            },
+        })
+    }
+
+    async fn items(&self, set: &str) -> Result<Vec<Item>, ApiError> {
+        let items = self.engine.rescue_show(set).await;
+        items.map_err(|e| engine_error(&e))
+    }
+}
+
+impl Daemon {
+    /// This node's rescue.
+    pub fn rescue(&self) -> RescueSide<'_> {
+        RescueSide {
+            engine: &self.engine,
+            journal: &self.journal,
+        }
     }
 
     /// Puts items back, on the master.
@@ -98,27 +139,6 @@ impl Daemon {
         Ok(lines)
     }
 
-    /// Removes items, or the whole set.
-    pub async fn rescue_drop(&self, request: RescueSelection) -> Result<types::Done, ApiError> {
-        self.engine
-            .rescue_drop(&request.set, &request.items)
-            .await
-            .map_err(|e| engine_error(&e))?;
-        self.journal.record("rescue-drop", &request);
-        Ok(types::Done {
-            message: match request.items.len() {
-                0 => format!("rescue set {} is gone", request.set),
-                1 => format!("1 entry of rescue set {} is gone", request.set),
-                n => format!("{n} entries of rescue set {} are gone", request.set),
-            },
-        })
-    }
-
-    async fn items(&self, set: &str) -> Result<Vec<Item>, ApiError> {
-        let items = self.engine.rescue_show(set).await;
-        items.map_err(|e| engine_error(&e))
-    }
-
     async fn selected(&self, request: &RescueSelection) -> Result<(String, Vec<Item>), ApiError> {
         let sets = self.engine.rescue_list().await;
         let sets = sets.map_err(|e| engine_error(&e))?;
@@ -126,7 +146,7 @@ impl Daemon {
             let text = format!("the rescue has no set {:?}", request.set);
             return Err(ApiError::new(ErrorCode::NotFound, text));
         };
-        let mut items = self.items(&request.set).await?;
+        let mut items = self.rescue().items(&request.set).await?;
         if !request.items.is_empty() {
             if let Some(missing) = request
                 .items

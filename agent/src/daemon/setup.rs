@@ -1,5 +1,6 @@
 //! (pure) What the parts want to know, out of the one configuration.
 
+use super::feeds::replicas;
 use crate::config::facts::Facts;
 use crate::config::own::{effective_exclude, own_paths};
 use crate::config::types as config;
@@ -15,7 +16,7 @@ use tandem_failover::probe::http::HttpCheck;
 use tandem_failover::probe::monitor;
 use tandem_sync::filter::{Filter, PatternError};
 use tandem_sync::tree::{
-    Deletes, Freeze, LocalChanges, MaxDelete, Owners, PairConfig, TreeConfig, Update,
+    Deletes, Freeze, LocalChanges, MaxDelete, Owners, PairConfig, Part, TreeConfig, Update,
 };
 
 /// The pair's id in every heartbeat.
@@ -153,6 +154,34 @@ fn check(check: &config::Check) -> monitor::Check {
 
 /// The trees. What Tandem itself needs on this node belongs to none of them, whatever the file says.
 pub fn trees(config: &config::Config, own: usize, file: &Path) -> Result<PairConfig, PatternError> {
+    Ok(PairConfig {
+        part: Part::Node {
+            replicas: replicas(config),
+        },
+        ..everything(config, &config.nodes[own].name, file)?
+    })
+}
+
+/// The same on a replica, which has some of the trees.
+pub fn replica_trees(
+    config: &config::Config,
+    own: usize,
+    file: &Path,
+) -> Result<PairConfig, PatternError> {
+    let replica = &config.replicas[own];
+    let mut pair = everything(config, &replica.name, file)?;
+    pair.trees.retain(|tree| replica.trees.contains(&tree.name));
+    Ok(PairConfig {
+        part: Part::Replica,
+        ..pair
+    })
+}
+
+fn everything(
+    config: &config::Config,
+    name: &str,
+    file: &Path,
+) -> Result<PairConfig, PatternError> {
     let private = own_paths(config, file);
     let trees = config.trees.iter().map(|tree| {
         Ok(TreeConfig {
@@ -199,8 +228,8 @@ pub fn trees(config: &config::Config, own: usize, file: &Path) -> Result<PairCon
     Ok(PairConfig {
         etc: "/etc".into(),
         pair: config.pair.name.clone(),
-        node: config.nodes[own].name.clone(),
-        peer: config.nodes[1 - own].name.clone(),
+        node: name.to_owned(),
+        part: Part::node(),
         trees: trees.collect::<Result<_, _>>()?,
         state_dir: config.agent.state_dir.clone(),
         max_stale: config.pair.max_stale,

@@ -2,15 +2,16 @@
 
 use super::backend::Api;
 use super::data::DataHalf;
+use super::feeds::Feeds;
 use super::lifecycle::End;
 use super::on_disk::OnDisk;
 use super::peer::{Handler, LINK_EVENTS};
 use super::restore::Restores;
 use super::roles::{Roles, unix_ms};
 use super::tree_hooks::TreeHooks;
-use super::{Daemon, Identity, end_driver, execute, setup};
+use super::{Daemon, Identity, end_driver, execute, replica, setup};
 use crate::api::server;
-use crate::config::Loaded;
+use crate::config::{Loaded, Who};
 use crate::journal::{Journal, Limits};
 use crate::keys::NodeKey;
 use crate::link::{Link, LinkConfig, LinkEvent, Timing};
@@ -30,18 +31,18 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How often the status line of systemd and the watchdog are looked after, when no watchdog asks for less.
-const PULSE: Duration = Duration::from_secs(5);
+pub(super) const PULSE: Duration = Duration::from_secs(5);
 
 /// How long answers of the API may take to be written when the agent ends. They are short and the reader is on this
 /// machine; the events of an operation that goes on are not waited for longer.
-const ANSWERS: Duration = Duration::from_millis(500);
+pub(super) const ANSWERS: Duration = Duration::from_millis(500);
 
 /// What the daemon starts with. Everything in it has been checked.
 #[derive(Debug)]
 pub struct AgentStart {
     /// The configuration, and the file that `reload` reads again.
     pub loaded: Loaded,
-    /// This node's key; it is of one of the configuration's nodes.
+    /// This machine's key; it is of one of the configuration's nodes or replicas.
     pub key: NodeKey,
     /// Where the API listens: the command line's word before the configuration's.
     pub socket: PathBuf,
@@ -91,7 +92,11 @@ pub fn run(start: AgentStart) -> Result<End, StartError> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let result = runtime.block_on(run_in(start));
+    let result = match start.loaded.config.who(&start.key.public()) {
+        Some(Who::Replica(own)) => runtime.block_on(replica::run_in(start, own)),
+        // The command line has checked that it is one of them.
+        Some(Who::Node(_)) | None => runtime.block_on(run_in(start)),
+    };
     match result {
         // The execution ends every thread; a master has no time to wait for them.
         Ok(End::Restart(_)) => runtime.shutdown_background(),
@@ -194,7 +199,7 @@ fn compose(
     let (events_in, events) = mpsc::channel(LINK_EVENTS);
     let journal = Journal::open(&state_dir, Limits::default())?;
     let link_config = LinkConfig {
-        key,
+        key: key.clone(),
         peer_key: config.nodes[1 - own].key,
         paths: setup::link_paths(&config, own),
         port: config.pair.port,
@@ -202,11 +207,12 @@ fn compose(
     };
     let daemon = Arc::new_cyclic(|weak| {
         let link = Link::start(link_config, Arc::new(Handler(weak.clone())), events_in);
+        let feeds = Feeds::new(engine.clone(), key.clone(), &config, driver.view.clone());
         Daemon {
             own,
             identity: identity(driver.boot.incarnation.counter),
             started_unix_ms: unix_ms(),
-            data: DataHalf::new(engine.clone(), Arc::new(link), driver.view.clone()),
+            data: DataHalf::new(engine.clone(), Arc::new(link), feeds, driver.view.clone()),
             engine,
             inputs: driver.inputs.clone(),
             views: driver.view.clone(),
@@ -235,7 +241,7 @@ fn compose(
 }
 
 /// One agent per state directory: two would write the same index.
-fn lock(state_dir: &Path) -> Result<File, StartError> {
+pub(super) fn lock(state_dir: &Path) -> Result<File, StartError> {
     use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
     let fail = |source| StartError::State {
         path: state_dir.to_owned(),

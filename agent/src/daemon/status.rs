@@ -1,8 +1,10 @@
 //! (pure) What the parts say of themselves, put together for the operator.
 
 use super::alarms::alarms;
+use super::feeds::Away;
 use crate::api::types as api;
 use crate::config::types::{Config, CountsFor};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tandem_failover::address::AddressState;
 use tandem_failover::health::Health;
@@ -96,6 +98,8 @@ pub struct Parts<'a> {
     pub troubles: Vec<String>,
     /// Hold since and until.
     pub hold: Option<(u64, Option<u64>)>,
+    /// Replicas that cannot be fed now.
+    pub away: BTreeMap<String, Away>,
 }
 
 /// The whole report.
@@ -130,9 +134,13 @@ pub fn report(parts: Parts<'_>) -> api::StatusReport {
         addresses: addresses(&parts),
         last_decision: parts.last_decision.clone(),
         services: services(&parts),
+        replicas: replicas(&parts),
         alarms: Vec::new(),
     };
     report.alarms = alarms(&report, view, parts.engine);
+    let away = parts.away.iter().filter(|(_, away)| away.is_long());
+    let away = away.map(|(name, away)| format!("the replica {name} is not fed: {}", away.why));
+    report.alarms.extend(away);
     report.alarms.extend(parts.troubles);
     report
 }
@@ -250,10 +258,18 @@ fn monitors(parts: &Parts<'_>) -> Vec<api::MonitorStatus> {
 }
 
 fn trees(parts: &Parts<'_>) -> Vec<api::TreeStatus> {
-    let engine = parts.engine;
+    tree_statuses(parts.engine, &parts.lineages, parts.now)
+}
+
+/// Every tree, with the number of epochs of each.
+pub fn tree_statuses(
+    engine: &sync::EngineStatus,
+    lineages: &[u64],
+    now: Now,
+) -> Vec<api::TreeStatus> {
     let stale = engine
         .fresh_at
-        .map(|at| parts.now.age_ms(Instant::from_nanos(at)));
+        .map(|at| now.age_ms(Instant::from_nanos(at)));
     let receives = matches!(engine.mode, sync::Mode::Replica);
     engine
         .trees
@@ -268,7 +284,7 @@ fn trees(parts: &Parts<'_>) -> Vec<api::TreeStatus> {
                 stopped,
                 proven: tree.proven,
                 epoch: tree.epoch.clone(),
-                lineage_length: parts.lineages.get(i).copied().unwrap_or(0),
+                lineage_length: lineages.get(i).copied().unwrap_or(0),
                 seq: tree.seq,
                 acked: engine.acked,
                 lag_ms: engine.lag.map(millis),
@@ -293,6 +309,28 @@ fn trees(parts: &Parts<'_>) -> Vec<api::TreeStatus> {
             }
         })
         .collect()
+}
+
+/// The replicas that this node feeds; none where it is not master.
+fn replicas(parts: &Parts<'_>) -> Vec<api::ReplicaStatus> {
+    let known = |name: &str| parts.engine.replicas.iter().find(|r| r.name == name);
+    let all = parts.config.replicas.iter();
+    all.filter_map(|config| {
+        let replica = known(&config.name)?;
+        let session = replica.session.as_ref();
+        let away = parts.away.get(&config.name);
+        Some(api::ReplicaStatus {
+            name: config.name.clone(),
+            address: config.address.to_string(),
+            trees: config.trees.clone(),
+            up: session.is_some(),
+            in_sync: session.is_some_and(|s| s.caught_up),
+            lag_ms: replica.lag.map(millis),
+            acked: replica.acked,
+            why: away.filter(|_| session.is_none()).map(|a| a.why.clone()),
+        })
+    })
+    .collect()
 }
 
 fn tree_set(set: &sync::SetStatus) -> api::TreeSet {

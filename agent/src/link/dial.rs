@@ -4,7 +4,7 @@
 
 use super::status::Purpose;
 use super::stream::DataStream;
-use super::transport::Duplex;
+use super::transport::{Duplex, Transport};
 use super::wire::{Wire, WireHandle};
 use super::{LinkError, Shared, control};
 use std::io;
@@ -26,6 +26,7 @@ pub(super) fn purpose(byte: u8) -> Option<Purpose> {
     match byte {
         b'c' => Some(Purpose::Control),
         b'd' => Some(Purpose::Data),
+        b'r' => Some(Purpose::Feed),
         _ => None,
     }
 }
@@ -34,6 +35,7 @@ fn byte(purpose: Purpose) -> u8 {
     match purpose {
         Purpose::Control => b'c',
         Purpose::Data => b'd',
+        Purpose::Feed => b'r',
     }
 }
 
@@ -99,7 +101,7 @@ async fn connect(
         .map_err(|_| LinkError::ConnectTimeout(timing.connect))??;
     let (wire, handle) = Wire::new(tcp)?;
     let cut = handle.cut.clone().drop_guard();
-    let stream = tokio::time::timeout(timing.handshake, open(shared, wire, purpose))
+    let stream = tokio::time::timeout(timing.handshake, open(&*shared.transport, wire, purpose))
         .await
         .map_err(|_| LinkError::HandshakeTimeout(timing.handshake))??;
     let session = shared
@@ -123,8 +125,12 @@ async fn tcp(shared: &Shared, path: usize) -> io::Result<TcpStream> {
         .await
 }
 
-async fn open(shared: &Shared, wire: Wire, purpose: Purpose) -> Result<Box<dyn Duplex>, LinkError> {
-    let mut stream = shared.transport.connect(wire).await?;
+pub(super) async fn open(
+    transport: &dyn Transport,
+    wire: Wire,
+    purpose: Purpose,
+) -> Result<Box<dyn Duplex>, LinkError> {
+    let mut stream = transport.connect(wire).await?;
     let mut preface = PREFACE.to_vec();
     preface.push(byte(purpose));
     stream.write_all(&preface).await?;

@@ -2,7 +2,7 @@
 
 use super::dial::{self, ACCEPTED, PREFACE, TURNED_AWAY};
 use super::status::Purpose;
-use super::transport::Duplex;
+use super::transport::{Duplex, Transport};
 use super::wire::{Wire, WireHandle};
 use super::{HALF_OPEN, LinkError, LinkEvent, Shared, control};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 /// Connections that the kernel may hold for us.
 const BACKLOG: i32 = 32;
 /// Pause after `accept` failed (no descriptors, no memory).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// An honest handshake takes some tens of milliseconds. Whoever has not proved its key after this long makes room when
 /// somebody else comes: a user of the peer's machine who holds all places cannot keep the peer's agent out.
@@ -35,14 +35,14 @@ pub(super) struct HalfOpen {
 struct Places(Arc<Mutex<Vec<(Instant, CancellationToken)>>>);
 
 /// A place that is taken, until it is dropped.
-struct Place {
+pub(super) struct Place {
     places: Places,
     /// Fires when somebody else needs the place.
-    evicted: CancellationToken,
+    pub(super) evicted: CancellationToken,
 }
 
 impl HalfOpen {
-    fn enter(&self, from_peer_address: bool, now: Instant) -> Option<Place> {
+    pub(super) fn enter(&self, from_peer_address: bool, now: Instant) -> Option<Place> {
         let reserved = from_peer_address.then(|| self.peer.enter(now)).flatten();
         reserved.or_else(|| self.anybody.enter(now))
     }
@@ -113,7 +113,7 @@ pub(super) async fn listen(shared: Arc<Shared>, path: usize, half_open: Arc<Half
 }
 
 /// The address need not be there yet (IP_FREEBIND, ip(7)), so that nothing depends on the order of start.
-fn bind(local: SocketAddr) -> io::Result<TcpListener> {
+pub(super) fn bind(local: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(local),
         Type::STREAM.nonblocking().cloexec(),
@@ -141,7 +141,7 @@ async fn admit(shared: Arc<Shared>, path: usize, tcp: TcpStream, remote: SocketA
     let cut = handle.cut.clone().drop_guard();
     let limit = shared.config.timing.handshake;
     let authenticated = tokio::select! {
-        done = tokio::time::timeout(limit, authenticate(&shared, wire)) => {
+        done = tokio::time::timeout(limit, authenticate(&*shared.transport, wire)) => {
             done.unwrap_or(Err(LinkError::HandshakeTimeout(limit)))
         }
         () = place.evicted.cancelled() => Err(LinkError::HalfOpen),
@@ -161,11 +161,11 @@ async fn admit(shared: Arc<Shared>, path: usize, tcp: TcpStream, remote: SocketA
     }
 }
 
-async fn authenticate(
-    shared: &Shared,
+pub(super) async fn authenticate(
+    transport: &dyn Transport,
     wire: Wire,
 ) -> Result<(Box<dyn Duplex>, Purpose), LinkError> {
-    let mut stream = shared.transport.accept(wire).await?;
+    let mut stream = transport.accept(wire).await?;
     let mut preface = [0; PREFACE.len() + 1];
     stream.read_exact(&mut preface).await?;
     let purpose = match preface.split_last() {
@@ -189,6 +189,7 @@ async fn take(
     let unwanted = match purpose {
         Purpose::Control if shared.dials_control() => Some("control is dialled by this node"),
         Purpose::Data if !shared.path(path).data => Some("this link carries no data"),
+        Purpose::Feed => Some("this is no replica"),
         _ => None,
     };
     let entered = match unwanted {
@@ -223,6 +224,8 @@ async fn take(
             let incoming = shared.events.send(LinkEvent::Incoming(stream)).await;
             incoming.map_err(|_| LinkError::Cancelled)
         }
+        // Turned away above.
+        Purpose::Feed => Ok(()),
     }
 }
 

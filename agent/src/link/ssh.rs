@@ -29,7 +29,7 @@ const PACKET: u32 = 256 << 10;
 /// Packets that wait for their reader, before TCP makes the sender wait: 16 MiB at most.
 const CHANNEL_BUFFER: usize = 64;
 
-/// ssh with two pinned keys.
+/// ssh with pinned keys.
 pub struct SshTransport {
     keys: Keys,
     private: Arc<PrivateKey>,
@@ -37,11 +37,11 @@ pub struct SshTransport {
     server: Arc<russh::server::Config>,
 }
 
-/// The two keys that mean something here.
-#[derive(Debug, Clone, Copy)]
+/// The keys that mean something here.
+#[derive(Debug, Clone)]
 struct Keys {
     own: PublicKey,
-    peer: PublicKey,
+    peers: Arc<[PublicKey]>,
 }
 
 /// Whose key it is.
@@ -55,7 +55,7 @@ enum Whose {
 impl Keys {
     fn whose(&self, key: &russh::keys::PublicKey) -> Whose {
         match key.key_data() {
-            KeyData::Ed25519(key) if key.0 == self.peer.0 => Whose::Peer,
+            KeyData::Ed25519(key) if self.peers.contains(&PublicKey(key.0)) => Whose::Peer,
             KeyData::Ed25519(key) if key.0 == self.own.0 => Whose::Own,
             _ => Whose::Stranger,
         }
@@ -146,11 +146,11 @@ impl Verdict {
 }
 
 impl SshTransport {
-    /// For this node's key and the one peer.
-    pub fn new(key: &NodeKey, peer: PublicKey) -> Self {
+    /// For this node's key and those of whom it lets in, and of whom it dials.
+    pub fn new(key: &NodeKey, peers: &[PublicKey]) -> Self {
         let keys = Keys {
             own: key.public(),
-            peer,
+            peers: peers.into(),
         };
         let server = russh::server::Config {
             server_id: SshId::Standard(Cow::Borrowed("SSH-2.0-tandem")),

@@ -16,6 +16,8 @@ pub enum Purpose {
     Control,
     /// Bulk.
     Data,
+    /// Bulk to a replica.
+    Feed,
 }
 
 /// All links. Ages are from the moment of the call.
@@ -83,7 +85,7 @@ pub(crate) struct Registry {
 }
 
 /// An entry in the books; leaves them when dropped.
-pub(crate) struct SessionGuard {
+pub struct SessionGuard {
     registry: Arc<Registry>,
     id: u64,
     path: usize,

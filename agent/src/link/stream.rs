@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// What was written before the drop may still leave for this long.
@@ -21,29 +22,27 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// ended its direction, or is gone: a protocol above must mark its own end. Bulk in both directions at once can
 /// block for ever (each side's ssh session waits for the other to read): send bulk one way, small answers back.
 /// Dropping it closes the connection; what was written before still has `CLOSE_GRACE` to leave.
-pub struct DataStream {
+pub struct DataStream<G = SessionGuard> {
     /// `None` only while dropping.
     inner: Option<Box<dyn Duplex>>,
     wire: Arc<WireHandle>,
     closed_write: Pin<Box<WaitForCancellationFutureOwned>>,
-    session: SessionGuard,
+    session: G,
 }
 
-impl fmt::Debug for DataStream {
+/// A data connection to a replica. On the replica it holds one of the places for such connections.
+pub type FeedStream = DataStream<Option<OwnedSemaphorePermit>>;
+
+impl<G> fmt::Debug for DataStream<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DataStream")
-            .field("link", &self.link())
             .field("remote", &self.wire.remote)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
-impl DataStream {
-    pub(crate) fn new(
-        inner: Box<dyn Duplex>,
-        wire: Arc<WireHandle>,
-        session: SessionGuard,
-    ) -> Self {
+impl<G> DataStream<G> {
+    pub(crate) fn new(inner: Box<dyn Duplex>, wire: Arc<WireHandle>, session: G) -> Self {
         Self {
             inner: Some(inner),
             closed_write: Box::pin(wire.closed.clone().cancelled_owned()),
@@ -52,18 +51,9 @@ impl DataStream {
         }
     }
 
-    /// Name of the link that carries it.
-    pub fn link(&self) -> &str {
-        self.session.link()
-    }
-
     /// Fires when the connection is gone.
     pub fn closed(&self) -> CancellationToken {
         self.wire.closed.clone()
-    }
-
-    pub(crate) fn session(&self) -> &SessionGuard {
-        &self.session
     }
 
     pub(crate) fn wire(&self) -> &Arc<WireHandle> {
@@ -75,11 +65,22 @@ impl DataStream {
     }
 }
 
+impl DataStream {
+    /// Name of the link that carries it.
+    pub fn link(&self) -> &str {
+        self.session.link()
+    }
+
+    pub(crate) fn session(&self) -> &SessionGuard {
+        &self.session
+    }
+}
+
 fn gone() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "the connection is gone")
 }
 
-impl AsyncRead for DataStream {
+impl<G: Unpin> AsyncRead for DataStream<G> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -90,7 +91,7 @@ impl AsyncRead for DataStream {
     }
 }
 
-impl AsyncWrite for DataStream {
+impl<G: Unpin> AsyncWrite for DataStream<G> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -120,7 +121,7 @@ impl AsyncWrite for DataStream {
     }
 }
 
-impl Drop for DataStream {
+impl<G> Drop for DataStream<G> {
     fn drop(&mut self) {
         let wire = self.wire.clone();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {

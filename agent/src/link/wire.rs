@@ -63,9 +63,17 @@ impl WireHandle {
 
 impl Wire {
     pub(crate) fn new(tcp: TcpStream) -> io::Result<(Self, Arc<WireHandle>)> {
+        Self::patient(tcp, USER_TIMEOUT)
+    }
+
+    /// One that ends when what was sent is not taken for so long.
+    pub(crate) fn patient(
+        tcp: TcpStream,
+        patience: Duration,
+    ) -> io::Result<(Self, Arc<WireHandle>)> {
         tcp.set_nodelay(true)?;
         let socket = socket2::SockRef::from(&tcp);
-        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        socket.set_tcp_user_timeout(Some(patience))?;
         socket.set_tcp_keepalive(
             &socket2::TcpKeepalive::new()
                 .with_time(KEEPALIVE)

@@ -4,6 +4,7 @@ use super::apply::{Applied, Batch};
 use super::error::CommandError;
 use super::moving::MoveOrder;
 use super::prepare::Prepared;
+use super::receivers::Receivers;
 use super::report::{AcceptPrice, InitReport, NotCovered};
 use super::sets::{FreezeHooks, Pass};
 use super::status::{Alarm, EngineStatus, Mode, SessionStatus, TreeState};
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Prepare {
         session: u64,
         theirs: NodeHeads,
+        /// See [`crate::wire::Hello::floors`].
+        floors: Vec<(TreeId, u64)>,
         reply: Reply<Result<Prepared, Refuse>>,
     },
     /// Apply a batch.
@@ -183,6 +186,10 @@ pub(crate) struct Shared {
     pub fresh_at: AtomicU64,
     /// Newest number that this node, as replica, answered as durable.
     pub answered: AtomicU64,
+    /// The replicas that this node feeds while it is the source.
+    pub receivers: Receivers,
+    /// Who sent in the newest session in which this node received.
+    pub from: Mutex<Option<String>>,
     /// Number of the next session as replica.
     pub sessions: AtomicU64,
     /// Something became unsettled: the session asks the source for it.
@@ -273,6 +280,16 @@ impl Shared {
         lock(&self.session).clone()
     }
 
+    /// Who sent in the newest session in which this node received.
+    pub fn from(&self) -> Option<String> {
+        lock(&self.from).clone()
+    }
+
+    /// This node receives from the node with this name.
+    pub fn receives_from(&self, node: &str) {
+        *lock(&self.from) = Some(node.to_owned());
+    }
+
     /// The way to the source session, while there is one.
     pub fn verifier(&self) -> Option<mpsc::Sender<VerifyAsk>> {
         lock(&self.verifier).clone()
@@ -336,6 +353,7 @@ impl Shared {
         if let Some(session) = lock(&self.running).take() {
             session.cancel();
         }
+        self.receivers.end_all();
         self.fresh_at.store(0, Ordering::Release);
         self.alarm(None, "worker", Some(why.clone()));
         self.status.send_modify(|status| {
@@ -393,6 +411,22 @@ impl Shared {
             .map_err(|_| CommandError::Ended)?;
         answer.await.map_err(|_| CommandError::Ended)
     }
+}
+
+/// What a source says of the trees in [`crate::wire::Hello::floors`].
+pub(crate) fn floors(
+    shared: &Shared,
+    which: impl Fn(TreeId) -> bool,
+) -> Result<Vec<(TreeId, u64)>, crate::index::IndexError> {
+    let snapshot = shared.index.snapshot()?;
+    let mut floors = Vec::new();
+    for tree in shared.trees().iter().map(TreeConfig::id) {
+        let floor = snapshot.floor(tree)?;
+        if floor > 0 && which(tree) {
+            floors.push((tree, floor));
+        }
+    }
+    Ok(floors)
 }
 
 /// The heads of all configured trees, as of one moment of the index.

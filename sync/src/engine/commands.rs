@@ -13,7 +13,7 @@ use crate::index::IndexError;
 use crate::lineage::EpochId;
 use crate::path::RelPath;
 use crate::progress::LagQueue;
-use crate::tree::TreeId;
+use crate::tree::{Part, TreeId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -47,10 +47,15 @@ impl Worker {
             Command::Prepare {
                 session,
                 theirs,
+                floors,
                 reply,
             } => {
                 self.receiving = Some(session);
-                self.preparing = Some(Preparing { theirs, reply })
+                self.preparing = Some(Preparing {
+                    theirs,
+                    floors,
+                    reply,
+                })
             }
             Command::Apply {
                 session,
@@ -159,7 +164,22 @@ impl Worker {
         self.trees.iter().find_map(|t| page(t, None))
     }
 
+    /// A change got this number at this time.
+    pub(super) fn changed(&mut self, seq: u64, noticed: u64) {
+        self.lag.push(seq, noticed);
+        self.shared.receivers.changed(seq, noticed);
+    }
+
+    /// A replica only receives.
+    fn may_send(&self) -> Result<(), CommandError> {
+        match self.shared.config.part {
+            Part::Node { .. } => Ok(()),
+            Part::Replica => Err(CommandError::Replica),
+        }
+    }
+
     pub(super) fn init(&mut self) -> Result<InitReport, CommandError> {
+        self.may_send()?;
         if self.mode == Mode::Replica {
             self.shared.token.revoke(REVOKE);
             self.set_mode(Mode::Idle);
@@ -193,6 +213,7 @@ impl Worker {
     }
 
     pub(super) fn begin_source(&mut self, term: u64) -> Result<(), CommandError> {
+        self.may_send()?;
         if self.mode == (Mode::Source { term }) {
             return Ok(());
         }
@@ -230,6 +251,7 @@ impl Worker {
         let last = self.shared.index.snapshot().map_err(index)?.last_seq();
         self.shared.head.send_replace(last);
         let acked = self.shared.index.snapshot().map_err(index)?.acked().upto;
+        self.shared.receivers.reset();
         self.set_mode(Mode::Source { term });
         if acked < last {
             // How old these are is not known any more; they count from now on.

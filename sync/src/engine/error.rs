@@ -49,6 +49,9 @@ pub enum CommandError {
     /// Only a node that is not source can do this.
     #[error("this node is the source")]
     IsSource,
+    /// Only a node of the pair can do this.
+    #[error("this node is a replica: it only receives")]
+    Replica,
     /// A tree has no first epoch (R5).
     #[error(
         "tree {0:?} is unborn: it was never copied here and `tandem init --source` was not run"

@@ -2,6 +2,7 @@
 
 use super::command::{Command, Peer, Recorded, Shared, heads};
 use super::error::{CommandError, OpenError, SessionError};
+use super::receivers::Receivers;
 use super::report::{AcceptPrice, FlushReport, InitReport, NotCovered, RevokeReport, SessionEnd};
 use super::sets::FreezeHooks;
 use super::status::{EngineStatus, Mode};
@@ -10,9 +11,10 @@ use super::worker::Worker;
 use crate::accounts::AccountFiles;
 use crate::index::{Index, IndexIdentity};
 use crate::lineage::{NodeHeads, NodeName, PairRelation, combine};
+use crate::source::books::To;
 use crate::tail::Tails;
 use crate::token::RoleToken;
-use crate::tree::{MAX_TREES, PairConfig, TreeConfig};
+use crate::tree::{MAX_REPLICAS, MAX_TREES, PairConfig, Part, ReplicaConfig, TreeConfig};
 use crate::wire::MAX_RECORDS;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt;
@@ -90,6 +92,10 @@ impl Engine {
         let last = index.snapshot().map_err(|e| index_error(&e))?.last_seq();
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let accounts = AccountFiles::new(&config.etc);
+        let receivers = Receivers::default();
+        if let Part::Node { replicas } = &config.part {
+            receivers.configure(replicas);
+        }
         let shared = Arc::new(Shared {
             accounts,
             trees: RwLock::new(Arc::new(config.trees.clone())),
@@ -108,6 +114,8 @@ impl Engine {
             session: Mutex::new(None),
             fresh_at: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            receivers,
+            from: Mutex::new(None),
             sessions: AtomicU64::new(1),
             unsettled: Notify::new(),
             move_at: AtomicU64::new(0),
@@ -229,7 +237,25 @@ impl Engine {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        crate::source::session::run(Arc::clone(&self.shared), stream, cancel).await
+        crate::source::session::run(Arc::clone(&self.shared), To::Standby, stream, cancel).await
+    }
+
+    /// Runs one session as the source over `stream` to the replica with this name, as [`Engine::run_source_session`].
+    /// Nothing of the pair waits for it.
+    ///
+    /// # Errors
+    /// As there; [`SessionError::Role`] also if there is no such replica.
+    pub async fn run_feed_session<S>(
+        &self,
+        replica: &str,
+        stream: S,
+        cancel: CancellationToken,
+    ) -> Result<SessionEnd, SessionError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let to = To::Replica(replica.to_owned());
+        crate::source::session::run(Arc::clone(&self.shared), to, stream, cancel).await
     }
 
     /// Runs one session as the replica, as [`Engine::run_source_session`].
@@ -287,6 +313,19 @@ impl Engine {
         self.shared
             .ask(|reply| Command::SetTrees { trees, reply })
             .await?
+    }
+
+    /// These are the replicas from here on. Sessions with others end.
+    ///
+    /// # Errors
+    /// The list cannot be used; then nothing was changed.
+    pub fn set_replicas(&self, replicas: &[ReplicaConfig]) -> Result<(), CommandError> {
+        if self.shared.config.part == Part::Replica {
+            return Err(CommandError::Replica);
+        }
+        check_replicas(replicas).map_err(CommandError::Trees)?;
+        self.shared.receivers.configure(replicas);
+        Ok(())
     }
 
     /// Lets exactly those deletions pass that the guard held back, and moves the tree again. `most`: what was shown as
@@ -497,7 +536,20 @@ fn check(config: &PairConfig) -> Result<NodeName, OpenError> {
     let node =
         NodeName::try_from(config.node.as_str()).map_err(|e| OpenError::Config(e.to_string()))?;
     check_trees(&config.trees).map_err(OpenError::Config)?;
+    if let Part::Node { replicas } = &config.part {
+        check_replicas(replicas).map_err(OpenError::Config)?;
+    }
     Ok(node)
+}
+
+fn check_replicas(replicas: &[ReplicaConfig]) -> Result<(), String> {
+    let names: BTreeSet<_> = replicas.iter().map(|r| &r.name).collect();
+    match names.len() == replicas.len() && replicas.len() <= MAX_REPLICAS {
+        true => Ok(()),
+        false => Err(format!(
+            "more than {MAX_REPLICAS} replicas, or two of one name"
+        )),
+    }
 }
 
 fn check_trees(trees: &[TreeConfig]) -> Result<(), String> {
@@ -528,6 +580,8 @@ impl EngineStatus {
             hold: false,
             spooled: 0,
             session: None,
+            replicas: Vec::new(),
+            from: None,
             trees: Vec::new(),
             alarms: Vec::new(),
         }

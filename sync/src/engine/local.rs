@@ -335,7 +335,7 @@ impl Worker {
             deletes.size(now, live);
         }
         if head.1 > head.0 {
-            self.lag.push(head.1, now);
+            self.changed(head.1, now);
             self.shared.head.send_replace(head.1);
             self.touch();
         }

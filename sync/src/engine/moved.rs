@@ -131,6 +131,8 @@ impl Worker {
                     w.set_local(tree, &path, Some(key))?;
                 }
             }
+            let position = w.head(tree)?.seq;
+            w.raise_floor(tree, position)?;
             w.remove_value(RENAME)
         })?;
         tracing::debug!(%from, %to, "renamed as the source did");

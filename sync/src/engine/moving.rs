@@ -117,6 +117,10 @@ impl Worker {
             return Ok(None);
         };
         let source = matches!(self.mode, Mode::Source { .. });
+        // Their numbers stay what they are, so that nobody else would hear of it.
+        if self.shared.receivers.any_gets(self.trees[at].id) {
+            return Ok(None);
+        }
         let known = self.trees.iter().all(|t| t.moves() && !t.is_scanned());
         // What waits for the rest of its set would be passed over.
         let in_sets = self.trees.iter().any(Tree::is_in_sets);
@@ -150,7 +154,7 @@ impl Worker {
             to: rename.to.clone(),
             seq,
         });
-        self.lag.push(seq, clock::now());
+        self.changed(seq, clock::now());
         self.shared.head.send_replace(seq);
         Ok(Some(seq))
     }
@@ -226,8 +230,12 @@ impl Worker {
     }
 
     fn end_move(&mut self, at: usize, moving: Moving, done: bool) {
-        self.shared.move_at.store(0, Ordering::Release);
         let tree = self.trees[at].id;
+        if done {
+            // A replica that was told of since then must not go past the number: it begins below the new floor.
+            self.shared.receivers.end_sessions(tree);
+        }
+        self.shared.move_at.store(0, Ordering::Release);
         let Rename { from, to } = moving.rename;
         if done {
             let (now, deletes) = (clock::now(), &mut self.trees[at].deletes);
@@ -237,7 +245,7 @@ impl Worker {
             let index = &self.shared.index;
             let renamed = index.rename(tree, &from, &to, &mut each, |w| {
                 w.ack(moving.seq);
-                Ok(())
+                w.raise_floor(tree, moving.seq)
             });
             if let Err(error) = renamed {
                 return self.index_failed(&error);

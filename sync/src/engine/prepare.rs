@@ -5,8 +5,8 @@ use super::status::Mode;
 use super::tree::Tree;
 use super::worker::Worker;
 use crate::index::{IndexError, Mode as IndexMode, Snapshot};
-use crate::lineage::{Branch, CopyState, NodeHeads, Side, TreeRelation, compare};
-use crate::tree::TreeId;
+use crate::lineage::{Branch, CopyState, Head, NodeHeads, Side, TreeRelation, compare};
+use crate::tree::{Part, TreeId};
 use crate::wire::Refuse;
 use crate::writers;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,7 @@ pub(crate) struct Prepared {
 /// A session that waits until the trees are scanned.
 pub(super) struct Preparing {
     pub theirs: NodeHeads,
+    pub floors: Vec<(TreeId, u64)>,
     pub reply: Reply<Result<Prepared, Refuse>>,
 }
 
@@ -35,6 +36,8 @@ enum Turn {
     Rewind(Branch),
     /// It has none: what lies here is of no history.
     Fresh,
+    /// It is too old to be gone on with: it is given up, and what lies here is of no history.
+    Anew,
 }
 
 impl Worker {
@@ -44,14 +47,19 @@ impl Worker {
         if self.trees.iter().any(busy) {
             return;
         }
-        let Some(Preparing { theirs, reply }) = self.preparing.take() else {
+        let Some(Preparing {
+            theirs,
+            floors,
+            reply,
+        }) = self.preparing.take()
+        else {
             return;
         };
         if reply.is_closed() {
             return;
         }
         let answer = if self.mode == Mode::Replica {
-            self.prepare(&theirs)
+            self.prepare(&theirs, &floors)
         } else {
             Err(refuse("this node does not receive now", true))
         };
@@ -63,7 +71,11 @@ impl Worker {
         self.touch();
     }
 
-    fn prepare(&mut self, theirs: &NodeHeads) -> Result<Prepared, Refuse> {
+    fn prepare(
+        &mut self,
+        theirs: &NodeHeads,
+        floors: &[(TreeId, u64)],
+    ) -> Result<Prepared, Refuse> {
         let failed = |e: &dyn std::fmt::Display| refuse(&e.to_string(), true);
         let shared = std::sync::Arc::clone(&self.shared);
         for tree in &mut self.trees {
@@ -138,7 +150,11 @@ impl Worker {
                     ));
                 }
             };
-            turns.push((at, turn));
+            let floor = floors.iter().find(|(id, _)| *id == tree.id);
+            turns.push((
+                at,
+                self.or_anew(at, turn, &a.head, floor.map_or(0, |f| f.1)),
+            ));
         }
         for (at, turn) in &turns {
             if self.trees[*at].is_in_sets() && !matches!(turn, Turn::Continue) {
@@ -146,17 +162,12 @@ impl Worker {
                     .map_err(|e| failed(&e))?;
             }
             self.trees[*at].receives = true;
-            self.trees[*at].base_unknown = matches!(turn, Turn::Fresh);
-            self.trees[*at].rescue_why = match turn {
-                Turn::Continue => "local changes on the standby",
-                Turn::Rewind(_) => {
-                    "writes of a returning master that the pair had not acknowledged"
-                }
-                Turn::Fresh => "what lay here before the first copy",
-            }
-            .into();
+            self.trees[*at].base_unknown = matches!(turn, Turn::Fresh | Turn::Anew);
+            self.trees[*at].rescue_why = self.rescue_why(turn).into();
         }
-        let text = (!diverged.is_empty()).then(|| {
+        // A replica wrote nothing itself: it follows, as its part is.
+        let pair = matches!(self.shared.config.part, Part::Node { .. });
+        let text = (pair && !diverged.is_empty()).then(|| {
             format!(
                 "both nodes wrote in {}: this node's own writes go to the rescue",
                 diverged.join(", ")
@@ -178,20 +189,77 @@ impl Worker {
         self.prepared(&snapshot, &turns).map_err(|e| failed(&e))
     }
 
+    /// A history that ends below the floor cannot be gone on with.
+    fn or_anew(&self, at: usize, turn: Turn, head: &Head, floor: u64) -> Turn {
+        let tree = self.trees[at].id;
+        let has = match &turn {
+            Turn::Rewind(branch) => branch.seq,
+            Turn::Fresh | Turn::Anew => return turn,
+            Turn::Continue => {
+                let spooled = self.spool.as_ref().map_or(0, |spool| spool.upto(tree));
+                head.seq.max(spooled).max(self.set_upto(tree))
+            }
+        };
+        if has >= floor {
+            return turn;
+        }
+        let name = &self.trees[at].config.name;
+        tracing::warn!(
+            tree = name,
+            has,
+            floor,
+            "too far behind for changes alone: everything is compared"
+        );
+        Turn::Anew
+    }
+
+    /// Why something is put into the rescue in this session.
+    fn rescue_why(&self, turn: &Turn) -> &'static str {
+        match (turn, &self.shared.config.part) {
+            (Turn::Continue, Part::Node { .. }) => "local changes on the standby",
+            (Turn::Continue, Part::Replica) => "local changes on the replica",
+            (Turn::Rewind(_), Part::Node { .. }) => {
+                "writes of a returning master that the pair had not acknowledged"
+            }
+            (Turn::Rewind(_), Part::Replica) => {
+                "what the old master had sent and the new one never got"
+            }
+            (Turn::Fresh, _) => "what lay here before the first copy",
+            (Turn::Anew, _) => "what the source does not have any more",
+        }
+    }
+
     /// The durable step: from here on this node only has what it shares with the source.
     fn turn(&mut self, turns: &[(usize, Turn)]) -> Result<(), IndexError> {
         let ids: Vec<(TreeId, &Turn)> = turns
             .iter()
             .map(|(at, turn)| (self.trees[*at].id, turn))
             .collect();
+        let anew = turns.iter().any(|(_, turn)| matches!(turn, Turn::Anew));
+        let unsettled = match anew {
+            true => self
+                .shared
+                .index
+                .snapshot()?
+                .unreplicated(None, usize::MAX)?,
+            false => Vec::new(),
+        };
         let listed = self.shared.index.write(|w| {
             if w.mode() != IndexMode::Receiving {
                 w.start_receiving()?;
             }
             let mut listed = 0;
             for (tree, turn) in ids {
-                if let Turn::Rewind(branch) = turn {
-                    listed += w.rewind(tree, *branch)?;
+                match turn {
+                    Turn::Rewind(branch) => listed += w.rewind(tree, *branch)?,
+                    Turn::Anew => {
+                        let unsettled = unsettled.iter().filter(|(of, ..)| *of == tree);
+                        unsettled
+                            .into_iter()
+                            .try_for_each(|(tree, path, _)| w.settle(*tree, path))?;
+                        w.forget_tree(tree)?;
+                    }
+                    Turn::Continue | Turn::Fresh => {}
                 }
             }
             Ok::<_, IndexError>(listed)

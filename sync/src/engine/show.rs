@@ -75,6 +75,11 @@ impl Worker {
             hold: self.shared.held(),
             spooled: self.shared.spooled(),
             session: self.shared.session(),
+            replicas: match source {
+                true => self.shared.receivers.status(clock::now()),
+                false => Vec::new(),
+            },
+            from: self.shared.from(),
             trees,
             alarms,
         })

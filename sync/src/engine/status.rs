@@ -165,6 +165,19 @@ pub struct SessionStatus {
     pub caught_up: bool,
 }
 
+/// A replica that this node feeds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Its name.
+    pub name: String,
+    /// The session with it, while there is one.
+    pub session: Option<SessionStatus>,
+    /// Highest sequence number that it answered as durable; 0: not heard since this node began to send.
+    pub acked: u64,
+    /// Age of the oldest change that is not durable there. `None`: not heard since this node began to send.
+    pub lag: Option<Duration>,
+}
+
 /// Something that a person should hear of. Stays listed until the reason is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alarm {
@@ -207,6 +220,10 @@ pub struct EngineStatus {
     pub spooled: u64,
     /// The session, while there is one.
     pub session: Option<SessionStatus>,
+    /// Source: the replicas besides the standby, by name.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Name of the node at the other end of the newest session in which this one received.
+    pub from: Option<String>,
     /// Trees in configured order.
     pub trees: Vec<TreeStatus>,
     /// Open alarms.

@@ -18,7 +18,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Packs that may wait in each direction: 4 MiB on the sending side. The transport below has a buffer of its own.
-const QUEUE: usize = 16;
+pub(crate) const QUEUE: usize = 16;
+/// The same to one of many receivers: 1 MiB.
+pub(crate) const SHORT_QUEUE: usize = 4;
 /// Bytes of a pack: what is larger gains nothing (russh's largest packet).
 pub(crate) const PACK: usize = 256 << 10;
 /// Messages of a received pack: decoded they take more memory than on the wire.
@@ -191,13 +193,18 @@ impl Drop for Channel {
     }
 }
 
-/// Exchanges greetings and starts the two tasks. `cancel` is the session's own token.
+/// Exchanges greetings and starts the two tasks. `queue` packs may wait for the stream; `cancel` is the session's own
+/// token.
 ///
 /// Cancel safe as far as a session is: dropped, it leaves a stream that cannot be used.
 ///
 /// # Errors
 /// The stream's, silence, no common version.
-pub(crate) async fn open<S>(stream: S, cancel: CancellationToken) -> Result<Channel, SessionError>
+pub(crate) async fn open<S>(
+    stream: S,
+    queue: usize,
+    cancel: CancellationToken,
+) -> Result<Channel, SessionError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -224,8 +231,8 @@ where
         theirs_min: theirs.min,
         theirs_max: theirs.max,
     })?;
-    let (to_logic, queue) = mpsc::channel(QUEUE);
-    let (outgoing, from_logic) = mpsc::channel(QUEUE);
+    let (to_logic, incoming) = mpsc::channel(QUEUE);
+    let (outgoing, from_logic) = mpsc::channel(queue);
     tokio::spawn(read_all(reader, to_logic, cancel.clone()));
     let failure = Failure::default();
     tokio::spawn(write_all(
@@ -236,7 +243,7 @@ where
     ));
     Ok(Channel {
         incoming: Incoming {
-            queue,
+            queue: incoming,
             pack: VecDeque::new(),
         },
         outgoing: Outgoing(outgoing),

@@ -14,6 +14,7 @@ mod order;
 mod owners;
 pub(super) mod pair;
 mod policy;
+mod receivers;
 mod reflinks;
 mod renames;
 mod resume;

@@ -56,6 +56,7 @@ impl Worker {
         self.watcher = None;
         shared.set_trees(new);
         self.end_session();
+        self.shared.receivers.end_all();
         self.prove_all();
         if self.mode == Mode::Replica {
             self.load_unsettled().map_err(index)?;

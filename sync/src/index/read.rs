@@ -55,6 +55,13 @@ impl Snapshot {
         self.numbers.tombstone_floor
     }
 
+    /// Whoever has less than this of a tree cannot be brought up to date by changes alone: tombstones that were removed, or
+    /// a rename that was carried out as one, are not among them.
+    pub fn floor(&self, tree: TreeId) -> Result<u64, IndexError> {
+        let renamed = self.value::<u64>(&super::rename::floor_key(tree))?;
+        Ok(renamed.unwrap_or(0).max(self.numbers.tombstone_floor))
+    }
+
     /// Where a tree is. Unborn if nothing is known of it.
     pub fn head(&self, tree: TreeId) -> Result<Head, IndexError> {
         meta::read_head(&self.views.meta, tree)

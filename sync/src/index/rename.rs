@@ -156,6 +156,13 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Something of a tree up to `seq` left no record: changes alone bring nobody up to date who has less.
+    pub fn raise_floor(&mut self, tree: TreeId, seq: u64) -> Result<(), IndexError> {
+        let name = floor_key(tree);
+        let floor = self.value::<u64>(&name)?.unwrap_or(0);
+        self.put_value(&name, &floor.max(seq))
+    }
+
     /// A number for a change that no entry carries. Only while this node writes.
     pub fn number(&mut self) -> Result<u64, IndexError> {
         if self.numbers.mode == super::Mode::Receiving {
@@ -164,6 +171,11 @@ impl Writer<'_> {
         self.numbers.last_seq += 1;
         Ok(self.numbers.last_seq)
     }
+}
+
+/// Name of the value that says of a tree what [`Writer::raise_floor`] noted.
+pub(super) fn floor_key(tree: TreeId) -> String {
+    format!("floor/{tree}")
 }
 
 /// Where a path is after the rename; `None` if it is not at or below `from`, or would be longer than a path may be.

@@ -345,6 +345,25 @@ impl TreeRelation {
     }
 }
 
+/// For a replica, which follows whoever is master: a tree in which the sender at `theirs` was left behind by what `mine`
+/// comes from. `None`: it may be followed, as far as this goes.
+///
+/// A master that was cut off and goes on sending has none of what its successor wrote. Where both wrote, the later term
+/// counts, as in the pair.
+pub fn left_behind(mine: &NodeHeads, theirs: &NodeHeads) -> Option<TreeId> {
+    let term = |heads: &NodeHeads, tree| {
+        let epoch = heads.get(tree).and_then(|t| t.head.lineage.head());
+        epoch.map(|epoch| epoch.term)
+    };
+    let left = |(tree, relation): &Named<TreeRelation>| match relation {
+        TreeRelation::Ahead { .. } => true,
+        TreeRelation::Diverged { .. } => term(theirs, *tree) <= term(mine, *tree),
+        _ => false,
+    };
+    let relation = combine(mine, theirs);
+    relation.trees.into_iter().find(left).map(|(tree, _)| tree)
+}
+
 /// Which side alone has data, and so may be the first source of trees without any epoch without being asked (R2).
 pub fn first_source(mine_empty: bool, theirs_empty: bool) -> Option<Direction> {
     match (mine_empty, theirs_empty) {

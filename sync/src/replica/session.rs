@@ -12,10 +12,10 @@ use crate::engine::command::{Command, Shared, heads};
 use crate::engine::prepare::Prepared;
 use crate::engine::stream::{self, Channel, Gone, Pack};
 use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
-use crate::lineage::NodeHeads;
+use crate::lineage::{NodeHeads, left_behind};
 use crate::path::RelPath;
 use crate::source::session::ended;
-use crate::tree::TreeId;
+use crate::tree::{Part, TreeId};
 use crate::wire::{Accept, Bytes, Durable, End, Hello, Message, Refuse, VerifyAnswer, VerifyPart};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -55,8 +55,6 @@ where
     let own = cancel.child_token();
     let _end = own.clone().drop_guard();
     let (end, this) = (shared.end.clone(), own.clone());
-    // Of two sessions the newer one counts: the peer knows why it dialled again.
-    shared.only_session(own.clone());
     // Ends with the session, whose token it waits for too.
     tokio::spawn(async move {
         tokio::select! {
@@ -64,10 +62,10 @@ where
             () = this.cancelled() => {}
         }
     });
-    let channel = stream::open(stream, own).await?;
+    let channel = stream::open(stream, stream::QUEUE, own.clone()).await?;
     let runtime = tokio::runtime::Handle::current();
     let work = tokio::task::spawn_blocking(move || {
-        let result = runtime.block_on(session(&shared, channel));
+        let result = runtime.block_on(session(&shared, own, channel));
         shared.set_session(None);
         result
     });
@@ -75,7 +73,11 @@ where
         .map_err(|e| SessionError::Local(format!("the session's thread: {e}")))?
 }
 
-async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEnd, SessionError> {
+async fn session(
+    shared: &Arc<Shared>,
+    own: CancellationToken,
+    mut channel: Channel,
+) -> Result<SessionEnd, SessionError> {
     let hello = tokio::time::timeout(HELLO, channel.incoming.recv()).await;
     let hello = match hello.map_err(|_| SessionError::Silent(HELLO, "beginning"))? {
         Some(Ok(Message::Hello(hello))) => hello,
@@ -88,6 +90,7 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         end: End::Replica,
         pair: shared.config.pair.clone(),
         heads: mine,
+        floors: Vec::new(),
     };
     let number = shared.sessions.fetch_add(1, Ordering::Relaxed);
     let prepared = if hello.end != End::Source || hello.pair != shared.config.pair {
@@ -95,11 +98,15 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
             why: "a Hello of another pair or role".into(),
             retry: false,
         })
+    } else if let Some(refuse) = may_not_follow(shared, &answer.heads, &hello.heads) {
+        Err(refuse)
     } else {
+        // Of two sessions the newer one counts: the peer knows why it dialled again.
+        shared.only_session(own);
         if channel.outgoing.send(Message::Hello(answer)).await.is_err() {
             return Ok(SessionEnd::PeerClosed);
         }
-        match prepare(shared, number, &mut channel, &hello.heads).await? {
+        match prepare(shared, number, &mut channel, &hello).await? {
             Ok(prepared) => prepared,
             Err(end) => return Ok(end),
         }
@@ -133,6 +140,7 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
     {
         return Ok(SessionEnd::PeerClosed);
     }
+    shared.receives_from(source.node.as_str());
     let (applied, results) = mpsc::channel(2 * crate::wire::WINDOW);
     let pulse = Pulse::new(channel.outgoing.clone());
     let mut session = Session {
@@ -168,16 +176,32 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
     }
 }
 
+/// A replica is sent to by whoever believes to be master. It does not turn back to one that the pair went on without, and
+/// that one's attempt does not disturb the session that there is.
+fn may_not_follow(shared: &Shared, mine: &NodeHeads, theirs: &NodeHeads) -> Option<Refuse> {
+    let stale = match shared.config.part {
+        Part::Replica => left_behind(mine, theirs)?,
+        Part::Node { .. } => return None,
+    };
+    let trees = shared.trees();
+    let name = trees.iter().find(|t| t.id() == stale).map(|t| &t.name)?;
+    Some(Refuse {
+        why: format!("tree {name}: this replica follows a later master"),
+        retry: true,
+    })
+}
+
 /// Has the worker classify what is here, and keeps the source waiting meanwhile.
 async fn prepare(
     shared: &Arc<Shared>,
     session: u64,
     channel: &mut Channel,
-    theirs: &NodeHeads,
+    hello: &Hello,
 ) -> Result<Result<Result<Prepared, Refuse>, SessionEnd>, SessionError> {
     let answer = shared.ask(|reply| Command::Prepare {
         session,
-        theirs: theirs.clone(),
+        theirs: hello.heads.clone(),
+        floors: hello.floors.clone(),
         reply,
     });
     let mut answer = std::pin::pin!(answer);

@@ -4,12 +4,13 @@
 //! a message, new entries in the index, an examined path, room in the queue to the peer, the idle timer. Reading files
 //! and the index happens in that thread between two waits, in pieces of at most a chunk.
 
+use super::books::{Books, To};
 use super::content::{Content, Step};
 use super::fetch::{Fetcher, Stretch};
 use super::lanes::Lanes;
 use super::machine::{Effect, SourceMachine};
 use crate::engine::clock;
-use crate::engine::command::{Command, Peer, Shared, VerifyAsk, heads};
+use crate::engine::command::{Command, Shared, VerifyAsk, floors, heads};
 use crate::engine::localtime::minute_of_day;
 use crate::engine::moving::MoveOrder;
 use crate::engine::stream::{self, Channel, Ended, Gone, Pack};
@@ -46,6 +47,7 @@ const EXAMINED: usize = 4096;
 /// Dropping the future ends the session at its next step; what was sent and not answered is sent again in the next one.
 pub(crate) async fn run<S>(
     shared: Arc<Shared>,
+    to: To,
     stream: S,
     cancel: CancellationToken,
 ) -> Result<SessionEnd, SessionError>
@@ -58,8 +60,7 @@ where
     let own = cancel.child_token();
     let _end = own.clone().drop_guard();
     let (end, this) = (shared.end.clone(), own.clone());
-    // Of two sessions the newer one counts: the peer knows why it dialled again.
-    shared.only_session(own.clone());
+    let mut books = Books::open(&shared, &to, own.clone())?;
     // Ends with the session, whose token it waits for too.
     tokio::spawn(async move {
         tokio::select! {
@@ -67,32 +68,32 @@ where
             () = this.cancelled() => {}
         }
     });
-    let channel = stream::open(stream, own).await?;
+    let channel = stream::open(stream, books.queue(), own).await?;
     let runtime = tokio::runtime::Handle::current();
     let work = tokio::task::spawn_blocking(move || {
-        let result = runtime.block_on(session(&shared, channel));
-        shared.peer.send_modify(|peer| {
-            *peer = Peer {
-                session: false,
-                caught_up: false,
-                ..*peer
-            }
-        });
-        shared.set_session(None);
-        shared.set_verifier(None);
-        shared.set_mover(None);
+        let result = runtime.block_on(session(&shared, &mut books, channel));
+        books.close(&shared);
         result
     });
     work.await
         .map_err(|e| SessionError::Local(format!("the session's thread: {e}")))?
 }
 
-async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEnd, SessionError> {
-    let mine = heads(shared).map_err(|e| SessionError::Local(e.to_string()))?;
+async fn session(
+    shared: &Arc<Shared>,
+    books: &mut Books,
+    mut channel: Channel,
+) -> Result<SessionEnd, SessionError> {
+    fn local(error: impl std::fmt::Display) -> SessionError {
+        SessionError::Local(error.to_string())
+    }
+    let mine = books.shown(heads(shared).map_err(local)?);
+    let floors = floors(shared, |tree| books.gets(tree)).map_err(local)?;
     let hello = Hello {
         end: End::Source,
         pair: shared.config.pair.clone(),
         heads: mine,
+        floors,
     };
     if channel.outgoing.send(Message::Hello(hello)).await.is_err() {
         return Ok(SessionEnd::PeerClosed);
@@ -101,9 +102,6 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         Ok(accept) => accept,
         Err(end) => return Ok(end),
     };
-    fn local(error: impl std::fmt::Display) -> SessionError {
-        SessionError::Local(error.to_string())
-    }
     let mut head = shared.head.subscribe();
     let newest = up_to_rename(shared, *head.borrow_and_update());
     let limited: Vec<_> = limits(shared);
@@ -117,6 +115,7 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         newest,
     );
     let begin = fetcher.start().min(newest);
+    books.accepted(shared, &accept, begin).await?;
     let (examined, examined_heads) = mpsc::channel(EXAMINED);
     let status = SessionStatus {
         version: channel.version,
@@ -126,6 +125,7 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
     };
     let mut session = Session {
         shared,
+        books,
         machine: SourceMachine::new(begin, newest, accept.stamp, clock::now()).with_limits(slow),
         fetcher,
         out: VecDeque::new(),
@@ -137,27 +137,8 @@ async fn session(shared: &Arc<Shared>, mut channel: Channel) -> Result<SessionEn
         shown: status.clone(),
         status,
     };
-    // A tree that the replica does not take keeps everything from being called acknowledged.
-    let whole = shared
-        .trees()
-        .iter()
-        .all(|t| accept.from.iter().any(|(id, _)| *id == t.id()));
-    let kept = shared.index.snapshot().map_err(local)?.acked().upto;
-    if whole && begin < kept {
-        // The peer had more once: a new disk, or a state that was lost.
-        let lost = Command::PeerLost { kept: begin };
-        shared.commands.send(lost).await.map_err(local)?;
-    }
-    session.shared.peer.send_modify(|peer| {
-        peer.session = true;
-        if whole {
-            peer.acked = peer.acked.max(kept).min(begin);
-        }
-    });
-    shared.set_session(Some(session.status.clone()));
-    let ended = session
-        .run(&mut channel, &mut head, examined_heads, whole)
-        .await;
+    session.books.show(shared, &session.status);
+    let ended = session.run(&mut channel, &mut head, examined_heads).await;
     if let Some(order) = session.machine.give_up_rename() {
         session.move_ended(order, false);
     }
@@ -215,6 +196,7 @@ pub(crate) fn ended(last: Option<Result<Message, Ended>>) -> Result<SessionEnd, 
 
 struct Session<'s> {
     shared: &'s Arc<Shared>,
+    books: &'s Books,
     machine: SourceMachine,
     fetcher: Fetcher,
     out: VecDeque<Message>,
@@ -236,23 +218,24 @@ impl Session<'_> {
         channel: &mut Channel,
         head: &mut tokio::sync::watch::Receiver<u64>,
         mut examined: mpsc::Receiver<u64>,
-        whole: bool,
     ) -> Result<SessionEnd, SessionError> {
         let mut mode = self.shared.mode.subscribe();
         let mut scanned = self.shared.scanned.subscribe();
         self.machine.scanned(*scanned.borrow_and_update());
         let mut heard = clock::now();
         let (verifier, mut asks) = mpsc::channel(QUESTIONS);
-        self.shared.set_verifier(Some(verifier));
         let (mover, mut moves) = mpsc::channel(MAX_TREES);
-        self.shared.set_mover(Some(mover));
+        if self.books.is_standby() {
+            self.shared.set_verifier(Some(verifier));
+            self.shared.set_mover(Some(mover));
+        }
         let (outgoing, cancelled) = (channel.outgoing.clone(), channel.cancel.clone());
         let mut lifted = self.shared.lifted.subscribe();
         loop {
-            self.effects(whole)?;
+            self.effects()?;
             self.show();
             let idle = self.machine.tick(clock::now());
-            self.effects(whole)?;
+            self.effects()?;
             self.set_paces();
             let next = self.lanes.ready_at().map_or(idle, |ready| ready.min(idle));
             let wait = Duration::from_nanos(next.saturating_sub(clock::now()));
@@ -292,7 +275,7 @@ impl Session<'_> {
                     self.machine.head_moved(up_to_rename(self.shared, newest));
                 }
                 room = outgoing.reserve(), if has_output => match room {
-                    Ok(room) => room.send(self.pack(whole)?),
+                    Ok(room) => room.send(self.pack()?),
                     Err(Gone) => return drain(channel).await,
                 },
                 () = tokio::time::sleep(wait) => {
@@ -343,7 +326,7 @@ impl Session<'_> {
     }
 
     /// Carries out what the machine wants.
-    fn effects(&mut self, whole: bool) -> Result<(), SessionError> {
+    fn effects(&mut self) -> Result<(), SessionError> {
         let index = |e: IndexError| SessionError::Local(format!("index: {e}"));
         while let Some(effect) = self.machine.next_effect() {
             match effect {
@@ -388,16 +371,7 @@ impl Session<'_> {
                     acked,
                     applied,
                     durable: _,
-                } => {
-                    self.shared.peer.send_modify(|peer| {
-                        peer.acked = if whole {
-                            peer.acked.max(acked)
-                        } else {
-                            peer.acked
-                        };
-                        peer.applied = applied;
-                    });
-                }
+                } => self.books.acked(self.shared, acked, applied),
             }
         }
         Ok(())
@@ -423,10 +397,7 @@ impl Session<'_> {
         (self.status.in_flight, self.status.caught_up) = (in_flight, caught_up);
         if self.shown != self.status {
             self.shown = self.status.clone();
-            self.shared.set_session(Some(self.status.clone()));
-            self.shared.peer.send_if_modified(|peer| {
-                std::mem::replace(&mut peer.caught_up, caught_up) != caught_up
-            });
+            self.books.show(self.shared, &self.status);
         }
     }
 
@@ -447,14 +418,14 @@ impl Session<'_> {
 
     /// What there is to say, as much of it as goes in one piece. It is small as soon as nothing else is to be said: no
     /// message waits for one that does not exist yet.
-    fn pack(&mut self, whole: bool) -> Result<Pack, SessionError> {
+    fn pack(&mut self) -> Result<Pack, SessionError> {
         let mut pack = Pack::new();
         while !pack.is_due() {
             if let Some(message) = self.output() {
                 pack.push(&message)?;
             } else if !self.has_output() {
                 // The end of an item may be the end of its batch, and lead to the next one.
-                self.effects(whole)?;
+                self.effects()?;
                 if !self.has_output() {
                     break;
                 }

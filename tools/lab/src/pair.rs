@@ -31,6 +31,12 @@ pub fn public_address(node: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, 72 + node as u8))
 }
 
+/// The replicas' addresses.
+pub fn replica_address(replica: usize) -> IpAddr {
+    // Few: they end below the broadcast address.
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 81 + replica as u8))
+}
+
 /// The nodes' addresses on the private cable.
 pub fn private_address(node: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1 + node as u8))
@@ -74,6 +80,8 @@ pub struct PairSpec {
     pub floating: String,
     /// Trees, monitors, services, hooks and mail.
     pub body: String,
+    /// Replicas of the tree `www`.
+    pub replicas: usize,
 }
 
 impl PairSpec {
@@ -86,6 +94,7 @@ impl PairSpec {
             policy: String::new(),
             floating: String::new(),
             body: DEFAULT_BODY.to_string(),
+            replicas: 0,
         }
     }
 }
@@ -94,12 +103,15 @@ impl PairSpec {
 pub struct Pair {
     /// The nodes.
     pub nodes: [Node; 2],
+    /// The replicas, on the public network only: `web1` and so on.
+    pub replicas: Vec<Node>,
     /// The client, on the public network only.
     pub client: Host,
     /// Their room.
     pub lab: Lab,
     spec: PairSpec,
     keys: [String; 2],
+    replica_keys: Vec<String>,
     networks: [Network; 2],
 }
 
@@ -124,8 +136,15 @@ impl Pair {
             Node::make(&lab, &spec, 1, NODES[1], &networks)?,
         ];
         let keys = [nodes[0].keygen()?, nodes[1].keygen()?];
+        let replicas = (0..spec.replicas)
+            .map(|n| Node::replica(&lab, &spec, n, &networks[0]))
+            .collect::<Result<Vec<_>, _>>()?;
+        let replica_keys = replicas.iter().map(Node::keygen);
+        let replica_keys = replica_keys.collect::<Result<Vec<_>, _>>()?;
         let pair = Self {
             nodes,
+            replicas,
+            replica_keys,
             client,
             lab,
             spec,
@@ -164,6 +183,13 @@ impl Pair {
              [[floating_ip]]\naddress = \"{FLOATING6}/64\"\ndevice = \"eth0\"\n{}\n{}",
             self.spec.floating, self.spec.body
         );
+        for (n, (replica, key)) in self.replicas.iter().zip(&self.replica_keys).enumerate() {
+            text += &format!(
+                "\n[[replica]]\nname = \"{}\"\nkey = \"{key}\"\naddress = \"{}\"\ntrees = [\"www\"]\n",
+                replica.name(),
+                replica_address(n)
+            );
+        }
         text
     }
 
@@ -181,12 +207,13 @@ impl Pair {
         self.nodes[node].clone_machine(&self.lab, &self.spec, node, &self.networks)
     }
 
-    /// Puts one configuration on both nodes.
+    /// Puts one configuration on all machines.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn configure(&self, text: &str) -> Result<(), LabError> {
-        self.nodes.iter().try_for_each(|node| node.configure(text))
+        let mut all = self.nodes.iter().chain(&self.replicas);
+        all.try_for_each(|node| node.configure(text))
     }
 
     /// A client of the web server at the floating IP.

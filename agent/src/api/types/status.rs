@@ -13,6 +13,8 @@ pub enum Role {
     Standby,
     /// Holds the floating IPs and is the source of the data.
     Master,
+    /// Receives some trees, and has no part in failover.
+    Replica,
     /// Follows, but could not serve: its own public network or services fail.
     Fault,
     /// A role of a newer agent.
@@ -27,6 +29,7 @@ impl Role {
             Self::Joining => "joining",
             Self::Standby => "standby",
             Self::Master => "master",
+            Self::Replica => "replica",
             Self::Fault => "fault",
             Self::Unknown => "unknown",
         }
@@ -97,6 +100,9 @@ pub struct StatusReport {
     pub last_decision: Option<DecisionReport>,
     /// Each service that follows the role.
     pub services: Vec<ServiceStatus>,
+    /// Each replica that this master feeds.
+    #[serde(default)]
+    pub replicas: Vec<ReplicaStatus>,
     /// What a person should look at, most important first.
     pub alarms: Vec<String>,
 }
@@ -136,6 +142,27 @@ pub struct SessionStatus {
     /// The link it uses.
     pub link: Option<String>,
     /// Why it is not up.
+    pub why: Option<String>,
+}
+
+/// A replica, as the master that feeds it sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it is reached.
+    pub address: String,
+    /// The trees that it gets.
+    pub trees: Vec<String>,
+    /// There is a session with it.
+    pub up: bool,
+    /// Everything known here is durable there.
+    pub in_sync: bool,
+    /// Age of the oldest change that is not durable there. `None`: not heard since this node is master.
+    pub lag_ms: Option<u64>,
+    /// Durable there up to here.
+    pub acked: u64,
+    /// Why there is no session.
     pub why: Option<String>,
 }
 

@@ -2,8 +2,8 @@
 //! machine may not be ready yet.
 
 use super::boot;
-use crate::config::types::{Check, Config, MailVia, Node, ServiceControl};
-use crate::config::{Loaded, format_duration};
+use crate::config::types::{Check, Config, MailVia, Node, ServiceControl, Tree};
+use crate::config::{Loaded, Who, format_duration};
 use crate::hooks::trust;
 use crate::keys::{KeyError, NodeKey};
 use std::os::unix::fs::MetadataExt;
@@ -15,25 +15,33 @@ use std::time::Duration;
 pub(super) fn warnings(
     loaded: &Loaded,
     key: &Result<NodeKey, KeyError>,
-    me: Option<&Node>,
+    me: Option<Who>,
 ) -> Vec<String> {
     let config = &loaded.config;
     let mut all = Vec::new();
     match (key, me) {
         (Err(error), _) => all.push(error.to_string()),
         (Ok(_), None) => all.push(format!(
-            "the key {} is of neither node",
+            "the key {} is of none of the nodes and replicas",
             config.agent.key.display()
         )),
         (Ok(_), Some(_)) => {}
     }
     file_of_others(&loaded.file, &mut all);
-    if let Some(me) = me {
-        devices(config, me, &mut all);
-        unseen(config, me, &mut all);
-        roots(config, &mut all);
-        programs(config, &mut all);
-        units(config, &mut all);
+    match me {
+        Some(Who::Node(at)) => {
+            let me = &config.nodes[at];
+            devices(config, me, &mut all);
+            unseen(config, me, &mut all);
+            roots(config.trees.iter(), &mut all);
+            programs(config, &mut all);
+            units(config, &mut all);
+        }
+        Some(Who::Replica(at)) => {
+            let gets = |tree: &&Tree| config.replicas[at].trees.contains(&tree.name);
+            roots(config.trees.iter().filter(gets), &mut all);
+        }
+        None => {}
     }
     all
 }
@@ -92,8 +100,8 @@ fn unseen(config: &Config, me: &Node, all: &mut Vec<String>) {
     }
 }
 
-fn roots(config: &Config, all: &mut Vec<String>) {
-    for tree in &config.trees {
+fn roots<'c>(trees: impl Iterator<Item = &'c Tree>, all: &mut Vec<String>) {
+    for tree in trees {
         let root = tree.path.display();
         match std::fs::symlink_metadata(&tree.path) {
             Ok(meta) if meta.is_dir() => {}
@@ -233,7 +241,7 @@ mod tests {
         let key = NodeKey::load(Path::new("/nowhere/key"));
         let all = warnings(&loaded, &key, None);
         assert!(all.iter().any(|w| w.contains("tandem keygen")), "{all:?}");
-        let me = &loaded.config.nodes[0];
+        let me = Who::Node(0);
         let key = NodeKey::generate().map_err(|_| KeyError::Missing("x".into()));
         let all = warnings(&loaded, &key, Some(me)).join("\n");
         assert!(all.contains("/www/bin/apachectl"), "{all}");

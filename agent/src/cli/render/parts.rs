@@ -73,6 +73,31 @@ impl Page<'_> {
         table(self.style, &heads, &rows)
     }
 
+    pub(super) fn replicas(&self) -> String {
+        let rows = self.report.replicas.iter().map(|r| {
+            let state = match (r.up, r.in_sync) {
+                (true, true) => Cell::new(Tone::Good, "in sync"),
+                (true, false) => Cell::new(Tone::Warn, "catching up"),
+                (false, _) => Cell::new(Tone::Bad, "not fed"),
+            };
+            let cells = vec![
+                plain(&r.name),
+                state,
+                plain(age(r.lag_ms)),
+                plain(r.acked.to_string()),
+                plain(&r.address),
+                plain(r.trees.join(", ")),
+            ];
+            Row {
+                cells,
+                notes: r.why.iter().map(|why| Cell::new(Tone::Warn, why)).collect(),
+            }
+        });
+        let rows: Vec<Row> = rows.collect();
+        let heads = ["REPLICA", "STATE", "LAG>", "ACKED>", "ADDRESS", "TREES"];
+        table(self.style, &heads, &rows)
+    }
+
     pub(super) fn monitors(&self) -> String {
         let rows = self.report.monitors.iter().map(|m| {
             let (tone, word) = health_word(m.health);

@@ -130,6 +130,7 @@ fn master() -> StatusReport {
             error: None,
             conflict: None,
         }],
+        replicas: vec![],
         last_decision: Some(DecisionReport {
             at_unix_ms: NOW - 273_600_000,
             why: "became master by agreement with mirror2".into(),

@@ -172,6 +172,42 @@ pub(super) const LINK: Section = Section {
     ],
 };
 
+/// As [`KEY_1`].
+const KEY_3: &str =
+    "\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGP5ULXj1DQvlB45l1SGDQyN12HU5EIkIV0S+vdn38kR web1\"";
+
+pub(super) const REPLICA: Section = Section {
+    path: "replica",
+    repeated: true,
+    help: "A further machine that gets some trees from whichever node is master, read-only: a web server behind a director, for example. It runs the same agent with this same file, has no role, no floating IP and no service, and never takes over. At most 32.",
+    keys: &[
+        key(
+            "name",
+            "name",
+            Required(&["\"web1\""]),
+            "Name of the replica, unlike those of the nodes.",
+        ),
+        key(
+            "key",
+            "public key",
+            Required(&[KEY_3]),
+            "Its public key, as `tandem keygen` printed it there.",
+        ),
+        key(
+            "address",
+            "IP address",
+            Required(&["\"192.0.2.81\""]),
+            "Its own address. It listens there on the TCP port of the pair, and both nodes must reach it.",
+        ),
+        key(
+            "trees",
+            "list of names",
+            Required(&["[\"www\"]"]),
+            "The trees that it gets, at the same paths as on the nodes. Not those with [tree.freeze].",
+        ),
+    ],
+};
+
 pub(super) const FLOATING_IP: Section = Section {
     path: "floating_ip",
     repeated: true,

@@ -8,11 +8,16 @@ pub(super) const TREE: Section = Section {
     repeated: true,
     help: "A directory hierarchy that is replicated from the master to the standby.",
     keys: &[
-        key("name", "name", Required(&["\"home\""]), "Name of the tree."),
+        key(
+            "name",
+            "name",
+            Required(&["\"home\"", "\"www\""]),
+            "Name of the tree.",
+        ),
         key(
             "path",
             "absolute path",
-            Required(&["\"/home\""]),
+            Required(&["\"/home\"", "\"/srv/www\""]),
             "Its root, the same on both nodes. Trees are not nested in each other.",
         ),
         key(

@@ -66,6 +66,7 @@ fn report() -> StatusReport {
             network: Health::Good,
             identity: None,
         },
+        replicas: vec![],
         monitors: vec![MonitorStatus {
             name: "web".into(),
             target: "http".into(),

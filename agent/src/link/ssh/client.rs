@@ -49,7 +49,7 @@ pub(super) async fn connect(
     let dial = transport.dials.begin();
     let config = Arc::new(client_config(&dial));
     let handler = Handler {
-        keys: transport.keys,
+        keys: transport.keys.clone(),
         verdict: verdict.clone(),
         dial,
     };

@@ -87,7 +87,7 @@ pub(super) async fn accept(
     });
     let (sender, channel) = oneshot::channel();
     let handler = Handler {
-        keys: transport.keys,
+        keys: transport.keys.clone(),
         verdict: verdict.clone(),
         channel: Some(sender),
     };

@@ -238,7 +238,7 @@ pub(super) async fn dial_as(
 ) -> Result<(Box<dyn Duplex>, Arc<WireHandle>), LinkError> {
     let tcp = TcpStream::connect(to).await?;
     let (wire, handle) = Wire::new(tcp)?;
-    let transport = SshTransport::new(key, host.public());
+    let transport = SshTransport::new(key, &[host.public()]);
     let stream = soon("a handshake", transport.connect(wire)).await?;
     Ok((stream, handle))
 }

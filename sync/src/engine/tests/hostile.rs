@@ -17,13 +17,13 @@ use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-struct Puppet {
+pub struct Puppet {
     stream: DuplexStream,
     session: JoinHandle<Result<SessionEnd, SessionError>>,
 }
 
 impl Puppet {
-    async fn begin(
+    pub async fn begin(
         mut stream: DuplexStream,
         session: JoinHandle<Result<SessionEnd, SessionError>>,
         hello: Hello,
@@ -51,6 +51,7 @@ impl Puppet {
             end: End::Source,
             pair: "test".into(),
             heads,
+            floors: Vec::new(),
         };
         let mut puppet = Puppet::begin(mine, session, hello).await;
         puppet
@@ -73,6 +74,7 @@ impl Puppet {
             end: End::Replica,
             pair: "test".into(),
             heads,
+            floors: Vec::new(),
         };
         let mut puppet = Puppet::begin(mine, session, hello).await;
         let accept = Accept {
@@ -84,12 +86,12 @@ impl Puppet {
         puppet
     }
 
-    async fn say(&mut self, message: &Message) {
+    pub async fn say(&mut self, message: &Message) {
         let frame = wire::encode(message).unwrap();
         self.stream.write_all(&frame).await.unwrap();
     }
 
-    async fn hear(&mut self, what: &str, wanted: impl Fn(&Message) -> bool) -> Message {
+    pub async fn hear(&mut self, what: &str, wanted: impl Fn(&Message) -> bool) -> Message {
         let heard = async {
             loop {
                 let body = wire::read_frame(&mut self.stream).await.unwrap();
@@ -104,7 +106,7 @@ impl Puppet {
     }
 
     /// The other end ends the session with an error, and says what was wrong.
-    async fn refused(self) -> String {
+    pub async fn refused(self) -> String {
         let Puppet { stream, session } = self;
         let ended = tokio::time::timeout(PATIENCE, session).await;
         drop(stream);

@@ -42,6 +42,7 @@ async fn prepare(source: &Node, replica: &Node, session: u64) {
     let theirs = heads(&source.engine().shared).unwrap();
     let prepared = replica.engine().shared.ask(|reply| Command::Prepare {
         session,
+        floors: Vec::new(),
         theirs,
         reply,
     });

@@ -1,7 +1,7 @@
 //! Two nodes with one tree, and the cable between them.
 
 use crate::engine::{Engine, EngineStatus, SessionEnd, SessionError};
-use crate::tree::{PairConfig, TreeConfig};
+use crate::tree::{PairConfig, Part, TreeConfig};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,15 +22,25 @@ pub struct Node {
     pub dir: TempDir,
     pub engine: Option<Engine>,
     pub change: fn(&mut TreeConfig),
+    pub part: Part,
 }
 
 impl Node {
     pub fn new(name: &'static str, change: fn(&mut TreeConfig)) -> Node {
-        Node::new_in(&std::env::temp_dir(), name, change)
+        Node::make(&std::env::temp_dir(), name, Part::node(), change)
     }
 
     /// One whose directories lie there.
     pub fn new_in(at: &Path, name: &'static str, change: fn(&mut TreeConfig)) -> Node {
+        Node::make(at, name, Part::node(), change)
+    }
+
+    /// One that is this to the pair.
+    pub fn with(name: &'static str, part: Part, change: fn(&mut TreeConfig)) -> Node {
+        Node::make(&std::env::temp_dir(), name, part, change)
+    }
+
+    fn make(at: &Path, name: &'static str, part: Part, change: fn(&mut TreeConfig)) -> Node {
         let dir = tempfile::Builder::new()
             .prefix("tandem-sync-")
             .tempdir_in(at)
@@ -41,6 +51,7 @@ impl Node {
             dir,
             engine: None,
             change,
+            part,
         };
         node.start();
         node
@@ -54,11 +65,10 @@ impl Node {
 
     /// Starts it with other trees than that one.
     pub fn start_with(&mut self, trees: Vec<TreeConfig>) {
-        let other = if self.name == "a" { "b" } else { "a" };
         let config = PairConfig {
             pair: "test".into(),
             node: self.name.into(),
-            peer: other.into(),
+            part: self.part.clone(),
             trees,
             etc: self.dir.path().to_owned(),
             state_dir: self.dir.path().join("state"),
@@ -164,8 +174,14 @@ impl Cable {
         let cancel = CancellationToken::new();
         let (from, to) = (source.engine().clone(), replica.engine().clone());
         let (one, two) = (cancel.clone(), cancel.clone());
+        let feeds = (replica.part == Part::Replica).then_some(replica.name);
         Cable {
-            source: tokio::spawn(async move { from.run_source_session(a, one).await }),
+            source: tokio::spawn(async move {
+                match feeds {
+                    Some(name) => from.run_feed_session(name, a, one).await,
+                    None => from.run_source_session(a, one).await,
+                }
+            }),
             replica: tokio::spawn(async move { to.run_replica_session(b, two).await }),
             cancel,
         }

@@ -1,6 +1,8 @@
 //! One of the two nodes: its host, agent and web server.
 
-use super::{CONFIG, NODES, PairSpec, WEB_PORT, WWW, ip6, private_address, public_address};
+use super::{
+    CONFIG, NODES, PairSpec, WEB_PORT, WWW, ip6, private_address, public_address, replica_address,
+};
 use crate::{Host, HostSpec, HttpClient, Lab, LabError, Network, Nic, PROGRAM_DIR, Process};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One of the two nodes.
+/// One of the two nodes, or a replica.
 pub struct Node {
     /// Its host.
     pub host: Host,
@@ -54,6 +56,35 @@ impl Node {
         Ok(node)
     }
 
+    /// Makes and boots the machine of replica `n`, counted from 0: `web1`.
+    pub(super) fn replica(
+        lab: &Lab,
+        spec: &PairSpec,
+        n: usize,
+        public: &Network,
+    ) -> Result<Self, LabError> {
+        let name = format!("web{}", n + 1);
+        let eth0 = [(replica_address(n), 24)];
+        let host = HostSpec::new(&name)
+            .disk(spec.disk)
+            .nic(Nic::new("eth0", public, &eth0))
+            .program("tandem", &spec.tandem);
+        let node = Self::on(lab.host(host)?, lab, &name);
+        node.host.boot()?;
+        fs::create_dir_all(node.www()).map_err(LabError::io("make the tree's root"))?;
+        Ok(node)
+    }
+
+    fn on(host: Host, lab: &Lab, name: &str) -> Self {
+        Self {
+            log: lab.dir().join(format!("{name}.log")),
+            host,
+            agent: Mutex::new(None),
+            web: Mutex::new(None),
+            outputs: AtomicU32::new(0),
+        }
+    }
+
     /// The machine of node `n`, switched off.
     fn machine(
         lab: &Lab,
@@ -72,13 +103,7 @@ impl Node {
                 .nic(Nic::new("eth1", private, &eth1))
                 .program("tandem", &spec.tandem),
         )?;
-        Ok(Self {
-            log: lab.dir().join(format!("{name}.log")),
-            host,
-            agent: Mutex::new(None),
-            web: Mutex::new(None),
-            outputs: AtomicU32::new(0),
-        })
+        Ok(Self::on(host, lab, name))
     }
 
     /// Another machine with a copy of this one's disk.

@@ -1,0 +1,314 @@
+//! One source, its standby and replicas.
+
+use super::compare::assert_equal;
+use super::hostile::Puppet;
+use super::pair::{Cable, Node, flush, noise, write};
+use super::reversal::rescued;
+use crate::engine::{CommandError, EngineStatus, SessionEnd};
+use crate::tree::{Part, ReplicaConfig, TreeConfig, TreeId};
+use crate::wire::{Accept, End, Hello, Message};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
+
+fn fed_data(name: &str) -> ReplicaConfig {
+    ReplicaConfig {
+        name: name.into(),
+        trees: vec!["data".into()],
+    }
+}
+
+fn node(name: &'static str) -> Node {
+    let replicas = vec![fed_data("web1"), fed_data("web2")];
+    Node::with(name, Part::Node { replicas }, |_| {})
+}
+
+async fn replica(name: &'static str) -> Node {
+    let web = Node::with(name, Part::Replica, |_| {});
+    web.engine().begin_replica().await.unwrap();
+    web
+}
+
+/// Source a, standby b and replica web1, all with the same files.
+async fn three() -> (Node, Node, Node, [Cable; 2]) {
+    let (a, b, web) = (node("a"), node("b"), replica("web1").await);
+    for n in 0..40 {
+        write(&a.tree().join(format!("dir/file{n}")), noise(9000, n));
+    }
+    write(&a.tree().join("large"), noise(1 << 20, 99));
+    a.engine().init_source().await.unwrap();
+    a.engine().begin_source(1).await.unwrap();
+    b.engine().begin_replica().await.unwrap();
+    let cables = [Cable::plug(&a, &b), Cable::plug(&a, &web)];
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    fed(&a, "web1").await;
+    web.until("consistent", |s| s.consistent).await;
+    (a, b, web, cables)
+}
+
+/// Waits until a replica has everything.
+async fn fed(source: &Node, name: &str) {
+    let there = |status: &EngineStatus| {
+        let mut replicas = status.replicas.iter();
+        replicas.any(|r| {
+            let up = r.session.as_ref().is_some_and(|s| s.caught_up);
+            r.name == name && up && r.acked >= status.seq && r.lag == Some(Duration::ZERO)
+        })
+    };
+    // What was written last is in the index when this returns, whether or not there is a standby.
+    let _ = source.engine().flush(Duration::from_millis(200)).await;
+    source.until("feeding the replica", there).await;
+}
+
+async fn take_over(by: &Node, term: u64) {
+    by.engine().revoke(Duration::from_secs(2));
+    by.engine().begin_source(term).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_gets_everything_and_only_receives() {
+    let (a, b, web, _cables) = three().await;
+    assert_equal(&a.tree(), &web.tree());
+    write(&a.tree().join("dir/file3"), "newer");
+    std::fs::remove_file(a.tree().join("dir/file4")).unwrap();
+    std::fs::rename(a.tree().join("dir"), a.tree().join("renamed")).unwrap();
+    flush(&a).await;
+    fed(&a, "web1").await;
+    assert_equal(&a.tree(), &web.tree());
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(web.engine().status().from.as_deref(), Some("a"));
+    for refused in [
+        web.engine().begin_source(9).await,
+        web.engine().init_source().await.map(drop),
+    ] {
+        assert!(matches!(refused, Err(CommandError::Replica)), "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_takes_nothing_delays_nobody() {
+    let (a, b, _web, cables) = three().await;
+    let [standby, feed] = cables;
+    feed.cut().await;
+    let slow = replica("web2").await;
+    let (inner, theirs) = tokio::io::duplex(64 << 10);
+    let stuck = Arc::new(AtomicBool::new(false));
+    let stream = Sticks {
+        inner,
+        stuck: Arc::clone(&stuck),
+    };
+    let (from, to, cancel) = (
+        a.engine().clone(),
+        slow.engine().clone(),
+        CancellationToken::new(),
+    );
+    let (one, two) = (cancel.clone(), cancel.clone());
+    let source = tokio::spawn(async move { from.run_feed_session("web2", stream, one).await });
+    tokio::spawn(async move { to.run_replica_session(theirs, two).await });
+    fed(&a, "web2").await;
+    stuck.store(true, Ordering::Release);
+    for n in 0..60 {
+        write(&a.tree().join(format!("more/{n}")), noise(300_000, n));
+    }
+    flush(&a).await;
+    assert_equal(&a.tree(), &b.tree());
+    let status = a.engine().status();
+    assert_eq!(status.lag, Some(Duration::ZERO), "the standby has it all");
+    a.until("behind at web2", |s| {
+        let web2 = s.replicas.iter().find(|r| r.name == "web2");
+        web2.is_some_and(|r| r.acked < s.seq && r.lag.is_some_and(|lag| lag > Duration::ZERO))
+    })
+    .await;
+    assert!(!source.is_finished());
+    cancel.cancel();
+    let _ = source.await;
+    standby.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_follows_the_new_master_without_a_resend() {
+    let (a, mut b, web, cables) = three().await;
+    for cable in cables {
+        cable.cut().await;
+    }
+    take_over(&b, 2).await;
+    let (cable, bytes) = Cable::counting(&b, &web);
+    write(&b.tree().join("dir/file1"), "of the new master");
+    fed(&b, "web1").await;
+    web.until("consistent", |s| s.consistent).await;
+    assert_equal(&b.tree(), &web.tree());
+    let sent = bytes.load(Ordering::Relaxed);
+    assert!(sent < 10_000, "{sent} bytes were sent for one small change");
+    assert!(rescued(&web).is_empty());
+    assert_eq!(web.engine().status().from.as_deref(), Some("b"));
+    cable.cut().await;
+    b.stop().await;
+    drop(a);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_has_past_the_branch_goes_to_its_rescue_and_it_does_not_turn_back() {
+    let (a, b, web, [standby, feed]) = three().await;
+    standby.cut().await;
+    write(&a.tree().join("late"), "nobody else has it");
+    write(&a.tree().join("dir/file2"), "changed late");
+    fed(&a, "web1").await;
+    take_over(&b, 2).await;
+    // The old master is cut off from the pair and goes on: its session is there until the new one comes.
+    let cable = Cable::plug(&b, &web);
+    write(&b.tree().join("dir/file5"), "of the new master");
+    fed(&b, "web1").await;
+    web.until("consistent", |s| s.consistent).await;
+    assert_equal(&b.tree(), &web.tree());
+    let found = rescued(&web);
+    let found: Vec<_> = found.iter().map(|(p, c)| (&p[..], &c[..])).collect();
+    let expected = [
+        ("dir/file2", "changed late"),
+        ("late", "nobody else has it"),
+    ];
+    assert_eq!(found, expected);
+    let _ = feed.ended().await;
+    let again = Cable::plug(&a, &web);
+    let (source, _) = again.ended().await;
+    let refused = matches!(&source, Ok(SessionEnd::Refused { why, retry: true }) if why.contains("later master"));
+    assert!(refused, "{source:?}");
+    write(&b.tree().join("dir/file6"), "goes on");
+    fed(&b, "web1").await;
+    assert_equal(&b.tree(), &web.tree());
+    assert!(!cable.source.is_finished(), "it was not disturbed");
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_missed_what_left_no_record_is_compared_whole() {
+    let (a, b, web, [standby, feed]) = three().await;
+    feed.cut().await;
+    // Without replicas a rename is carried out as one, and a tombstone that the standby has may go.
+    a.engine().set_replicas(&[]).unwrap();
+    std::fs::rename(a.tree().join("dir"), a.tree().join("elsewhere")).unwrap();
+    flush(&a).await;
+    assert!(floor(&a) > 0 && floor(&b) > 0, "it was carried out as one");
+    std::fs::remove_file(a.tree().join("large")).unwrap();
+    flush(&a).await;
+    a.engine().set_replicas(&[fed_data("web1")]).unwrap();
+    let (cable, bytes) = Cable::counting(&a, &web);
+    fed(&a, "web1").await;
+    // What it has besides goes last.
+    web.until("compared whole", |s| s.consistent && s.trees[0].rescued > 0)
+        .await;
+    assert_equal(&a.tree(), &web.tree());
+    let sent = bytes.load(Ordering::Relaxed);
+    assert!(sent < 500_000, "{sent} bytes: only what is at another name");
+    cable.cut().await;
+    standby.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removed_tombstones_do_not_leave_files_behind() {
+    let (a, _b, web, [standby, feed]) = three().await;
+    feed.cut().await;
+    std::fs::remove_file(a.tree().join("dir/file7")).unwrap();
+    flush(&a).await;
+    standby.cut().await;
+    let index = &a.engine().shared.index;
+    let head = index.snapshot().unwrap().last_seq();
+    let purged = index.write(|w| {
+        w.ack(head);
+        w.purge_tombstones(head, 100)
+    });
+    assert_eq!(purged.unwrap(), 1);
+    let (cable, bytes) = Cable::counting(&a, &web);
+    fed(&a, "web1").await;
+    // What it has besides goes last.
+    web.until("compared whole", |s| s.consistent && s.trees[0].rescued > 0)
+        .await;
+    assert_equal(&a.tree(), &web.tree());
+    assert!(bytes.load(Ordering::Relaxed) < 100_000, "no contents");
+    assert!(rescued(&web).contains_key("dir/file7"));
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_gets_the_trees_that_it_is_given_and_no_other() {
+    let (a, _b, _web, _cables) = three().await;
+    let private = a.dir.path().join("private");
+    std::fs::create_dir(&private).unwrap();
+    let trees = vec![
+        TreeConfig::new("data", a.tree()),
+        TreeConfig::new("private", private),
+    ];
+    a.engine().set_trees(trees).await.unwrap();
+    let (mine, theirs) = tokio::io::duplex(64 << 10);
+    let engine = a.engine().clone();
+    let session = tokio::spawn(async move {
+        let cancel = CancellationToken::new();
+        engine.run_feed_session("web2", theirs, cancel).await
+    });
+    let hello = Hello {
+        end: End::Replica,
+        pair: "test".into(),
+        heads: a.engine().lineages().unwrap(),
+        floors: Vec::new(),
+    };
+    let mut puppet = Puppet::begin(mine, session, hello).await;
+    let hello = puppet.hear("Hello", |m| matches!(m, Message::Hello(_)));
+    let Message::Hello(hello) = hello.await else {
+        unreachable!("it is one")
+    };
+    assert!(hello.heads.get(TreeId::of("data")).is_some());
+    assert!(hello.heads.get(TreeId::of("private")).is_none());
+    let accept = Accept {
+        from: vec![(TreeId::of("private"), 0)],
+        inline: true,
+        stamp: 0,
+    };
+    puppet.say(&Message::Accept(accept)).await;
+    assert!(puppet.refused().await.contains("does not get"));
+}
+
+fn floor(node: &Node) -> u64 {
+    let snapshot = node.engine().shared.index.snapshot().unwrap();
+    snapshot.floor(TreeId::of("data")).unwrap()
+}
+
+/// A stream that takes nothing any more once it is stuck.
+struct Sticks<S> {
+    inner: S,
+    stuck: Arc<AtomicBool>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Sticks<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Sticks<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        if self.stuck.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
