@@ -213,6 +213,11 @@ fn duration(text: &str) -> Result<std::time::Duration, String> {
     config::parse_duration(text).map_err(|why| format!("{why}; for example 500ms, 60s, 10m, 1h"))
 }
 
+/// Reads a rate of the command line.
+fn rate(text: &str) -> Result<std::num::NonZeroU64, String> {
+    config::rate::parse_rate(text).map_err(|why| format!("{why}; for example 50MB/s"))
+}
+
 /// A duration as the API has it.
 fn to_ms(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

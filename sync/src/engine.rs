@@ -35,11 +35,15 @@ mod look;
 mod moved;
 pub(crate) mod moving;
 mod owners;
+#[allow(clippy::disallowed_methods)]
+pub(crate) mod paced;
 pub(crate) mod prepare;
 #[allow(clippy::disallowed_methods)]
 mod reboot;
 pub(crate) mod receivers;
 pub mod report;
+#[allow(clippy::disallowed_methods)]
+pub(crate) mod rolling;
 mod root;
 mod scanning;
 mod set_apply;
@@ -73,7 +77,7 @@ pub use sets::FreezeHooks;
 pub(crate) use sets::set_key;
 pub use status::{
     Alarm, ContentsRound, ContentsStatus, EngineStatus, Mode, Progress, ReplicaStatus,
-    SessionStatus, SetStatus, TreeState, TreeStatus,
+    SessionStatus, SetStatus, TreeState, TreeStatus, VerifyRound, VerifyStatus,
 };
 
 #[cfg(test)]

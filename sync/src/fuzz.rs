@@ -340,6 +340,7 @@ fn frames() -> Vec<Vec<u8>> {
             entries: vec![],
             absent: vec![RelPath::new("x").expect("valid")],
             repair: false,
+            per_second: None,
         }),
     ];
     let encoded = messages

@@ -4,6 +4,7 @@ use crate::filter::Filter;
 use crate::limit::Limit;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -156,6 +157,10 @@ pub struct TreeConfig {
     /// How fast contents are sent while this node is master. The first one that applies counts; at most
     /// [`crate::limit::MAX_LIMITS`].
     pub limits: Vec<Limit>,
+    /// Within how long the tree is compared with the standby's once. `None`: only when asked for.
+    pub verify: Option<Duration>,
+    /// Bytes each second that a comparison with the standby reads on each side. `None`: as fast as it goes.
+    pub verify_rate: Option<NonZeroU64>,
 }
 
 /// Default of [`TreeConfig::trash_age`].
@@ -186,6 +191,8 @@ impl TreeConfig {
             pass: PASS,
             compare_contents: Some(COMPARE_CONTENTS),
             limits: Vec::new(),
+            verify: None,
+            verify_rate: None,
         }
     }
 

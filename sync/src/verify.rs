@@ -6,9 +6,9 @@
 
 use crate::commit::holds_only;
 use crate::engine::command::Shared;
+use crate::engine::paced::Paced;
 use crate::entry::{Kind, State};
 use crate::fault::Fault;
-use crate::hash;
 use crate::meta::{self, What};
 use crate::path::RelPath;
 use crate::tree::Deletes;
@@ -38,6 +38,7 @@ pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
     let ours = |path: &RelPath, dir: bool| {
         !config.protect.covers(path, dir) && !config.exclude.covers(path, dir)
     };
+    let mut paced = Paced::new(part.per_second);
     let mut named = BTreeSet::new();
     for entry in &part.entries {
         named.insert(&entry.path);
@@ -46,7 +47,7 @@ pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
             continue;
         }
         let unknown = entry.names.as_ref().map(|_| Differs::Metadata);
-        let how = differs(&open.root, &entry.path, &entry.state).or(unknown);
+        let how = differs(&open.root, &entry.path, &entry.state, &mut paced).or(unknown);
         differences.extend(how.map(|how| (entry.path.clone(), how)));
     }
     // What the index has as gone and is there stays by the rules of this node.
@@ -89,7 +90,12 @@ pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
 }
 
 /// How what lies at a path differs from `theirs`; `None`: it does not.
-fn differs(root: &crate::beneath::Root, path: &RelPath, theirs: &State) -> Option<Differs> {
+fn differs(
+    root: &crate::beneath::Root,
+    path: &RelPath,
+    theirs: &State,
+    paced: &mut Paced,
+) -> Option<Differs> {
     let seen = match meta::read(root, path) {
         Ok(Some(seen)) => seen,
         Ok(None) | Err(Fault::Missing | Fault::NotBeneath) => return Some(Differs::Missing),
@@ -101,9 +107,9 @@ fn differs(root: &crate::beneath::Root, path: &RelPath, theirs: &State) -> Optio
         return (!same).then_some(Differs::Kind);
     }
     let content = match seen.what {
-        What::File(_) => match hash::hash_path(root, path, false) {
-            Ok(hashed) => Some(hashed.hash),
-            Err(_) => return Some(Differs::Unreadable),
+        What::File(_) => match paced.hash(root, path) {
+            Some(hash) => Some(hash),
+            None => return Some(Differs::Unreadable),
         },
         _ => None,
     };

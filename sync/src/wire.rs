@@ -27,6 +27,7 @@ use crate::owners::Names;
 use crate::path::RelPath;
 use crate::tree::{MAX_TREES, TreeId};
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU64;
 use thiserror::Error;
 
 mod bytes;
@@ -311,6 +312,8 @@ pub struct VerifyPart {
     pub absent: Vec<RelPath>,
     /// The replica puts what differs into its rescue and asks for the source's versions.
     pub repair: bool,
+    /// Bytes each second that the replica reads for it; none: as fast as it goes.
+    pub per_second: Option<NonZeroU64>,
 }
 
 /// What differs in a part.

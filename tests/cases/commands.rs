@@ -108,6 +108,33 @@ fn verify_finds_and_repairs_silent_damage() {
 }
 
 #[test]
+fn verify_by_schedule_names_silent_damage() {
+    let scene = Scene::replicated();
+    scene.flush(ONE);
+    damage(&scene.file(TWO, "d4/f39"), 1_000);
+    // The first round begins when there is a schedule.
+    let tree = "path = \"/srv/www\"\n";
+    let scheduled = format!("{tree}verify = \"1m\"\nverify_rate = \"50MB/s\"\n");
+    let text = scene.pair.config().replace(tree, &scheduled);
+    scene.pair.configure(&text).expect("written");
+    for n in [TWO, ONE] {
+        let output = scene.tandem(n, &["reload"]);
+        assert!(output.success(), "{output:?}");
+    }
+    scene.wait_status(ONE, "names it", |s| {
+        let verified = s.trees[0].verified.as_ref();
+        let found = verified.is_some_and(|v| v.last_differ == 1 && v.named == ["d4/f39"]);
+        found && s.alarms.iter().any(|alarm| alarm.contains("d4/f39"))
+    });
+    let repaired = scene.tandem(ONE, &["verify", "--repair", "--rate", "50MB/s"]);
+    assert!(repaired.success(), "{repaired:?}");
+    scene.wait_status(ONE, "has nothing to say any more", |s| {
+        !s.alarms.iter().any(|alarm| alarm.contains("d4/f39"))
+    });
+    scene.flush_and_compare(ONE);
+}
+
+#[test]
 fn switchover_moves_and_maintenance_prevents() {
     let scene = Scene::replicated();
     let output = scene.tandem(ONE, &["switchover"]);

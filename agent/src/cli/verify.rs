@@ -5,6 +5,7 @@ use super::{Exit, Outcome, output};
 use crate::api::client::{Client, EventStream};
 use crate::api::types::{DifferenceKind, VerifyEvent, VerifyRequest, path};
 use std::io::{IsTerminal, Write};
+use std::num::NonZeroU64;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit code 0: no differences are left. 1: there are some.")]
@@ -15,6 +16,9 @@ pub(super) struct Args {
     /// Put the master's version in place where the two differ
     #[arg(long)]
     repair: bool,
+    /// Read at most so much each second on each side, for example 50MB/s
+    #[arg(long, value_name = "RATE", value_parser = super::rate)]
+    rate: Option<NonZeroU64>,
     /// Each event as a line of JSON
     #[arg(long)]
     json: bool,
@@ -24,6 +28,7 @@ pub(super) async fn run(args: Args, client: &Client) -> Outcome {
     let request = VerifyRequest {
         tree: args.tree,
         repair: args.repair,
+        rate: args.rate,
     };
     let mut events: EventStream<VerifyEvent> = client.stream(path::VERIFY, &request).await?;
     let mut progress = ProgressLine::new(!args.json);

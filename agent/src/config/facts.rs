@@ -5,6 +5,7 @@
 //! A default that is written out is no fact, so that a newer version's new keys change no digest until they are used.
 
 use super::limits::format_pace;
+use super::rate::format_rate;
 use super::schema::{self, Need};
 use super::time::format_duration;
 use super::types::{
@@ -249,6 +250,12 @@ impl Facts {
             put("pass", time(tree.pass));
             let compare = tree.compare_contents.map_or(quoted("never"), time);
             put("compare_contents", compare);
+            if let Some(verify) = tree.verify {
+                put("verify", time(verify));
+            }
+            if let Some(rate) = tree.verify_rate {
+                put("verify_rate", quoted(&format_rate(rate)));
+            }
             if let Some(freeze) = &tree.freeze {
                 let mut put = |key, value| self.put("tree.freeze", &tree.name, key, value);
                 put("before", words(&freeze.before));

@@ -1,6 +1,7 @@
 //! `[[tree.limit]]`: rates and parts of a day as people write them.
 
 use super::problem::Problem;
+use super::rate::{LEAST, MOST, bytes_per_second, format_rate};
 use super::section::Reader;
 use super::value::{Complaint, text};
 use std::num::NonZeroU64;
@@ -8,22 +9,8 @@ use tandem_sync::limit::{Between, Limit, MAX_LIMITS, Pace};
 use toml::Spanned;
 use toml::de::DeValue;
 
-/// Slower than this a single large piece would take longer than a peer waits for a sign of life.
-const LEAST: u64 = 10_000;
-/// More than any link carries.
-const MOST: u64 = 100_000_000_000;
 const RATE_HINT: &str = "for example \"20MB/s\", \"512KiB/s\" or \"pause\"";
 const BETWEEN_HINT: &str = "for example \"08:00-18:00\" or \"22:00-06:00\", in local time";
-
-/// Units, largest first.
-const UNITS: [(&str, u64); 6] = [
-    ("GiB/s", 1 << 30),
-    ("GB/s", 1_000_000_000),
-    ("MiB/s", 1 << 20),
-    ("MB/s", 1_000_000),
-    ("KiB/s", 1 << 10),
-    ("kB/s", 1000),
-];
 
 /// The limits of a tree, in their order. `None`: a problem was reported.
 pub(super) fn decode(tree: &Reader<'_>, errors: &mut Vec<Problem>) -> Option<Vec<Limit>> {
@@ -59,7 +46,7 @@ fn pace(value: &Spanned<DeValue<'_>>) -> Result<Pace, Complaint> {
         return Ok(Pace::Pause);
     }
     let wrong = |why: &str| Complaint::new(format!("must be a rate: {why}")).hint(RATE_HINT);
-    let rate = parse_rate(text).map_err(wrong)?;
+    let rate = bytes_per_second(text).map_err(wrong)?;
     match NonZeroU64::new(rate).filter(|_| (LEAST..=MOST).contains(&rate)) {
         Some(rate) => Ok(Pace::Rate(rate)),
         None => Err(Complaint::new("must be from 10kB/s to 100GB/s")
@@ -67,33 +54,12 @@ fn pace(value: &Spanned<DeValue<'_>>) -> Result<Pace, Complaint> {
     }
 }
 
-/// Reads `20MB/s`.
-fn parse_rate(text: &str) -> Result<u64, &'static str> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    if number.is_empty() {
-        return Err("it begins with a whole number");
-    }
-    let number: u64 = number.parse().map_err(|_| "the number is too large")?;
-    let (_, factor) = UNITS
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(unit.trim_start()))
-        .ok_or("the unit is one of kB/s, MB/s, GB/s, KiB/s, MiB/s, GiB/s")?;
-    number.checked_mul(*factor).ok_or("the number is too large")
-}
-
 /// Writes a pace so that it is read again.
 pub(super) fn format_pace(pace: Pace) -> String {
-    let rate = match pace {
-        Pace::Rate(rate) => rate.get(),
-        Pace::Pause | Pace::Free => return "pause".to_owned(),
-    };
-    let whole = UNITS.iter().find(|(_, factor)| rate % factor == 0);
-    // Every rate that can be written is a multiple of a unit.
-    let (unit, factor) = whole.unwrap_or(&("B/s", 1));
-    format!("{}{unit}", rate / factor)
+    match pace {
+        Pace::Rate(rate) => format_rate(rate),
+        Pace::Pause | Pace::Free => "pause".to_owned(),
+    }
 }
 
 fn between(value: &Spanned<DeValue<'_>>) -> Result<Between, Complaint> {
@@ -138,10 +104,10 @@ mod tests {
             ("99999999999GB/s", Err("the number is too large")),
         ];
         for (text, expected) in table {
-            assert_eq!(parse_rate(text), expected, "{text}");
+            assert_eq!(bytes_per_second(text), expected, "{text}");
         }
         for text in ["20MB/s", "3KiB/s", "5MiB/s", "2GiB/s", "1500kB/s", "7GB/s"] {
-            let rate = NonZeroU64::new(parse_rate(text).unwrap()).unwrap();
+            let rate = NonZeroU64::new(bytes_per_second(text).unwrap()).unwrap();
             assert_eq!(format_pace(Pace::Rate(rate)), text);
         }
     }

@@ -85,6 +85,8 @@ mod tests {
             pass: tandem_sync::tree::PASS,
             compare_contents: None,
             limits: vec![],
+            verify: None,
+            verify_rate: None,
         }
     }
 

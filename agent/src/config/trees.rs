@@ -3,10 +3,12 @@
 use super::decode::{Notes, millis, seconds};
 use super::limits;
 use super::problem::Problem;
+use super::rate::parse_rate;
 use super::section::{At, Reader, read_tables};
 use super::time::duration;
 use super::types::{Agent, Deletes, Freeze, LocalChanges, Owners, Tree, Update};
 use super::value::{Complaint, argv, boolean, choice, list, max_delete, name, path, text, within};
+use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,6 +30,8 @@ const TRASH_AGE: RangeInclusive<Duration> =
 /// What lies beyond a year is better said as never.
 const COMPARE_CONTENTS: RangeInclusive<Duration> =
     Duration::from_secs(60)..=Duration::from_secs(365 * 86_400);
+/// As for the contents: both sides are read.
+const VERIFY: RangeInclusive<Duration> = COMPARE_CONTENTS;
 /// What the kernel makes is not data.
 const NOT_DATA: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
 
@@ -148,6 +152,8 @@ fn decode_one(
     let pass = reader.get("pass", duration(PASS), errors);
     let compare_contents = reader.get("compare_contents", period, errors);
     let limits = limits::decode(reader, errors);
+    let verify = reader.optional("verify", duration(VERIFY), errors);
+    let verify_rate = reader.optional("verify_rate", rate, errors);
     Some(Tree {
         name: name?.value,
         path: path?.value,
@@ -169,6 +175,8 @@ fn decode_one(
         pass: pass?.value,
         compare_contents: compare_contents?.value,
         limits: limits?,
+        verify: verify.map(|at| at.value),
+        verify_rate: verify_rate.map(|at| at.value),
     })
 }
 
@@ -184,6 +192,18 @@ fn freeze(tree: &Reader<'_>, errors: &mut Vec<Problem>) -> Option<Freeze> {
         timeout: timeout?.value,
         every: every?.value,
     })
+}
+
+/// Bytes each second.
+fn rate(value: &Spanned<DeValue<'_>>) -> Result<NonZeroU64, Complaint> {
+    let why = match value.get_ref().as_str() {
+        Some(text) => match parse_rate(text) {
+            Ok(rate) => return Ok(rate),
+            Err(why) => why,
+        },
+        None => "must be text in quotes".to_owned(),
+    };
+    Err(Complaint::new(why).hint("for example \"50MB/s\""))
 }
 
 /// A duration, or never.

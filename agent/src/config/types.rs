@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 use tandem_sync::limit::Limit;
@@ -169,6 +170,10 @@ pub struct Tree {
     pub compare_contents: Option<Duration>,
     /// How fast its contents may be sent: the first one that applies counts.
     pub limits: Vec<Limit>,
+    /// Within how long it is compared with the standby's once. `None`: only by hand.
+    pub verify: Option<Duration>,
+    /// Bytes each second that such a comparison reads.
+    pub verify_rate: Option<NonZeroU64>,
 }
 
 /// `deletes = "mirror" | "keep" | "trash"`.

@@ -222,6 +222,8 @@ fn everything(
             pass: tree.pass,
             compare_contents: tree.compare_contents,
             limits: tree.limits.clone(),
+            verify: tree.verify,
+            verify_rate: tree.verify_rate,
             ..TreeConfig::new(tree.name.clone(), tree.path.clone())
         })
     });

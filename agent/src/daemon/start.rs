@@ -149,6 +149,8 @@ async fn run_in(start: AgentStart) -> Result<End, StartError> {
         tokio::spawn(pulse(daemon.clone(), watchdog)),
     ];
     let api = tokio::spawn(api);
+    let (engine, stop) = (daemon.engine.clone(), daemon.stop.clone());
+    tokio::spawn(async move { engine.verify_by_schedule(stop).await });
     systemd::ready();
     tracing::info!(
         node = daemon.config().config.nodes[own].name,

@@ -298,6 +298,7 @@ pub fn tree_statuses(
                 detector_because: tree.detector_because.clone(),
                 poll_ms: tree.poll.map(millis),
                 contents: tree.contents.as_ref().map(contents),
+                verified: tree.verified.as_ref().map(verified),
                 progress: tree.progress.as_ref().map(progress),
                 rescued: tree.rescued,
                 set: tree.set.as_ref().map(tree_set),
@@ -350,6 +351,22 @@ fn contents(of: &sync::ContentsStatus) -> api::Contents {
         last_ended_unix_ms: of.last.map(|round| round.ended_unix_ms),
         last_files: of.last.map_or(0, |round| round.files),
         last_differed: of.last.map_or(0, |round| round.differed),
+    }
+}
+
+fn verified(of: &sync::VerifyStatus) -> api::Verified {
+    let last = of.last.as_ref();
+    let named = match of.named.is_empty() {
+        false => of.named.clone(),
+        true => last.map(|last| last.named.clone()).unwrap_or_default(),
+    };
+    api::Verified {
+        bytes: of.bytes,
+        differ: of.differ,
+        last_ended_unix_ms: last.map(|last| last.ended_unix_ms),
+        last_entries: last.map_or(0, |last| last.entries),
+        last_differ: last.map_or(0, |last| last.differ),
+        named,
     }
 }
 

@@ -23,7 +23,7 @@ impl Daemon {
         self.must_be_master()?;
         let report = self
             .engine
-            .verify(request.tree.as_deref(), request.repair)
+            .verify(request.tree.as_deref(), request.repair, request.rate)
             .await
             .map_err(|e| engine_error(&e))?;
         let mut events: Vec<VerifyEvent> = report

@@ -6,6 +6,7 @@ use super::moving::MoveOrder;
 use super::prepare::Prepared;
 use super::receivers::Receivers;
 use super::report::{AcceptPrice, InitReport, NotCovered};
+use super::rolling::Verified;
 use super::sets::{FreezeHooks, Pass};
 use super::status::{Alarm, EngineStatus, Mode, SessionStatus, TreeState};
 use super::tree::Roots;
@@ -93,6 +94,12 @@ pub(crate) enum Command {
     Unverified(Reply<Vec<NotCovered>>),
     /// The source asked for these paths, and what lies here is what it has.
     Verified { tree: TreeId, paths: Vec<RelPath> },
+    /// Keep how far a tree was compared with the standby's.
+    KeepVerified {
+        tree: TreeId,
+        verified: Box<Verified>,
+        reply: Reply<Result<(), CommandError>>,
+    },
     /// Pause applying.
     Hold(Reply<Result<(), CommandError>>),
     /// Apply what was spooled and go on.

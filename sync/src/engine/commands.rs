@@ -90,6 +90,15 @@ impl Worker {
             Command::Compared => self.verify_unverified(),
             Command::Unverified(reply) => drop(reply.send(self.unverified())),
             Command::Verified { tree, paths } => self.verified_here(tree, &paths),
+            Command::KeepVerified {
+                tree,
+                verified,
+                reply,
+            } => {
+                let key = super::rolling::verified_key(tree);
+                let kept = self.shared.index.write(|w| w.put_value(&key, &*verified));
+                drop(reply.send(kept.map_err(index)));
+            }
             Command::Hold(reply) => drop(reply.send(self.hold())),
             Command::Release(reply) => drop(reply.send(self.release())),
             Command::Adopt(reply) => drop(reply.send(self.adopt())),

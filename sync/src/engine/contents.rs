@@ -4,7 +4,7 @@
 //!
 //! A thread beside the worker reads piece by piece; where the next piece begins is durable, so a restart goes on.
 
-mod pace;
+pub(super) mod pace;
 pub(super) mod piece;
 
 use super::clock;

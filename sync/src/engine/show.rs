@@ -49,6 +49,7 @@ impl Worker {
             heads.push(head);
         }
         alarms.extend(self.shared.alarms());
+        alarms.extend(trees.iter().filter_map(differing));
         let source = matches!(self.mode, Mode::Source { .. });
         let bad = |t: &&TreeStatus| t.state != TreeState::Consistent || !t.proven;
         Ok(EngineStatus {
@@ -144,6 +145,10 @@ impl Worker {
             detector_because: watching.and_then(|w| w.because),
             poll: tree.config.poll,
             contents: self.compared_within(tree).map(|_| tree.contents.shown()),
+            verified: match self.mode {
+                Mode::Source { .. } => super::rolling::shown(index, &tree.config)?,
+                _ => None,
+            },
             progress: scan_progress(tree).or_else(|| copy_progress(tree, &counts, head)),
             rescued: tree.rescued,
             mounts_below: tree.mounts.iter().map(RelPath::to_string).collect(),
@@ -154,6 +159,27 @@ impl Worker {
             fuzzy: tree.fuzzy.iter().map(RelPath::to_string).collect(),
         })
     }
+}
+
+/// What the newest comparisons with the standby found and nobody has repaired.
+fn differing(tree: &TreeStatus) -> Option<Alarm> {
+    let verified = tree.verified.as_ref()?;
+    let last = verified.last.as_ref();
+    let differ = verified.differ.max(last.map_or(0, |last| last.differ));
+    let named = match verified.named.is_empty() {
+        false => &verified.named,
+        true => &last?.named,
+    };
+    (differ > 0).then(|| Alarm {
+        tree: Some(tree.name.clone()),
+        kind: "verify".into(),
+        text: format!(
+            "{differ} paths differ on the standby though nothing is on its way: {}; `tandem verify --tree {} --repair` puts \
+             the master's versions there",
+            named.join(", "),
+            tree.name
+        ),
+    })
 }
 
 pub(super) fn copy_progress(tree: &Tree, counts: &Counts, head: &Head) -> Option<Progress> {

@@ -95,6 +95,8 @@ pub struct TreeStatus {
     pub poll: Option<Duration>,
     /// The comparison of contents; `None` where there is none.
     pub contents: Option<ContentsStatus>,
+    /// Source: the comparison with the standby; `None` where nothing was compared and nothing is to be.
+    pub verified: Option<VerifyStatus>,
     /// First copy, catching up, scan or verify, while one runs.
     pub progress: Option<Progress>,
     /// Files in the rescue.
@@ -152,6 +154,38 @@ pub struct ContentsRound {
     pub differed: u64,
 }
 
+/// How far the comparison with the standby is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VerifyStatus {
+    /// Entries compared in this round.
+    pub entries: u64,
+    /// Bytes compared in this round.
+    pub bytes: u64,
+    /// Paths that differed in this round.
+    pub differ: u64,
+    /// The first of them.
+    pub named: Vec<String>,
+    /// The round before, once there is one.
+    pub last: Option<VerifyRound>,
+}
+
+/// A complete comparison with the standby.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyRound {
+    /// When it began, milliseconds since 1970.
+    pub begun_unix_ms: u64,
+    /// When it ended, milliseconds since 1970.
+    pub ended_unix_ms: u64,
+    /// Entries compared.
+    pub entries: u64,
+    /// Bytes compared.
+    pub bytes: u64,
+    /// Paths that differed and were not repaired.
+    pub differ: u64,
+    /// The first of them.
+    pub named: Vec<String>,
+}
+
 /// The session with the peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionStatus {
@@ -184,7 +218,7 @@ pub struct Alarm {
     /// Tree it is about, if it is about one.
     pub tree: Option<String>,
     /// Stable short name: `guard`, `identity`, `writers`, `rescue`, `apply-error`, `spool-full`, `diverged`, `index`,
-    /// `watch`, `worker`.
+    /// `watch`, `worker`, `verify`.
     pub kind: String,
     /// One sentence.
     pub text: String,

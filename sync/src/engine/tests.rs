@@ -26,3 +26,4 @@ mod sparse;
 mod stores;
 mod trash;
 mod trees;
+mod verify;

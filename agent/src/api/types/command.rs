@@ -2,6 +2,7 @@
 
 use super::status::Role;
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU64;
 
 /// A request without content: `{}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,6 +151,9 @@ pub struct VerifyRequest {
     /// Put the master's version where the two differ.
     #[serde(default)]
     pub repair: bool,
+    /// Bytes each second that each side reads at most; else what the configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<NonZeroU64>,
 }
 
 /// `tree accept`.

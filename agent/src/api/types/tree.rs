@@ -51,6 +51,9 @@ pub struct TreeStatus {
     /// The rolling comparison of contents on this node; absent if it is switched off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contents: Option<Contents>,
+    /// On the master: the comparison with the standby; absent if there was none and none is to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
     /// A scan or a copy that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
@@ -109,6 +112,27 @@ pub struct Contents {
     /// Files that differed in it.
     #[serde(default)]
     pub last_differed: u64,
+}
+
+/// How far the comparison of a tree with the standby's is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Bytes compared in the round of the schedule that is under way.
+    pub bytes: u64,
+    /// Paths that differed in it.
+    pub differ: u64,
+    /// When the last complete comparison ended, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ended_unix_ms: Option<u64>,
+    /// Entries compared in it.
+    #[serde(default)]
+    pub last_entries: u64,
+    /// Paths that differed in it and were not repaired.
+    #[serde(default)]
+    pub last_differ: u64,
+    /// The first of the differing paths.
+    #[serde(default)]
+    pub named: Vec<String>,
 }
 
 /// State of the copy of a tree on a node.

@@ -3,7 +3,7 @@
 use super::table::{Cell, Row, plain, table};
 use super::{Page, health_word};
 use crate::api::types::{
-    AddressStatus, Contents, LinkStatus, Progress, Role, TreeState, TreeStatus,
+    AddressStatus, Contents, LinkStatus, Progress, Role, TreeState, TreeStatus, Verified,
 };
 use crate::cli::text::{Tone, ago, bytes, count, time};
 
@@ -275,6 +275,7 @@ fn tree(t: &TreeStatus, master: bool, now: u64) -> Row {
             "{files} grown and not verified whole yet: that follows when they rest"
         )));
     }
+    notes.extend(t.verified.iter().map(|v| verified(v, t, now)));
     if let Some(first) = t.fuzzy.first() {
         let files = count(t.fuzzy.len() as u64, "file");
         notes.push(plain(format!(
@@ -310,6 +311,27 @@ fn contents(c: &Contents, t: &TreeStatus, now: u64) -> Cell {
         "; {files} had changed without a time stamp that moved"
     ));
     Cell::new(Tone::Warn, text)
+}
+
+/// How far the comparison with the standby is, and what it found.
+fn verified(v: &Verified, t: &TreeStatus, now: u64) -> Cell {
+    let last = v.last_ended_unix_ms;
+    let mut text = format!(
+        "verified against the standby: {} of {} in this round, the last whole one ended {}",
+        bytes(v.bytes),
+        bytes(t.bytes),
+        last.map_or("never".to_owned(), |then| ago(then, now)),
+    );
+    let differ = v.differ.max(v.last_differ);
+    if differ == 0 {
+        return plain(text);
+    }
+    text.push_str(&format!(
+        "; {} differ: {}",
+        count(differ, "path"),
+        v.named.join(", ")
+    ));
+    Cell::new(Tone::Bad, text)
 }
 
 /// An epoch has 128 bits; an eye needs fewer.

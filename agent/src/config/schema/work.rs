@@ -99,6 +99,18 @@ pub(super) const TREE: Section = Section {
             "Within how long the contents of all files are read once and compared with the index, on each node. It finds what moved no time stamp. At most 32 MiB each second: a tree that is too large for its period takes longer.",
         ),
         key(
+            "verify",
+            "duration, 1m to 365d",
+            Optional("\"30d\""),
+            "Within how long the whole tree is compared with the standby's once, part after part, while replication goes on: contents, metadata, names. What differs is named by an alarm. Without it only `tandem verify` compares. Not for trees with [tree.freeze].",
+        ),
+        key(
+            "verify_rate",
+            "rate",
+            Optional("\"50MB/s\""),
+            "How fast each side reads at most for that, and for `tandem verify`: 10kB/s to 100GB/s. Without it `tandem verify` reads as fast as it can, and the schedule as fast as its period needs, at most 32 MiB each second.",
+        ),
+        key(
             "freeze",
             "[tree.freeze]",
             Below,

@@ -200,6 +200,7 @@ fn a_source_may_ask_only_so_many_questions_at_once() {
             entries: vec![],
             absent: vec![],
             repair: false,
+            per_second: None,
         })
     };
     let mut machine = ReplicaMachine::new();
