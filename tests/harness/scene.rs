@@ -75,8 +75,8 @@ impl Scene {
 
     /// A node, or behind them the replicas.
     pub fn node(&self, n: usize) -> &Node {
-        let all = self.pair.nodes.iter().chain(&self.pair.replicas);
-        all.skip(n).next().expect("there are as many machines")
+        let mut all = self.pair.nodes.iter().chain(&self.pair.replicas);
+        all.nth(n).expect("there are as many machines")
     }
 
     /// A file in the served tree of a node.

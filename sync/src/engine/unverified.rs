@@ -412,6 +412,7 @@ fn part(shared: &Shared, tree: TreeId, path: &RelPath, state: State) -> VerifyPa
         }],
         absent: Vec::new(),
         repair: true,
+        per_second: None,
     }
 }
 
