@@ -65,7 +65,7 @@ fn table(out: &mut String, section: &Section, number: usize, explain: bool) {
         let line = format!("{sign}{} = {text}", key.name);
         if explain {
             comment(out, &format!("{} [{}; {}]", key.help, key.kind, need(key)));
-        } else if matches!(key.need, Need::Optional(_)) {
+        } else if matches!(key.need, Need::Optional(_) | Need::DefaultsTo(_)) {
             continue;
         }
         let _ = writeln!(out, "{line}");
