@@ -31,7 +31,7 @@ async fn settled(a: &Node, b: &Node, kept: u64) {
     })
     .await;
     assert_eq!(b.engine().status().trees[0].errors, 0);
-    let found = a.engine().verify(None, false).await.unwrap();
+    let found = a.engine().verify(None, false, None).await.unwrap();
     assert_eq!(found.found, 0, "{found:?}");
     assert_eq!(rescued(b), BTreeMap::new());
 }
