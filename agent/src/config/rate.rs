@@ -45,7 +45,9 @@ pub fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
 /// Writes a rate so that it is read again.
 pub fn format_rate(rate: NonZeroU64) -> String {
     let rate = rate.get();
-    let whole = UNITS.iter().find(|(_, factor)| rate.is_multiple_of(*factor));
+    let whole = UNITS
+        .iter()
+        .find(|(_, factor)| rate.is_multiple_of(*factor));
     // Every rate that can be written is a multiple of a unit.
     let (unit, factor) = whole.unwrap_or(&("B/s", 1));
     format!("{}{unit}", rate / factor)
