@@ -10,6 +10,7 @@ mod keeping;
 mod kept;
 mod limits;
 mod logs;
+mod odd;
 mod order;
 mod owners;
 pub(super) mod pair;

@@ -288,13 +288,45 @@ async fn strangers_are_refused_until_adopted() {
 
 /// Sets or clears the immutable flag. False where the file system or the rights do not allow it.
 fn set_immutable(path: &std::path::Path, on: bool) -> bool {
+    match on {
+        true => set_flag(path, rustix::fs::IFlags::IMMUTABLE),
+        false => set_flag(path, rustix::fs::IFlags::empty()),
+    }
+}
+
+fn set_flag(path: &std::path::Path, flag: rustix::fs::IFlags) -> bool {
     let file = std::fs::File::open(path).unwrap();
-    let flags = if on {
-        rustix::fs::IFlags::IMMUTABLE
-    } else {
-        rustix::fs::IFlags::empty()
-    };
-    rustix::fs::ioctl_setflags(&file, flags).is_ok()
+    rustix::fs::ioctl_setflags(&file, flag).is_ok()
+}
+
+/// A log that may only be appended to, and a directory from which nothing may be removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_append_only_is_named_and_follows_when_the_flag_is_gone() {
+    let (a, b, cable) = with_files(|_| {}, 10).await;
+    let flag = |name: &str, flag| set_flag(&b.tree().join(name), flag);
+    let (append, none) = (rustix::fs::IFlags::APPEND, rustix::fs::IFlags::empty());
+    if !flag("d1/f1", append) || !flag("d4", append) {
+        // Needs root on a file system with flags.
+        return cable.cut().await;
+    }
+    write(&a.tree().join("d1/f1"), "newer");
+    std::fs::remove_file(a.tree().join("d4/f4")).unwrap();
+    write(&a.tree().join("d2/f2"), "newer");
+    flush(&a).await;
+    // The directory's own time cannot be put back either.
+    b.until("the errors", |s| s.trees[0].errors >= 2).await;
+    let shown = b.engine().status().trees[0].last_error.clone().unwrap();
+    assert!(shown.contains("append-only"), "{shown}");
+    let read = |name: &str| std::fs::read_to_string(b.tree().join(name)).ok();
+    assert_eq!(read("d1/f1").as_deref(), Some("content 1"));
+    assert_eq!(read("d4/f4").as_deref(), Some("content 4"));
+    assert_eq!(read("d2/f2").as_deref(), Some("newer"));
+    assert!(flag("d1/f1", none) && flag("d4", none));
+    b.until("no error", |s| s.trees[0].errors == 0 && s.consistent)
+        .await;
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(rescued(&b), std::collections::BTreeMap::new());
+    cable.cut().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -416,5 +448,34 @@ async fn a_forbidden_device_is_a_named_error_and_never_made() {
     b.until("in sync again", |s| s.consistent && s.trees[0].errors == 0)
         .await;
     assert_equal(&a.tree(), &b.tree());
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn local_changes_are_kept_until_the_master_changes_the_path() {
+    let (a, b, cable) = with_files(|t| t.local_changes = LocalChanges::Keep, 10).await;
+    write(&b.tree().join("d1/f1"), "b's own");
+    write(&b.tree().join("d1/new"), "b's own");
+    std::fs::remove_file(b.tree().join("d2/f2")).unwrap();
+    b.until("counted", |s| s.trees[0].local_changes >= 3).await;
+    write(&a.tree().join("d3/f3"), "newer");
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    let read = |name: &str| std::fs::read_to_string(b.tree().join(name)).ok();
+    assert_eq!(read("d3/f3").as_deref(), Some("newer"));
+    assert_eq!(read("d1/f1").as_deref(), Some("b's own"));
+    assert_eq!(read("d1/new").as_deref(), Some("b's own"));
+    assert_eq!(read("d2/f2"), None);
+    for name in ["d1/f1", "d1/new", "d2/f2"] {
+        write(&a.tree().join(name), "a's");
+    }
+    flush(&a).await;
+    b.until("settled", |s| s.consistent && s.trees[0].dirty == 0)
+        .await;
+    assert_equal(&a.tree(), &b.tree());
+    let found = rescued(&b);
+    for name in ["d1/f1", "d1/new"] {
+        assert_eq!(found.get(name).map(String::as_str), Some("b's own"));
+    }
     cable.cut().await;
 }
