@@ -42,6 +42,7 @@ pub(crate) mod prepare;
 mod reboot;
 pub(crate) mod receivers;
 pub mod report;
+mod restless;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod rolling;
 mod root;

@@ -1,18 +1,21 @@
-//! Contents of a consistent set on the source: each changed file as it was while the tree was held still.
+//! Contents that the source keeps to send them: each changed file of a consistent set as it was while the tree was held still,
+//! and copies of files that never rest.
 //!
 //! ```text
-//!   .tandem/set/HASH    a content by its BLAKE3, until the standby has it
+//!   .tandem/set/HASH    a content by its BLAKE3, until the standby has it or another one
 //!   .tandem/set/NAME    one that is being made
 //! ```
 //! A clone where the file system can (one call, no data), else a copy. Nothing is made durable: who reads a content
 //! compares its hash, and a set whose contents a crash lost is taken anew.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 
 use crate::beneath::{Place, Root};
 use crate::entry::{ContentHash, LocalKey};
 use crate::fault::Fault;
+use crate::hash::hash_file;
 use crate::holes;
 use crate::path::RelPath;
 use crate::private::{Private, duplicate, remove_below};
@@ -55,6 +58,54 @@ pub(crate) fn keep(
     kept
 }
 
+/// Keeps what a file has now, though it does not hold still: as it is at this moment where the file system can clone, else
+/// as it is met while it is copied. A copy takes at most a quarter of the free room.
+pub(crate) fn keep_as_it_is(
+    root: &Root,
+    private: &Private,
+    path: &RelPath,
+) -> Result<(ContentHash, u64), Fault> {
+    let file = root.open_file(path)?;
+    let name = private.new_name();
+    let making = Place::new(duplicate(private.set())?, name.as_bytes())?;
+    let mut copy = making.create_new()?;
+    let made = match rustix::fs::ioctl_ficlone(&copy, &file) {
+        Ok(()) => Ok(()),
+        Err(_) => copy_now(file, &mut copy),
+    };
+    let kept = made
+        .and_then(|()| hash_file(&copy, false))
+        .and_then(|hashed| {
+            making.rename_over(&at(private, hashed.hash)?)?;
+            Ok((hashed.hash, hashed.size))
+        });
+    if kept.is_err() {
+        // What stays is removed when the tree is opened the next time.
+        let _ = making.unlink();
+    }
+    kept
+}
+
+fn copy_now(file: File, copy: &mut File) -> Result<(), Fault> {
+    let size = Stat::of_fd(file.as_fd())?.size;
+    let room = rustix::fs::fstatvfs(&*copy).map_err(|e| Fault::os("statvfs", e))?;
+    if size > room.f_bavail.saturating_mul(room.f_frsize) / 4 {
+        return Err(Fault::os("copy", rustix::io::Errno::NOSPC));
+    }
+    // A file that grows all the time would never end.
+    std::io::copy(&mut file.take(size), copy)
+        .map(drop)
+        .map_err(|e| Fault::io("copy", &e))
+}
+
+/// Nobody needs this content any more.
+pub(crate) fn remove(private: &Private, hash: ContentHash) -> Result<(), Fault> {
+    match at(private, hash)?.unlink() {
+        Err(Fault::Missing) => Ok(()),
+        done => done,
+    }
+}
+
 /// A content that is kept.
 pub(crate) fn open(private: &Private, hash: ContentHash) -> Option<File> {
     at(private, hash).ok()?.open_file().ok()
@@ -72,7 +123,6 @@ fn at(private: &Private, hash: ContentHash) -> Result<Place, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
 
     #[test]
     fn a_content_is_kept_as_it_was_and_only_if_it_holds_still() {
@@ -95,5 +145,23 @@ mod tests {
         assert_eq!(found, "then");
         clear(&private).unwrap();
         assert!(open(&private, hash).is_none());
+    }
+
+    #[test]
+    fn a_content_is_kept_as_it_is_now() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), "now").unwrap();
+        let root = Root::open(dir.path(), false).unwrap();
+        let private = Private::open(&root).unwrap();
+        let path = RelPath::new("f").unwrap();
+        let kept = keep_as_it_is(&root, &private, &path).unwrap();
+        assert_eq!(kept, (ContentHash::of(b"now"), 3));
+        let mut found = String::new();
+        let mut file = open(&private, kept.0).unwrap();
+        file.read_to_string(&mut found).unwrap();
+        assert_eq!(found, "now");
+        remove(&private, kept.0).unwrap();
+        remove(&private, kept.0).unwrap();
+        assert!(open(&private, kept.0).is_none());
     }
 }

@@ -215,7 +215,9 @@ pub(crate) struct Shared {
     pub tails: Tails,
     /// Files that have grown and were not read whole since.
     pub unverified: watch::Sender<usize>,
-    /// Commands that wait until there are none.
+    /// Copies that are kept of files that never rest.
+    pub kept: AtomicUsize,
+    /// Commands that wait until no file is unverified.
     pub waiting_for_verified: AtomicUsize,
     /// Applying is paused.
     pub held: AtomicBool,

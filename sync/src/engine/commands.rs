@@ -38,6 +38,8 @@ impl Worker {
                 if let Some(at) = self.position(tree).filter(|at| self.trees[*at].moves()) {
                     match self.trees[at].is_in_sets() {
                         true => self.set_is_lost(at),
+                        // It is looked at when it is its time.
+                        false if self.trees[at].waits_restless(&path) => {}
                         false => self.look(at, vec![(path, Dirt::FORCED)]),
                     }
                 }

@@ -125,6 +125,7 @@ impl Engine {
             tails: Tails::default(),
             unverified: watch::Sender::new(0),
             waiting_for_verified: AtomicUsize::new(0),
+            kept: AtomicUsize::new(0),
             held: AtomicBool::new(false),
             spooled: AtomicU64::new(0),
             alarms: Mutex::new(BTreeMap::new()),

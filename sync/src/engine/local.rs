@@ -5,6 +5,7 @@ use super::clock::{self, ms};
 use super::error::CommandError;
 use super::look::{Looker, Sight, Sights};
 use super::report::{ACCEPT_EXAMPLES, AcceptPrice};
+use super::restless::Restless;
 use super::status::Mode;
 use super::tree::{Dirt, Stop, Tree};
 use super::unverified::unverified_key;
@@ -195,6 +196,8 @@ impl Worker {
         let read_since = tree.read_since;
         // A receiver judges what it finds by its whole content.
         let tails = (!receiver).then_some(&self.shared.tails);
+        let acked = self.shared.peer.borrow().acked;
+        let restless = (!receiver).then_some(Restless { tree, acked });
         let looker = Looker {
             read_since,
             tree: tree.id,
@@ -204,6 +207,7 @@ impl Worker {
             source: &self.shared.index,
             receiver,
             tails,
+            restless,
         };
         Some(work(&looker))
     }
@@ -245,7 +249,9 @@ impl Worker {
         for (path, why) in sights.errors {
             tree.error(&path, why);
         }
-        let again: BTreeSet<&RelPath> = sights.again.iter().map(|(path, _)| path).collect();
+        let again = sights.again.iter().map(|(path, _)| path);
+        let restless = sights.restless.iter().map(|(path, _)| path);
+        let again: BTreeSet<&RelPath> = again.chain(restless).collect();
         for sight in sights.seen.iter().filter(|s| !again.contains(&s.path)) {
             tree.later.remove(&sight.path);
             tree.fuzzy.remove(&sight.path);
@@ -259,6 +265,9 @@ impl Worker {
             }
             tree.again(path.clone(), next_look(now, *moving, tries));
         }
+        for (path, size) in sights.restless {
+            tree.note_restless(path, size, now);
+        }
         tree.sockets.extend(sights.sockets);
         for (path, dirt) in sights.more {
             tree.mark(path, dirt);
@@ -269,6 +278,8 @@ impl Worker {
         if !self.trees[at].dirty.is_empty() {
             self.due_now();
         }
+        self.note_kept(at, sights.kept);
+        self.forget_kept(at);
         sights.seen
     }
 

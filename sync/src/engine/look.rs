@@ -2,8 +2,9 @@
 //!
 //! Shared by both roles: the source records what it sees with new numbers, the replica learns of local changes.
 
+use super::restless::Restless;
 use super::tree::{Dirt, Open};
-use crate::entry::{IndexEntry, Kind, LocalKey, State};
+use crate::entry::{ContentHash, IndexEntry, Kind, LocalKey, State};
 use crate::fault::Fault;
 use crate::hash::{self, Before, Hashed, ReadResult, Unread, Wanted};
 use crate::index::{Index, IndexError, Snapshot};
@@ -45,6 +46,10 @@ pub(crate) struct Sights {
     pub more: Vec<(RelPath, Dirt)>,
     /// Files that have grown, of whose earlier content only the end was read again.
     pub grown: BTreeSet<RelPath>,
+    /// Files that are known not to rest, with their sizes.
+    pub restless: Vec<(RelPath, u64)>,
+    /// Copies that were kept of them.
+    pub kept: BTreeMap<RelPath, ContentHash>,
     /// Bytes read.
     pub bytes: u64,
 }
@@ -67,6 +72,8 @@ pub(crate) struct Looker<'a> {
     pub receiver: bool,
     /// What is remembered of contents. `None`: files are read whole, also those that have only grown.
     pub tails: Option<&'a Tails>,
+    /// Files that are known not to rest. `None`: none is treated as such.
+    pub restless: Option<Restless<'a>>,
 }
 
 impl Looker<'_> {
@@ -209,7 +216,7 @@ impl Looker<'_> {
                     self.grown(path, seen, hashed, out);
                     Ok(())
                 }
-                Some(hashed) => self.file(path, seen, hashed, names, out),
+                Some(hashed) => self.file((path, entry), seen, hashed, names, out),
                 // Its key is the known one.
                 None => Ok(()),
             },
@@ -353,7 +360,7 @@ impl Looker<'_> {
 
     fn file(
         &self,
-        path: &RelPath,
+        (path, entry): (&RelPath, Option<&IndexEntry>),
         seen: Seen,
         hashed: Hashed,
         names: &mut Names,
@@ -362,12 +369,21 @@ impl Looker<'_> {
         let key = seen.key();
         out.bytes += hashed.size;
         let at_rest = hashed.is_stable() && hashed.before == key;
-        if !at_rest || hashed.fresh {
-            out.again.push((path.clone(), !at_rest));
-        }
-        let kind = Kind::File {
-            size: hashed.size,
-            hash: hashed.hash,
+        let restless = self.restless.filter(|r| !at_rest && r.has(path));
+        let kind = match restless {
+            Some(restless) => self.restless(restless, path, hashed.size, entry, out),
+            None => {
+                if !at_rest || hashed.fresh {
+                    out.again.push((path.clone(), !at_rest));
+                }
+                Some(Kind::File {
+                    size: hashed.size,
+                    hash: hashed.hash,
+                })
+            }
+        };
+        let Some(kind) = kind else {
+            return Ok(());
         };
         let state = State {
             kind,

@@ -42,6 +42,11 @@ impl Tree {
         if self.cleaned {
             return;
         }
+        if !open.in_sets
+            && let Err(fault) = crate::set::clear(&open.private)
+        {
+            tracing::debug!(%fault, "copies of files that never rest cannot be removed");
+        }
         match open.private.clean_staging() {
             Ok(entries) => {
                 self.cleaned = true;

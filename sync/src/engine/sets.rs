@@ -373,6 +373,7 @@ impl Taking<'_> {
             receiver: false,
             // What a set holds was read whole.
             tails: None,
+            restless: None,
         };
         let mut changed = Vec::new();
         let mut found = |found: super::walk::Found| {

@@ -10,7 +10,7 @@ use super::judge::{is_clean, same};
 use super::tree::Open;
 use super::view::{is_same_but_ctime, names_of};
 use super::worker::Worker;
-use crate::entry::{IndexEntry, LocalKey, State};
+use crate::entry::{IndexEntry, Kind, LocalKey, State};
 use crate::fault::Fault;
 use crate::index::{IndexError, Snapshot, Unreplicated};
 use crate::path::RelPath;
@@ -123,7 +123,34 @@ impl Worker {
             results.settled.insert((tree, path.clone()));
             return Ok(Found::Settled);
         }
+        if entry
+            .as_ref()
+            .is_some_and(|e| e.seq == 0 && e.local == lies.key)
+            && listed.as_ref().is_none_or(Unreplicated::is_nothing)
+            && self.is_same_content(at, index, &lies, theirs.as_ref())?
+        {
+            return Ok(Found::Clean);
+        }
         Ok(Found::Local(Box::new(Local::Here(lies, entry, listed))))
+    }
+
+    /// What lies there has the content of the source's version, be it as a file of its own: it came here by other means (a
+    /// copy of the disk, rsync), and nothing is lost when it gets the source's attributes and names.
+    fn is_same_content(
+        &self,
+        at: usize,
+        index: &Snapshot,
+        lies: &Lies,
+        theirs: Option<&State>,
+    ) -> Result<bool, IndexError> {
+        let (Some(ours), Some(theirs)) = (&lies.state, theirs) else {
+            return Ok(false);
+        };
+        if let (Kind::File { .. }, Kind::HardLink { to }) = (&ours.kind, &theirs.kind) {
+            let first = index.get(self.trees[at].id, to)?.and_then(|e| e.current);
+            return Ok(first.is_some_and(|first| first.kind == ours.kind));
+        }
+        Ok(!ours.kind.is_dir() && ours.kind == theirs.kind)
     }
 
     /// Makes durable which paths are about to lose their local version to the rescue.
@@ -210,7 +237,7 @@ impl Worker {
 
 /// What a record meets at its path.
 enum Found {
-    /// What the index says, or what is not to be looked at.
+    /// What the index says, or what is not to be looked at, or the source's content with other attributes.
     Clean,
     /// The source's version, or a deletion that is not carried out here.
     Settled,

@@ -7,6 +7,7 @@ use super::scanning::Scan;
 use super::sets::Sets;
 use super::unverified::Unverified;
 use crate::beneath::Root;
+use crate::entry::ContentHash;
 use crate::fault::Fault;
 use crate::guard::{DeleteWindow, Name};
 use crate::path::RelPath;
@@ -245,6 +246,8 @@ pub(crate) struct Tree {
     pub sockets: BTreeSet<RelPath>,
     /// Files that never rest.
     pub fuzzy: BTreeSet<RelPath>,
+    /// Copies that are kept of them.
+    pub kept: BTreeMap<RelPath, ContentHash>,
     /// Files that have grown and were not read whole since.
     pub unverified: Unverified,
     /// What the source has of it: entries, bytes; and how the copy goes, in bytes.
@@ -312,6 +315,7 @@ impl Tree {
             mounts: BTreeSet::new(),
             sockets: BTreeSet::new(),
             fuzzy: BTreeSet::new(),
+            kept: BTreeMap::new(),
             unverified: Unverified::default(),
             totals: None,
             rescued: 0,
@@ -335,6 +339,9 @@ impl Tree {
 
     /// Marks a path to be looked at.
     pub fn mark(&mut self, path: RelPath, dirt: Dirt) {
+        if !dirt.force && self.waits_restless(&path) {
+            return;
+        }
         if self.dirty.len() >= MAX_DIRTY {
             self.dirty.clear();
             self.rescan = true;

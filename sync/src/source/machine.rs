@@ -60,6 +60,8 @@ pub enum Effect {
         tree: TreeId,
         /// Path.
         path: RelPath,
+        /// Number of what could not be sent.
+        seq: u64,
     },
     /// The rename was carried out by the replica, or is to be sent as records.
     MoveEnded {
@@ -407,6 +409,7 @@ impl SourceMachine {
             self.effects.push_back(Effect::Examine {
                 tree: record.tree,
                 path: record.path.clone(),
+                seq: record.seq,
             });
         }
         self.pump();

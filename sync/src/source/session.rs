@@ -18,6 +18,7 @@ use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
 use crate::entry::{ContentHash, Kind, State};
 use crate::index::IndexError;
 use crate::limit::Limit;
+use crate::path::RelPath;
 use crate::tree::{MAX_TREES, TreeId};
 use crate::wire::{Accept, End, Hello, Item, MAX_QUESTIONS, Message, Record, VerifyAnswer, Want};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -35,8 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(60);
 /// Questions of `verify` that may wait until they can be asked.
 const QUESTIONS: usize = 4;
-/// Time between two tries to read a content of a set that is lost.
-const SET_AGAIN: Duration = Duration::from_secs(1);
+/// Time between two tries to send what could not be read, while nothing newer is known.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Time between two looks at the time of day (nanoseconds).
 const PACES: u64 = clock::ms(1000);
 /// Paths that may wait to be looked at again because they changed while they were sent.
@@ -351,18 +352,23 @@ impl Session<'_> {
                     }
                 }
                 Effect::MoveEnded { order, done } => self.move_ended(order, done),
-                Effect::Examine { tree, path } => {
+                Effect::Examine { tree, path, seq } => {
                     let (shared, examined) = (Arc::clone(self.shared), self.examined.clone());
                     let in_sets = shared.roots.get(tree).is_some_and(|open| open.in_sets);
                     tokio::spawn(async move {
                         if in_sets {
                             // Nothing is new before the next set.
-                            tokio::time::sleep(SET_AGAIN).await;
+                            tokio::time::sleep(AGAIN).await;
                         }
+                        let here = path.clone();
                         let head = shared
                             .ask(|reply| Command::Examine { tree, path, reply })
                             .await
                             .unwrap_or(0);
+                        if !is_newer(&shared, tree, &here, seq) {
+                            // The same would only fail again at once.
+                            tokio::time::sleep(AGAIN).await;
+                        }
                         // The session may have ended.
                         let _ = examined.send(head).await;
                     });
@@ -472,10 +478,11 @@ impl Session<'_> {
 fn open(shared: &Shared, record: Option<&Record>, item: Item, want: Want) -> Option<Content> {
     let record = record?;
     let open = shared.roots.get(record.tree)?;
-    // Of a tree that is sent in sets the content as it was then; what did not change since is read where it lies. What
-    // is there is proven by the hash of what is read.
+    // Of a tree that is sent in sets the content as it was then, and of a file that never rests the copy; what did not
+    // change since is read where it lies. What is there is proven by the hash of what is read.
     let hash = record.state.as_ref().and_then(|s| s.kind.hash());
-    let kept = hash.filter(|_| open.in_sets);
+    let keeps = open.in_sets || shared.kept.load(Ordering::Acquire) > 0;
+    let kept = hash.filter(|_| keeps);
     let kept = kept.and_then(|hash| crate::set::open(&open.private, *hash));
     let file = match kept {
         Some(file) => file,
@@ -489,6 +496,13 @@ fn open(shared: &Shared, record: Option<&Record>, item: Item, want: Want) -> Opt
         _ => false,
     };
     Content::new(item, record, file, want, known)
+}
+
+/// The index has something newer at the path than this.
+fn is_newer(shared: &Shared, tree: TreeId, path: &RelPath, seq: u64) -> bool {
+    let entry = shared.index.snapshot().and_then(|s| s.get(tree, path));
+    // An index that fails is met by the next reading.
+    entry.is_ok_and(|entry| entry.is_none_or(|entry| entry.seq > seq))
 }
 
 fn hash_of(state: &State) -> Option<(u64, ContentHash)> {

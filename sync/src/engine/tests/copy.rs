@@ -222,3 +222,67 @@ async fn small_files_travel_together() {
     assert!(pieces < FILES / 2, "{pieces} pieces for {FILES} files");
     cable.cut().await;
 }
+
+/// Makes the same tree by other means than a session.
+fn seed(from: &std::path::Path, to: &std::path::Path, options: &[&str]) {
+    let status = std::process::Command::new("cp")
+        .args(options)
+        .arg("-T")
+        .args([from, to])
+        .status();
+    assert!(status.unwrap().success());
+    // Not what the other node keeps for itself.
+    std::fs::remove_dir_all(to.join(".tandem")).unwrap();
+}
+
+/// A tree that came to the standby by other means is compared, not sent, and nothing of it is put aside.
+async fn seeded(options: &[&str]) {
+    let (a, mut b) = (Node::new("a", |_| {}), Node::new("b", |_| {}));
+    for n in 0..200 {
+        write(
+            &a.tree().join(format!("dir{}/f{n}", n % 7)),
+            noise(20_000, n),
+        );
+    }
+    write(&a.tree().join("large"), noise(3 << 20, 1000));
+    write(&a.tree().join("one"), noise(5000, 1001));
+    std::fs::hard_link(a.tree().join("one"), a.tree().join("two")).unwrap();
+    std::os::unix::fs::symlink("one", a.tree().join("link")).unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(86_400);
+    for name in ["large", "one", "dir3/f3"] {
+        let file = std::fs::File::options()
+            .write(true)
+            .open(a.tree().join(name));
+        file.unwrap().set_modified(old).unwrap();
+    }
+    // As a machine that never ran.
+    b.stop().await;
+    std::fs::remove_dir_all(b.tree()).unwrap();
+    std::fs::remove_dir_all(b.dir.path().join("state")).unwrap();
+    seed(&a.tree(), &b.tree(), options);
+    write(&b.tree().join("dir3/f3"), "b's own");
+    b.start();
+    a.engine().init_source().await.unwrap();
+    a.engine().begin_source(1).await.unwrap();
+    b.engine().begin_replica().await.unwrap();
+    let (cable, sent) = Cable::counting(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    assert_equal(&a.tree(), &b.tree());
+    let sent = sent.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(sent < 200_000, "{sent} bytes for what was there");
+    let found = super::reversal::rescued(&b);
+    let own = [("dir3/f3".to_owned(), "b's own".to_owned())];
+    assert!(found == own.into(), "{:?}", found.keys());
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_was_seeded_with_its_times_is_not_sent() {
+    seeded(&["-a"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_was_seeded_without_its_times_and_links_is_not_sent() {
+    seeded(&["-r", "--no-preserve=all"]).await;
+}

@@ -21,17 +21,7 @@ async fn a_file_that_never_rests_is_named() {
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
     cable.cut().await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let (stopped, path) = (Arc::clone(&stop), a.tree().join("busy"));
-    let writer = std::thread::spawn(move || {
-        let file = std::fs::File::options().write(true).open(path).unwrap();
-        let mut n = 0u64;
-        while !stopped.load(Ordering::Relaxed) {
-            n += 1;
-            file.write_all_at(&n.to_le_bytes(), (n * 4096) % (48 << 20))
-                .unwrap();
-        }
-    });
+    let writer = Busy::begin(&a, 48 << 20);
     // On a machine with much else to do the writer may rest for as long as one reading takes.
     let mut named = false;
     for _ in 0..10 {
@@ -43,8 +33,7 @@ async fn a_file_that_never_rests_is_named() {
         }
     }
     assert!(named);
-    stop.store(true, Ordering::Relaxed);
-    writer.join().unwrap();
+    writer.end();
     a.until("at rest", |s| s.trees[0].fuzzy.is_empty()).await;
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
@@ -53,6 +42,67 @@ async fn a_file_that_never_rests_is_named() {
         std::fs::read(b.tree().join("busy")).unwrap()
     );
     cable.cut().await;
+}
+
+/// Copies of files that never rest, which the node keeps.
+fn kept(node: &super::pair::Node) -> usize {
+    let dir = std::fs::read_dir(node.tree().join(".tandem/set")).unwrap();
+    dir.count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_never_rests_is_sent_again_and_again_and_keeps_nothing_else_waiting() {
+    let (a, b) = pair(|_| {}).await;
+    const SIZE: usize = 24 << 20;
+    write(&a.tree().join("busy"), noise(SIZE, 1));
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let there = || std::fs::read(b.tree().join("busy")).unwrap();
+    let writer = Busy::begin(&a, SIZE as u64);
+    a.until("fuzzy", |s| s.trees[0].fuzzy == ["busy"]).await;
+    for n in 0..3 {
+        let (before, other) = (there(), format!("other{n}"));
+        write(&a.tree().join(&other), "other");
+        let report = a.engine().flush(super::pair::PATIENCE).await.unwrap();
+        assert_eq!(report.covered, ["data"], "{report:?}");
+        assert!(b.tree().join(&other).exists());
+        b.until("a newer version", |_| there() != before).await;
+    }
+    assert!(kept(&a) <= 1, "the one before goes");
+    writer.end();
+    a.until("at rest", |s| s.trees[0].fuzzy.is_empty()).await;
+    flush(&a).await;
+    assert!(std::fs::read(a.tree().join("busy")).unwrap() == there());
+    assert_eq!(kept(&a), 0);
+    cable.cut().await;
+}
+
+/// Somebody writes into `busy` all the time, all over it.
+struct Busy {
+    stop: Arc<AtomicBool>,
+    writer: std::thread::JoinHandle<()>,
+}
+
+impl Busy {
+    fn begin(node: &super::pair::Node, size: u64) -> Busy {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, path) = (Arc::clone(&stop), node.tree().join("busy"));
+        let writer = std::thread::spawn(move || {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            let mut n = 0u64;
+            while !stopped.load(Ordering::Relaxed) {
+                n += 1;
+                file.write_all_at(&n.to_le_bytes(), (n * 4096) % size)
+                    .unwrap();
+            }
+        });
+        Busy { stop, writer }
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.writer.join().unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

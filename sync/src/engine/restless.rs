@@ -1,0 +1,152 @@
+//! Files that never rest: what is read of them is of no single moment, and is gone before it could be sent. So a copy of
+//! such a file is kept from time to time and sent from there: a clone where the file system can, which is a state that
+//! existed, else a mixture. The next one is kept when the standby has the one before.
+//!
+//! They stay named as `fuzzy`, and a flush does not speak for them.
+
+use super::clock::ms;
+use super::look::{Looker, Sights};
+use super::tree::{MAX_NAMED, Tree};
+use super::worker::Worker;
+use crate::entry::{ContentHash, IndexEntry, Kind};
+use crate::fault::Fault;
+use crate::path::RelPath;
+use crate::set;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+/// Between two looks at a file that never rests, and so between two copies, at least.
+const EVERY: u64 = ms(1000);
+/// And for each GiB of it, which takes about a second to read or to copy.
+const EVERY_GIB: u64 = ms(10_000);
+
+/// When a file of this size is looked at again.
+pub(super) fn wait(size: u64) -> u64 {
+    let by_size = u128::from(EVERY_GIB) * u128::from(size) >> 30;
+    EVERY.saturating_add(u64::try_from(by_size).unwrap_or(u64::MAX))
+}
+
+/// The restless files of a tree, as a look sees them.
+#[derive(Clone, Copy)]
+pub(crate) struct Restless<'a> {
+    pub tree: &'a Tree,
+    /// The standby has everything up to here.
+    pub acked: u64,
+}
+
+impl Restless<'_> {
+    /// It is known not to rest.
+    pub fn has(&self, path: &RelPath) -> bool {
+        self.tree.fuzzy.contains(path)
+    }
+
+    /// The copy that is kept of it is still to be sent.
+    fn is_under_way(&self, path: &RelPath, entry: Option<&IndexEntry>) -> bool {
+        self.tree.kept.contains_key(path) && entry.is_some_and(|entry| entry.seq > self.acked)
+    }
+}
+
+impl Looker<'_> {
+    /// A restless file was met again. The content that may be recorded of it, if there is one.
+    pub(super) fn restless(
+        &self,
+        restless: Restless<'_>,
+        path: &RelPath,
+        size: u64,
+        entry: Option<&IndexEntry>,
+        out: &mut Sights,
+    ) -> Option<Kind> {
+        out.restless.push((path.clone(), size));
+        if restless.is_under_way(path, entry) {
+            return None;
+        }
+        match set::keep_as_it_is(&self.open.root, &self.open.private, path) {
+            Ok((hash, size)) => {
+                out.kept.insert(path.clone(), hash);
+                Some(Kind::File { size, hash })
+            }
+            Err(Fault::Missing | Fault::NotBeneath) => None,
+            Err(fault) => {
+                let why =
+                    format!("changes faster than it can be read: no copy can be kept: {fault}");
+                out.errors.push((path.clone(), why));
+                None
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// Keeps in mind what a look kept, and lets go of what it replaces.
+    pub(super) fn note_kept(&mut self, at: usize, kept: BTreeMap<RelPath, ContentHash>) {
+        for (path, hash) in kept {
+            let before = self.trees[at].kept.insert(path, hash);
+            self.trees[at].let_go_of(before.filter(|before| *before != hash));
+        }
+        self.count_kept();
+    }
+
+    /// Files that rest, are gone, or are of no interest any more: their copies go.
+    pub(super) fn forget_kept(&mut self, at: usize) {
+        let tree = &mut self.trees[at];
+        if tree.kept.is_empty() {
+            return;
+        }
+        let fuzzy = std::mem::take(&mut tree.fuzzy);
+        let (kept, gone) = std::mem::take(&mut tree.kept)
+            .into_iter()
+            .partition(|(path, _)| fuzzy.contains(path));
+        (tree.fuzzy, tree.kept) = (fuzzy, kept);
+        let gone: BTreeMap<RelPath, ContentHash> = gone;
+        for hash in gone.into_values() {
+            self.trees[at].let_go_of(Some(hash));
+        }
+        self.count_kept();
+    }
+
+    fn count_kept(&self) {
+        let kept = self.trees.iter().map(|tree| tree.kept.len()).sum();
+        self.shared.kept.store(kept, Ordering::Release);
+    }
+}
+
+impl Tree {
+    /// It waits for its time, whatever happens to it meanwhile: something always does.
+    pub(super) fn waits_restless(&self, path: &RelPath) -> bool {
+        self.fuzzy.contains(path)
+            && self
+                .later
+                .get(path)
+                .is_some_and(|again| again.at != u64::MAX)
+    }
+
+    /// A file was met again that does not rest.
+    pub(super) fn note_restless(&mut self, path: RelPath, size: u64, now: u64) {
+        if self.fuzzy.len() < MAX_NAMED {
+            self.fuzzy.insert(path.clone());
+        }
+        self.again(path, now, wait(size));
+    }
+
+    fn let_go_of(&self, hash: Option<ContentHash>) {
+        if let (Some(hash), Some(open)) = (hash, &self.open)
+            && !self.kept.values().any(|other| *other == hash)
+            && let Err(fault) = set::remove(&open.private, hash)
+        {
+            // What stays is removed when the tree is opened the next time.
+            tracing::debug!(%fault, "a copy of a file that never rests could not be removed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_file_is_copied_less_often() {
+        assert_eq!(wait(0), EVERY);
+        assert_eq!(wait(1 << 30), EVERY + EVERY_GIB);
+        assert!(wait(u64::MAX) > wait(1 << 40));
+    }
+}
