@@ -9,7 +9,6 @@
 //! compares its hash, and a set whose contents a crash lost is taken anew.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::AsFd;
 
 use crate::beneath::{Place, Root};
@@ -68,10 +67,10 @@ pub(crate) fn keep_as_it_is(
     let file = root.open_file(path)?;
     let name = private.new_name();
     let making = Place::new(duplicate(private.set())?, name.as_bytes())?;
-    let mut copy = making.create_new()?;
+    let copy = making.create_new()?;
     let made = match rustix::fs::ioctl_ficlone(&copy, &file) {
         Ok(()) => Ok(()),
-        Err(_) => copy_now(file, &mut copy),
+        Err(_) => copy_now(&file, &copy),
     };
     let kept = made
         .and_then(|()| hash_file(&copy, false))
@@ -86,16 +85,14 @@ pub(crate) fn keep_as_it_is(
     kept
 }
 
-fn copy_now(file: File, copy: &mut File) -> Result<(), Fault> {
+fn copy_now(file: &File, copy: &File) -> Result<(), Fault> {
     let size = Stat::of_fd(file.as_fd())?.size;
-    let room = rustix::fs::fstatvfs(&*copy).map_err(|e| Fault::os("statvfs", e))?;
-    if size > room.f_bavail.saturating_mul(room.f_frsize) / 4 {
+    let room = rustix::fs::fstatvfs(copy).map_err(|e| Fault::os("statvfs", e))?;
+    if holes::room(file, size) > room.f_bavail.saturating_mul(room.f_frsize) / 4 {
         return Err(Fault::os("copy", rustix::io::Errno::NOSPC));
     }
-    // A file that grows all the time would never end.
-    std::io::copy(&mut file.take(size), copy)
-        .map(drop)
-        .map_err(|e| Fault::io("copy", &e))
+    // Not further: a file that grows all the time would never end.
+    holes::copy(file, size, copy, 0)
 }
 
 /// Nobody needs this content any more.
@@ -123,6 +120,7 @@ fn at(private: &Private, hash: ContentHash) -> Result<Place, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn a_content_is_kept_as_it_was_and_only_if_it_holds_still() {

@@ -42,7 +42,7 @@ impl Restless<'_> {
 
     /// The copy that is kept of it is still to be sent.
     fn is_under_way(&self, path: &RelPath, entry: Option<&IndexEntry>) -> bool {
-        self.tree.kept.contains_key(path) && entry.is_some_and(|entry| entry.seq > self.acked)
+        self.tree.copies.contains_key(path) && entry.is_some_and(|entry| entry.seq > self.acked)
     }
 }
 
@@ -80,7 +80,7 @@ impl Worker {
     /// Keeps in mind what a look kept, and lets go of what it replaces.
     pub(super) fn note_kept(&mut self, at: usize, kept: BTreeMap<RelPath, ContentHash>) {
         for (path, hash) in kept {
-            let before = self.trees[at].kept.insert(path, hash);
+            let before = self.trees[at].copies.insert(path, hash);
             self.trees[at].let_go_of(before.filter(|before| *before != hash));
         }
         self.count_kept();
@@ -89,14 +89,14 @@ impl Worker {
     /// Files that rest, are gone, or are of no interest any more: their copies go.
     pub(super) fn forget_kept(&mut self, at: usize) {
         let tree = &mut self.trees[at];
-        if tree.kept.is_empty() {
+        if tree.copies.is_empty() {
             return;
         }
         let fuzzy = std::mem::take(&mut tree.fuzzy);
-        let (kept, gone) = std::mem::take(&mut tree.kept)
+        let (kept, gone) = std::mem::take(&mut tree.copies)
             .into_iter()
             .partition(|(path, _)| fuzzy.contains(path));
-        (tree.fuzzy, tree.kept) = (fuzzy, kept);
+        (tree.fuzzy, tree.copies) = (fuzzy, kept);
         let gone: BTreeMap<RelPath, ContentHash> = gone;
         for hash in gone.into_values() {
             self.trees[at].let_go_of(Some(hash));
@@ -105,7 +105,7 @@ impl Worker {
     }
 
     fn count_kept(&self) {
-        let kept = self.trees.iter().map(|tree| tree.kept.len()).sum();
+        let kept = self.trees.iter().map(|tree| tree.copies.len()).sum();
         self.shared.kept.store(kept, Ordering::Release);
     }
 }
@@ -125,12 +125,12 @@ impl Tree {
         if self.fuzzy.len() < MAX_NAMED {
             self.fuzzy.insert(path.clone());
         }
-        self.again(path, now, wait(size));
+        self.again(path, now.saturating_add(wait(size)));
     }
 
     fn let_go_of(&self, hash: Option<ContentHash>) {
         if let (Some(hash), Some(open)) = (hash, &self.open)
-            && !self.kept.values().any(|other| *other == hash)
+            && !self.copies.values().any(|other| *other == hash)
             && let Err(fault) = set::remove(&open.private, hash)
         {
             // What stays is removed when the tree is opened the next time.

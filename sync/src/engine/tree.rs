@@ -246,8 +246,8 @@ pub(crate) struct Tree {
     pub sockets: BTreeSet<RelPath>,
     /// Files that never rest.
     pub fuzzy: BTreeSet<RelPath>,
-    /// Copies that are kept of them.
-    pub kept: BTreeMap<RelPath, ContentHash>,
+    /// Copies of them, to be sent.
+    pub copies: BTreeMap<RelPath, ContentHash>,
     /// Files that have grown and were not read whole since.
     pub unverified: Unverified,
     /// What the source has of it: entries, bytes; and how the copy goes, in bytes.
@@ -315,7 +315,7 @@ impl Tree {
             mounts: BTreeSet::new(),
             sockets: BTreeSet::new(),
             fuzzy: BTreeSet::new(),
-            kept: BTreeMap::new(),
+            copies: BTreeMap::new(),
             unverified: Unverified::default(),
             totals: None,
             rescued: 0,
