@@ -22,7 +22,7 @@ const EVERY_GIB: u64 = ms(10_000);
 
 /// When a file of this size is looked at again.
 pub(super) fn wait(size: u64) -> u64 {
-    let by_size = u128::from(EVERY_GIB) * u128::from(size) >> 30;
+    let by_size = (u128::from(EVERY_GIB) * u128::from(size)) >> 30;
     EVERY.saturating_add(u64::try_from(by_size).unwrap_or(u64::MAX))
 }
 
