@@ -6,12 +6,15 @@ use super::error::BenchError;
 use super::place::Place;
 use crate::signals;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// Bound of one change.
 const BOUND: Duration = Duration::from_secs(30);
+/// Files of the measurement of `fsync`.
+const FSYNCS: u64 = 100;
 /// Pause between two looks for a change on the other side.
 const LOOK: Duration = Duration::from_micros(200);
 
@@ -80,6 +83,23 @@ pub(super) fn until_durable(
         }
         Ok(lags)
     })
+}
+
+/// Milliseconds of writing a file of 1 KiB and its `fsync`, one after the other on a disk at rest: a change is made
+/// durable by several of them.
+pub(super) fn fsyncs(dir: &Path) -> Result<Vec<f64>, BenchError> {
+    let failed = || BenchError::io("measure fsync");
+    fs::create_dir(dir).map_err(failed())?;
+    let mut times = Vec::new();
+    for n in 0..FSYNCS {
+        signals::check()?;
+        let begin = Instant::now();
+        let mut file = fs::File::create(dir.join(n.to_string())).map_err(failed())?;
+        file.write_all(&[1; SMALL]).map_err(failed())?;
+        file.sync_all().map_err(failed())?;
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(times)
 }
 
 /// Changes one file after the other, the next one at the earliest `every` after the last. For each: milliseconds from
