@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Instant;
 
 /// Name and version of what is above the secure channel.
 pub(super) const PREFACE: &[u8; 7] = b"tandem1";
@@ -39,13 +40,19 @@ fn byte(purpose: Purpose) -> u8 {
     }
 }
 
+/// Pause before a connection that worked is made again: the other end has to learn first that the old one ended.
+const AT_ONCE: Duration = Duration::from_millis(5);
+
 /// Keeps a control connection for ever: tries the links in order, with a growing pause after each failed round.
-/// After a connection has ended the preferred link is tried first again.
+/// After a connection has ended the preferred link is tried first again; at once, if it lasted longer than the shortest
+/// pause, so that connections that end at once are not made without end.
 pub(super) async fn keep_control(shared: Arc<Shared>) {
     let timing = shared.config.timing;
     let mut pause = timing.backoff_min;
     loop {
+        let mut worked = false;
         for path in 0..shared.config.paths.len() {
+            let begun = Instant::now();
             let remote = SocketAddr::new(shared.path(path).peer, shared.config.port);
             let ended = match connect(&shared, path, Purpose::Control).await {
                 Ok(stream) => control::run(&shared, stream).await,
@@ -54,6 +61,7 @@ pub(super) async fn keep_control(shared: Arc<Shared>) {
             match ended {
                 Ok(()) => {
                     pause = timing.backoff_min;
+                    worked = begun.elapsed() > timing.backoff_min;
                     break;
                 }
                 Err(error) => {
@@ -62,8 +70,12 @@ pub(super) async fn keep_control(shared: Arc<Shared>) {
                 }
             }
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(timing.backoff_max);
+        if worked {
+            tokio::time::sleep(AT_ONCE).await;
+        } else {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(timing.backoff_max);
+        }
     }
 }
 

@@ -33,6 +33,26 @@ async fn a_killed_socket_is_dialled_again() {
     to_b.call(&Request::Hello, SOON).await.unwrap();
 }
 
+/// Not after the pause that a failed dial is followed by.
+#[tokio::test]
+async fn a_connection_that_worked_is_made_again_at_once() {
+    let place = Place::new();
+    let pause = Duration::from_secs(2);
+    let (mut a, mut b) = place.pair(Timing {
+        backoff_min: pause,
+        ..Timing::default()
+    });
+    a.connected().await;
+    b.connected().await;
+    // It has worked when it has lasted for that pause.
+    tokio::time::sleep(pause + Duration::from_millis(100)).await;
+    let begun = Instant::now();
+    a.link.shared.registry.cut_all();
+    a.disconnected().await;
+    a.connected().await;
+    assert!(begun.elapsed() < pause, "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn the_peer_may_start_later_and_come_back() {
     let place = Place::new();

@@ -90,7 +90,12 @@ pub(super) fn changes(
 ) -> Result<Vec<f64>, BenchError> {
     place.settle()?;
     place.wait_in_sync(COPY)?;
-    let one = fsyncs(&place.node(1).host.outside_path(place.new_directory("fsync")))?;
+    let one = fsyncs(
+        &place
+            .node(1)
+            .host
+            .outside_path(place.new_directory("fsync")),
+    )?;
     let one = percentile(&one, 50.0).unwrap_or_default();
     let number = options.seconds * PER_SECOND;
     let mut changes = Changes::new(options.files, 0);
