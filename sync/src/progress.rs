@@ -1,6 +1,8 @@
 //! How far behind, how fast, how long still.
 
-use std::collections::VecDeque;
+use crate::tree::TreeId;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// Most stretches of numbers that the lag queue keeps apart. Bounds the memory; beyond it neighbours are put together,
@@ -112,59 +114,208 @@ impl Rate {
     }
 }
 
-/// Progress of a copy: units done of a total that may still grow.
-#[derive(Debug, Clone, Default)]
-pub struct Progress {
-    done: u64,
-    total: u64,
-    rate: Rate,
+/// How much there is, or was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Work {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of contents.
+    pub bytes: u64,
 }
 
-impl Progress {
-    /// `total` units are to be done, `done` of them already are.
-    pub fn new(done: u64, total: u64) -> Self {
-        Progress {
-            done,
-            total: total.max(done),
-            rate: Rate::default(),
+impl Work {
+    /// Both together.
+    pub fn plus(self, other: Work) -> Work {
+        Work {
+            entries: self.entries.saturating_add(other.entries),
+            bytes: self.bytes.saturating_add(other.bytes),
         }
     }
 
-    /// There is more, or less, to do than was known.
-    pub fn set_total(&mut self, total: u64) {
-        self.total = total.max(self.done);
+    /// What is left when `other` is done.
+    pub fn minus(self, other: Work) -> Work {
+        Work {
+            entries: self.entries.saturating_sub(other.entries),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
     }
 
-    /// `count` more are done at `now`.
-    pub fn add(&mut self, now: u64, count: u64) {
-        self.done = self.done.saturating_add(count);
-        self.total = self.total.max(self.done);
-        self.rate.add(now, count);
+    fn at_least(self, other: Work) -> Work {
+        Work {
+            entries: self.entries.max(other.entries),
+            bytes: self.bytes.max(other.bytes),
+        }
+    }
+}
+
+/// Less time than this is no basis for an estimate (nanoseconds).
+const BASIS: u64 = 3 * SECOND;
+/// What would take longer than this is not foreseen (seconds).
+const FORESEEN: f64 = 366.0 * 86_400.0;
+
+/// How far the transfer of one tree is.
+#[derive(Debug, Clone)]
+pub struct Transfer {
+    begun: u64,
+    /// The other side had nothing of it.
+    first: bool,
+    done: Work,
+    total: Work,
+    /// The total is all that there is to do.
+    whole: bool,
+    entries: Rate,
+    bytes: Rate,
+}
+
+/// What can be said of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Estimate {
+    /// Done.
+    pub done: Work,
+    /// To be done in all.
+    pub total: Work,
+    /// The total is only what is known by now: there may be more.
+    pub at_least: bool,
+    /// Entries each second, over the last ten seconds.
+    pub entries_per_second: u64,
+    /// Bytes each second, over the last ten seconds.
+    pub bytes_per_second: u64,
+    /// Time that the rest takes at these rates. `None`: there is no basis to say.
+    pub left: Option<Duration>,
+}
+
+impl Transfer {
+    /// One that begins at `now`, with nothing known.
+    /// `first`: the other side has nothing.
+    pub fn new(now: u64, first: bool) -> Transfer {
+        let mut rates = (Rate::default(), Rate::default());
+        rates.0.add(now, 0);
+        rates.1.add(now, 0);
+        Transfer {
+            begun: now,
+            first,
+            done: Work::default(),
+            total: Work::default(),
+            whole: false,
+            entries: rates.0,
+            bytes: rates.1,
+        }
     }
 
-    /// Units done.
-    pub fn done(&self) -> u64 {
+    /// There is so much to do in all; `whole`: no more will be found.
+    pub fn set_total(&mut self, total: Work, whole: bool) {
+        (self.total, self.whole) = (total, whole);
+    }
+
+    /// So much more is done at `now`.
+    pub fn add(&mut self, now: u64, more: Work) {
+        self.done = self.done.plus(more);
+        self.entries.add(now, more.entries);
+        self.bytes.add(now, more.bytes);
+    }
+
+    /// The other side had nothing of it.
+    pub fn is_first(&self) -> bool {
+        self.first
+    }
+
+    /// How long it goes on.
+    pub fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.begun)
+    }
+
+    /// Done so far.
+    pub fn done(&self) -> Work {
         self.done
     }
 
-    /// Units in all, as far as known.
-    pub fn total(&self) -> u64 {
-        self.total
-    }
-
-    /// Units a second, over the last ten seconds.
-    pub fn per_second(&self, now: u64) -> f64 {
-        self.rate.per_second(now)
-    }
-
-    /// Time that the rest takes at the present rate. `None`: nothing moves, or it would take more than a year.
-    pub fn remaining(&self, now: u64) -> Option<Duration> {
-        let left = self.total - self.done;
-        if left == 0 {
-            return Some(Duration::ZERO);
+    /// What can be said at `now`.
+    pub fn estimate(&self, now: u64) -> Estimate {
+        let total = self.total.at_least(self.done);
+        let rest = total.minus(self.done);
+        let rates = (self.entries.per_second(now), self.bytes.per_second(now));
+        // A file costs by its bytes and by itself. Whichever of the two takes longer is what is waited for; while one large
+        // file comes no entry is done, and its bytes tell.
+        let seconds = |left: u64, rate: f64| match left {
+            0 => 0.0,
+            left => left as f64 / rate,
+        };
+        let by_bytes = seconds(rest.bytes, rates.1);
+        let left = match rates.0 == 0.0 && rest.bytes > 0 {
+            true => by_bytes,
+            false => by_bytes.max(seconds(rest.entries, rates.0)),
+        };
+        let basis = self.whole && now.saturating_sub(self.begun) >= BASIS && left < FORESEEN;
+        Estimate {
+            done: self.done,
+            total,
+            at_least: !self.whole,
+            // A rate is far below the end of numbers.
+            entries_per_second: rates.0 as u64,
+            bytes_per_second: rates.1 as u64,
+            left: basis.then(|| Duration::from_secs_f64(left)),
         }
-        let seconds = left as f64 / self.per_second(now);
-        (seconds < 366.0 * 86_400.0).then(|| Duration::from_secs_f64(seconds))
+    }
+}
+
+/// The transfers of a session, by tree. What came of an item counts as it comes; what had not to come, because it is there
+/// already, counts when its batch is through.
+#[derive(Debug, Clone, Default)]
+pub struct Transfers {
+    trees: BTreeMap<TreeId, Transfer>,
+    /// Bytes that came, by batch and tree. At most the open batches.
+    came: BTreeMap<(u64, TreeId), u64>,
+}
+
+impl Transfers {
+    /// These trees, of which nothing was transferred at `now`, and of which the other side has nothing or something.
+    pub fn of(trees: impl IntoIterator<Item = (TreeId, bool)>, now: u64) -> Transfers {
+        let begin = |(tree, first)| (tree, Transfer::new(now, first));
+        let trees = trees.into_iter().map(begin);
+        Transfers {
+            trees: trees.collect(),
+            came: BTreeMap::new(),
+        }
+    }
+
+    /// There is so much to do for a tree.
+    pub fn set_total(&mut self, tree: TreeId, total: Work, whole: bool) {
+        if let Some(transfer) = self.trees.get_mut(&tree) {
+            transfer.set_total(total, whole);
+        }
+    }
+
+    /// Bytes of an item of this batch came, or went.
+    pub fn content(&mut self, now: u64, batch: u64, tree: TreeId, bytes: u64) {
+        if let Some(transfer) = self.trees.get_mut(&tree) {
+            *self.came.entry((batch, tree)).or_default() += bytes;
+            transfer.add(now, Work { entries: 0, bytes });
+        }
+    }
+
+    /// A batch with these records is through.
+    pub fn batch(&mut self, now: u64, batch: u64, records: impl Iterator<Item = (TreeId, u64)>) {
+        let mut all: BTreeMap<TreeId, Work> = BTreeMap::new();
+        for (tree, bytes) in records {
+            let work = all.entry(tree).or_default();
+            *work = work.plus(Work { entries: 1, bytes });
+        }
+        for (tree, work) in all {
+            let bytes = self.came.remove(&(batch, tree)).unwrap_or_default();
+            if let Some(transfer) = self.trees.get_mut(&tree) {
+                transfer.add(now, work.minus(Work { entries: 0, bytes }));
+            }
+        }
+    }
+
+    /// Nothing is under way.
+    pub fn is_empty(&self) -> bool {
+        self.trees.is_empty()
+    }
+
+    /// How far a tree is.
+    pub fn get(&self, tree: TreeId) -> Option<&Transfer> {
+        self.trees.get(&tree)
     }
 }
 
@@ -236,26 +387,90 @@ mod tests {
         assert!(rate.seconds.len() as u64 <= RATE_SECONDS + 1);
     }
 
+    fn work(entries: u64, bytes: u64) -> Work {
+        Work { entries, bytes }
+    }
+
     #[test]
-    fn progress_of_a_copy() {
-        let mut copy = Progress::new(0, 1000);
-        assert_eq!(copy.remaining(0), None, "nothing moves yet");
-        for tenth in 1..=10 {
-            copy.add(tenth * SECOND / 10, 50);
-        }
-        assert_eq!((copy.done(), copy.total()), (500, 1000));
-        let left = copy.remaining(SECOND).unwrap();
-        assert!(
-            (Duration::from_millis(800)..Duration::from_millis(1100)).contains(&left),
-            "{left:?}"
-        );
-        copy.add(SECOND, 600);
+    fn an_estimate_needs_a_basis() {
+        let start = 50 * SECOND;
+        let mut copy = Transfer::new(start, true);
+        copy.set_total(work(100, 1000), true);
+        let at = |copy: &Transfer, tenths: u64| copy.estimate(start + tenths * SECOND / 10);
+        assert_eq!(at(&copy, 50).left, None, "nothing moves");
+        copy.add(start + SECOND, work(10, 100));
+        assert_eq!(at(&copy, 20).left, None, "too early to say");
+        let now = at(&copy, 50);
+        assert_eq!((now.entries_per_second, now.bytes_per_second), (2, 20));
+        assert_eq!(now.left, Some(Duration::from_secs(45)));
+        assert!(!now.at_least);
+        copy.set_total(work(100, 1000), false);
+        let now = at(&copy, 50);
+        assert!(now.at_least);
+        assert_eq!(now.left, None, "more may be found");
+        copy.set_total(work(100, 1000), true);
+        assert_eq!(at(&copy, 400).left, None, "it stands still");
+    }
+
+    #[test]
+    fn what_takes_longer_counts() {
+        let mut copy = Transfer::new(0, false);
+        copy.add(5 * SECOND, work(10, 1_000_000));
+        copy.set_total(work(10, 2_000_000), true);
         assert_eq!(
-            (copy.done(), copy.total(), copy.remaining(SECOND)),
-            (1100, 1100, Some(Duration::ZERO))
+            copy.estimate(5 * SECOND).left,
+            Some(Duration::from_secs(5)),
+            "one large file"
         );
-        copy.set_total(5);
-        assert_eq!(copy.total(), 1100);
-        assert_eq!(Progress::new(0, u64::MAX).remaining(SECOND), None);
+        copy.set_total(work(30, 1_000_000), true);
+        assert_eq!(
+            copy.estimate(5 * SECOND).left,
+            Some(Duration::from_secs(10)),
+            "many empty ones"
+        );
+        copy.set_total(work(10, 1_000_000), true);
+        assert_eq!(copy.estimate(5 * SECOND).left, Some(Duration::ZERO));
+        let mut one = Transfer::new(0, false);
+        one.set_total(work(2, 2_000_000), true);
+        one.add(5 * SECOND, work(0, 1_000_000));
+        assert_eq!(
+            one.estimate(5 * SECOND).left,
+            Some(Duration::from_secs(5)),
+            "no entry is done yet"
+        );
+        one.add(5 * SECOND, work(0, 1_000_000));
+        assert_eq!(
+            one.estimate(5 * SECOND).left,
+            None,
+            "entries are left, and none was done"
+        );
+        copy.set_total(work(3, 5), true);
+        assert_eq!(
+            copy.estimate(5 * SECOND).total,
+            work(10, 1_000_000),
+            "never less than is done"
+        );
+        copy.set_total(work(u64::MAX, u64::MAX), true);
+        assert_eq!(copy.estimate(5 * SECOND).left, None, "not foreseen");
+    }
+
+    #[test]
+    fn what_is_there_already_counts_when_its_batch_is_through() {
+        let (a, b) = (TreeId::of("a"), TreeId::of("b"));
+        let mut all = Transfers::of([(a, true), (b, false)], 0);
+        let done = |all: &Transfers, tree| all.get(tree).unwrap().done();
+        all.content(SECOND, 1, a, 60);
+        all.content(SECOND, 2, a, 5);
+        assert_eq!(done(&all, a), work(0, 65));
+        all.batch(SECOND, 1, [(a, 60), (a, 40), (b, 7)].into_iter());
+        assert_eq!(done(&all, a), work(2, 105));
+        assert_eq!(done(&all, b), work(1, 7));
+        all.batch(SECOND, 2, [(a, 5)].into_iter());
+        assert_eq!(done(&all, a), work(3, 105));
+        let strange = TreeId::of("strange");
+        all.content(SECOND, 3, strange, 5);
+        all.batch(SECOND, 3, [(strange, 5)].into_iter());
+        assert!(all.get(strange).is_none());
+        assert!(all.came.is_empty());
     }
 }

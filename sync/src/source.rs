@@ -7,4 +7,6 @@ pub(crate) mod fetch;
 mod lanes;
 pub mod machine;
 #[allow(clippy::disallowed_methods)]
+mod outlook;
+#[allow(clippy::disallowed_methods)]
 pub(crate) mod session;

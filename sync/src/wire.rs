@@ -14,6 +14,8 @@
 //!     Commit{upto}        ->                                   all items of the batch are sent or given up
 //!                         <-                 Durable{upto}     applied and durable (or durable in the spool)
 //!     Idle{upto}          ->                 Durable           once a second: "durable up to here"
+//!     Outlook             ->                                   once a second until all is durable: how much there is to send
+//!     Wait                ->                                   once a second while a batch waits for a limit
 //!     Move{from, to}      ->                 Moved             a rename, while no batch is open
 //!                         <-                 Want{paths}       versions that the replica must have to settle a path
 //! ```
@@ -25,6 +27,7 @@ use crate::entry::{ContentHash, Kind, State};
 use crate::lineage::{MAX_SEQ, NodeHeads};
 use crate::owners::Names;
 use crate::path::RelPath;
+use crate::progress::Work;
 use crate::tree::{MAX_TREES, TreeId};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
@@ -164,6 +167,13 @@ pub struct Record {
     pub names: Option<Names>,
 }
 
+impl Record {
+    /// Bytes of the content of a file; zero for anything else.
+    pub fn size(&self) -> u64 {
+        self.state.as_ref().map_or(0, |state| state.kind.size())
+    }
+}
+
 /// Records, in ascending order of `seq` but for those that had to come early (parents, first names of hard links).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
@@ -197,6 +207,17 @@ pub struct SetMark {
     pub upto: u64,
     /// When the tree was held still: milliseconds since 1970 by the source's clock.
     pub made_unix_ms: u64,
+}
+
+/// How much a session sends of a tree in all, for progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outlook {
+    /// Tree.
+    pub tree: TreeId,
+    /// What is known of it.
+    pub total: Work,
+    /// That is all: nothing more will be found.
+    pub whole: bool,
 }
 
 /// How the replica wants the content of an item.
@@ -439,6 +460,8 @@ pub enum Message {
         /// The item is complete.
         last: bool,
     },
+    /// Source, each second until everything is durable. At most [`MAX_TREES`].
+    Outlook(Vec<Outlook>),
 }
 
 /// A rename within a tree.
@@ -569,6 +592,9 @@ impl Message {
                 }
             }
             Message::Moved { seq, .. } => check_seq(*seq),
+            Message::Outlook(trees) => {
+                too_many(trees.len(), MAX_TREES, "an Outlook with too many trees")
+            }
             Message::Hole { len, .. } if *len > MAX_HOLE => {
                 Err(BadMessage("a Hole that is too long"))
             }

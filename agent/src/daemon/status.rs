@@ -380,23 +380,17 @@ fn tree_state(state: &sync::TreeState) -> (api::TreeState, Option<String>) {
     }
 }
 
-/// A total that says something: a scan does not know the bytes beforehand, and a tree may grow meanwhile.
-fn known(done: u64, total: u64) -> Option<u64> {
-    (total > 0 && total >= done).then_some(total)
-}
-
 fn progress(p: &sync::Progress) -> api::Progress {
     api::Progress {
         what: p.what.clone(),
-        files_done: p.files_done,
-        files_total: known(p.files_done, p.files_total),
-        bytes_done: p.bytes_done,
-        bytes_total: known(p.bytes_done, p.bytes_total),
+        files_done: p.done.entries,
+        files_total: p.total.map(|total| total.entries),
+        bytes_done: p.done.bytes,
+        bytes_total: p.total.map(|total| total.bytes),
+        at_least: p.at_least,
+        files_per_second: p.entries_per_second,
         bytes_per_second: p.bytes_per_second,
-        eta_ms: p
-            .eta
-            .map(millis)
-            .filter(|_| known(p.bytes_done, p.bytes_total).is_some()),
+        eta_ms: p.left.map(millis),
     }
 }
 

@@ -102,7 +102,6 @@ impl Worker {
         } = batch;
         let commit = ready.commit;
         self.finish_sets()?;
-        self.note_totals(&ready);
         let skip: BTreeSet<u32> = ready
             .given_up
             .iter()

@@ -14,6 +14,7 @@ use crate::accounts::AccountFiles;
 use crate::index::Index;
 use crate::lineage::NodeHeads;
 use crate::path::RelPath;
+use crate::progress::Transfers;
 use crate::tail::Tails;
 use crate::token::RoleToken;
 use crate::tree::{PairConfig, TreeConfig, TreeId};
@@ -205,6 +206,8 @@ pub(crate) struct Shared {
     pub move_at: AtomicU64,
     /// Planned moves that wait for the trees to be equal: while there is one no limit holds.
     pub lifted: watch::Sender<usize>,
+    /// How far the session is with each tree; empty while everything is durable there.
+    pub transfers: Arc<Mutex<Transfers>>,
     /// The way to the source session for renames. One may wait for each tree.
     pub mover: Mutex<Option<mpsc::Sender<MoveOrder>>>,
     /// The way to the source session, for `verify`. 4 questions may wait.
@@ -264,6 +267,11 @@ impl Shared {
         // Only ever replaced whole.
         let hooks = self.freeze_hooks.read();
         hooks.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How far the session is.
+    pub fn transfers(&self) -> MutexGuard<'_, Transfers> {
+        lock(&self.transfers)
     }
 
     /// Lifts all limits for as long as the answer lives.

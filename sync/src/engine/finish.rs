@@ -12,7 +12,6 @@ use crate::entry::State;
 use crate::index::{IndexError, Unreplicated};
 use crate::lineage::{CopyState, NodeHeads};
 use crate::path::RelPath;
-use crate::replica::machine::Ready;
 use crate::tree::TreeId;
 use crate::wire::{Commit, Idle};
 use std::collections::{BTreeMap, BTreeSet};
@@ -259,36 +258,6 @@ impl Worker {
             acked,
             applied: commit.upto,
             unsettled,
-        }
-    }
-
-    /// For progress.
-    pub(super) fn note_totals(&mut self, ready: &Ready) {
-        let now = super::clock::now();
-        for total in &ready.totals {
-            let Some(at) = self.position(total.tree) else {
-                continue;
-            };
-            let done = self
-                .shared
-                .index
-                .snapshot()
-                .and_then(|s| s.counts(total.tree));
-            let done = done.map_or(0, |counts| counts.bytes);
-            let tree = &mut self.trees[at];
-            match &mut tree.totals {
-                Some((entries, bytes, progress)) if !ready.commit.caught_up => {
-                    (*entries, *bytes) = (total.entries, total.bytes);
-                    progress.set_total(total.bytes);
-                    let more = done.saturating_sub(progress.done());
-                    progress.add(now, more);
-                }
-                _ if ready.commit.caught_up => tree.totals = None,
-                none => {
-                    let progress = crate::progress::Progress::new(done, total.bytes);
-                    *none = Some((total.entries, total.bytes, progress));
-                }
-            }
         }
     }
 }

@@ -120,6 +120,7 @@ impl Engine {
             unsettled: Notify::new(),
             move_at: AtomicU64::new(0),
             lifted: watch::Sender::new(0),
+            transfers: Arc::default(),
             mover: Mutex::new(None),
             verifier: Mutex::new(None),
             tails: Tails::default(),

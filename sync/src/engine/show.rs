@@ -4,9 +4,10 @@ use super::clock;
 use super::status::{Alarm, EngineStatus, Mode, Progress, TreeState, TreeStatus};
 use super::tree::Tree;
 use super::worker::Worker;
-use crate::index::{Counts, IndexError, Snapshot};
+use crate::index::{IndexError, Snapshot};
 use crate::lineage::{CopyState, Head};
 use crate::path::RelPath;
+use crate::progress::Work;
 use crate::tree::TreeId;
 use std::collections::BTreeMap;
 
@@ -149,7 +150,7 @@ impl Worker {
                 Mode::Source { .. } => super::rolling::shown(index, &tree.config)?,
                 _ => None,
             },
-            progress: scan_progress(tree).or_else(|| copy_progress(tree, &counts, head)),
+            progress: scan_progress(tree).or_else(|| self.copy_progress(tree, head)),
             rescued: tree.rescued,
             mounts_below: tree.mounts.iter().map(RelPath::to_string).collect(),
             kept: tree.kept.len() as u64,
@@ -182,41 +183,56 @@ fn differing(tree: &TreeStatus) -> Option<Alarm> {
     })
 }
 
-pub(super) fn copy_progress(tree: &Tree, counts: &Counts, head: &Head) -> Option<Progress> {
-    let (entries, bytes, copy) = tree.totals.as_ref()?;
-    let now = clock::now();
-    let what = match head.state {
-        CopyState::Unborn | CopyState::Copying => "copy",
-        CopyState::CatchingUp => "catch-up",
-        CopyState::Consistent => return None,
-    };
-    Some(Progress {
-        what: what.into(),
-        files_done: counts.entries().min(*entries),
-        files_total: *entries,
-        bytes_done: counts.bytes.min(*bytes),
-        bytes_total: *bytes,
-        // A rate is far below the end of numbers.
-        bytes_per_second: copy.per_second(now) as u64,
-        eta: copy.remaining(now),
-    })
+/// What takes less time than this is not worth a line.
+const SHOWN_AFTER: u64 = clock::ms(2000);
+
+impl Worker {
+    /// How far the session is with a tree.
+    fn copy_progress(&self, tree: &Tree, head: &Head) -> Option<Progress> {
+        let transfers = self.shared.transfers();
+        let transfer = transfers.get(tree.id)?;
+        let now = clock::now();
+        if transfer.age(now) < SHOWN_AFTER {
+            return None;
+        }
+        let copying = matches!(head.state, CopyState::Unborn | CopyState::Copying);
+        let what = match copying || transfer.is_first() {
+            true => "copy",
+            false => "catch-up",
+        };
+        let estimate = transfer.estimate(now);
+        Some(Progress {
+            what: what.into(),
+            done: estimate.done,
+            total: Some(estimate.total),
+            at_least: estimate.at_least,
+            entries_per_second: estimate.entries_per_second,
+            bytes_per_second: estimate.bytes_per_second,
+            left: estimate.left,
+        })
+    }
 }
 
 pub(super) fn scan_progress(tree: &Tree) -> Option<Progress> {
     let job = tree.job.as_ref()?;
     let spent = clock::now().saturating_sub(job.started).max(1);
-    let rate = (u128::from(job.bytes) * 1_000_000_000 / u128::from(spent)).min(u128::from(u64::MAX))
-        as u64;
-    let left = job.gone.as_ref().map_or(0, |gone| gone.len() as u64);
+    let rate = |count: u64| {
+        let rate = u128::from(count) * 1_000_000_000 / u128::from(spent);
+        u64::try_from(rate).unwrap_or(u64::MAX)
+    };
+    let done = Work {
+        entries: job.done,
+        bytes: job.bytes,
+    };
     Some(Progress {
         what: "scan".into(),
-        files_done: job.done,
-        files_total: job.done + left,
-        bytes_done: job.bytes,
-        bytes_total: 0,
-        bytes_per_second: rate,
+        done,
         // How much is still to be met is known when the walk is over.
-        eta: None,
+        total: None,
+        at_least: true,
+        entries_per_second: rate(job.done),
+        bytes_per_second: rate(job.bytes),
+        left: None,
     })
 }
 

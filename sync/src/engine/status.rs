@@ -1,5 +1,6 @@
 //! What the engine shows of itself. Published by a watch channel, so that reading it never waits for the worker.
 
+use crate::progress::Work;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -42,18 +43,18 @@ pub enum TreeState {
 pub struct Progress {
     /// What is done: `scan`, `copy`, `catch-up`, `verify`.
     pub what: String,
-    /// Entries done.
-    pub files_done: u64,
-    /// Entries in all, as far as known.
-    pub files_total: u64,
-    /// Bytes done.
-    pub bytes_done: u64,
-    /// Bytes in all, as far as known.
-    pub bytes_total: u64,
+    /// Done.
+    pub done: Work,
+    /// To be done in all, as far as known; `None`: nothing is known of it.
+    pub total: Option<Work>,
+    /// There may be more than `total`.
+    pub at_least: bool,
+    /// Entries per second over the last seconds.
+    pub entries_per_second: u64,
     /// Bytes per second over the last seconds.
     pub bytes_per_second: u64,
-    /// Time left at that rate; `None` when there is no rate yet.
-    pub eta: Option<Duration>,
+    /// Time left at these rates; `None` when there is no basis to say.
+    pub left: Option<Duration>,
 }
 
 /// One tree.

@@ -12,7 +12,6 @@ use crate::fault::Fault;
 use crate::guard::{DeleteWindow, Name};
 use crate::path::RelPath;
 use crate::private::Private;
-use crate::progress;
 use crate::rescue::OpenSet;
 use crate::tree::{TreeConfig, TreeId, Update};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -250,8 +249,6 @@ pub(crate) struct Tree {
     pub copies: BTreeMap<RelPath, ContentHash>,
     /// Files that have grown and were not read whole since.
     pub unverified: Unverified,
-    /// What the source has of it: entries, bytes; and how the copy goes, in bytes.
-    pub totals: Option<(u64, u64, progress::Progress)>,
     /// Entries in the rescue, as last counted.
     pub rescued: u64,
     /// Paths whose local version is not settled with the source's yet; the durable list is in the index.
@@ -317,7 +314,6 @@ impl Tree {
             fuzzy: BTreeSet::new(),
             copies: BTreeMap::new(),
             unverified: Unverified::default(),
-            totals: None,
             rescued: 0,
             unsettled: BTreeSet::new(),
             receives: false,

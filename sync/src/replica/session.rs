@@ -14,9 +14,13 @@ use crate::engine::stream::{self, Channel, Gone, Pack};
 use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
 use crate::lineage::{NodeHeads, left_behind};
 use crate::path::RelPath;
+use crate::progress::Transfers;
 use crate::source::session::ended;
 use crate::tree::{Part, TreeId};
-use crate::wire::{Accept, Bytes, Durable, End, Hello, Message, Refuse, VerifyAnswer, VerifyPart};
+use crate::wire::{
+    Accept, Bytes, Commit, Durable, End, Hello, Item, Message, Record, Refuse, VerifyAnswer,
+    VerifyPart,
+};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -66,6 +70,7 @@ where
     let runtime = tokio::runtime::Handle::current();
     let work = tokio::task::spawn_blocking(move || {
         let result = runtime.block_on(session(&shared, own, channel));
+        *shared.transfers() = Transfers::default();
         shared.set_session(None);
         result
     });
@@ -127,6 +132,7 @@ async fn session(
     // A tree that does not come with this session does not advance with it either.
     let comes = |tree| prepared.from.iter().any(|(t, _)| *t == tree);
     let source = hello.heads.only(comes);
+    let trees = prepared.from.iter().map(|(tree, _)| *tree).collect();
     let accept = Accept {
         from: prepared.from,
         inline: prepared.inline,
@@ -148,6 +154,7 @@ async fn session(
         number,
         machine: ReplicaMachine::new(),
         contents: Contents::new(Arc::clone(shared), pulse.clone()),
+        trees,
         pulse,
         lookups: VecDeque::new(),
         large: Vec::new(),
@@ -247,6 +254,8 @@ struct Session<'s> {
     number: u64,
     machine: ReplicaMachine,
     contents: Contents,
+    /// The trees that come.
+    trees: Vec<TreeId>,
     pulse: Pulse,
     /// Batches whose offered files were not looked for yet, oldest first.
     lookups: VecDeque<u64>,
@@ -349,6 +358,24 @@ impl Session<'_> {
             Message::Verify(part) => self.shared.own_owners_of(part.tree, &mut part.entries),
             _ => {}
         }
+        match &message {
+            Message::Outlook(trees) => {
+                let mut transfers = self.shared.transfers();
+                for one in trees {
+                    transfers.set_total(one.tree, one.total, one.whole);
+                }
+                return Ok(());
+            }
+            Message::Batch(_) if self.shared.transfers().is_empty() => {
+                let trees = self.trees.iter().map(|tree| (*tree, false));
+                *self.shared.transfers() = Transfers::of(trees, clock::now());
+            }
+            Message::Data { item, bytes, .. } => self.came(*item, bytes.len() as u64),
+            Message::Copy { item, len, .. } | Message::Hole { item, len, .. } => {
+                self.came(*item, *len)
+            }
+            _ => {}
+        }
         if let Message::Data { bytes, .. } = &message {
             self.status.bytes += bytes.len() as u64;
             // A batch whose tree has a limit may come for hours, without a word that this end would have to say.
@@ -357,6 +384,27 @@ impl Session<'_> {
         self.machine
             .received(message)
             .map_err(|v| SessionError::Protocol(v.to_string()))
+    }
+
+    /// Bytes of an item came. How many may come is the machine's to check.
+    fn came(&self, item: Item, bytes: u64) {
+        let records = self.machine.records(item.batch).unwrap_or_default();
+        if let Some(record) = records.get(item.index as usize) {
+            let bytes = bytes.min(record.size());
+            let mut transfers = self.shared.transfers();
+            transfers.content(clock::now(), item.batch, record.tree, bytes);
+        }
+    }
+
+    /// A batch is through.
+    fn through(&self, commit: &Commit, records: &[Record]) {
+        let mut transfers = self.shared.transfers();
+        if commit.caught_up {
+            *transfers = Transfers::default();
+        } else {
+            let sizes = records.iter().map(|r| (r.tree, r.size()));
+            transfers.batch(clock::now(), commit.batch, sizes);
+        }
     }
 
     async fn effects(&mut self) -> Result<(), SessionError> {
@@ -401,6 +449,7 @@ impl Session<'_> {
                 }
                 Effect::Discard { item } => self.contents.discard(item),
                 Effect::Apply(ready) => {
+                    self.through(&ready.commit, &ready.records);
                     let contents = self.contents.take(ready.commit.batch);
                     self.shared.alarm(None, "staging", self.contents.trouble());
                     self.status.caught_up = ready.commit.caught_up;
@@ -420,6 +469,7 @@ impl Session<'_> {
                 Effect::Fresh(idle) => {
                     let upto = idle.upto;
                     self.status.caught_up = true;
+                    *self.shared.transfers() = Transfers::default();
                     let (session, source) = (self.number, self.source.clone());
                     let answer = move |applied| Answer::Fresh { upto, applied };
                     self.to_worker(

@@ -7,9 +7,11 @@ use crate::engine::command::{Command, Peer, Shared};
 use crate::engine::receivers::Ticket;
 use crate::engine::{SessionError, SessionStatus};
 use crate::lineage::NodeHeads;
+use crate::progress::Transfers;
 use crate::tree::TreeId;
 use crate::wire::Accept;
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 
 /// Whom a session sends to.
@@ -130,6 +132,14 @@ impl Books {
         }
     }
 
+    /// Where it is noted how far the session is. Status shows that of the standby.
+    pub fn transfers(&self, shared: &Shared) -> Arc<Mutex<Transfers>> {
+        match self {
+            Books::Standby { .. } => Arc::clone(&shared.transfers),
+            Books::Replica { .. } => Arc::default(),
+        }
+    }
+
     /// What the session shows of itself.
     pub fn show(&self, shared: &Shared, status: &SessionStatus) {
         match self {
@@ -159,6 +169,7 @@ impl Books {
                         ..*peer
                     }
                 });
+                *shared.transfers() = Transfers::default();
                 shared.set_session(None);
                 shared.set_verifier(None);
                 shared.set_mover(None);

@@ -237,6 +237,12 @@ impl SourceMachine {
             && self.cursor >= self.head
     }
 
+    /// The records of a batch in flight.
+    pub fn records(&self, batch: u64) -> Option<&[Record]> {
+        let flight = self.flights.iter().find(|f| f.id == batch)?;
+        Some(&flight.records)
+    }
+
     /// The record of an item in flight.
     pub fn record(&self, item: Item) -> Option<&Record> {
         let flight = self.flights.iter().find(|f| f.id == item.batch)?;

@@ -9,6 +9,7 @@ use super::content::{Content, Step};
 use super::fetch::{Fetcher, Stretch};
 use super::lanes::Lanes;
 use super::machine::{Effect, SourceMachine};
+use super::outlook::{self, Outlooks};
 use crate::engine::clock;
 use crate::engine::command::{Command, Shared, VerifyAsk, floors, heads};
 use crate::engine::localtime::minute_of_day;
@@ -19,11 +20,12 @@ use crate::entry::{ContentHash, Kind, State};
 use crate::index::IndexError;
 use crate::limit::Limit;
 use crate::path::RelPath;
+use crate::progress::{Transfers, Work};
 use crate::tree::{MAX_TREES, TreeId};
 use crate::wire::{Accept, End, Hello, Item, MAX_QUESTIONS, Message, Record, VerifyAnswer, Want};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
@@ -38,6 +40,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const QUESTIONS: usize = 4;
 /// Time between two tries to send what could not be read, while nothing newer is known.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Time between two words of how much there is to send (nanoseconds).
+const OUTLOOK: u64 = clock::ms(1000);
 /// Time between two looks at the time of day (nanoseconds).
 const PACES: u64 = clock::ms(1000);
 /// Paths that may wait to be looked at again because they changed while they were sent.
@@ -118,6 +122,10 @@ async fn session(
     let begin = fetcher.start().min(newest);
     books.accepted(shared, &accept, begin).await?;
     let (examined, examined_heads) = mpsc::channel(EXAMINED);
+    let (counts, counted) = mpsc::channel(1);
+    let outlooks = Outlooks::new(&accept.from, clock::now());
+    let transfers = books.transfers(shared);
+    *held(&transfers) = outlooks.transfers(clock::now());
     let status = SessionStatus {
         version: channel.version,
         in_flight: 0,
@@ -131,6 +139,10 @@ async fn session(
         fetcher,
         out: VecDeque::new(),
         lanes: Lanes::new(limited),
+        outlooks,
+        transfers,
+        outlook_at: 0,
+        counts,
         paces_at: 0,
         questions: BTreeMap::new(),
         next_question: 1,
@@ -139,7 +151,9 @@ async fn session(
         status,
     };
     session.books.show(shared, &session.status);
-    let ended = session.run(&mut channel, &mut head, examined_heads).await;
+    let ended = session
+        .run(&mut channel, &mut head, examined_heads, counted)
+        .await;
     if let Some(order) = session.machine.give_up_rename() {
         session.move_ended(order, false);
     }
@@ -195,6 +209,14 @@ pub(crate) fn ended(last: Option<Result<Message, Ended>>) -> Result<SessionEnd, 
     }
 }
 
+/// Only ever changed whole.
+fn held(transfers: &Mutex<Transfers>) -> MutexGuard<'_, Transfers> {
+    transfers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What lay behind the batches, by tree, and how long the count took (nanoseconds).
+type Counted = (BTreeMap<TreeId, Work>, u64);
+
 struct Session<'s> {
     shared: &'s Arc<Shared>,
     books: &'s Books,
@@ -202,6 +224,12 @@ struct Session<'s> {
     fetcher: Fetcher,
     out: VecDeque<Message>,
     lanes: Lanes,
+    outlooks: Outlooks,
+    /// How far this session is.
+    transfers: Arc<Mutex<Transfers>>,
+    /// When to say again how much there is to send.
+    outlook_at: u64,
+    counts: mpsc::Sender<Counted>,
     /// When to look at the time of day again.
     paces_at: u64,
     /// Questions of `verify` that wait for their answers.
@@ -219,6 +247,7 @@ impl Session<'_> {
         channel: &mut Channel,
         head: &mut tokio::sync::watch::Receiver<u64>,
         mut examined: mpsc::Receiver<u64>,
+        mut counted: mpsc::Receiver<Counted>,
     ) -> Result<SessionEnd, SessionError> {
         let mut mode = self.shared.mode.subscribe();
         let mut scanned = self.shared.scanned.subscribe();
@@ -238,6 +267,7 @@ impl Session<'_> {
             let idle = self.machine.tick(clock::now());
             self.effects()?;
             self.set_paces();
+            self.look_out(&cancelled)?;
             let next = self.lanes.ready_at().map_or(idle, |ready| ready.min(idle));
             let wait = Duration::from_nanos(next.saturating_sub(clock::now()));
             let has_output = self.has_output();
@@ -270,6 +300,10 @@ impl Session<'_> {
                     self.machine.rename(order);
                 }
                 Some(ask) = asks.recv(), if self.questions.len() < MAX_QUESTIONS => self.question(ask),
+                Some((left, took)) = counted.recv() => {
+                    self.outlooks.counted(&left, clock::now(), took);
+                    self.outlook_at = 0;
+                }
                 Some(head) = examined.recv() => self.machine.examined(up_to_rename(self.shared, head)),
                 Ok(()) = head.changed() => {
                     let newest = *head.borrow_and_update();
@@ -335,7 +369,9 @@ impl Session<'_> {
                     Some(stretch) => {
                         let stop = self.shared.move_at.load(Ordering::Acquire);
                         let fetched = self.fetcher.stream(&self.shared.index, stretch, stop);
-                        self.machine.fetched(fetched.map_err(index)?, None);
+                        let fetched = fetched.map_err(index)?;
+                        self.outlooks.put(&fetched.records);
+                        self.machine.fetched(fetched, None);
                     }
                     None => {
                         let upto = self.machine.cursor();
@@ -345,7 +381,12 @@ impl Session<'_> {
                     }
                 },
                 Effect::Asked { tree, paths } => self.fetcher.ask(tree, paths),
-                Effect::Send(message) => self.out.push_back(message),
+                Effect::Send(message) => {
+                    if let Message::Commit(commit) = &message {
+                        self.through(commit.batch);
+                    }
+                    self.out.push_back(message);
+                }
                 Effect::SendContent { item, want } => {
                     if let Some(record) = self.machine.record(item) {
                         self.lanes.push(record.tree, item, want);
@@ -412,6 +453,62 @@ impl Session<'_> {
         !self.out.is_empty() || self.lanes.ready_at().is_some_and(ready)
     }
 
+    /// A batch is through.
+    fn through(&self, batch: u64) {
+        let records = self.machine.records(batch).unwrap_or_default();
+        let sizes = records.iter().map(|r| (r.tree, r.size()));
+        held(&self.transfers).batch(clock::now(), batch, sizes);
+    }
+
+    /// Keeps up what there is to send in all, and tells the replica.
+    fn look_out(&mut self, cancel: &CancellationToken) -> Result<(), SessionError> {
+        let now = clock::now();
+        if self.machine.caught_up() {
+            self.outlooks.caught_up(now);
+            *held(&self.transfers) = self.outlooks.transfers(now);
+            self.outlook_at = now + OUTLOOK;
+        }
+        // What waits for a link that takes nothing says enough.
+        if now < self.outlook_at || !self.out.is_empty() {
+            return Ok(());
+        }
+        self.outlook_at = now + OUTLOOK;
+        if self.outlooks.begin_count(now) {
+            self.count(cancel.clone());
+        }
+        let snapshot = self.shared.index.snapshot();
+        let snapshot = snapshot.map_err(|e| SessionError::Local(e.to_string()))?;
+        let there = |tree| {
+            let counts = snapshot.counts(tree).unwrap_or_default();
+            Work {
+                entries: counts.entries(),
+                bytes: counts.bytes,
+            }
+        };
+        let all = self.outlooks.all(there, *self.shared.scanned.borrow());
+        let mut transfers = held(&self.transfers);
+        for one in &all {
+            transfers.set_total(one.tree, one.total, one.whole);
+        }
+        self.out.push_back(Message::Outlook(all));
+        Ok(())
+    }
+
+    /// Counts what is not in a batch yet, aside of the session.
+    fn count(&self, cancel: CancellationToken) {
+        let (shared, counts) = (Arc::clone(self.shared), self.counts.clone());
+        let after = self.machine.cursor();
+        tokio::task::spawn_blocking(move || {
+            let begun = clock::now();
+            match outlook::count(&shared.index, after, &cancel) {
+                // The session may have ended.
+                Ok(Some(left)) => drop(counts.blocking_send((left, clock::now() - begun))),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "what is to be sent cannot be counted"),
+            }
+        });
+    }
+
     /// Limits change with the time of day, and are lifted for a planned move.
     fn set_paces(&mut self) {
         let now = clock::now();
@@ -463,9 +560,18 @@ impl Session<'_> {
             Step::Complete(message) => (message, Some(true)),
             Step::GivenUp(message) => (message, Some(false)),
         };
-        if let Message::Data { bytes, .. } = &message {
-            lane.sent(now, bytes.len());
-            self.status.bytes += bytes.len() as u64;
+        let done = match &message {
+            Message::Data { bytes, .. } => {
+                lane.sent(now, bytes.len());
+                self.status.bytes += bytes.len() as u64;
+                bytes.len() as u64
+            }
+            Message::Copy { len, .. } | Message::Hole { len, .. } => *len,
+            _ => 0,
+        };
+        if let Some(record) = self.machine.record(item) {
+            let mut transfers = held(&self.transfers);
+            transfers.content(now, item.batch, record.tree, done);
         }
         if let Some(whole) = ended {
             lane.content = None;

@@ -167,6 +167,12 @@ pub struct Progress {
     pub bytes_done: u64,
     /// Bytes in all, as far as known.
     pub bytes_total: Option<u64>,
+    /// There may be more than these totals: it is still being found out.
+    #[serde(default)]
+    pub at_least: bool,
+    /// Files each second, over the last few seconds.
+    #[serde(default)]
+    pub files_per_second: u64,
     /// Bytes each second, over the last few seconds.
     pub bytes_per_second: u64,
     /// Expected time left.

@@ -341,6 +341,7 @@ fn short_epoch(hex: &str) -> &str {
 
 fn progress(p: &Progress) -> String {
     let of = |done: String, total: Option<String>| match total {
+        Some(total) if p.at_least => format!("{done} of at least {total}"),
         Some(total) => format!("{done} of {total}"),
         None => done,
     };
@@ -350,8 +351,9 @@ fn progress(p: &Progress) -> String {
     );
     let size = of(bytes(p.bytes_done), p.bytes_total.map(bytes));
     let mut text = format!(
-        "{}: {files} files, {size}, {}/s",
+        "{}: {files} files, {size}, {} files/s, {}/s",
         p.what,
+        p.files_per_second,
         bytes(p.bytes_per_second)
     );
     if let Some(eta) = p.eta_ms {

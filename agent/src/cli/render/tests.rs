@@ -213,6 +213,8 @@ fn troubled() -> StatusReport {
         files_total: Some(78_600),
         bytes_done: 40_000_000,
         bytes_total: Some(1_449_999_999),
+        at_least: false,
+        files_per_second: 3300,
         bytes_per_second: 110_000_000,
         eta_ms: Some(12_800),
     });
@@ -227,6 +229,25 @@ fn troubled() -> StatusReport {
     r.services[0].state = "failed".into();
     r.services[0].last_error = Some("exit code 1".into());
     r
+}
+
+#[test]
+fn a_total_that_may_grow_says_so() {
+    let mut r = master();
+    r.trees[1].progress = Some(Progress {
+        what: "copy".into(),
+        files_done: 5,
+        files_total: Some(9),
+        bytes_done: 1_000,
+        bytes_total: Some(2_000),
+        at_least: true,
+        files_per_second: 1,
+        bytes_per_second: 100,
+        eta_ms: None,
+    });
+    let page = plain(&r);
+    let line = "copy: 5 of at least 9 files, 1.0 kB of at least 2.0 kB, 1 files/s, 100 B/s";
+    assert!(page.lines().any(|l| l.trim() == line), "{page}");
 }
 
 #[test]

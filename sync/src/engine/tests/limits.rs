@@ -2,7 +2,7 @@
 
 use super::compare::assert_equal;
 use super::pair::{Cable, Node, PATIENCE, flush, noise, pair, write};
-use crate::engine::{CommandError, SessionStatus};
+use crate::engine::{CommandError, EngineStatus, SessionStatus};
 use crate::limit::{Limit, Pace};
 use crate::tree::{TreeConfig, TreeId};
 use std::num::NonZeroU64;
@@ -94,6 +94,32 @@ async fn a_limit_holds_back_its_tree_and_no_other() {
     assert_equal(&a.tree(), &b.tree());
     assert_equal(&bulk(&a), &bulk(&b));
     b.until("consistent", |s| s.consistent).await;
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_long_shows_on_both_ends_how_far_it_is() {
+    let (a, b, cable) = held_back().await;
+    let estimate = |s: &EngineStatus| {
+        let Some(shown) = s.trees[1].progress.clone() else {
+            return false;
+        };
+        let total = shown.total.unwrap_or_default();
+        // At its limit it takes 200 s; the rate is one of the last ten seconds.
+        let left = |left: Duration| (60..600).contains(&left.as_secs());
+        shown.what == "catch-up"
+            && !shown.at_least
+            && total.bytes >= BULK as u64
+            && shown.done.bytes < total.bytes
+            && shown.left.is_some_and(left)
+    };
+    a.until("an estimate", estimate).await;
+    b.until("an estimate", estimate).await;
+    a.engine().final_flush(PATIENCE).await.unwrap();
+    for node in [&a, &b] {
+        let shows = |s: &EngineStatus| s.trees[1].progress.is_none();
+        node.until("the end of the progress", shows).await;
+    }
     cable.cut().await;
 }
 
