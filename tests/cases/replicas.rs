@@ -37,7 +37,12 @@ fn of<'s>(status: &'s StatusReport, scene: &Scene, web: usize) -> &'s ReplicaSta
 #[track_caller]
 fn wait_fed(scene: &Scene, master: usize, webs: &[usize]) {
     scene.wait_status(master, "feeds the replicas", |s| {
-        let fed = |web: &usize| of(s, scene, *web).in_sync && of(s, scene, *web).lag_ms == Some(0);
+        let fed = |web: &usize| {
+            // After a reload they are not there at once.
+            let name = scene.node(*web).name();
+            let mut replicas = s.replicas.iter();
+            replicas.any(|r| r.name == name && r.in_sync && r.lag_ms == Some(0))
+        };
         s.role == Role::Master && webs.iter().all(fed)
     });
     for web in webs {

@@ -24,7 +24,7 @@ use backend::Api;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
-use tandem_sync::engine::Engine;
+use tandem_sync::engine::{Engine, SessionEnd, SessionError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,8 @@ struct Replica {
     started_unix_ms: u64,
     engine: Engine,
     journal: Journal,
+    /// Why the last one who connected was refused, until another session ends otherwise.
+    refused: Mutex<Option<String>>,
     /// Whether its address is listened at, or why not.
     listening: watch::Receiver<Result<(), String>>,
     /// Reloads come one after the other.
@@ -83,6 +85,7 @@ pub async fn run_in(start: AgentStart, own: usize) -> Result<End, StartError> {
         started_unix_ms: unix_ms(),
         engine,
         journal: Journal::open(&state_dir, Limits::default())?,
+        refused: Mutex::default(),
         listening,
         reloading: tokio::sync::Mutex::default(),
         stop,
@@ -138,12 +141,29 @@ impl Replica {
     /// Receives from whoever feeds this replica. Which of two counts is the engine's decision.
     async fn take(self: Arc<Self>, mut streams: mpsc::Receiver<FeedStream>) {
         while let Some(stream) = streams.recv().await {
-            let (engine, stop) = (self.engine.clone(), self.stop.clone());
+            let replica = Arc::clone(&self);
             tokio::spawn(async move {
-                let result = engine.run_replica_session(stream, stop).await;
-                log_end("receive", &result);
+                let stop = replica.stop.clone();
+                let result = replica.engine.run_replica_session(stream, stop).await;
+                replica.ended(&result);
             });
         }
+    }
+
+    /// A master that was left behind dials again and again: each reason to refuse is logged once.
+    fn ended(&self, result: &Result<SessionEnd, SessionError>) {
+        let why = match result {
+            Ok(SessionEnd::Refused { why, .. }) => Some(why.clone()),
+            other => {
+                log_end("receive", other);
+                None
+            }
+        };
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = why.as_ref().filter(|why| refused.as_ref() != Some(*why)) {
+            tracing::warn!(why, "who connected is refused");
+        }
+        *refused = why;
     }
 
     async fn pulse(self: Arc<Self>, watchdog: Watchdog) {

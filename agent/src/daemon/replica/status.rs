@@ -9,6 +9,7 @@ use crate::config::facts::Facts;
 use crate::daemon::alarms::data_alarms;
 use crate::daemon::roles::unix_ms;
 use crate::daemon::status::{Now, tree_statuses};
+use std::sync::PoisonError;
 use tandem_sync::engine::EngineStatus;
 use tandem_sync::tree::TreeId;
 
@@ -29,7 +30,9 @@ impl Replica {
             unix_ms: unix_ms(),
         };
         let trees = tree_statuses(&engine, &lineages, now);
-        let session = session(&engine, &self.listening.borrow());
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = session(&engine, &self.listening.borrow(), refused.as_deref());
+        drop(refused);
         let term = engine.trees.iter().filter_map(|t| t.epoch_term).max();
         StatusReport {
             api: API_VERSION,
@@ -74,12 +77,17 @@ impl Replica {
 }
 
 /// (pure) The session, or why there is none.
-fn session(engine: &EngineStatus, listening: &Result<(), String>) -> SessionStatus {
+fn session(
+    engine: &EngineStatus,
+    listening: &Result<(), String>,
+    refused: Option<&str>,
+) -> SessionStatus {
     let up = engine.session.is_some();
-    let why = match listening {
+    let why = match (listening, refused) {
         _ if up => None,
-        Err(why) => Some(format!("cannot listen: {why}")),
-        Ok(()) => Some("no master has connected".to_owned()),
+        (Err(why), _) => Some(format!("cannot listen: {why}")),
+        (Ok(()), Some(why)) => Some(format!("who connected was refused: {why}")),
+        (Ok(()), None) => Some("no master has connected".to_owned()),
     };
     SessionStatus {
         up,
