@@ -21,6 +21,7 @@ mod renames;
 mod resume;
 mod reversal;
 mod rsync_filters;
+mod seen;
 mod sets;
 mod silent;
 mod sparse;
