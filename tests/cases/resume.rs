@@ -54,7 +54,10 @@ fn a_large_file_goes_on_where_it_was_cut_by_kill_9_of_either_agent() {
         bytes[..8].copy_from_slice(&block.to_le_bytes());
     }
     let before = sent(&scene, ONE);
-    scene.write(ONE, "huge", &big);
+    // Whole at once: one that grows while it is written is appended to on the standby.
+    let aside = scene.file(ONE, ".tandem/huge");
+    fs::write(&aside, &big).expect("written");
+    fs::rename(aside, scene.file(ONE, "huge")).expect("renamed");
     wait_for(&scene, SIZE / 4);
     scene.node(TWO).kill_agent();
     assert!(came(&scene).expect("read") >= SIZE / 4, "it stays");
