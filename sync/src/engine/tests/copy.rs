@@ -219,7 +219,7 @@ async fn small_files_travel_together() {
     flush(&a).await;
     assert_equal(&a.tree(), &b.tree());
     let pieces = pieces.load(std::sync::atomic::Ordering::Relaxed);
-    assert!(pieces < FILES / 2, "{pieces} pieces for {FILES} files");
+    assert!(pieces < FILES / 8, "{pieces} pieces for {FILES} files");
     cable.cut().await;
 }
 
