@@ -47,6 +47,16 @@ struct Grown {
     at: u64,
     /// What lies here was read whole since and is what the index says.
     here: bool,
+    /// How often it was compared since, in vain.
+    tries: u32,
+}
+
+impl Grown {
+    /// How long it must rest: longer after each comparison in vain, so that a file that the standby must not change (a
+    /// flag keeps it) is not read again and again. At most 64 times as long.
+    fn rest(&self, rest: u64) -> u64 {
+        rest << self.tries.min(6)
+    }
 }
 
 impl Unverified {
@@ -65,6 +75,7 @@ impl Unverified {
         let grown = Grown {
             at: now,
             here: false,
+            tries: 0,
         };
         self.moved |= self.files.insert(path.clone(), grown).is_none();
     }
@@ -250,6 +261,7 @@ impl Worker {
             Some(Verdict::Later) | None => {
                 if let Some(grown) = tree.unverified.files.get_mut(&path) {
                     grown.at = clock::now();
+                    grown.tries += 1;
                 }
                 self.mark(id, path, Dirt::default());
             }
@@ -285,7 +297,7 @@ impl Worker {
         let snapshot = self.shared.index.snapshot()?;
         let standby = self.shared.verifier().filter(|_| source);
         let ready = |grown: &Grown| {
-            let rests = now.saturating_sub(grown.at) >= rest && !self.is_dirty(at);
+            let rests = now.saturating_sub(grown.at) >= grown.rest(rest) && !self.is_dirty(at);
             rests && (!grown.here || standby.is_some())
         };
         let files = tree.unverified.files.iter();
@@ -419,4 +431,27 @@ fn part(shared: &Shared, tree: TreeId, path: &RelPath, state: State) -> VerifyPa
 /// Where the list of a tree is kept in the index.
 pub(super) fn unverified_key(tree: TreeId) -> String {
     format!("unverified/{tree}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comparison_in_vain_is_repeated_less_and_less_often() {
+        let mut list = Unverified::default();
+        let path = RelPath::new("log").unwrap();
+        list.grew(&path, 5);
+        assert!(list.to_write().is_some());
+        list.written();
+        let grown = list.files.get_mut(&path).unwrap();
+        assert_eq!(grown.rest(REST), REST);
+        grown.tries = 100;
+        assert_eq!(grown.rest(REST), 64 * REST);
+        list.grew(&path, 6);
+        assert_eq!(list.files[&path].rest(REST), REST, "it has grown again");
+        assert!(list.to_write().is_none(), "the list is the same");
+        list.done(&path);
+        assert!(list.to_write().is_some() && list.len() == 0);
+    }
 }
