@@ -135,8 +135,14 @@ pub fn apply<E>(
     cut::here("after the steps");
     settle::directory_times(&mut run, &mut report);
     cut::here("after the times");
-    let second = settle::second(&run, &report, by_one)
-        .and_then(|()| inplace::retire(target.private, &run.journals));
+    let second = settle::second(&run, &report, by_one).map_err(|fault| {
+        // A journal that stays open would be carried out again later, over what is newer then.
+        match run.journals.is_empty() {
+            true => fault,
+            false => inplace::unfinished(&fault),
+        }
+    });
+    let second = second.and_then(|()| inplace::retire(target.private, &run.journals));
     if let Err(fault) = second {
         for outcome in report.outcomes.iter_mut().filter(|o| o.result.is_ok()) {
             outcome.result = Err(fault.clone());
@@ -159,6 +165,8 @@ struct Run<'a> {
     failed: BTreeMap<RelPath, Fault>,
     /// Paths where a step put something.
     made: BTreeSet<RelPath>,
+    /// What files were when they came to these paths; their change time moves with the rename.
+    put: HashMap<RelPath, LocalKey>,
     /// Keys of files that came with the directory that they lie in.
     keys: HashMap<RelPath, LocalKey>,
     /// The modification times that steps asked for directories.
@@ -183,6 +191,7 @@ impl<'a> Run<'a> {
             touched: BTreeSet::new(),
             failed: BTreeMap::new(),
             made: BTreeSet::new(),
+            put: HashMap::new(),
             keys: HashMap::new(),
             dir_times: BTreeMap::new(),
             journals: Vec::new(),

@@ -238,6 +238,7 @@ impl Run<'_> {
             return Ok(missed);
         }
         self.note_parent(path, place)?;
+        let is = new.place().stat()?.filter(|stat| !stat.is_dir());
         match now {
             None => new.place().rename_new(place)?,
             Some(old) => {
@@ -252,6 +253,7 @@ impl Run<'_> {
         }
         new.set_moved();
         self.made.insert(path.clone());
+        self.put.extend(is.map(|is| (path.clone(), is.key())));
         Ok(std::mem::take(&mut new.missed))
     }
 

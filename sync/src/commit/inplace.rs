@@ -328,8 +328,12 @@ fn open(private: &Private, staged: &mut Staged) -> Result<Open, Fault> {
 
 /// Makes the file what the journal says, durably. Gives what of the attributes could not be applied.
 fn carry_out(file: &File, journal: &File, body: &Body) -> Result<Vec<Fault>, Fault> {
-    file.set_len(body.state.kind.size())
-        .map_err(|e| Fault::io("truncate", &e))?;
+    let size = body.state.kind.size();
+    let length = || file.metadata().map(|m| m.len());
+    let set_length = || file.set_len(size).map_err(|e| Fault::io("truncate", &e));
+    if length().map_err(|e| Fault::io("stat", &e))? > size {
+        set_length()?;
+    }
     let mut from = 0;
     for Extent { offset, len, fill } in &body.extents {
         cut::here("before an extent is written");
@@ -347,13 +351,18 @@ fn carry_out(file: &File, journal: &File, body: &Body) -> Result<Vec<Fault>, Fau
         })?;
         from += len;
     }
+    // A hole at the end. Not before: who reads a file that grows would see zeros where its end is still to come.
+    if length().map_err(|e| Fault::io("stat", &e))? < size {
+        set_length()?;
+    }
     cut::here("before attributes are applied in place");
     let missed = meta::apply(file.as_fd(), &body.state.meta)?;
     rustix::fs::fsync(file).map_err(|e| Fault::os("fsync", e))?;
     Ok(missed)
 }
 
-fn unfinished(fault: &Fault) -> Fault {
+/// The tree stands still until the open journals are carried out.
+pub(super) fn unfinished(fault: &Fault) -> Fault {
     let errno = fault.errno().unwrap_or(libc::EIO);
     Fault::Unfinished { errno }
 }

@@ -7,6 +7,7 @@ use super::Run;
 use super::prepare::{Item, Kept, Prepared, Ready};
 use super::step::Report;
 use crate::beneath::Root;
+use crate::entry::LocalKey;
 use crate::fault::Fault;
 use crate::meta;
 use crate::path::RelPath;
@@ -149,6 +150,7 @@ pub(super) fn keys(run: &Run<'_>, report: &mut Report) {
         outcome.result = match super::key_at(run.target.root, &outcome.path) {
             // Removed, and the directory it was in became something else.
             Err(Fault::NotBeneath) => Ok(None),
+            Ok(found) => Ok(found.filter(|found| is_as_put(run, &outcome.path, found))),
             found => found,
         };
     }
@@ -160,6 +162,15 @@ pub(super) fn keys(run: &Run<'_>, report: &mut Report) {
             report.dirs.insert(path.clone(), key);
         }
     }
+}
+
+/// Nobody has written or replaced it since it was put there. What somebody did has a key that the index must not know, so
+/// that it is looked at.
+fn is_as_put(run: &Run<'_>, path: &RelPath, found: &LocalKey) -> bool {
+    let version = |key: &LocalKey| (key.dev, key.ino, key.mtime_ns, key.size);
+    run.put
+        .get(path)
+        .is_none_or(|put| version(put) == version(found))
 }
 
 fn sync_fd(fd: std::os::fd::BorrowedFd<'_>) -> Result<(), Fault> {

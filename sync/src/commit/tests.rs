@@ -114,6 +114,29 @@ impl Setup {
     }
 }
 
+/// What somebody writes into a file between its rename and the end of the apply is not taken for the pair's version.
+#[test]
+fn a_file_that_somebody_wrote_meanwhile_has_no_key() {
+    let setup = setup();
+    std::fs::write(setup.at("b"), "old").expect("written");
+    let work = vec![
+        setup.file("a", Expect::Nothing, b"new"),
+        setup.file("b", setup.known("b"), b"new"),
+    ];
+    let a = setup.at("a");
+    let writes = |path: &RelPath, _: bool| {
+        if path.as_bytes() == b"b" && a.exists() {
+            std::fs::write(&a, "somebody's").expect("written");
+        }
+        false
+    };
+    let report = setup.apply_with(work, &writes);
+    assert_eq!(std::fs::read(&a).expect("read"), b"somebody's");
+    let key = |n: usize| report.outcomes[n].result.as_ref().expect("applied");
+    assert_eq!(key(0), &None);
+    assert!(key(1).is_some());
+}
+
 fn failed(report: &Report) -> Vec<(String, Fault)> {
     let named = |(path, fault): (&RelPath, &Fault)| (path.to_string(), fault.clone());
     report.failures().map(named).collect()

@@ -120,11 +120,21 @@ impl Worker {
                 let Some(theirs) = source.get(tree) else {
                     continue;
                 };
-                if w.head(tree)?.seq <= commit.upto {
-                    let complete =
-                        commit.caught_up && unsettled.get(&tree).is_none_or(BTreeSet::is_empty);
-                    w.advance(tree, &theirs.head.lineage, commit.upto, complete)?;
+                let here = w.head(tree)?;
+                if here.seq > commit.upto {
+                    continue;
                 }
+                let settled = unsettled.get(&tree).is_none_or(BTreeSet::is_empty);
+                // A node that lacks a path does not have everything up to there: if it took over, its epoch would begin
+                // past what only the old master has, and that would not go to the rescue. (A first copy is never taken
+                // over from, and goes on where it was.)
+                let copying = matches!(here.state, CopyState::Unborn | CopyState::Copying);
+                let upto = match settled || copying {
+                    true => commit.upto,
+                    false => here.seq,
+                };
+                let complete = commit.caught_up && settled;
+                w.advance(tree, &theirs.head.lineage, upto, complete)?;
             }
             for (tree, flagged) in &flagged {
                 w.put_value(&flagged_key(*tree), flagged)?;

@@ -97,3 +97,45 @@ async fn files_belong_to_the_same_names() {
     assert_eq!(found.await.unwrap().unwrap().found, 0);
     cable.cut().await;
 }
+
+/// A path that could not be applied is not on the node that takes over: what the old master has of it is kept when that
+/// returns, however much it sent after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_new_master_never_got_goes_to_the_old_ones_rescue() {
+    let (a, b) = pair(by_name).await;
+    let group = "root:x:0:\n";
+    accounts(&a, "root:x:0:0::/:\nbob:x:3001:1::/:\n", group);
+    accounts(&b, "root:x:0:0::/:\n", group);
+    write(&a.tree().join("first"), "first");
+    let made = a.dir.path().join("bobs");
+    write(&made, "only here");
+    if std::os::unix::fs::lchown(&made, Some(3001), None).is_err() {
+        eprintln!("no right to give files away: not tested");
+        return;
+    }
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    std::fs::rename(&made, a.tree().join("bobs")).unwrap();
+    b.until("an error", |s| !s.consistent && s.trees[0].errors == 1)
+        .await;
+    write(&a.tree().join("after"), "after");
+    let after = b.tree().join("after");
+    b.until("what came after it", |_| {
+        std::fs::read(&after).is_ok_and(|bytes| bytes == b"after")
+    })
+    .await;
+    // Its word that the batch is durable has reached the source.
+    let _ = a
+        .engine()
+        .flush(std::time::Duration::from_millis(300))
+        .await;
+    cable.cut().await;
+    let cable = turn(&a, &b).await;
+    flush(&b).await;
+    a.until("consistent", |s| s.consistent).await;
+    super::compare::assert_equal(&a.tree(), &b.tree());
+    let kept = BTreeMap::from([("bobs".to_owned(), "only here".to_owned())]);
+    assert_eq!(rescued(&a), kept);
+    cable.cut().await;
+}
