@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::meta::{self, What};
 use crate::path::RelPath;
 use crate::tree::Deletes;
-use crate::wire::{Differs, VerifyAnswer, VerifyPart};
+use crate::wire::{Differs, LIST_BYTES, VerifyAnswer, VerifyPart};
 use std::collections::BTreeSet;
 
 /// Most differences of one answer.
@@ -67,17 +67,21 @@ pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
     }
     if let Some((after, to)) = &part.range {
         let from = after.clone().unwrap_or_else(RelPath::root);
+        // Those that are named came in one message, so they fit in one.
+        let mut bytes = 0;
         let rows = shared
             .index
             .snapshot()
             .and_then(|s| s.entries(part.tree, &from));
         for (path, entry) in rows.into_iter().flatten().map_while(Result::ok) {
-            if to.as_ref().is_some_and(|to| path > *to) || differences.len() >= MOST {
+            let full = differences.len() >= MOST || bytes >= LIST_BYTES;
+            if to.as_ref().is_some_and(|to| path > *to) || full {
                 break;
             }
             let is_dir = entry.current.as_ref().is_some_and(|s| s.kind.is_dir());
             let unnamed = after.as_ref() != Some(&path) && !named.contains(&path);
             if entry.current.is_some() && unnamed && ours(&path, is_dir) && there(&path) {
+                bytes += path.as_bytes().len();
                 differences.push((path, Differs::Extra));
             }
         }

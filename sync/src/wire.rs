@@ -66,6 +66,9 @@ pub const MAX_PATHS: usize = 1024;
 pub const MAX_SUMS: usize = 32 << 10;
 /// Largest rsync signature of one window of a basis.
 pub const MAX_SIGNATURE: usize = 256 << 10;
+/// A list whose entries have no length of their own is closed when they reach this many bytes. With a last entry of the largest
+/// kind, 1 MiB of extended attributes and two paths, it still fits in [`MAX_FRAME`].
+pub const LIST_BYTES: usize = 512 << 10;
 /// Questions of `verify` that wait for their answers: each has the replica read files in a thread of its own.
 pub const MAX_QUESTIONS: usize = 4;
 /// Longest text for a person.
@@ -246,6 +249,16 @@ pub struct ChunkSums {
     pub chunk: u32,
     /// First 16 bytes of each chunk's BLAKE3. At most [`MAX_SUMS`].
     pub sums: Vec<[u8; 16]>,
+}
+
+impl Want {
+    /// Bytes that it adds to a message, rounded up.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Want::Against(sums) => 64 + 16 * sums.sums.len(),
+            Want::Whole | Want::Behind { .. } => 64,
+        }
+    }
 }
 
 /// What the replica lacks of a batch. One message per batch ends with `last`.
@@ -477,6 +490,25 @@ pub struct Move {
     pub seq: u64,
     /// As in [`Commit`].
     pub stamp: u64,
+}
+
+/// Bytes that the state of a path takes in a message, rounded up.
+pub fn entry_bytes(path: &RelPath, state: Option<&State>, names: Option<&Names>) -> usize {
+    /// What is of fixed size.
+    const OVERHEAD: usize = 128;
+    let of_state = |state: &State| {
+        let xattrs = state.meta.xattrs.iter();
+        let xattrs: usize = xattrs
+            .map(|(name, value)| name.len() + value.len() + 8)
+            .sum();
+        let target = match &state.kind {
+            Kind::Symlink { target } => target.len(),
+            Kind::HardLink { to } => to.as_bytes().len(),
+            _ => 0,
+        };
+        xattrs + target
+    };
+    OVERHEAD + path.as_bytes().len() + state.map_or(0, of_state) + names.map_or(0, Names::bytes)
 }
 
 /// Why a decoded message is not acceptable.

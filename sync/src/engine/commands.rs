@@ -14,6 +14,7 @@ use crate::lineage::EpochId;
 use crate::path::RelPath;
 use crate::progress::LagQueue;
 use crate::tree::{Part, TreeId};
+use crate::wire::{LIST_BYTES, MAX_PATHS};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -161,7 +162,13 @@ impl Worker {
             let paths = tree
                 .unsettled
                 .range::<RelPath, _>((from, std::ops::Bound::Unbounded));
-            let paths: Vec<RelPath> = paths.take(crate::wire::MAX_PATHS).cloned().collect();
+            let mut bytes = 0;
+            let fit = |path: &&RelPath| {
+                let before = bytes;
+                bytes += path.as_bytes().len();
+                before < LIST_BYTES
+            };
+            let paths: Vec<RelPath> = paths.take(MAX_PATHS).take_while(fit).cloned().collect();
             (!paths.is_empty()).then_some((tree.id, paths))
         };
         if let Some((id, path)) = &after

@@ -12,7 +12,7 @@ use crate::entry::State;
 use crate::meta::{self, What};
 use crate::path::RelPath;
 use crate::tree::TreeId;
-use crate::wire::{Differs, VerifyAnswer, VerifyEntry, VerifyPart};
+use crate::wire::{self, Differs, LIST_BYTES, VerifyAnswer, VerifyEntry, VerifyPart};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -201,12 +201,16 @@ impl Engine {
         repair: bool,
     ) -> Result<Found, CommandError> {
         let mut found = Vec::new();
-        for paths in paths.chunks(PART) {
-            let paths: Vec<RelPath> = paths.iter().map(|(path, _)| path.clone()).collect();
+        let mut rest = &paths[..];
+        while !rest.is_empty() {
+            let next = rest.iter().take(PART);
+            let paths: Vec<RelPath> = next.map(|(path, _)| path.clone()).collect();
             let shared = Arc::clone(&self.shared);
             let part =
                 tokio::task::spawn_blocking(move || some(&shared, tree, &paths, rate, repair));
             let part = part.await.map_err(|e| CommandError::Index(e.to_string()))?;
+            // At least one: it ends.
+            rest = &rest[part.entries.len() + part.absent.len()..];
             found.extend(self.ask_replica(part).await?.differences);
         }
         Ok(found)
@@ -268,14 +272,14 @@ fn part(
     let snapshot = shared.index.snapshot().map_err(|e| failed(&e))?;
     let from = after.clone().unwrap_or_else(RelPath::root);
     let mut entries = Vec::new();
-    let mut bytes = 0;
+    let (mut bytes, mut message) = (0, 0);
     let mut to = None;
     for row in snapshot.entries(tree, &from).map_err(|e| failed(&e))? {
         let (path, entry) = row.map_err(|e| failed(&e))?;
         if after.as_ref() == Some(&path) {
             continue;
         }
-        if entries.len() >= PART || bytes >= most {
+        if entries.len() >= PART || bytes >= most || message >= LIST_BYTES {
             break;
         }
         to = Some(path.clone());
@@ -284,10 +288,11 @@ fn part(
         {
             bytes += state.kind.size();
             let names = shared.names_of(tree, Some(&state));
+            message += wire::entry_bytes(&path, Some(&state), names.as_ref());
             entries.push(VerifyEntry { path, state, names });
         }
     }
-    let full = entries.len() >= PART || bytes >= most;
+    let full = entries.len() >= PART || bytes >= most || message >= LIST_BYTES;
     let range = Some((after, to.filter(|_| full)));
     Ok((
         VerifyPart {
@@ -303,6 +308,7 @@ fn part(
     ))
 }
 
+/// As many of these paths, from the first on, as fit in one message; at least one.
 fn some(
     shared: &Shared,
     tree: TreeId,
@@ -313,20 +319,28 @@ fn some(
     let mut paced = Paced::new(rate);
     let mut entries = Vec::new();
     let mut absent = Vec::new();
+    let mut message = 0;
     let snapshot = shared.index.snapshot();
     for path in paths {
+        if message >= LIST_BYTES {
+            break;
+        }
         let indexed = snapshot
             .as_ref()
             .ok()
             .and_then(|s| s.get(tree, path).ok().flatten())
             .and_then(|e| e.current);
         match indexed.and_then(|indexed| fresh(shared, tree, path, &indexed, &mut paced)) {
-            Some(state) => entries.push(VerifyEntry {
-                path: path.clone(),
-                names: shared.names_of(tree, Some(&state)),
-                state,
-            }),
-            None => absent.push(path.clone()),
+            Some(state) => {
+                let names = shared.names_of(tree, Some(&state));
+                message += wire::entry_bytes(path, Some(&state), names.as_ref());
+                let path = path.clone();
+                entries.push(VerifyEntry { path, state, names });
+            }
+            None => {
+                message += wire::entry_bytes(path, None, None);
+                absent.push(path.clone());
+            }
         }
     }
     VerifyPart {

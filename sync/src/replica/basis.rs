@@ -49,7 +49,9 @@ pub(super) fn find(
 ) -> Option<Found> {
     let old = old.and_then(|file| {
         let length = file.metadata().ok()?.len();
-        (length >= delta::SMALLEST).then_some((file, length))
+        // Nothing of the new version is looked for farther behind.
+        let of_use = length.min(size.saturating_add(delta::SLACK));
+        (length >= delta::SMALLEST).then_some((file, of_use))
     });
     let came = partial.as_ref().map_or(0, |p| p.len().min(size));
     let old_length = old.as_ref().map_or(0, |(_, length)| *length);

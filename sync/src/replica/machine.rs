@@ -8,8 +8,8 @@
 
 use crate::source::machine::Violation;
 use crate::wire::{
-    Batch, Bytes, Commit, Durable, Idle, Item, MAX_QUESTIONS, Message, Move, Need, Record, Total,
-    VerifyAnswer, VerifyPart, WINDOW, Want,
+    Batch, Bytes, Commit, Durable, Idle, Item, LIST_BYTES, MAX_QUESTIONS, Message, Move, Need,
+    Record, Total, VerifyAnswer, VerifyPart, WINDOW, Want,
 };
 use std::collections::VecDeque;
 
@@ -267,12 +267,25 @@ impl ReplicaMachine {
             }
         }
         if offers {
-            self.effects.push_back(Effect::Send(Message::Need(Need {
-                batch,
-                items: wanted,
-                last: true,
-            })));
+            self.need(batch, wanted);
         }
+    }
+
+    /// In as many messages as it takes: a few large files have more sums than fit in one.
+    fn need(&mut self, batch: u64, wanted: Vec<(u32, Want)>) {
+        let say = |items, last| Effect::Send(Message::Need(Need { batch, items, last }));
+        let mut items = Vec::new();
+        let mut bytes = 0;
+        for (index, want) in wanted {
+            if bytes >= LIST_BYTES {
+                self.effects
+                    .push_back(say(std::mem::take(&mut items), false));
+                bytes = 0;
+            }
+            bytes += want.bytes();
+            items.push((index, want));
+        }
+        self.effects.push_back(say(items, true));
     }
 
     /// An item's content cannot be used: it is not what was announced, or could not be written.

@@ -5,11 +5,10 @@ use crate::engine::command::Shared;
 use crate::engine::set_key;
 use crate::entry::{IndexEntry, Kind};
 use crate::index::{Index, IndexError, Located, Snapshot};
-use crate::owners::Names;
 use crate::path::RelPath;
 use crate::tail::GROWS_FROM;
 use crate::tree::TreeId;
-use crate::wire::{BATCH_BYTES, INLINE_BATCH_BYTES, INLINE_FILE, Record, Total};
+use crate::wire::{BATCH_BYTES, INLINE_BATCH_BYTES, INLINE_FILE, Record, Total, entry_bytes};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -19,8 +18,12 @@ const ROWS: usize = 2048;
 const RECORDS: usize = 2048;
 /// Content of a batch, sent or only offered: bounds what is staged before it becomes visible, and what a cut can waste.
 const CONTENT: u64 = 64 << 20;
-/// What a record takes besides its path and attributes, rounded up.
-const OVERHEAD: usize = 128;
+
+/// A record comes with what must come before it if all of it takes no more than this; else that goes in batches of its own.
+const TOGETHER: usize = 1 << 20;
+/// Early records that are remembered, about 32 MiB of memory; a path has at most 32768 directories above it. Without the
+/// memory, the same ones come again for each file below them.
+const EARLY: usize = 1 << 20;
 
 /// A part of the sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +75,22 @@ pub(crate) struct Fetcher {
     inline_after: u64,
     /// Paths that the replica asked for.
     asked: VecDeque<(TreeId, RelPath)>,
+    /// What was sent early, in batches of its own: no record that follows needs it again.
+    early: HashSet<EarlyKey>,
     shared: Arc<Shared>,
+}
+
+/// Path, tree and number, hashed: the paths themselves are long where this is needed.
+type EarlyKey = [u8; 16];
+
+fn early_key(row: &Located) -> EarlyKey {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&row.tree.0);
+    hasher.update(&row.entry.seq.to_le_bytes());
+    hasher.update(row.path.as_bytes());
+    let mut key = EarlyKey::default();
+    hasher.finalize_xof().fill(&mut key);
+    key
 }
 
 #[derive(Default)]
@@ -98,6 +116,22 @@ impl Building {
     }
 }
 
+/// What must come before a record.
+#[derive(Default)]
+struct Needed {
+    rows: Vec<Located>,
+    /// And more.
+    more: bool,
+}
+
+/// The directories above a path but the root, from the top.
+fn dirs_above(path: &RelPath) -> impl Iterator<Item = RelPath> {
+    let bytes = path.as_bytes();
+    let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    // What is left of a slash in a path is a path.
+    ends.filter_map(|(end, _)| RelPath::from_bytes(&bytes[..end]).ok())
+}
+
 impl Fetcher {
     /// A fetcher for a session that began at `head`.
     pub fn new(
@@ -113,6 +147,7 @@ impl Fetcher {
             inline,
             inline_after: head,
             asked: VecDeque::new(),
+            early: HashSet::new(),
             shared,
         }
     }
@@ -131,7 +166,12 @@ impl Fetcher {
     /// The next records of the stream.
     ///
     /// `stop` is the number of a rename, which no batch goes past; 0 for none.
-    pub fn stream(&self, index: &Index, reads: Stretch, stop: u64) -> Result<Fetched, IndexError> {
+    pub fn stream(
+        &mut self,
+        index: &Index,
+        reads: Stretch,
+        stop: u64,
+    ) -> Result<Fetched, IndexError> {
         let after = reads.after;
         let snapshot = index.snapshot()?;
         let mut rows = snapshot.changes(after, ROWS)?;
@@ -165,8 +205,12 @@ impl Fetcher {
                 all = false;
                 break;
             }
-            upto = row.entry.seq;
-            self.add(&snapshot, &mut batch, row, after)?;
+            let seq = row.entry.seq;
+            if self.add(&snapshot, &mut batch, row, after)?.is_some() {
+                all = false;
+                break;
+            }
+            upto = seq;
         }
         let at_head = complete && all;
         if at_head {
@@ -214,16 +258,13 @@ impl Fetcher {
             }
             let entry = snapshot.get(tree, &path)?;
             let gone = || IndexEntry::received(None, 0, None);
-            self.add(
-                &snapshot,
-                &mut batch,
-                Located {
-                    tree,
-                    path,
-                    entry: entry.unwrap_or_else(gone),
-                },
-                sent_upto,
-            )?;
+            let entry = entry.unwrap_or_else(gone);
+            let row = Located { tree, path, entry };
+            if let Some(row) = self.add(&snapshot, &mut batch, row, sent_upto)? {
+                settled -= 1;
+                self.asked.push_front((row.tree, row.path));
+                break;
+            }
         }
         let at_head = sent_upto >= snapshot.last_seq();
         Ok((
@@ -237,41 +278,89 @@ impl Fetcher {
         ))
     }
 
-    /// Adds a record, after the directories and the first name that it needs and that are newer than what was sent.
+    /// Adds a record, after the directories and the first name that it needs and that are newer than what was sent. Gives
+    /// the record back if all of that does not fit: it comes in a later batch, as the batch is full then.
     fn add(
-        &self,
+        &mut self,
         snapshot: &Snapshot,
         batch: &mut Building,
         row: Located,
         sent: u64,
-    ) -> Result<(), IndexError> {
-        let mut needed: Vec<RelPath> = row.path.ancestors().filter(|dir| !dir.is_root()).collect();
-        needed.reverse();
-        if let Some(Kind::HardLink { to }) = row.entry.current.as_ref().map(|s| &s.kind) {
-            needed.extend(to.ancestors().filter(|dir| !dir.is_root()));
-            needed.push(to.clone());
+    ) -> Result<Option<Located>, IndexError> {
+        let early = self.needed(snapshot, batch, &row, sent)?;
+        let together = || {
+            let all = early.rows.iter().chain([&row]);
+            let bytes: usize = all.map(|row| self.bytes(row)).sum();
+            !early.more && batch.bytes + bytes <= TOGETHER
+        };
+        if early.rows.is_empty() || together() {
+            for row in early.rows {
+                self.push(batch, row);
+            }
+            self.push(batch, row);
+            return Ok(None);
         }
-        if row.entry.current.is_some() {
-            for path in needed {
-                if batch.places.contains(&(row.tree, path.clone())) {
-                    continue;
+        if batch.records.is_empty() {
+            for row in early.rows {
+                if !batch.records.is_empty() && batch.bytes + self.bytes(&row) > TOGETHER {
+                    break;
                 }
-                if let Some(entry) = snapshot.get(row.tree, &path)?
-                    && entry.seq > sent
-                {
-                    self.push(
-                        batch,
-                        Located {
-                            tree: row.tree,
-                            path,
-                            entry,
-                        },
-                    );
+                if self.early.len() >= EARLY {
+                    self.early.clear();
                 }
+                self.early.insert(early_key(&row));
+                self.push(batch, row);
             }
         }
-        self.push(batch, row);
-        Ok(())
+        Ok(Some(row))
+    }
+
+    /// What must come before a record: the first of it in their order, up to what surely fits in no batch.
+    fn needed(
+        &self,
+        snapshot: &Snapshot,
+        batch: &Building,
+        row: &Located,
+        sent: u64,
+    ) -> Result<Needed, IndexError> {
+        let mut found = Needed::default();
+        let Some(state) = &row.entry.current else {
+            return Ok(found);
+        };
+        let first = match &state.kind {
+            Kind::HardLink { to } => Some(to),
+            _ => None,
+        };
+        let above = dirs_above(&row.path).chain(first.into_iter().flat_map(dirs_above));
+        let mut bytes = 0;
+        for path in above.chain(first.cloned()) {
+            let place = (row.tree, path);
+            if batch.places.contains(&place) {
+                continue;
+            }
+            let (tree, path) = place;
+            if let Some(entry) = snapshot.get(tree, &path)?
+                && entry.seq > sent
+            {
+                let row = Located { tree, path, entry };
+                if self.early.contains(&early_key(&row)) {
+                    continue;
+                }
+                if bytes > TOGETHER {
+                    found.more = true;
+                    break;
+                }
+                bytes += self.bytes(&row);
+                found.rows.push(row);
+            }
+        }
+        Ok(found)
+    }
+
+    fn bytes(&self, row: &Located) -> usize {
+        let state = row.entry.current.as_ref();
+        let names = self.shared.names_of(row.tree, state);
+        entry_bytes(&row.path, state, names.as_ref())
     }
 
     fn push(&self, batch: &mut Building, row: Located) {
@@ -288,23 +377,8 @@ impl Fetcher {
             batch.inline_bytes += small.map_or(0, |s| s.kind.size());
         }
         batch.content_bytes += state.as_ref().map_or(0, |s| s.kind.size());
-        let attributes = |s: &crate::entry::State| {
-            let xattrs: usize = s
-                .meta
-                .xattrs
-                .iter()
-                .map(|(name, value)| name.len() + value.len() + 8)
-                .sum();
-            let names = match &s.kind {
-                Kind::Symlink { target } => target.len(),
-                Kind::HardLink { to } => to.as_bytes().len(),
-                _ => 0,
-            };
-            xattrs + names
-        };
-        batch.bytes += OVERHEAD + path.as_bytes().len() + state.as_ref().map_or(0, attributes);
         let names = self.shared.names_of(tree, state.as_ref());
-        batch.bytes += names.as_ref().map_or(0, Names::bytes);
+        batch.bytes += entry_bytes(&path, state.as_ref(), names.as_ref());
         let grown_from = match state.as_ref().map(|s| &s.kind) {
             Some(Kind::File { size, hash }) if *size > GROWS_FROM => {
                 self.shared.tails.grown_from(tree, &path, (*size, *hash))

@@ -212,3 +212,35 @@ fn a_source_may_ask_only_so_many_questions_at_once() {
     machine.verified(VerifyAnswer { id: 0, differences });
     machine.received(part(10)).unwrap();
 }
+
+/// Old versions that are large have up to half a mebibyte of sums each.
+#[test]
+fn what_is_needed_goes_in_messages_that_the_source_takes() {
+    let sums = crate::wire::ChunkSums {
+        size: 2 << 30,
+        chunk: 64 << 10,
+        sums: vec![[0xff; 16]; 32 << 10],
+    };
+    let mut m = ReplicaMachine::new();
+    m.received(batch(1, vec![file(2 << 30, false); 9])).unwrap();
+    effects(&mut m);
+    let wanted = (0..9).map(|index| (index, Want::Against(sums.clone())));
+    m.looked_up(1, wanted.collect());
+    let needs: Vec<Need> = effects(&mut m)
+        .into_iter()
+        .map(|effect| match effect {
+            Effect::Send(message @ Message::Need(_)) => {
+                crate::wire::encode(&message).unwrap();
+                match message {
+                    Message::Need(need) => need,
+                    _ => unreachable!("it is one"),
+                }
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let (last, others) = needs.split_last().unwrap();
+    assert!(last.last && others.iter().all(|need| !need.last));
+    let items = needs.iter().flat_map(|need| &need.items);
+    assert!(items.map(|(index, _)| *index).eq(0..9));
+}
