@@ -11,17 +11,22 @@
 //! At most [`WINDOW`] batches are open. An item that cannot be sent (it changed while it was read) is given up: no commit
 //! claims its number or a later one until its newer version has come by; see `floor`.
 
+use crate::delta;
 use crate::engine::moving::MoveOrder;
 use crate::path::RelPath;
 use crate::tree::TreeId;
 use crate::wire::{
-    Batch, Commit, Durable, Idle, Item, MAX_PATHS, Message, Move, Need, Record, Total, WINDOW, Want,
+    Batch, Commit, Durable, Idle, Item, MAX_PATHS, MAX_SUMS, Message, Move, Need, Record, Total,
+    WINDOW, Want,
 };
 use std::collections::{BTreeSet, VecDeque};
 use thiserror::Error;
 
 /// Most paths that the replica may have asked for and not yet got. It asks for [`MAX_PATHS`] at a time and waits.
 const MAX_ASKED: usize = 4 * MAX_PATHS;
+/// Most chunk sums of the old versions of a batch's files, 2 MiB: they wait here until their file's turn. What fits in a batch
+/// needs a few thousand, and [`MAX_SUMS`] for one that is huge.
+const MAX_BATCH_SUMS: usize = 4 * MAX_SUMS;
 /// Time between two `Idle` (nanoseconds): rule R3 counts in many times this.
 pub const IDLE_EVERY: u64 = 1_000_000_000;
 
@@ -131,6 +136,8 @@ struct Flight {
     open: BTreeSet<u32>,
     /// The replica has not said yet all that it needs.
     awaits_need: bool,
+    /// Chunk sums that the replica has sent.
+    sums: usize,
     /// Lowest number of what was given up.
     given_up: Option<u64>,
     committed: Option<u64>,
@@ -302,6 +309,7 @@ impl SourceMachine {
             stamp: self.stamp,
             open,
             awaits_need: offers,
+            sums: 0,
             given_up: None,
             committed: None,
             records: fetched.records,
@@ -481,6 +489,14 @@ impl SourceMachine {
                 .is_some_and(|r| !r.inline && is_file(r));
             if !offered || !flight.open.insert(index) {
                 return Err(Violation("a Need for what was not offered"));
+            }
+            if let Want::Against(sums) = &want {
+                // Offered, so the record is there.
+                let size = flight.records[index as usize].size();
+                flight.sums += sums.sums.len();
+                if size < delta::SMALLEST || flight.sums > MAX_BATCH_SUMS {
+                    return Err(Violation("more sums than a batch can need"));
+                }
             }
             self.effects.push_back(Effect::SendContent {
                 item: Item {

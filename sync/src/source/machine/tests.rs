@@ -474,3 +474,35 @@ fn claims_that_wait_do_not_fill_the_window() {
     }
     assert_eq!(m.in_flight(), SLOW_WINDOW);
 }
+
+#[test]
+fn sums_that_wait_are_bounded() {
+    let against = |n: usize| {
+        Want::Against(crate::wire::ChunkSums {
+            size: (n as u64) << 16,
+            chunk: 64 << 10,
+            sums: vec![[0; 16]; n],
+        })
+    };
+    let offer = |size: u64| {
+        let mut m = SourceMachine::new(0, 1, 7, 0);
+        let records = vec![record(1, Some(size), false); 6];
+        m.fetched(fetched(records, 1, true), None);
+        m
+    };
+    let part = |index| {
+        Message::Need(Need {
+            batch: 1,
+            items: vec![(index, against(MAX_SUMS))],
+            last: false,
+        })
+    };
+    let mut m = offer(1 << 30);
+    for index in 0..4 {
+        m.received(part(index)).unwrap();
+    }
+    assert!(m.received(part(4)).is_err(), "more than a batch needs");
+    let mut m = offer(delta::SMALLEST - 1);
+    let small = need(1, vec![(0, against(4))]);
+    assert!(m.received(small).is_err(), "for what is sent whole");
+}
