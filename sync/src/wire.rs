@@ -50,7 +50,7 @@ pub const MAX_FRAME: usize = 2 << 20;
 pub const BATCH_BYTES: usize = 256 << 10;
 /// Most records of one batch. Bounds the memory and the time of one commit on the replica.
 pub const MAX_RECORDS: usize = 4096;
-/// Most content bytes of a batch that are sent without being asked for. Bounds what a cut can waste.
+/// A batch is closed when the content that is sent without being asked for reaches this. Bounds what a cut can waste.
 pub const INLINE_BATCH_BYTES: u64 = 8 << 20;
 /// Files up to this size are sent with their batch when the replica cannot have them.
 pub const INLINE_FILE: u64 = 64 << 10;
@@ -562,7 +562,13 @@ impl Message {
                 too_many(batch.totals.len(), MAX_TREES, "a Batch with too many trees")?;
                 let marks = batch.totals.iter().filter_map(|t| t.set);
                 marks.map(|m| m.upto).try_for_each(check_seq)?;
-                batch.records.iter().try_for_each(check_record)
+                batch.records.iter().try_for_each(check_record)?;
+                let inline = batch.records.iter().filter(|r| r.inline);
+                // Each is at most INLINE_FILE, and there are at most MAX_RECORDS: no overflow.
+                match inline.map(Record::size).sum::<u64>() > INLINE_BATCH_BYTES + INLINE_FILE {
+                    true => Err(BadMessage("a Batch with too much inline content")),
+                    false => Ok(()),
+                }
             }
             Message::Need(need) => {
                 too_many(need.items.len(), MAX_RECORDS, "a Need with too many items")?;
@@ -627,8 +633,8 @@ impl Message {
             Message::Outlook(trees) => {
                 too_many(trees.len(), MAX_TREES, "an Outlook with too many trees")
             }
-            Message::Hole { len, .. } if *len > MAX_HOLE => {
-                Err(BadMessage("a Hole that is too long"))
+            Message::Hole { len, .. } if *len == 0 || *len > MAX_HOLE => {
+                Err(BadMessage("a Hole of no bytes or that is too long"))
             }
             Message::Wait | Message::GivenUp(_) | Message::Room { .. } | Message::Hole { .. } => {
                 Ok(())

@@ -58,7 +58,11 @@ impl Small {
             Span::Zeros(_) => {
                 // No more than the announced size, which is small.
                 self.bytes.resize(after as usize, 0);
-                self.holes.push(before..self.bytes.len());
+                let after = self.bytes.len();
+                match self.holes.last_mut() {
+                    Some(last) if last.end == before => last.end = after,
+                    _ => self.holes.push(before..after),
+                }
             }
         }
         Ok(())

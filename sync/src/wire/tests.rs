@@ -162,6 +162,8 @@ fn rules_are_checked() {
     };
     let mut inline = record(path("x"), file(INLINE_FILE + 1));
     inline.inline = true;
+    let mut full = record(path("x"), file(INLINE_FILE));
+    full.inline = true;
     let sums = |chunk, n| {
         Want::Against(ChunkSums {
             size: 70_000,
@@ -226,6 +228,16 @@ fn rules_are_checked() {
             len: MAX_HOLE + 1,
             last: false,
         },
+        Message::Hole {
+            item: Item { batch: 0, index: 0 },
+            len: 0,
+            last: false,
+        },
+        Message::Batch(Batch {
+            id: 1,
+            records: vec![full; (INLINE_BATCH_BYTES / INLINE_FILE) as usize + 2],
+            totals: vec![],
+        }),
         Message::Fetch {
             tree: TreeId::of("t"),
             paths: vec![path("x"); MAX_PATHS + 1],
