@@ -12,7 +12,7 @@ use super::unverified::unverified_key;
 use super::worker::Worker;
 use crate::entry::{IndexEntry, Kind};
 use crate::guard::Name;
-use crate::index::{IndexError, Observed, Snapshot};
+use crate::index::{IndexError, Observed, Snapshot, Writer};
 use crate::path::RelPath;
 use crate::tree::TreeId;
 use std::collections::BTreeSet;
@@ -229,7 +229,7 @@ impl Worker {
         }
         let result = match (&self.mode, self.numbers_changes()) {
             (Mode::Replica, false) => self.local_changes(at, sights),
-            _ => self.record(at, sights),
+            _ => self.record(at, sights, |_| Ok(())),
         };
         if let Err(error) = result {
             self.index_failed(&error);
@@ -283,8 +283,14 @@ impl Worker {
         sights.seen
     }
 
-    /// Records local changes with new numbers. Durable when it returns.
-    pub(super) fn record(&mut self, at: usize, sights: Vec<Sight>) -> Result<(), IndexError> {
+    /// Records local changes with new numbers, and what `last` writes with them: nobody sees the one without the other.
+    /// Durable when it returns. A tree that is stopped instead records nothing, and `last` is not called.
+    pub(super) fn record(
+        &mut self,
+        at: usize,
+        sights: Vec<Sight>,
+        last: impl FnOnce(&mut Writer<'_>) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
         let snapshot = self.shared.index.snapshot()?;
         let Some(sights) = self.guard(at, &snapshot, sights)? else {
             return Ok(());
@@ -317,10 +323,28 @@ impl Worker {
                     });
                 }
             }
+            last(w)?;
             Ok::<_, IndexError>((before, w.last_seq()))
         })?;
         self.trees[at].unverified.written();
         self.count_unverified();
+        self.count_changes(at, changes, now)?;
+        if head.1 > head.0 {
+            self.changed(head.1, now);
+            self.shared.head.send_replace(head.1);
+            self.touch();
+        }
+        Ok(())
+    }
+
+    /// What was recorded, for the guard.
+    fn count_changes(
+        &mut self,
+        at: usize,
+        changes: Vec<Counted>,
+        now: u64,
+    ) -> Result<(), IndexError> {
+        let tree = self.trees[at].id;
         let live = self.shared.index.snapshot()?.counts(tree)?.entries();
         let Tree {
             deletes,
@@ -344,11 +368,6 @@ impl Worker {
         let whole = job.is_none() && !dirty.values().any(|dirt| dirt.gone);
         if whole {
             deletes.size(now, live);
-        }
-        if head.1 > head.0 {
-            self.changed(head.1, now);
-            self.shared.head.send_replace(head.1);
-            self.touch();
         }
         Ok(())
     }

@@ -145,7 +145,9 @@ impl Worker {
                 .find(|t| t.tree == tree)
                 .and_then(|t| t.set);
             let reached = mark.is_some_and(|mark| part.commit.upto >= mark.upto);
-            let ended = reached || part.commit.caught_up;
+            // A mark up to where the tree is already is older than what waits here, and is not its end.
+            let covers = empty || mark.is_some_and(|mark| mark.upto > head);
+            let ended = (reached && covers) || part.commit.caught_up;
             let known = mark.is_none() || mark == self.trees[at].sets.newest;
             self.trees[at].sets.waits = !(ended || (empty && known));
             if !ended {

@@ -254,26 +254,25 @@ impl Worker {
         let text = |e: IndexError| e.to_string();
         let id = self.trees[at].id;
         let changes = sights.len();
-        self.record(at, sights).map_err(text)?;
-        if let Some(stop) = &self.trees[at].stop {
+        let number = self.trees[at].sets.newest.map_or(0, |set| set.number) + 1;
+        let mut mark = None;
+        // In one transaction: a session that read the changes without their mark would end a set in the midst of this one.
+        self.record(at, sights, |w| {
+            let new = SetMark {
+                number,
+                upto: w.last_seq(),
+                made_unix_ms: made,
+            };
+            mark = Some(new);
+            w.put_value(&set_key(id), &new)
+        })
+        .map_err(text)?;
+        let tree = &mut self.trees[at];
+        if let Some(stop) = &tree.stop {
             return Err(stop.why().to_owned());
         }
-        let number = self.trees[at].sets.newest.map_or(0, |set| set.number) + 1;
-        let mark = self
-            .shared
-            .index
-            .write(|w| {
-                let mark = SetMark {
-                    number,
-                    upto: w.last_seq(),
-                    made_unix_ms: made,
-                };
-                w.put_value(&set_key(id), &mark)?;
-                Ok::<_, IndexError>(mark)
-            })
-            .map_err(text)?;
-        let tree = &mut self.trees[at];
-        tree.sets.newest = Some(mark);
+        // Without a stop it was written.
+        tree.sets.newest = mark.or(tree.sets.newest);
         tracing::info!(
             tree = tree.config.name,
             set = number,

@@ -295,7 +295,12 @@ pub async fn hand(
             names: None,
         });
     }
-    let batch = Box::new(batch);
+    hand_batch(b, batch).await
+}
+
+/// The same with a batch as it is.
+pub async fn hand_batch(b: &Node, batch: Batch) -> Result<Result<Applied, String>, CommandError> {
+    let (batch, shared) = (Box::new(batch), &b.engine().shared);
     // The session before counts until another one begins.
     let session = shared.sessions.load(std::sync::atomic::Ordering::SeqCst) - 1;
     let apply = |reply| Command::Apply {

@@ -1,9 +1,15 @@
 //! Trees that change on the replica by whole sets only.
 
 use super::compare::assert_equal;
+use super::cuts::hand_batch;
 use super::pair::{Cable, Node, PATIENCE, flush, noise, pair, write};
-use crate::engine::FreezeHooks;
-use crate::tree::Freeze;
+use crate::engine::apply::Batch;
+use crate::engine::{FreezeHooks, set_key};
+use crate::path::RelPath;
+use crate::replica::machine::Ready;
+use crate::tree::{Freeze, TreeId};
+use crate::wire::{Commit, Record, SetMark, Total};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -223,4 +229,89 @@ async fn wherever_it_is_cut_the_tree_is_of_one_set() {
     ] {
         assert!(seen.contains_key(place), "never cut {place}: {seen:?}");
     }
+}
+
+/// A session reads when it likes: what it sees of the tree is never newer than the mark that it sees.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_change_of_a_set_is_seen_without_its_mark() {
+    let (a, b) = pair(in_sets).await;
+    hooks(&a);
+    write(&a.tree().join("f"), "0");
+    let cable = Cable::plug(&a, &b);
+    next_set(&a, &b).await;
+    let ended = Arc::new(AtomicBool::new(false));
+    let (end, shared) = (Arc::clone(&ended), Arc::clone(&a.engine().shared));
+    let reader = std::thread::spawn(move || {
+        let mut seen = std::collections::BTreeSet::new();
+        while !end.load(Ordering::SeqCst) {
+            let snapshot = shared.index.snapshot().unwrap();
+            let mark: Option<SetMark> = snapshot.value(&set_key(TreeId::of("data"))).unwrap();
+            let upto = mark.unwrap().upto;
+            // Nothing else of this pair gets numbers.
+            assert!(snapshot.last_seq() <= upto, "behind the mark {upto}");
+            seen.insert(upto);
+        }
+        seen.len()
+    });
+    for n in 1..6 {
+        write(&a.tree().join("f"), n.to_string());
+        next_set(&a, &b).await;
+    }
+    ended.store(true, Ordering::SeqCst);
+    assert!(reader.join().unwrap() > 2, "it looked all the time");
+    cable.cut().await;
+}
+
+/// What a source sent that knew the mark of the set before only.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mark_of_an_older_set_ends_none() {
+    let (a, b) = pair(in_sets).await;
+    hooks(&a);
+    for name in ["f1", "f2"] {
+        write(&a.tree().join(name), "x");
+    }
+    let cable = Cable::plug(&a, &b);
+    next_set(&a, &b).await;
+    cable.cut().await;
+    let tree = TreeId::of("data");
+    let snapshot = a.engine().shared.index.snapshot().unwrap();
+    let mark: Option<SetMark> = snapshot.value(&set_key(tree)).unwrap();
+    assert!(mark.is_some());
+    let head = snapshot.last_seq();
+    let part = |name: &str, upto: u64, caught_up: bool| Batch {
+        ready: Ready {
+            commit: Commit {
+                batch: upto,
+                upto,
+                caught_up,
+                stamp: 1,
+            },
+            records: vec![Record {
+                tree,
+                path: RelPath::new(name).unwrap(),
+                seq: upto,
+                state: None,
+                inline: false,
+                grown_from: None,
+                names: None,
+            }],
+            totals: vec![Total {
+                tree,
+                entries: 1,
+                bytes: 1,
+                set: mark,
+            }],
+            given_up: Vec::new(),
+            failed: Vec::new(),
+        },
+        contents: Default::default(),
+        source: a.engine().lineages().unwrap(),
+    };
+    let here = || ["f1", "f2"].map(|name| b.tree().join(name).exists());
+    let applied = hand_batch(&b, part("f1", head + 1, false)).await;
+    assert!(applied.unwrap().unwrap().acked <= head);
+    assert_eq!(here(), [true, true], "one half of a set");
+    let applied = hand_batch(&b, part("f2", head + 2, true)).await;
+    assert_eq!(applied.unwrap().unwrap().acked, head + 2);
+    assert_eq!(here(), [false, false]);
 }
