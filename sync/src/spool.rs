@@ -92,6 +92,8 @@ pub(crate) struct Spool {
     bytes: u64,
     /// Of the newest batch: the trees of its session, and how far it takes them.
     reach: (Vec<TreeId>, u64),
+    /// A batch in it lacks a content; until it is empty again, although that batch may have left it before.
+    lacks: bool,
 }
 
 impl Spool {
@@ -126,9 +128,12 @@ impl Spool {
             numbers: numbers.into(),
             bytes,
             reach: (Vec::new(), 0),
+            lacks: false,
         };
-        if let Some(last) = spool.numbers.back().copied() {
-            spool.reach = reach(&spool.read(last)?.head);
+        for at in 0..spool.numbers.len() {
+            let head = spool.read(spool.numbers[at])?.head;
+            spool.lacks |= !head.failed.is_empty();
+            spool.reach = reach(&head);
         }
         Ok(spool)
     }
@@ -136,6 +141,11 @@ impl Spool {
     /// Nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.numbers.is_empty()
+    }
+
+    /// Something in it came without its content: what is in it must not be answered as durable.
+    pub fn lacks(&self) -> bool {
+        self.lacks && !self.is_empty()
     }
 
     /// Bytes in it.
@@ -195,6 +205,7 @@ impl Spool {
         let number = self.numbers.back().map_or(1, |last| last + 1);
         fs::rename(&temporary, self.path(number))?;
         File::open(&self.dir)?.sync_all()?;
+        self.lacks = self.lacks() || !head.failed.is_empty();
         self.numbers.push_back(number);
         self.bytes += size;
         self.reach = reach(head);
@@ -340,6 +351,7 @@ mod tests {
             .unwrap();
         spool.add(&head(9, vec![]), &[]).unwrap();
         let mut spool = Spool::open(dir.path()).unwrap();
+        assert!(spool.lacks());
         let upto = |name| spool.upto(TreeId::of(name));
         assert_eq!((upto("data"), upto("of another session")), (9, 0));
         let first = spool.first().unwrap().unwrap();
@@ -355,6 +367,7 @@ mod tests {
         assert_eq!(next.head.commit.upto, 9);
         spool.remove(&next).unwrap();
         assert!(spool.first().unwrap().is_none() && spool.bytes() == 0);
+        assert!(!spool.lacks());
     }
 
     #[test]

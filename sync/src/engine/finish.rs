@@ -175,20 +175,7 @@ impl Worker {
             return Err("the role changed".into());
         }
         if self.is_spooled()? || self.shared.held() {
-            self.shared
-                .fresh_at
-                .store(idle.stamp, std::sync::atomic::Ordering::Release);
-            let applied = self
-                .shared
-                .index
-                .snapshot()
-                .map_err(|e| e.to_string())?
-                .last_seq();
-            return Ok(Applied {
-                acked: self.shared.answered(),
-                applied,
-                unsettled: 0,
-            });
+            return self.fresh_spool(idle);
         }
         let commit = Commit {
             batch: 0,

@@ -3,12 +3,14 @@
 use super::apply::{Applied, Batch};
 use super::error::CommandError;
 use super::status::Mode;
+use super::tree::Tree;
 use super::worker::Worker;
 use crate::commit::{Content, Staging};
 use crate::entry::Kind;
 use crate::holes;
 use crate::replica::machine::Ready;
 use crate::spool::{Head, Spool, Spooled};
+use crate::wire::{Commit, Idle};
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::atomic::Ordering;
@@ -97,9 +99,7 @@ impl Worker {
         if let Some(why) = why {
             return Err(why);
         }
-        if commit.caught_up && head.failed.is_empty() {
-            self.shared.fresh_at.store(commit.stamp, Ordering::Release);
-        }
+        self.after_spooled(commit);
         self.touch();
         let applied = self
             .shared
@@ -107,16 +107,45 @@ impl Worker {
             .snapshot()
             .map_err(|e| e.to_string())?
             .last_seq();
-        let unsettled: usize = self.trees.iter().map(|t| t.unsettled.len()).sum();
-        let acked = if unsettled == 0 && head.failed.is_empty() {
-            commit.upto
-        } else {
-            self.shared.answered()
-        };
-        self.shared.answered.fetch_max(acked, Ordering::AcqRel);
         Ok(Applied {
             acked: self.shared.answered(),
             applied,
+            unsettled: 0,
+        })
+    }
+
+    /// What is answered of what is spooled: nothing as long as a content is lacking, in the spool or before it.
+    fn after_spooled(&mut self, commit: Commit) {
+        let lacks = self.spool.as_ref().is_some_and(Spool::lacks);
+        let unsettled = self.trees.iter().any(|t| !t.unsettled.is_empty());
+        let stopped = self.trees.iter().any(|t| !t.moves() || t.sets.waits);
+        // Without its end a takeover throws a set away, also out of this spool.
+        let part = !commit.caught_up && self.trees.iter().any(Tree::is_in_sets);
+        if lacks || unsettled || stopped || part {
+            return;
+        }
+        self.shared
+            .answered
+            .fetch_max(commit.upto, Ordering::AcqRel);
+        if commit.caught_up {
+            self.shared.fresh_at.store(commit.stamp, Ordering::Release);
+        }
+    }
+
+    /// The source says that everything up to here was answered, while applying is held or something is spooled.
+    pub(super) fn fresh_spool(&mut self, idle: Idle) -> Result<Applied, String> {
+        // Whether the last batch ended the sets that are in the spool, what was answered says.
+        let sets = self.is_spooled()? && self.trees.iter().any(Tree::is_in_sets);
+        self.after_spooled(Commit {
+            batch: 0,
+            upto: idle.upto,
+            caught_up: !sets || self.shared.answered() >= idle.upto,
+            stamp: idle.stamp,
+        });
+        let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
+        Ok(Applied {
+            acked: self.shared.answered(),
+            applied: snapshot.last_seq(),
             unsettled: 0,
         })
     }

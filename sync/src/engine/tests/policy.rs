@@ -1,11 +1,17 @@
 //! Guards, protection, local changes, hold, verify, adopt.
 
 use super::compare::{assert_equal, differences};
+use super::cuts::hand_batch;
 use super::pair::{Cable, Node, PATIENCE, flush, pair, write};
 use super::reversal::rescued;
 use crate::engine::TreeState;
+use crate::engine::apply::Batch;
+use crate::engine::command::Command;
 use crate::filter::Filter;
-use crate::tree::{Deletes, LocalChanges, MaxDelete};
+use crate::path::RelPath;
+use crate::replica::machine::Ready;
+use crate::tree::{Deletes, LocalChanges, MaxDelete, TreeId};
+use crate::wire::{Commit, Idle, Record};
 use std::os::unix::fs::FileExt;
 
 async fn with_files(change: fn(&mut crate::tree::TreeConfig), files: usize) -> (Node, Node, Cable) {
@@ -478,4 +484,62 @@ async fn local_changes_are_kept_until_the_master_changes_the_path() {
         assert_eq!(found.get(name).map(String::as_str), Some("b's own"));
     }
     cable.cut().await;
+}
+
+/// A content that is lacking in the spool is lacking for all that comes behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_answers_nothing_past_what_lacks_its_content() {
+    let (a, b, cable) = with_files(|_| {}, 3).await;
+    b.until("fresh", |s| s.fresh_at.is_some()).await;
+    cable.cut().await;
+    b.engine().hold().await.unwrap();
+    let tree = TreeId::of("data");
+    let (path, source) = (
+        RelPath::new("d1/f1").unwrap(),
+        a.engine().lineages().unwrap(),
+    );
+    let snapshot = a.engine().shared.index.snapshot().unwrap();
+    let state = snapshot.get(tree, &path).unwrap().unwrap().current;
+    let head = snapshot.last_seq();
+    let part = |upto: u64, failed: Vec<u32>| Batch {
+        ready: Ready {
+            commit: Commit {
+                batch: upto,
+                upto,
+                caught_up: true,
+                stamp: u64::MAX,
+            },
+            records: vec![Record {
+                tree,
+                path: path.clone(),
+                seq: upto,
+                state: state.clone().filter(|_| !failed.is_empty()),
+                inline: false,
+                grown_from: None,
+                names: None,
+            }],
+            totals: Vec::new(),
+            given_up: Vec::new(),
+            failed,
+        },
+        contents: Default::default(),
+        source: source.clone(),
+    };
+    let before = b.engine().status().fresh_at;
+    for (upto, failed) in [(head + 1, vec![0]), (head + 2, vec![])] {
+        let applied = hand_batch(&b, part(upto, failed)).await.unwrap().unwrap();
+        assert!(applied.acked <= head, "{applied:?}");
+    }
+    let shared = &b.engine().shared;
+    let session = shared.sessions.load(std::sync::atomic::Ordering::SeqCst) - 1;
+    let (upto, stamp) = (head + 2, u64::MAX);
+    let fresh = |reply| Command::Fresh {
+        session,
+        idle: Idle { upto, stamp },
+        source,
+        reply,
+    };
+    let applied = shared.ask(fresh).await.unwrap().unwrap();
+    assert!(applied.acked <= head, "{applied:?}");
+    assert_eq!(shared.fresh_at(), before, "it is as old as it was");
 }
