@@ -182,6 +182,7 @@ impl Worker {
             || !is_worth_it(&entry)
             || index.get(tree.id, to)?.is_some_and(|e| e.current.is_some())
             || to.is_at_or_below(from)
+            || tree.unverified.is_in_the_way(from, to)
         {
             return Ok(false);
         }

@@ -70,6 +70,13 @@ impl Unverified {
         self.files.keys()
     }
 
+    /// A rename that concerns one of them is not carried out as one: the list would lose it. As a change like any other
+    /// the file is read whole under its new name, which is what the list is for.
+    pub fn is_in_the_way(&self, from: &RelPath, to: &RelPath) -> bool {
+        self.paths()
+            .any(|path| path.is_at_or_below(from) || path.is_at_or_below(to))
+    }
+
     /// A file has grown.
     pub fn grew(&mut self, path: &RelPath, now: u64) {
         let grown = Grown {

@@ -245,3 +245,34 @@ async fn wherever_it_is_cut_the_log_is_a_version_that_was() {
     }
     assert!(seen.contains_key("after a journal was opened"), "{seen:?}");
 }
+
+/// A rename does not take a file off the list of those that are to be compared.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_grew_and_was_renamed_with_its_directory_is_verified_all_the_same() {
+    let (a, b) = pair(|_| {}).await;
+    let log = |node: &Node, dir: &str| node.tree().join(dir).join("log");
+    write(&log(&a, "dir"), noise(4 << 20, 1));
+    let cable = Cable::plug(&a, &b);
+    equal(&a, &b).await;
+    append(&log(&a, "dir"), b"line\n");
+    equal(&a, &b).await;
+    // In one look with an append, where it is not compared.
+    cable.cut().await;
+    a.engine().idle().await.unwrap();
+    let file = std::fs::File::options().write(true).open(log(&a, "dir"));
+    file.unwrap().write_all_at(b"changed", 1000).unwrap();
+    append(&log(&a, "dir"), b"another\n");
+    a.engine().begin_source(2).await.unwrap();
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    let read = |path: &Path| std::fs::read(path).unwrap();
+    assert!(
+        read(&log(&a, "dir")) != read(&log(&b, "dir")),
+        "only the tail was compared"
+    );
+    std::fs::rename(a.tree().join("dir"), a.tree().join("dir2")).unwrap();
+    flush(&a).await;
+    verified(&a, &b).await;
+    cable.cut().await;
+}
