@@ -156,6 +156,9 @@ pub struct SourceMachine {
     limited: BTreeSet<TreeId>,
     /// Of the other trees everything up to here has been put into batches, if it is more than `cursor`.
     ahead: u64,
+    /// What was given up ahead while records were being read: these were read as if it were sent, so neither `cursor` nor
+    /// `ahead` nor a claim of theirs goes past this number.
+    below: Option<u64>,
     /// What the last commit claimed.
     claimed: u64,
     /// Batches that are committed and not durable, in the order of their commits.
@@ -197,6 +200,7 @@ impl SourceMachine {
             head,
             limited: BTreeSet::new(),
             ahead: from,
+            below: None,
             claimed: from,
             committed: VecDeque::new(),
             fetching: None,
@@ -273,10 +277,14 @@ impl SourceMachine {
     }
 
     /// The answer to `Fetch`. `settled` is how many asked paths it settles.
-    pub fn fetched(&mut self, fetched: Fetched, settled: Option<usize>) {
+    pub fn fetched(&mut self, mut fetched: Fetched, settled: Option<usize>) {
         let reads = self.fetching.take();
         self.asked = self.asked.saturating_sub(settled.unwrap_or(0));
         self.head = self.head.max(fetched.upto);
+        if let Some(below) = self.below.take() {
+            fetched.upto = fetched.upto.min(below);
+            fetched.at_head = false;
+        }
         self.was_ahead = matches!(reads, Some(Reads::Ahead { .. }));
         if self.was_ahead {
             self.ahead = self.ahead.max(fetched.upto);
@@ -548,6 +556,8 @@ impl SourceMachine {
             && let Some(floor) = self.floor.take()
         {
             self.cursor = floor;
+            // What was given up may be of a tree without a limit: what is read next must not pass it over as sent ahead.
+            self.ahead = self.ahead.min(floor);
         }
         if self.flights.len() < WINDOW
             && self.fetching.is_none()
@@ -616,6 +626,9 @@ impl SourceMachine {
         if let Some(seq) = self.flights[at].given_up {
             // It is read again with its newer version; until then nobody claims it.
             let below = seq.saturating_sub(1);
+            if self.fetching.is_some() {
+                self.below = Some(self.below.map_or(below, |other| other.min(below)));
+            }
             self.ahead = self.ahead.min(below);
             self.cursor = self.cursor.min(below.max(self.claimed));
             for after in self.flights.range_mut(at..).filter(|f| !f.ahead) {

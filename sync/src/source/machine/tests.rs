@@ -430,6 +430,58 @@ fn what_was_given_up_ahead_is_claimed_by_nobody() {
     assert!(!m.caught_up());
 }
 
+/// The next read was ordered before the content failed, and its answer comes behind that.
+#[test]
+fn what_was_given_up_ahead_while_records_were_read_is_read_again() {
+    for (ahead, reads_next) in [(9, true), (9, false)] {
+        let mut m = limited(0, 20);
+        m.fetched(fetched(vec![slow(1)], 1, false), None);
+        m.received(need(1, vec![(0, Want::Whole)])).unwrap();
+        effects(&mut m);
+        m.fetched(fetched(vec![record(5, Some(9), true)], ahead, false), None);
+        let ordered = effects(&mut m);
+        assert!(matches!(
+            ordered.last(),
+            Some(Effect::Fetch(Reads::Next { .. }))
+        ));
+        if !reads_next {
+            m.fetched(fetched(vec![], ahead, false), None);
+            let after = Reads::Ahead { after: ahead };
+            assert_eq!(effects(&mut m).last(), Some(&Effect::Fetch(after)));
+        }
+        m.sent(Item { batch: 2, index: 0 }, false);
+        effects(&mut m);
+        m.fetched(fetched(vec![], if reads_next { 9 } else { 20 }, true), None);
+        m.examined(20);
+        m.sent(Item { batch: 1, index: 0 }, true);
+        let out = effects(&mut m);
+        let claimed = commits(&out).iter().map(|(_, upto, _)| *upto).max();
+        assert!(claimed < Some(5), "number 5 was given up: {out:?}");
+        assert!(m.cursor < 5 && m.ahead < 5, "{m:?}");
+    }
+}
+
+#[test]
+fn what_was_given_up_before_others_overtook_is_not_passed_over() {
+    let mut m = limited(0, 9);
+    m.fetched(fetched(vec![record(1, Some(9), true)], 1, false), None);
+    m.fetched(fetched(vec![slow(2)], 2, false), None);
+    m.received(need(2, vec![(0, Want::Whole)])).unwrap();
+    effects(&mut m);
+    m.fetched(fetched(vec![record(5, None, false)], 9, false), None);
+    m.fetched(fetched(vec![], 9, true), None);
+    effects(&mut m);
+    m.sent(Item { batch: 1, index: 0 }, false);
+    m.sent(Item { batch: 2, index: 0 }, true);
+    let out = effects(&mut m);
+    for (batch, upto, _) in commits(&out) {
+        m.received(durable(batch, upto)).unwrap();
+    }
+    m.examined(9);
+    let again = effects(&mut m);
+    assert_eq!(again.last(), Some(&next(0)), "it has no newer number");
+}
+
 #[test]
 fn a_rename_does_not_wait_for_a_limit() {
     let mut m = limited(0, 1);
