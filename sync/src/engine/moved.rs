@@ -13,7 +13,7 @@ use crate::commit::key_at;
 use crate::entry::{IndexEntry, Kind};
 use crate::fault::Fault;
 use crate::index::IndexError;
-use crate::lineage::NodeHeads;
+use crate::lineage::{CopyState, NodeHeads};
 use crate::meta;
 use crate::path::RelPath;
 use crate::stat::Stat;
@@ -43,6 +43,8 @@ impl Worker {
         if !self.can_rename(at, &open, one).map_err(|e| e.to_string())? {
             return Ok(false);
         }
+        // Read before anything changes: of a tree that is of different moments now, the rename makes none of one moment.
+        let caught_up = self.all_consistent().map_err(|e| e.to_string())?;
         let record = (one.tree, one.from.clone(), one.to.clone());
         let write = |worker: &Self| worker.shared.index.write(|w| w.put_value(RENAME, &record));
         write(self).map_err(|e: IndexError| e.to_string())?;
@@ -59,12 +61,23 @@ impl Worker {
         let commit = Commit {
             batch: 0,
             upto: one.seq,
-            caught_up: true,
+            caught_up,
             stamp: one.stamp,
         };
         self.finish(commit, source, Results::default())
             .map_err(|e| e.to_string())?;
         crate::cut::here("before the index follows a rename");
+        Ok(true)
+    }
+
+    /// Every tree is of one moment of the source's.
+    fn all_consistent(&self) -> Result<bool, IndexError> {
+        let snapshot = self.shared.index.snapshot()?;
+        for tree in &self.trees {
+            if snapshot.head(tree.id)?.state != CopyState::Consistent {
+                return Ok(false);
+            }
+        }
         Ok(true)
     }
 

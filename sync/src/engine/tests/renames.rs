@@ -3,6 +3,11 @@
 use super::compare::assert_equal;
 use super::cuts::items;
 use super::pair::{Cable, Node, PATIENCE, flush, noise, pair, write};
+use crate::engine::command::Command;
+use crate::lineage::CopyState;
+use crate::path::RelPath;
+use crate::tree::TreeId;
+use crate::wire::Move;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -78,6 +83,41 @@ async fn a_renamed_directory_and_a_renamed_large_file_are_not_sent_again() {
     assert_equal(&a.tree(), &b.tree());
     assert_eq!(items(&b), 0, "nothing was taken for a local change");
     cable.cut().await;
+}
+
+/// Of a tree that is of different moments a rename, in whichever tree, makes none of one moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_does_not_claim_that_a_tree_is_caught_up() {
+    for behind in [true, false] {
+        let (a, b) = filled().await;
+        let cable = Cable::plug(&a, &b);
+        flush(&a).await;
+        consistent(&b).await;
+        cable.cut().await;
+        let (tree, shared) = (TreeId::of("data"), &b.engine().shared);
+        if behind {
+            shared.index.write(|w| w.fall_behind(tree)).unwrap();
+        }
+        let one = Move {
+            tree,
+            from: RelPath::new("old").unwrap(),
+            to: RelPath::new("new").unwrap(),
+            seq: shared.index.snapshot().unwrap().last_seq() + 1,
+            stamp: 1,
+        };
+        let source = a.engine().lineages().unwrap();
+        // The session before counts until another one begins.
+        let session = shared.sessions.load(Ordering::SeqCst) - 1;
+        let order = |reply| Command::Move {
+            session,
+            one,
+            source,
+            reply,
+        };
+        assert!(shared.ask(order).await.unwrap().unwrap(), "carried out");
+        let head = shared.index.snapshot().unwrap().head(tree).unwrap();
+        assert_eq!(head.state == CopyState::Consistent, !behind);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
