@@ -3,6 +3,7 @@
 use super::clock;
 use super::command::Command;
 use super::error::CommandError;
+use super::flags::flagged_key;
 use super::prepare::Preparing;
 use super::report::InitReport;
 use super::status::Mode;
@@ -252,6 +253,11 @@ impl Worker {
         }
         let unsettled = snapshot.unreplicated(None, usize::MAX).map_err(index)?;
         drop(snapshot);
+        let flagged: Vec<(TreeId, RelPath)> = self
+            .trees
+            .iter()
+            .flat_map(|tree| tree.flagged.iter().map(|path| (tree.id, path.clone())))
+            .collect();
         let node = self.node.clone();
         // An agent that starts again in its own term goes on in its epoch.
         if !same_epoch || !unsettled.is_empty() {
@@ -259,12 +265,20 @@ impl Worker {
                 unsettled
                     .iter()
                     .try_for_each(|(tree, path, _)| unsettle(w, *tree, path))?;
+                // What a flag kept old is this node's version from now on: under its old number nobody would hear of it.
+                for (tree, path) in &flagged {
+                    unsettle(w, *tree, path)?;
+                    w.remove_value(&flagged_key(*tree))?;
+                }
                 // What an apply left unfinished is data now.
                 w.remove_value(super::intent::INTENT)?;
                 w.remove_value(super::intent::ASIDE)?;
                 w.begin(&epochs, term, &node).map(|_| w.last_seq())
             };
             self.shared.index.write(begin).map_err(index)?;
+            for tree in &mut self.trees {
+                tree.flagged.clear();
+            }
         }
         let last = self.shared.index.snapshot().map_err(index)?.last_seq();
         self.shared.head.send_replace(last);

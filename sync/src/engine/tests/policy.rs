@@ -405,6 +405,28 @@ async fn an_immutable_file_is_named_and_follows_when_the_flag_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_flag_kept_old_is_the_version_of_a_standby_that_takes_over() {
+    let (a, b, cable) = with_files(|_| {}, 10).await;
+    let set = |on| set_immutable(&b.tree().join("d1/f1"), on);
+    if !set(true) {
+        // Needs root on a file system with flags.
+        return cable.cut().await;
+    }
+    write(&a.tree().join("d1/f1"), "newer");
+    flush(&a).await;
+    b.until("an error is shown", |s| s.trees[0].errors == 1)
+        .await;
+    cable.cut().await;
+    let cable = super::reversal::turn(&a, &b).await;
+    flush(&b).await;
+    a.until("consistent", |s| s.consistent).await;
+    assert_eq!(std::fs::read(a.tree().join("d1/f1")).unwrap(), b"content 1");
+    assert_equal(&a.tree(), &b.tree());
+    cable.cut().await;
+    assert!(set(false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_replaced_disk_receives_everything_anew() {
     let (a, b, cable) = with_files(|_| {}, 30).await;
     cable.cut().await;
