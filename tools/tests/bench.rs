@@ -56,11 +56,12 @@ fn both_sides_are_measured_and_nothing_is_left_behind() {
         [
             "small: 250 files",
             "edits: atomic",
+            "edits: in-place",
             "rename: until durable",
             "rename: bytes sent"
         ]
     );
-    for row in &rows[..2] {
+    for row in &rows[..3] {
         for side in ["tandem", "peer", "ratio"] {
             assert!(row[side].as_f64().is_some_and(|v| v > 0.0), "{row}");
         }
@@ -76,7 +77,14 @@ fn a_case_that_fails_is_told() {
     let dir = tempfile::tempdir().expect("a directory");
     let output = bench(
         dir.path(),
-        &["--case", "linux", "--linux", "/nonexistent.tar"],
+        &[
+            "--case",
+            "linux",
+            "--linux",
+            "/nonexistent.tar",
+            "--runs",
+            "1",
+        ],
     )
     .output()
     .expect("it runs");

@@ -71,7 +71,7 @@ pub(crate) struct Fetcher {
     limited: BTreeSet<TreeId>,
     /// Everything may come inline.
     inline: bool,
-    /// What is newer than the session comes inline in any case.
+    /// What is newer than this comes inline in any case.
     inline_after: u64,
     /// Paths that the replica asked for.
     asked: VecDeque<(TreeId, RelPath)>,
@@ -133,23 +133,28 @@ fn dirs_above(path: &RelPath) -> impl Iterator<Item = RelPath> {
 }
 
 impl Fetcher {
-    /// A fetcher for a session that began at `head`.
+    /// A fetcher for a session.
     pub fn new(
         shared: Arc<Shared>,
         from: BTreeMap<TreeId, u64>,
         limited: BTreeSet<TreeId>,
         inline: bool,
-        head: u64,
     ) -> Self {
         Fetcher {
             from,
             limited,
             inline,
-            inline_after: head,
+            // Until it is known what is here, what is found was perhaps there before, and the replica may have it.
+            inline_after: u64::MAX,
             asked: VecDeque::new(),
             early: HashSet::new(),
             shared,
         }
+    }
+
+    /// The trees are scanned, and what is newer than `head` is new. Counts the first time.
+    pub fn scanned(&mut self, head: u64) {
+        self.inline_after = self.inline_after.min(head);
     }
 
     /// The lowest position of all trees: where the stream begins.

@@ -112,13 +112,7 @@ async fn session(
     let limited: Vec<_> = limits(shared);
     let slow: BTreeSet<TreeId> = limited.iter().map(|(tree, _)| *tree).collect();
     let from = accept.from.iter().copied().collect();
-    let fetcher = Fetcher::new(
-        Arc::clone(shared),
-        from,
-        slow.clone(),
-        accept.inline,
-        newest,
-    );
+    let fetcher = Fetcher::new(Arc::clone(shared), from, slow.clone(), accept.inline);
     let begin = fetcher.start().min(newest);
     books.accepted(shared, &accept, begin).await?;
     let (examined, examined_heads) = mpsc::channel(EXAMINED);
@@ -251,7 +245,9 @@ impl Session<'_> {
     ) -> Result<SessionEnd, SessionError> {
         let mut mode = self.shared.mode.subscribe();
         let mut scanned = self.shared.scanned.subscribe();
-        self.machine.scanned(*scanned.borrow_and_update());
+        let known = *scanned.borrow_and_update();
+        let newest = *self.shared.head.borrow();
+        self.scanned(known, newest);
         let mut heard = clock::now();
         let (verifier, mut asks) = mpsc::channel(QUESTIONS);
         let (mover, mut moves) = mpsc::channel(MAX_TREES);
@@ -292,7 +288,7 @@ impl Session<'_> {
                     // What the scan found is known before it is told to be over.
                     let newest = *self.shared.head.borrow();
                     self.machine.head_moved(up_to_rename(self.shared, newest));
-                    self.machine.scanned(now);
+                    self.scanned(now, newest);
                 }
                 Ok(()) = lifted.changed() => self.paces_at = 0,
                 Some(order) = moves.recv() => {
@@ -320,6 +316,14 @@ impl Session<'_> {
                 }
             }
         }
+    }
+
+    /// Whether the trees are known as they are, up to `head`.
+    fn scanned(&mut self, known: bool, head: u64) {
+        if known {
+            self.fetcher.scanned(head);
+        }
+        self.machine.scanned(known);
     }
 
     fn message(&mut self, message: Message) -> Result<(), SessionError> {

@@ -133,6 +133,26 @@ pub async fn is_cut(a: &Node, b: &Node) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn wherever_it_is_cut_each_file_is_the_old_version_or_the_new_one() {
     let mut seen = BTreeMap::new();
+    // The two files come in one batch or in two, as the source sees them: the count of a place is not the same each time.
+    for _ in 0..5 {
+        cut_everywhere(&mut seen).await;
+        if PLACES.iter().all(|place| seen.contains_key(place)) {
+            return;
+        }
+    }
+    panic!("not cut at all of {PLACES:?}: {seen:?}");
+}
+
+const PLACES: [&str; 6] = [
+    "before a journal is opened",
+    "after a journal was opened",
+    "before an extent is written",
+    "before attributes are applied in place",
+    "after a journal was carried out",
+    "before journals are retired",
+];
+
+async fn cut_everywhere(seen: &mut BTreeMap<&'static str, u32>) {
     for n in 1.. {
         let (a, mut b, cable) = in_place_pair().await;
         write(&a.tree().join("second"), noise(SIZE, 9));
@@ -176,15 +196,5 @@ async fn wherever_it_is_cut_each_file_is_the_old_version_or_the_new_one() {
         if !cut {
             break;
         }
-    }
-    for place in [
-        "before a journal is opened",
-        "after a journal was opened",
-        "before an extent is written",
-        "before attributes are applied in place",
-        "after a journal was carried out",
-        "before journals are retired",
-    ] {
-        assert!(seen.contains_key(place), "never cut {place}: {seen:?}");
     }
 }
