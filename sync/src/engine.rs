@@ -32,6 +32,7 @@ mod local;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod localtime;
 mod look;
+mod made;
 mod moved;
 pub(crate) mod moving;
 mod owners;

@@ -252,6 +252,7 @@ impl Worker {
             epochs.push((tree.id, random_epoch()?));
         }
         let unsettled = snapshot.unreplicated(None, usize::MAX).map_err(index)?;
+        self.finish_made_dirs(&snapshot).map_err(index)?;
         drop(snapshot);
         let flagged: Vec<(TreeId, RelPath)> = self
             .trees

@@ -353,6 +353,44 @@ async fn a_version_that_was_not_seen_before_is_rescued_once_wherever_the_apply_i
     }
 }
 
+/// A directory is made closed and finished at the end: what a cut left in between is not what the next master has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_finishes_a_directory_wherever_the_apply_was_cut() {
+    let mut made = 0;
+    for n in 1.. {
+        let (a, mut b) = pair(|_| {}).await;
+        write(&a.tree().join("stays"), "stays");
+        let cable = Cable::plug(&a, &b);
+        flush(&a).await;
+        b.until("consistent", |s| s.consistent).await;
+        cable.cut().await;
+        let before = a.engine().status().seq;
+        write(&a.tree().join("dir/file"), "first");
+        let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(a.tree().join("dir"), mode(0o2751)).unwrap();
+        let _ = a
+            .engine()
+            .flush(std::time::Duration::from_millis(300))
+            .await;
+        b.engine().shared.cuts.arm(n);
+        let records = [("dir", false), ("dir/file", false)];
+        let cut = hand(&a, &b, &records, before).await.is_err();
+        let place = b.engine().shared.cuts.place();
+        b.stop().await;
+        b.start();
+        b.engine().begin_source(2).await.unwrap();
+        if let Ok(dir) = std::fs::metadata(b.tree().join("dir")) {
+            let mode = std::os::unix::fs::PermissionsExt::mode(&dir.permissions()) & 0o7777;
+            assert_eq!(mode, 0o2751, "cut {n}, {place:?}");
+            made += u32::from(cut);
+        }
+        if !cut {
+            assert!(made > 2, "cut while the directory was there: {made}");
+            break;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_path_made_again_under_a_directory_that_went_was_not_deleted_here() {
     let (a, mut b) = pair(|_| {}).await;
