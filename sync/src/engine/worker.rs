@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 const EVENTS: usize = 64 * 1024;
 /// How long the first of several changes waits for the others: enough for a file that is made, written and renamed. What
 /// happens while the disk is waited for is put together anyway.
-const DEBOUNCE: u64 = ms(1) / 2;
+const DEBOUNCE: u64 = ms(2);
 /// Resolution of the runtime's timers.
 const TIMER: u64 = ms(1);
 /// Events that are taken at once before anything is done.
