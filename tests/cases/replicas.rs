@@ -144,10 +144,10 @@ fn one_that_hangs_and_one_that_is_dead_slow_nothing() {
     assert_equal_trees(&scene);
     let status = scene.wait_status(ONE, "knows who is behind", |s| {
         let lags = |web| of(s, &scene, web).lag_ms.is_none_or(|lag| lag > 0);
-        lags(WEB1) && lags(WEB2)
+        // What was written a moment ago is looked at once more, and that is sent too: the pair comes to rest by itself.
+        lags(WEB1) && lags(WEB2) && s.trees.iter().all(|t| t.lag_ms == Some(0))
     });
     assert!(status.takeover.possible, "{}", brief(&status));
-    assert!(status.trees.iter().all(|t| t.lag_ms == Some(0)));
     scene
         .node(WEB1)
         .agent()
