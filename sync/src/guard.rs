@@ -5,6 +5,7 @@ use crate::identity::{FsId, RootFacts};
 use crate::path::RelPath;
 use crate::tree::MaxDelete;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 /// A limit in per cent never fires at or below this many removals: in a tree of a few files everything is a large
@@ -16,6 +17,8 @@ pub const WINDOW_NS: u64 = 60_000_000_000;
 /// New names that are remembered: enough for a tree of short-lived files. A name beyond that counts as one that was
 /// there before, which is the safe side.
 const MAX_NEW: usize = 100_000;
+/// Renames that are remembered. What lies below an older one counts as there before, too.
+const MAX_RENAMES: usize = 64;
 /// The size of the tree is remembered in stretches of this length, by its highest value in each.
 const STRETCH_NS: u64 = 1_000_000_000;
 
@@ -227,6 +230,8 @@ pub struct DeleteWindow {
     new: Recent,
     /// Start of a stretch and the most entries in it, oldest first; at most a window's stretches and one.
     sizes: VecDeque<(u64, u64)>,
+    /// When something came from one path to another, oldest first.
+    renames: VecDeque<(u64, RelPath, RelPath)>,
 }
 
 impl DeleteWindow {
@@ -294,11 +299,24 @@ impl DeleteWindow {
         }
     }
 
-    /// An entry has another name now. It is as old as it was.
-    pub fn renamed(&mut self, now: u64, from: Name, to: Name) {
-        if self.new.take(from) {
-            self.new.note(now, to);
+    /// Something has another name now, with all beneath it. It is as old as it was.
+    pub fn renamed(&mut self, now: u64, from: &RelPath, to: &RelPath) {
+        self.renames.push_back((now, from.clone(), to.clone()));
+        if self.renames.len() > MAX_RENAMES {
+            self.renames.pop_front();
         }
+    }
+
+    /// The name by which a path is counted: that from before the renames of the window.
+    pub fn name(&self, path: &RelPath) -> Name {
+        let first = self.renames.iter().rev();
+        let first = first.fold(Cow::Borrowed(path), |path, (_, from, to)| {
+            match path.moved(to, from) {
+                Some(before) => Cow::Owned(before),
+                None => path,
+            }
+        });
+        Name::of(&first)
     }
 
     /// The file of an entry that is gone is known under another name, which has appeared before: for a while it was
@@ -327,6 +345,11 @@ impl DeleteWindow {
         let past = |(begin, _): &(u64, u64)| begin.saturating_add(WINDOW_NS) <= now;
         while self.sizes.front().is_some_and(past) {
             self.sizes.pop_front();
+        }
+        // What was noted under a name shortly after the rename is counted under it until that is forgotten, too.
+        let past = |(at, _, _): &(u64, RelPath, RelPath)| at.saturating_add(2 * WINDOW_NS) <= now;
+        while self.renames.front().is_some_and(past) {
+            self.renames.pop_front();
         }
     }
 }
@@ -627,5 +650,29 @@ mod tests {
                 prop_assert!(window.new.at.len() + window.gone.at.len() <= 12);
             }
         }
+    }
+
+    #[test]
+    fn what_was_renamed_is_as_old_as_it_was() {
+        let path = |path: &str| RelPath::new(path).unwrap();
+        let mut window = DeleteWindow::default();
+        for n in 0..50 {
+            let name = window.name(&path(&format!("new/{n}")));
+            window.appeared(0, name);
+        }
+        window.renamed(1, &path("new"), &path("middle"));
+        window.renamed(2, &path("middle"), &path("last"));
+        window.renamed(3, &path("old"), &path("new"));
+        let count = |window: &mut DeleteWindow, dir: &str| {
+            let names = (0..50).map(|n| window.name(&path(&format!("{dir}/{n}"))));
+            let names: Vec<_> = names.collect();
+            window.size(4, 100);
+            window.check(4, names, 1000, MaxDelete::Count(49))
+        };
+        assert_eq!(count(&mut window, "last"), Ok(()));
+        assert!(count(&mut window, "new").is_err());
+        // Names are as they are again when nothing from before the renames is remembered.
+        window.forget(2 * WINDOW_NS + 3);
+        assert_eq!(window.name(&path("last/1")), Name::of(&path("last/1")));
     }
 }

@@ -7,8 +7,10 @@
 //!   by_hash      hash, tree, path      -> ()                  (regular files too large to be sent inline)
 //!   tombstones   seq                   -> tree, path          (those of by_seq whose path is gone)
 //!   unreplicated tree, path            -> Unreplicated        (a reversal's work list)
-//!   meta         text                  -> format, numbers, heads, counts, and values of the engine
+//!   meta         text                  -> format, numbers, heads, counts, places, and values of the engine
 //! ```
+//! `tree, path` is the key of the path, or, below a directory that was renamed as one, the place where its entry lies
+//! (see `places`).
 //!
 //! [`Index::write`] is one transaction: all of it is durable when it returns, or nothing happened. A crash at any point
 //! keeps the last one that returned. Sequence numbers only grow and are never given out twice: a change is in here,
@@ -18,7 +20,7 @@
 //! open walks the whole file for that list, about a second for a million files. [`Index::rest`] writes the list down when
 //! nothing was written for a while, so that most crashes cost no walk.
 //!
-//! Format version: 1. A file of another version, pair or node is refused by name, never converted silently.
+//! Format version: 2. A file of another version, pair or node is refused by name, never converted silently.
 
 use crate::lineage::{AdvanceError, LineageError};
 use redb::{Builder, Database, ReadableDatabase};
@@ -32,6 +34,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 mod epochs;
 mod key;
 mod meta;
+mod places;
 mod read;
 mod rename;
 mod tables;
@@ -39,7 +42,6 @@ mod write;
 
 pub use meta::{Counts, FORMAT_VERSION, IndexIdentity, Mode, Unreplicated};
 pub use read::{Entries, Located, Snapshot};
-pub(crate) use rename::renamed;
 pub use write::{HASHED_FROM, Observed, Writer};
 
 /// Memory for cached pages. Bounds what the index takes; a tree of a million files has about 300 MB of index.

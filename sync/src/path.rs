@@ -119,6 +119,16 @@ impl RelPath {
         Ok(RelPath(bytes.into()))
     }
 
+    /// Where this path is when `from` was renamed to `to`. `None`: it is not at or below `from`, or would be longer than a
+    /// path may be.
+    pub fn moved(&self, from: &RelPath, to: &RelPath) -> Option<RelPath> {
+        if self == from {
+            return Some(to.clone());
+        }
+        let rest = self.is_below(from).then(|| &self.0[from.0.len() + 1..])?;
+        RelPath::from_bytes(&[&to.0, &b"/"[..], rest].concat()).ok()
+    }
+
     /// The directory that holds this path. `None` for the root.
     pub fn parent(&self) -> Option<RelPath> {
         if self.is_root() {

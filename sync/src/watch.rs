@@ -48,8 +48,9 @@ pub enum Event {
         /// Everything below it may have changed too.
         recursive: bool,
     },
-    /// What was at one path of the tree was renamed to another one. Both are reported as [`Event::Dirty`] behind it. Not
-    /// every detector tells it, nor every rename.
+    /// What was at one path of the tree was renamed to another one. Both are reported as [`Event::Dirty`] behind it, the new
+    /// one without what lies beneath: that is as it was, or to be listed if it is not known. Not every detector tells it,
+    /// nor every rename.
     Moved {
         /// The tree.
         tree: TreeId,

@@ -300,6 +300,7 @@ impl Worker {
         let (tree, acked) = (self.trees[at].id, self.shared.peer.borrow().acked);
         let mut changes: Vec<Counted> = Vec::new();
         let unverified = self.trees[at].unverified.to_write();
+        let deletes = &self.trees[at].deletes;
         let head = self.shared.index.write(|w| {
             w.ack(acked);
             if let Some(list) = &unverified {
@@ -316,10 +317,11 @@ impl Worker {
                     w.observe(tree, &sight.path, sight.state, sight.local)?
                     && is != was
                 {
+                    let name = deletes.name(&sight.path);
                     changes.push(match (is, moved) {
-                        (true, _) => Counted::Appeared(Name::of(&sight.path)),
-                        (false, true) => Counted::Left(Name::of(&sight.path)),
-                        (false, false) => Counted::Vanished(Name::of(&sight.path)),
+                        (true, _) => Counted::Appeared(name),
+                        (false, true) => Counted::Left(name),
+                        (false, false) => Counted::Vanished(name),
                     });
                 }
             }
@@ -419,10 +421,9 @@ impl Worker {
             }
         };
         let now = clock::now();
+        let counted = self.trees[at].counted(&gone);
         let tree = &mut self.trees[at];
-        let accepted = |name: &Name| tree.accepted.as_ref().is_some_and(|set| set.contains(name));
         let max = tree.config.max_delete;
-        let counted = gone.iter().map(Name::of).filter(|name| !accepted(name));
         if tree.deletes.check(now, counted, entries, max).is_ok() {
             return true;
         }
@@ -434,9 +435,8 @@ impl Worker {
                 return false;
             }
         };
+        let counted = self.trees[at].counted(&gone);
         let tree = &mut self.trees[at];
-        let accepted = |name: &Name| tree.accepted.as_ref().is_some_and(|set| set.contains(name));
-        let counted = gone.iter().map(Name::of).filter(|name| !accepted(name));
         // What moved is there twice until it has left its old place.
         let entries = entries.saturating_sub(all - gone.len() as u64);
         let checked = tree.deletes.check(now, counted, entries, max);

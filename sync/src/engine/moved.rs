@@ -139,7 +139,7 @@ impl Worker {
         }
         let parents = [from.parent(), to.parent(), Some(to.clone())];
         let index = &self.shared.index;
-        index.rename(tree, &from, &to, &mut |_, _| {}, |w| {
+        index.rename(tree, &from, &to, |w| {
             for path in parents.into_iter().flatten() {
                 if let Ok(Some(key)) = key_at(&open.root, &path) {
                     w.set_local(tree, &path, Some(key))?;

@@ -18,8 +18,7 @@ use super::status::Mode;
 use super::tree::{Dirt, Tree};
 use super::worker::Worker;
 use crate::entry::{IndexEntry, Kind};
-use crate::guard::Name;
-use crate::index::{IndexError, Snapshot, renamed};
+use crate::index::{IndexError, Snapshot};
 use crate::path::RelPath;
 use crate::stat::Stat;
 use crate::tree::{Deletes, TreeId};
@@ -66,10 +65,38 @@ pub struct MoveOrder {
 }
 
 impl Tree {
-    /// An event told of a rename. Both paths are marked besides.
+    /// An event told of a rename. Both paths are marked besides; what lies beneath the new one is not.
     pub fn saw_rename(&mut self, from: RelPath, to: RelPath) {
-        if self.renames.len() < MAX_SEEN {
-            self.renames.push_back(Rename { from, to });
+        match self.renames.len() < MAX_SEEN {
+            true => self.renames.push_back(Rename { from, to }),
+            false => self.not_as_one(to),
+        }
+    }
+
+    /// What was renamed is looked at like anything that is new.
+    fn not_as_one(&mut self, to: RelPath) {
+        let dirt = Dirt {
+            recursive: true,
+            ..Dirt::default()
+        };
+        self.mark(to, dirt);
+    }
+
+    /// What was to be looked at beneath the old path is looked at beneath the new one.
+    fn marks_follow(&mut self, Rename { from, to }: &Rename) {
+        let below = |path: &RelPath| path.moved(from, to).filter(|_| path != from);
+        let again = self.later.keys().filter_map(below);
+        let mut marks: Vec<_> = again.map(|path| (path, Dirt::AGAIN)).collect();
+        let dirty = self.dirty.iter();
+        marks.extend(dirty.filter_map(|(path, dirt)| {
+            let dirt = Dirt {
+                gone: false,
+                ..*dirt
+            };
+            below(path).map(|path| (path, dirt))
+        }));
+        for (path, dirt) in marks {
+            self.mark(path, dirt);
         }
     }
 }
@@ -89,8 +116,9 @@ impl Worker {
                     self.due_at(until);
                     return true;
                 }
-                Ok(None) => {}
+                Ok(None) => self.trees[at].not_as_one(rename.to),
                 Err(error) => {
+                    self.trees[at].not_as_one(rename.to);
                     self.index_failed(&error);
                     return true;
                 }
@@ -204,7 +232,10 @@ impl Worker {
             for row in index.below(tree.id, from)? {
                 let (path, entry) = row?;
                 let is_dir = entry.current.is_some_and(|s| s.kind.is_dir());
-                if renamed(&path, from, to).is_none_or(|path| outside(&path, is_dir)) {
+                if path
+                    .moved(from, to)
+                    .is_none_or(|path| outside(&path, is_dir))
+                {
                     return Ok(false);
                 }
             }
@@ -237,14 +268,16 @@ impl Worker {
             self.shared.receivers.end_sessions(tree);
         }
         self.shared.move_at.store(0, Ordering::Release);
-        let Rename { from, to } = moving.rename;
+        let rename = moving.rename;
         if done {
-            let (now, deletes) = (clock::now(), &mut self.trees[at].deletes);
-            let mut each = |from: &RelPath, to: &RelPath| {
-                deletes.renamed(now, Name::of(from), Name::of(to));
-            };
-            let index = &self.shared.index;
-            let renamed = index.rename(tree, &from, &to, &mut each, |w| {
+            self.trees[at].marks_follow(&rename);
+        } else {
+            self.trees[at].not_as_one(rename.to.clone());
+        }
+        let Rename { from, to } = rename;
+        if done {
+            self.trees[at].deletes.renamed(clock::now(), &from, &to);
+            let renamed = self.shared.index.rename(tree, &from, &to, |w| {
                 w.ack(moving.seq);
                 w.raise_floor(tree, moving.seq)
             });
@@ -267,7 +300,7 @@ impl Worker {
         }
     }
 
-    /// Nothing is asked of a replica any more.
+    /// Nothing is asked of a replica any more. A scan follows, which finds what was renamed.
     pub(super) fn forget_moves(&mut self) {
         self.shared.move_at.store(0, Ordering::Release);
         for tree in &mut self.trees {

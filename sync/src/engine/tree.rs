@@ -347,6 +347,16 @@ impl Tree {
         }
     }
 
+    /// The names by which the guard counts what is gone, without those that a person accepted.
+    pub fn counted(&self, gone: &BTreeSet<RelPath>) -> Vec<Name> {
+        let accepted = |path: &&RelPath| {
+            let accepted = self.accepted.as_ref();
+            accepted.is_some_and(|set| set.contains(&Name::of(path)))
+        };
+        let counted = gone.iter().filter(|path| !accepted(path));
+        counted.map(|path| self.deletes.name(path)).collect()
+    }
+
     /// Takes up to `most` dirty paths at which something lies. Those at which nothing does are marked so and stay.
     pub fn next_here(&mut self, most: usize) -> Vec<(RelPath, Dirt)> {
         let Some(open) = self.open.clone() else {

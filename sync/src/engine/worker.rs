@@ -424,8 +424,7 @@ impl Worker {
                 }
             }
             Event::Moved { tree, from, to } => {
-                let private = from.is_private() || to.is_private();
-                if let Some(at) = self.position(tree).filter(|_| !private) {
+                if let Some(at) = self.position(tree).filter(|_| !to.is_private()) {
                     self.trees[at].saw_rename(from, to);
                 }
             }

@@ -2,9 +2,10 @@
 
 use super::meta::{self, Mode, Unreplicated};
 use super::write::Writer;
-use super::{IndexError, key, read};
+use super::{IndexError, read};
 use crate::entry::{Acked, Base, Basis, IndexEntry};
 use crate::lineage::{Branch, EpochId, Head, Lineage, NodeName};
+use crate::path::RelPath;
 use crate::tree::TreeId;
 use redb::ReadableTable;
 
@@ -186,14 +187,22 @@ impl Writer<'_> {
                 return Ok(listed);
             };
             next = last + 1;
-            for (_, place) in rows.iter().filter(|(_, place)| place.starts_with(&tree.0)) {
-                listed += u64::from(self.take_number(tree, place, lost)?);
+            for (_, place) in &rows {
+                let (owner, path) = self.places.read(place)?;
+                if owner == tree {
+                    listed += u64::from(self.take_number(tree, &path, place, lost)?);
+                }
             }
         }
     }
 
-    fn take_number(&mut self, tree: TreeId, place: &[u8], lost: Lost) -> Result<bool, IndexError> {
-        let (_, path) = key::read_entry(place)?;
+    fn take_number(
+        &mut self,
+        tree: TreeId,
+        path: &RelPath,
+        place: &[u8],
+        lost: Lost,
+    ) -> Result<bool, IndexError> {
         let Some(entry) = read::get(&self.tables.entries, place)? else {
             return Ok(false);
         };
@@ -205,7 +214,7 @@ impl Writer<'_> {
                 ours: entry.current.clone(),
                 base: base_of(&entry, &acked),
             };
-            self.list_unreplicated(tree, &path, &record)?;
+            self.list_unreplicated(tree, path, &record)?;
             listed = true;
         }
         let bare = IndexEntry {
@@ -215,7 +224,7 @@ impl Writer<'_> {
         };
         // A tombstone without a number says nothing.
         let kept = bare.current.is_some().then_some(&bare);
-        self.replace(tree, &path, place, Some(&entry), kept)?;
+        self.replace(tree, path, place, Some(&entry), kept)?;
         Ok(listed)
     }
 }

@@ -1,7 +1,8 @@
 //! The small records: format, numbers, heads, counts, values.
 
 use super::IndexError;
-use crate::entry::{Acked, Base, IndexEntry, State};
+use super::places::Places;
+use crate::entry::{Acked, Base, IndexEntry, Kind, State};
 use crate::lineage::{CopyState, Head, Lineage};
 use crate::tree::TreeId;
 use redb::{ReadableTable, Table};
@@ -9,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The format that this program reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Whose an index is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,8 @@ pub struct Counts {
     pub others: u64,
     /// Bytes of content; further names of a file add nothing.
     pub bytes: u64,
+    /// Further names of files; among `files` too.
+    pub links: u64,
     /// Entries of what is gone.
     pub tombstones: u64,
 }
@@ -102,6 +105,7 @@ pub(super) struct Position {
 
 const FORMAT: &str = "format";
 const NUMBERS: &str = "numbers";
+const PLACES: &str = "places";
 const POSITION: &str = "position/";
 const COUNTS: &str = "counts/";
 
@@ -175,6 +179,14 @@ pub(super) fn read_numbers(meta: &impl MetaRead) -> Result<Numbers, IndexError> 
 
 pub(super) fn write_numbers(meta: &mut MetaTable<'_>, numbers: &Numbers) -> Result<(), IndexError> {
     write(meta, NUMBERS, numbers)
+}
+
+pub(super) fn read_places(meta: &impl MetaRead) -> Result<Places, IndexError> {
+    Ok(read(meta, PLACES)?.unwrap_or_default())
+}
+
+pub(super) fn write_places(meta: &mut MetaTable<'_>, places: &Places) -> Result<(), IndexError> {
+    write(meta, PLACES, places)
 }
 
 pub(super) fn read_head(meta: &impl MetaRead, tree: TreeId) -> Result<Head, IndexError> {
@@ -281,6 +293,9 @@ impl Counts {
             self.tombstones = self.tombstones.saturating_add_signed(sign);
             return;
         };
+        if matches!(state.kind, Kind::HardLink { .. }) {
+            self.links = self.links.saturating_add_signed(sign);
+        }
         let size = i64::try_from(state.kind.size()).unwrap_or(i64::MAX);
         self.bytes = self.bytes.saturating_add_signed(sign * size);
         let count = match state.kind.name() {

@@ -1,6 +1,7 @@
 //! Reading: a view of one moment, usable from any thread.
 
 use super::meta::{self, Counts, Mode, Numbers, Unreplicated};
+use super::places::{Part, Places};
 use super::tables::Views;
 use super::{IndexError, key};
 use crate::entry::{Acked, ContentHash, IndexEntry};
@@ -9,6 +10,7 @@ use crate::path::RelPath;
 use crate::tree::TreeId;
 use redb::{ReadTransaction, ReadableTable};
 use serde::de::DeserializeOwned;
+use std::collections::VecDeque;
 
 /// An entry with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,13 +27,19 @@ pub struct Located {
 pub struct Snapshot {
     views: Views,
     numbers: Numbers,
+    places: Places,
 }
 
 impl Snapshot {
     pub(super) fn new(transaction: &ReadTransaction) -> Result<Self, IndexError> {
         let views = Views::open(transaction)?;
         let numbers = meta::read_numbers(&views.meta)?;
-        Ok(Snapshot { views, numbers })
+        let places = meta::read_places(&views.meta)?;
+        Ok(Snapshot {
+            views,
+            numbers,
+            places,
+        })
     }
 
     /// What this node does with the newest epochs.
@@ -84,7 +92,7 @@ impl Snapshot {
 
     /// The entry of a path.
     pub fn get(&self, tree: TreeId, path: &RelPath) -> Result<Option<IndexEntry>, IndexError> {
-        get(&self.views.entries, &key::entry(tree, path))
+        get(&self.views.entries, &self.places.place(tree, path))
     }
 
     /// Entries with a number above `after`, in its order, at most `max`.
@@ -99,7 +107,7 @@ impl Snapshot {
                 what: "by_seq names an entry that is not there".into(),
             };
             let entry = get(&self.views.entries, place.value())?.ok_or_else(damaged)?;
-            let (tree, path) = key::read_entry(place.value())?;
+            let (tree, path) = self.places.read(place.value())?;
             all.push(Located { tree, path, entry });
         }
         Ok(all)
@@ -115,24 +123,13 @@ impl Snapshot {
 
     /// All entries of a tree in path order, from `from` on (included), tombstones too.
     pub fn entries(&self, tree: TreeId, from: &RelPath) -> Result<Entries, IndexError> {
-        let (start, end) = (key::entry(tree, from), key::tree_end(tree));
-        Ok(Entries {
-            rows: self
-                .views
-                .entries
-                .range::<&[u8]>(start.as_slice()..end.as_slice())?,
-        })
+        self.range(key::entry(tree, from), key::tree_end(tree))
     }
 
     /// All entries beneath `dir`, without itself, in path order, tombstones too.
     pub fn below(&self, tree: TreeId, dir: &RelPath) -> Result<Entries, IndexError> {
         let (start, end) = key::below(tree, dir);
-        Ok(Entries {
-            rows: self
-                .views
-                .entries
-                .range::<&[u8]>(start.as_slice()..end.as_slice())?,
-        })
+        self.range(start, end)
     }
 
     /// [`Snapshot::below`], from behind the path `after` on, which lies beneath `dir`.
@@ -146,9 +143,17 @@ impl Snapshot {
         let mut start = key::entry(tree, after);
         // The smallest key behind it: what lies beneath it begins with this too.
         start.push(0);
-        let range = start.as_slice()..end.as_slice();
+        self.range(start, end)
+    }
+
+    fn range(&self, start: Vec<u8>, end: Vec<u8>) -> Result<Entries, IndexError> {
+        let parts = self.places.parts(start, end).into_iter().map(|part| {
+            let range = part.start.as_slice()..part.end.as_slice();
+            let rows = self.views.entries.range::<&[u8]>(range)?;
+            Ok((part, rows))
+        });
         Ok(Entries {
-            rows: self.views.entries.range::<&[u8]>(range)?,
+            parts: parts.collect::<Result<_, IndexError>>()?,
         })
     }
 
@@ -174,13 +179,9 @@ impl Snapshot {
         }
         let mut all = Vec::new();
         while all.len() < max {
-            let mut rows = self
-                .views
-                .entries
-                .range::<&[u8]>(start.as_slice()..end.as_slice())?;
-            let Some(row) = rows.next() else { break };
+            let mut rows = self.range(start, end.clone())?;
+            let Some(row) = rows.next_row() else { break };
             let (found, value) = row?;
-            let found = found.value();
             let name = found[prefix..]
                 .split(|b| *b == 0)
                 .next()
@@ -203,7 +204,12 @@ impl Snapshot {
         ino: u64,
         max: usize,
     ) -> Result<Vec<(TreeId, RelPath)>, IndexError> {
-        places(&self.views.by_ino, key::inode(dev, ino, &[]), max)
+        places(
+            &self.views.by_ino,
+            &self.places,
+            key::inode(dev, ino, &[]),
+            max,
+        )
     }
 
     /// Regular files with this content, at most `max`. Only files larger than [`super::write::HASHED_FROM`] are listed.
@@ -212,7 +218,7 @@ impl Snapshot {
         hash: &ContentHash,
         max: usize,
     ) -> Result<Vec<(TreeId, RelPath)>, IndexError> {
-        places(&self.views.by_hash, key::hash(hash, &[]), max)
+        places(&self.views.by_hash, &self.places, key::hash(hash, &[]), max)
     }
 
     /// What is listed of one path as unreplicated.
@@ -256,16 +262,35 @@ impl Snapshot {
 
 /// An iterator over entries in path order.
 pub struct Entries {
-    rows: redb::Range<'static, &'static [u8], &'static [u8]>,
+    parts: VecDeque<(Part, Rows)>,
+}
+
+type Rows = redb::Range<'static, &'static [u8], &'static [u8]>;
+
+/// An entry as it is stored.
+type Row = redb::AccessGuard<'static, &'static [u8]>;
+
+impl Entries {
+    /// The next key, and the entry.
+    fn next_row(&mut self) -> Option<Result<(Vec<u8>, Row), IndexError>> {
+        loop {
+            let (part, rows) = self.parts.front_mut()?;
+            if let Some(row) = rows.next() {
+                let row = row.map_err(IndexError::from);
+                return Some(row.map(|(place, value)| (part.key(place.value()), value)));
+            }
+            self.parts.pop_front();
+        }
+    }
 }
 
 impl Iterator for Entries {
     type Item = Result<(RelPath, IndexEntry), IndexError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let row = self.rows.next()?;
-        Some(row.map_err(IndexError::from).and_then(|(place, value)| {
-            let (_, path) = key::read_entry(place.value())?;
+        let row = self.next_row()?;
+        Some(row.and_then(|(key, value)| {
+            let (_, path) = key::read_entry(&key)?;
             Ok((path, decode(value.value())?))
         }))
     }
@@ -293,8 +318,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<IndexEntry, IndexError> {
     })
 }
 
+/// The paths that a table lists behind a prefix.
 pub(super) fn places(
     table: &impl ReadableTable<&'static [u8], ()>,
+    places: &Places,
     prefix: Vec<u8>,
     max: usize,
 ) -> Result<Vec<(TreeId, RelPath)>, IndexError> {
@@ -305,7 +332,7 @@ pub(super) fn places(
         .take(max)
     {
         let (place, ()) = row.map(|(k, v)| (k, v.value()))?;
-        all.push(key::read_entry(&place.value()[prefix.len()..])?);
+        all.push(places.read(&place.value()[prefix.len()..])?);
     }
     Ok(all)
 }

@@ -134,6 +134,7 @@ fn counts_are_kept() {
         dirs: 1,
         others: 1,
         bytes: 4,
+        links: 1,
         tombstones: 0,
     };
     assert_eq!(f.see().counts(WWW).unwrap(), expected);
@@ -145,6 +146,7 @@ fn counts_are_kept() {
         dirs: 1,
         others: 0,
         bytes: 6,
+        links: 1,
         tombstones: 1,
     };
     assert_eq!(f.see().counts(WWW).unwrap(), expected);
@@ -155,6 +157,7 @@ fn counts_are_kept() {
         dirs: 1,
         others: 0,
         bytes: 6,
+        links: 0,
         tombstones: 0,
     };
     assert_eq!(f.see().counts(WWW).unwrap(), expected);

@@ -1,6 +1,7 @@
 //! Writing: what one transaction can do. All invariants of the index are kept here.
 
 use super::meta::{self, Counts, Mode, Numbers, Unreplicated};
+use super::places::Places;
 use super::tables::Tables;
 use super::{IndexError, key, read};
 use crate::entry::{Acked, Change, ContentHash, IndexEntry, Kind, LocalKey, State};
@@ -33,6 +34,7 @@ pub enum Observed {
 pub struct Writer<'t> {
     pub(super) tables: Tables<'t>,
     pub(super) numbers: Numbers,
+    pub(super) places: Places,
     /// The numbers as they are in the file.
     stored: Numbers,
     counts: BTreeMap<TreeId, Counts>,
@@ -42,9 +44,11 @@ impl<'t> Writer<'t> {
     pub(super) fn new(transaction: &'t WriteTransaction) -> Result<Self, IndexError> {
         let tables = Tables::open(transaction)?;
         let numbers = meta::read_numbers(&tables.meta)?;
+        let places = meta::read_places(&tables.meta)?;
         Ok(Writer {
             tables,
             numbers,
+            places,
             stored: numbers,
             counts: BTreeMap::new(),
         })
@@ -79,7 +83,7 @@ impl<'t> Writer<'t> {
 
     /// The entry of a path, as this transaction has left it.
     pub fn get(&self, tree: TreeId, path: &RelPath) -> Result<Option<IndexEntry>, IndexError> {
-        read::get(&self.tables.entries, &key::entry(tree, path))
+        read::get(&self.tables.entries, &self.places.place(tree, path))
     }
 
     /// Names of regular files with this device and inode number, as this transaction has left them.
@@ -89,7 +93,8 @@ impl<'t> Writer<'t> {
         ino: u64,
         max: usize,
     ) -> Result<Vec<(TreeId, RelPath)>, IndexError> {
-        read::places(&self.tables.by_ino, key::inode(dev, ino, &[]), max)
+        let prefix = key::inode(dev, ino, &[]);
+        read::places(&self.tables.by_ino, &self.places, prefix, max)
     }
 
     /// A new look at a path found `current` (`None`: nothing). A change gets the next number. Only while this node
@@ -104,7 +109,7 @@ impl<'t> Writer<'t> {
         if self.numbers.mode == Mode::Receiving {
             return Err(IndexError::NotWriting);
         }
-        let place = key::entry(tree, path);
+        let place = self.places.place(tree, path);
         let old = read::get(&self.tables.entries, &place)?;
         let seq = self.numbers.last_seq + 1;
         match IndexEntry::observe(old.as_ref(), &self.numbers.acked, current, local, seq) {
@@ -131,7 +136,7 @@ impl<'t> Writer<'t> {
         local: Option<LocalKey>,
     ) -> Result<(), IndexError> {
         self.must_receive()?;
-        let place = key::entry(tree, path);
+        let place = self.places.place(tree, path);
         let old = read::get(&self.tables.entries, &place)?;
         let entry = IndexEntry::received(current, seq, local);
         self.replace(tree, path, &place, old.as_ref(), Some(&entry))?;
@@ -148,7 +153,7 @@ impl<'t> Writer<'t> {
         state: State,
         local: LocalKey,
     ) -> Result<(), IndexError> {
-        let place = key::entry(tree, path);
+        let place = self.places.place(tree, path);
         let old = read::get(&self.tables.entries, &place)?;
         if old.as_ref().is_some_and(|old| old.seq != 0) {
             return Ok(());
@@ -169,7 +174,7 @@ impl<'t> Writer<'t> {
         path: &RelPath,
         local: Option<LocalKey>,
     ) -> Result<(), IndexError> {
-        let place = key::entry(tree, path);
+        let place = self.places.place(tree, path);
         let Some(old) = read::get(&self.tables.entries, &place)? else {
             return Ok(());
         };
@@ -182,7 +187,7 @@ impl<'t> Writer<'t> {
 
     /// Removes an entry without a tombstone: what became excluded, or was of no history.
     pub fn remove(&mut self, tree: TreeId, path: &RelPath) -> Result<(), IndexError> {
-        let place = key::entry(tree, path);
+        let place = self.places.place(tree, path);
         let old = read::get(&self.tables.entries, &place)?;
         self.replace(tree, path, &place, old.as_ref(), None)
     }
@@ -215,7 +220,7 @@ impl<'t> Writer<'t> {
             rows.push((seq.value(), place.value().to_vec()));
         }
         for (seq, place) in &rows {
-            let (tree, path) = key::read_entry(place)?;
+            let (tree, path) = self.places.read(place)?;
             let old = read::get(&self.tables.entries, place)?;
             self.replace(tree, &path, place, old.as_ref(), None)?;
             self.numbers.tombstone_floor = self.numbers.tombstone_floor.max(*seq);
@@ -276,6 +281,16 @@ impl<'t> Writer<'t> {
         self.counts.keys().copied().collect()
     }
 
+    /// How much of a tree there is, as this transaction leaves it.
+    pub(super) fn counts_of(&mut self, tree: TreeId) -> Result<&mut Counts, IndexError> {
+        Ok(match self.counts.entry(tree) {
+            btree_map::Entry::Occupied(counts) => counts.into_mut(),
+            btree_map::Entry::Vacant(empty) => {
+                empty.insert(meta::read_counts(&self.tables.meta, tree)?)
+            }
+        })
+    }
+
     /// Puts `new` in the place of `old` in all tables and counts. `None` removes.
     pub(super) fn replace(
         &mut self,
@@ -312,12 +327,7 @@ impl<'t> Writer<'t> {
                     .insert(key::hash(hash, place).as_slice(), ())?;
             }
         }
-        let counts = match self.counts.entry(tree) {
-            btree_map::Entry::Occupied(counts) => counts.into_mut(),
-            btree_map::Entry::Vacant(empty) => {
-                empty.insert(meta::read_counts(&self.tables.meta, tree)?)
-            }
-        };
+        let counts = self.counts_of(tree)?;
         old.into_iter()
             .for_each(|entry| counts.add(entry, path.is_root(), -1));
         new.into_iter()

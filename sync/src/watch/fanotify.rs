@@ -223,37 +223,36 @@ impl Reader {
         let structural = moved || event.mask & (FAN_CREATE | FAN_DELETE) != 0;
         // What this node does in a tree itself is known to it. Sentinels are its own, too.
         let own = event.thread == self.own.load(Ordering::Relaxed);
-        if event.mask & FAN_RENAME != 0 && !own {
-            self.renamed(event);
-        }
+        let told = event.mask & FAN_RENAME != 0 && !own && self.renamed(event);
         for record in event.names() {
             if !own || sentinel_token(record.name).is_some() {
-                self.name(&record, on_dir && structural);
+                self.name(&record, on_dir && structural && (record.old || !told));
             }
         }
     }
 
-    /// Both names of a rename lie in one tree: it is told as one.
-    fn renamed(&mut self, event: &RawEvent<'_>) {
+    /// Both names of a rename lie in one tree: it is told as one. False: it was not.
+    fn renamed(&mut self, event: &RawEvent<'_>) -> bool {
         let (mut from, mut to) = (None, None);
         for record in event.names() {
             let Where::Inside(places) = self.handles.resolve(record.fsid, record.handle) else {
-                return;
+                return false;
             };
             // Trees that lie in each other are not configured.
             let [(tree, dir)] = &places[..] else {
-                return;
+                return false;
             };
             let Ok(path) = dir.join(record.name) else {
-                return;
+                return false;
             };
             let slot = if record.old { &mut from } else { &mut to };
             *slot = Some((*tree, path));
         }
-        if let (Some((one, from)), Some((two, to))) = (from, to)
-            && one == two
-        {
-            self.reporter.moved(one, from, to);
+        match (from, to) {
+            (Some((one, from)), Some((two, to))) if one == two => {
+                self.reporter.moved(one, from, to)
+            }
+            _ => false,
         }
     }
 

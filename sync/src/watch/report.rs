@@ -128,15 +128,11 @@ impl Reporter {
         }
     }
 
-    /// A rename within the tree, ahead of the news of its two paths.
-    pub(super) fn moved(&self, tree: usize, from: RelPath, to: RelPath) {
+    /// A rename within the tree, ahead of the news of its two paths. False: there was no room for it.
+    pub(super) fn moved(&self, tree: usize, from: RelPath, to: RelPath) -> bool {
         let state = self.lock();
-        if state[tree].is_pending() {
-            return;
-        }
-        // Without room the two paths are told as changed all the same, or an overflow is.
         let id = self.trees[tree].id;
-        (self.sink)(Event::Moved { tree: id, from, to });
+        !state[tree].is_pending() && (self.sink)(Event::Moved { tree: id, from, to })
     }
 
     /// Events of this tree were lost. Barriers that are on their way are answered after the overflow.

@@ -79,6 +79,7 @@ fn covers(events: &[Event], wanted: &RelPath) -> bool {
         Event::Dirty {
             path, recursive, ..
         } => path == wanted || *recursive && wanted.is_below(path),
+        Event::Moved { to, .. } => wanted.is_below(to),
         Event::Overflow { .. } => true,
         _ => false,
     })

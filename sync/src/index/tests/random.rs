@@ -14,6 +14,7 @@ enum Op {
     Ack(u64),
     PeerAt(u64),
     Purge(usize),
+    Rename(TreeId, usize, RelPath),
     Abort(TreeId, RelPath),
     Reopen,
 }
@@ -33,6 +34,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         2 => (0u64..40).prop_map(Op::Ack),
         1 => (0u64..40).prop_map(Op::PeerAt),
         1 => (0usize..4).prop_map(Op::Purge),
+        6 => (place(), 0usize..8).prop_map(|((tree, path), n)| Op::Rename(tree, n, path)),
         1 => place().prop_map(|(tree, path)| Op::Abort(tree, path)),
         1 => Just(Op::Reopen),
     ]
@@ -152,6 +154,52 @@ fn check(see: &Snapshot, model: &Model) {
 
 use crate::entry::IndexEntry;
 
+/// Directories with more entries stay where they lie: both ways are taken.
+const FEW: usize = 1;
+
+/// Renames the n-th directory, if a file system would.
+fn rename(f: &mut Fixture, model: &mut Model, tree: TreeId, n: usize, to: &RelPath) {
+    let is = |kind: fn(&Kind) -> bool| {
+        let live = |e: &IndexEntry| e.current.as_ref().is_some_and(|state| kind(&state.kind));
+        let paths = model
+            .iter()
+            .filter(move |((t, _), e)| *t == tree && live(e));
+        paths.map(|((_, path), _)| path.clone()).collect::<Vec<_>>()
+    };
+    let dirs = is(Kind::is_dir);
+    let Some(from) = dirs.get(n).filter(|from| !from.is_root()) else {
+        return;
+    };
+    let lies = is(|_| true).iter().any(|path| path.is_at_or_below(to));
+    let links = is(|kind| matches!(kind, Kind::HardLink { .. }));
+    if lies || !links.is_empty() || to.is_at_or_below(from) || from.is_at_or_below(to) {
+        return;
+    }
+    let own = |(t, path): &(TreeId, RelPath)| *t == tree && path.is_at_or_below(from);
+    let below = |dir: &RelPath| {
+        model
+            .keys()
+            .filter(|(t, p)| *t == tree && p.is_below(dir))
+            .count()
+    };
+    let whole = below(from) > FEW && below(to) < FEW;
+    let moved: Vec<_> = model
+        .iter()
+        .filter(|(place, e)| own(place) && (whole || e.current.is_some()))
+        .map(|((_, path), e)| (path.clone(), e.clone()))
+        .collect();
+    f.index
+        .rename_with(FEW, tree, from, to, |_| Ok(()))
+        .unwrap();
+    for (path, _) in &moved {
+        model.remove(&(tree, path.clone()));
+    }
+    for (path, entry) in moved {
+        let new = path.moved(from, to).unwrap();
+        model.insert((tree, new), entry);
+    }
+}
+
 fn act(f: &mut Fixture, model: &mut Model, acked: &mut Acked, last: &mut u64, op: &Op) {
     match op {
         Op::Observe(tree, path, found) => {
@@ -188,6 +236,7 @@ fn act(f: &mut Fixture, model: &mut Model, acked: &mut Acked, last: &mut u64, op
             });
             acked.advance((*seq).min(*last));
         }
+        Op::Rename(tree, n, to) => rename(f, model, *tree, *n, to),
         Op::PeerAt(seq) => {
             f.write(|w| {
                 w.peer_at(*seq);
@@ -224,6 +273,35 @@ fn act(f: &mut Fixture, model: &mut Model, acked: &mut Acked, last: &mut u64, op
             f.index = Index::open(&placeholder.path().join("other"), &identity()).unwrap();
             f.index = Index::open(&f.path, &identity()).unwrap();
         }
+    }
+}
+
+/// Mostly directories in directories, and renames of them.
+fn any_rename() -> impl Strategy<Value = Op> {
+    let path =
+        || proptest::collection::vec("[ab]", 1..4).prop_map(|c| RelPath::new(c.join("/")).unwrap());
+    let state = prop_oneof![3 => Just(Some((0, 0))), 2 => Just(Some((3, 1))), 1 => Just(None)];
+    prop_oneof![
+        6 => (path(), state).prop_map(|(path, state)| Op::Observe(WWW, path, state)),
+        6 => (path(), 0usize..8).prop_map(|(path, n)| Op::Rename(WWW, n, path)),
+        1 => Just(Op::Ack(u64::MAX)),
+        1 => Just(Op::Purge(4)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
+    #[test]
+    fn renamed_directories_are_found_at_their_paths(ops in proptest::collection::vec(any_rename(), 30..80)) {
+        let mut f = fixture();
+        let (mut model, mut acked, mut last) = (Model::new(), Acked::default(), 0);
+        for op in &ops {
+            act(&mut f, &mut model, &mut acked, &mut last, op);
+            if matches!(op, Op::Rename(..)) {
+                check(&f.see(), &model);
+            }
+        }
+        check(&f.see(), &model);
     }
 }
 
