@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-/// Most names of a record and a kind: an ACL of some thousand entries gets the names of its first ones, which is an error.
+/// Most names of a record and a kind. A record that needs more (an ACL of hundreds of named entries) is not applied: the number of
+/// a name that is left out would be given to whoever has it there.
 pub const MAX_NAMES: usize = 256;
 /// Longest name in bytes. The system's own tools stop at 32.
 pub const MAX_NAME: usize = 256;
@@ -26,6 +27,8 @@ pub struct Names {
     pub users: Vec<(u32, String)>,
     /// At most [`MAX_NAMES`].
     pub groups: Vec<(u32, String)>,
+    /// Further names that the bounds had no room for.
+    pub left_out: u32,
 }
 
 impl Names {
@@ -38,19 +41,26 @@ impl Names {
 
     /// None at all.
     pub fn is_empty(&self) -> bool {
-        self.users.is_empty() && self.groups.is_empty()
+        self.users.is_empty() && self.groups.is_empty() && self.left_out == 0
     }
 
     /// Bytes that they add to a message.
     pub fn bytes(&self) -> usize {
         let all = self.users.iter().chain(&self.groups);
-        all.map(|(_, name)| name.len() + 8).sum()
+        5 + all.map(|(_, name)| name.len() + 8).sum::<usize>()
     }
 }
 
-/// As an error: names that are not known here.
+/// As an error: names that are not known here, or were too many to come along.
 impl fmt::Display for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.left_out > 0 {
+            let left_out = self.left_out;
+            return write!(
+                f,
+                "{left_out} names more than the {MAX_NAMES} that can be sent for an owner, a group and their ACLs, so it is not applied"
+            );
+        }
         let kinds = [("user", &self.users), ("group", &self.groups)];
         let all = kinds
             .iter()
@@ -101,12 +111,15 @@ impl Table {
         table
     }
 
-    fn name(&self, numbers: BTreeSet<u32>) -> Vec<(u32, String)> {
-        let named = numbers.into_iter().filter_map(|number| {
-            let name = self.names.get(&number)?;
-            Some((number, name.clone()))
-        });
-        named.take(MAX_NAMES).collect()
+    /// The names of the entry's own number and of the others, and how many of them there was no room for.
+    fn name(&self, own: u32, mut others: BTreeSet<u32>) -> (Vec<(u32, String)>, u32) {
+        others.remove(&own);
+        let mut named = std::iter::once(own)
+            .chain(others)
+            .filter_map(|number| Some((number, self.names.get(&number)?.clone())));
+        let sent = named.by_ref().take(MAX_NAMES).collect();
+        // An ACL has at most 64 KiB.
+        (sent, u32::try_from(named.count()).unwrap_or(u32::MAX))
     }
 
     /// From the numbers of the source to those of this node; and the names that have none here.
@@ -133,7 +146,7 @@ impl Accounts {
 
     /// The names of the numbers in `meta`.
     pub fn names(&self, meta: &Meta) -> Names {
-        let (mut users, mut groups) = (BTreeSet::from([meta.uid]), BTreeSet::from([meta.gid]));
+        let (mut users, mut groups) = (BTreeSet::new(), BTreeSet::new());
         for acl in ACLS.iter().filter_map(|name| meta.xattrs.get(*name)) {
             for (tag, number) in entries(acl) {
                 match tag {
@@ -143,22 +156,26 @@ impl Accounts {
                 }
             }
         }
+        let (users, more_users) = self.users.name(meta.uid, users);
+        let (groups, more_groups) = self.groups.name(meta.gid, groups);
         Names {
-            users: self.users.name(users),
-            groups: self.groups.name(groups),
+            users,
+            groups,
+            left_out: more_users.saturating_add(more_groups),
         }
     }
 
     /// Gives `meta`, whose numbers have these names at the source, the numbers of this node.
     ///
     /// # Errors
-    /// The names that are not known here; nothing was changed.
+    /// The names that are not known here, or that did not come; nothing was changed.
     pub fn translate(&self, meta: &mut Meta, names: &Names) -> Result<(), Names> {
         let (users, unknown_users) = self.users.translation(&names.users);
         let (groups, unknown_groups) = self.groups.translation(&names.groups);
         let unknown = Names {
             users: unknown_users,
             groups: unknown_groups,
+            left_out: names.left_out,
         };
         if !unknown.is_empty() {
             return Err(unknown);
@@ -279,6 +296,30 @@ mod tests {
             .translate(&mut nameless, &here.names(&meta(5, 6, &[])))
             .unwrap();
         assert_eq!(nameless, meta(5, 6, &[]));
+    }
+
+    #[test]
+    fn names_that_do_not_fit_are_an_error_and_the_owner_is_named_first() {
+        let passwd: String = (1..=5000).map(|n| format!("u{n}:x:{n}:1::/:\n")).collect();
+        let (here, there) = (
+            Accounts::parse(passwd.as_bytes(), b""),
+            Accounts::parse(passwd.replace(":x:", ":x:1").as_bytes(), b""),
+        );
+        let acl = |named: u32| -> Vec<_> { (1..=named).map(|n| (ACL_USER, n)).collect() };
+        let fits = meta(5000, 0, &acl(MAX_NAMES as u32 - 1));
+        let names = here.names(&fits);
+        assert!(names.fit() && names.left_out == 0);
+        let mut got = fits.clone();
+        there.translate(&mut got, &names).unwrap();
+        assert_eq!(got.uid, 15000);
+        let too_many = meta(5000, 0, &acl(MAX_NAMES as u32));
+        let names = here.names(&too_many);
+        assert!(names.fit() && names.users.contains(&(5000, "u5000".into())));
+        let mut got = too_many.clone();
+        let unknown = there.translate(&mut got, &names).unwrap_err();
+        assert_eq!(unknown.left_out, 1);
+        assert!(unknown.to_string().starts_with("1 names more"), "{unknown}");
+        assert_eq!(got, too_many, "nothing was changed");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //!   NNNNNNNNNNNNNNNN.batch    length of the head (u32, little endian), head (postcard), contents one after the other
 //! ```
 //! A batch is written to a temporary name, made durable and renamed: it is there whole or not at all. Numbers are in the order of
-//! arrival. Version 4; a file of another version is refused by name.
+//! arrival. Version 5; a file of another version is refused by name.
 
 use crate::holes;
 use crate::lineage::NodeHeads;
@@ -17,7 +17,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Format of the files.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// Room that the spool leaves to others on its file system: the index must be able to grow.
 const RESERVE: u64 = 256 << 20;
 /// Largest head: records as on the wire, with their early companions, and the lineages.
