@@ -15,6 +15,9 @@ use std::os::unix::ffi::OsStrExt;
 pub const MAX_PATH: usize = 64 * 1024;
 /// Longest component in bytes (`NAME_MAX` of Linux).
 pub const MAX_COMPONENT: usize = 255;
+/// Most components of a path: what is done for each directory above a path stays small beside the path, and the descriptors of a
+/// descent are few. Deeper directories of a tree are errors of their paths.
+pub const MAX_DEPTH: usize = 512;
 /// The directory at a tree's root that belongs to Tandem: marker, staging, rescue. Never replicated, in no tree.
 pub const PRIVATE_DIR: &[u8] = b".tandem";
 
@@ -28,6 +31,9 @@ pub enum PathError {
     /// Longer than [`MAX_PATH`].
     #[error("the path has {0} bytes, more than {MAX_PATH}")]
     TooLong(usize),
+    /// More than [`MAX_DEPTH`] components.
+    #[error("the path has more than {MAX_DEPTH} components")]
+    TooDeep,
     /// A component longer than [`MAX_COMPONENT`].
     #[error("a path component has {0} bytes, more than {MAX_COMPONENT}")]
     ComponentTooLong(usize),
@@ -64,7 +70,10 @@ impl RelPath {
         if bytes.len() > MAX_PATH {
             return Err(PathError::TooLong(bytes.len()));
         }
-        for component in bytes.split(|b| *b == b'/') {
+        for (depth, component) in bytes.split(|b| *b == b'/').enumerate() {
+            if depth == MAX_DEPTH {
+                return Err(PathError::TooDeep);
+            }
             check_component(component)?;
         }
         Ok(RelPath(bytes.into()))
@@ -111,6 +120,9 @@ impl RelPath {
         let length = self.0.len() + 1 + component.len();
         if length > MAX_PATH {
             return Err(PathError::TooLong(length));
+        }
+        if self.depth() >= MAX_DEPTH {
+            return Err(PathError::TooDeep);
         }
         let mut bytes = Vec::with_capacity(length);
         bytes.extend_from_slice(&self.0);

@@ -26,7 +26,9 @@ fn refuses_what_could_leave_the_tree() {
         Err(PathError::ComponentTooLong(256))
     );
     assert!(RelPath::new(vec![b'x'; 255]).is_ok());
-    let long = "abcdefg/".repeat(MAX_PATH / 8) + "x";
+    // So many components that only the length is too much.
+    let component = "x".repeat(127) + "/";
+    let long = component.repeat(MAX_PATH / 128) + "x";
     assert_eq!(RelPath::new(&long), Err(PathError::TooLong(MAX_PATH + 1)));
     assert!(RelPath::new(&long[..MAX_PATH - 1]).is_ok());
     assert!(p("a").join(b"..").is_err());
@@ -80,6 +82,16 @@ fn a_directory_comes_directly_before_its_content() {
     paths.sort();
     let shown: Vec<String> = paths.iter().map(ToString::to_string).collect();
     assert_eq!(shown, [".", "a", "a/x", "a/x/y", "a/x.y", "a-", "a.b"]);
+}
+
+#[test]
+fn a_path_has_so_many_components_and_no_more() {
+    let deepest = "d/".repeat(MAX_DEPTH - 1) + "d";
+    let path = RelPath::new(&deepest).unwrap();
+    assert_eq!(path.depth(), MAX_DEPTH);
+    assert_eq!(path.join(b"d"), Err(PathError::TooDeep));
+    assert_eq!(path.parent().unwrap().join(b"d"), Ok(path));
+    assert_eq!(RelPath::new(deepest + "/d"), Err(PathError::TooDeep));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::{Action, Expect, Known, Phases, Plan, PlanError, Policy, Why};
 use crate::entry::{IndexEntry, Kind, State};
 use crate::path::RelPath;
 use crate::tree::Deletes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) struct Maker<'a, K> {
     records: &'a BTreeMap<&'a RelPath, Option<&'a State>>,
@@ -245,7 +245,7 @@ impl<'a, K: Known> Maker<'a, K> {
     /// Directories that no record asks for and that are not there: their own records come later, as the source read
     /// them at another moment.
     fn directories_needed(&mut self) -> Result<(), PlanError<K::Error>> {
-        let mut needed = Vec::new();
+        let mut needed = BTreeSet::new();
         for path in self
             .phases
             .dirs
@@ -253,10 +253,13 @@ impl<'a, K: Known> Maker<'a, K> {
             .chain(self.phases.puts.keys())
             .chain(self.phases.links.keys())
         {
-            needed.extend(path.ancestors().filter(|dir| !dir.is_root()));
+            for dir in path.ancestors().take_while(|dir| !dir.is_root()) {
+                // What is above one that is known as needed is known too.
+                if !needed.insert(dir) {
+                    break;
+                }
+            }
         }
-        needed.sort();
-        needed.dedup();
         for dir in needed {
             if self.records.contains_key(&dir) {
                 continue;
