@@ -196,7 +196,7 @@ pub fn is_replicated_xattr(name: &[u8]) -> bool {
     name.starts_with(b"user.")
         || name.starts_with(b"trusted.")
         || name.starts_with(b"security.")
-        || name == b"system.posix_acl_access"
+        || name == ACCESS
         || name == b"system.posix_acl_default"
 }
 
@@ -259,7 +259,7 @@ fn xattr_value(of: Named<'_>, name: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
 ///
 /// What cannot be applied (no right, a user namespace without the owner, a file system without the attribute) is
 /// returned by name and the rest is applied; if it is the owner, the set-id bits are left off. Only
-/// [`Fault::NoSpace`] ends it.
+/// [`Fault::NoSpace`] ends it: of a disk that is full, not of an attribute that is too large or of an owner's quota.
 pub fn apply(fd: BorrowedFd<'_>, want: &Meta) -> Result<Vec<Fault>, Fault> {
     let mode = |mode| set_mode(fd, mode);
     apply_with(fd, want, Named::Proc(&proc_path(fd)), &mode)
@@ -281,7 +281,12 @@ pub fn apply_new(file: &std::fs::File, want: &Meta) -> Result<Vec<Fault>, Fault>
     let mut missed = Vec::new();
     own_and_mode(file.as_fd(), want, &set_mode, &mut missed)?;
     if let Err(errno) = set_mtime(file.as_fd(), want) {
-        note(&mut missed, "modification time".to_owned(), errno)?;
+        note(
+            file.as_fd(),
+            &mut missed,
+            "modification time".to_owned(),
+            errno,
+        )?;
     }
     Ok(missed)
 }
@@ -294,9 +299,9 @@ fn apply_with(
 ) -> Result<Vec<Fault>, Fault> {
     let mut missed = Vec::new();
     own_and_mode(fd, want, set_mode, &mut missed)?;
-    apply_xattrs(named, &want.xattrs, &mut missed)?;
+    apply_xattrs(fd, named, &want.xattrs, &mut missed)?;
     if let Err(errno) = set_mtime(fd, want) {
-        note(&mut missed, "modification time".to_owned(), errno)?;
+        note(fd, &mut missed, "modification time".to_owned(), errno)?;
     }
     Ok(missed)
 }
@@ -313,7 +318,7 @@ fn own_and_mode(
         && let Err(errno) = set_owner(fd, want)
     {
         let what = format!("owner {}:{}", want.uid, want.gid);
-        note(missed, what, errno)?;
+        note(fd, missed, what, errno)?;
         mode &= 0o1777;
     }
     let chowned = (now.uid, now.gid) != (want.uid, want.gid);
@@ -321,20 +326,34 @@ fn own_and_mode(
         && (chowned || now.mode & 0o7777 != mode)
         && let Err(errno) = set_mode(mode)
     {
-        note(missed, format!("mode {mode:o}"), errno)?;
+        note(fd, missed, format!("mode {mode:o}"), errno)?;
     }
     Ok(())
 }
 
-fn note(missed: &mut Vec<Fault>, what: String, errno: Errno) -> Result<(), Fault> {
+/// A disk with less room than this is full.
+const FULL: u64 = 1 << 20;
+
+/// Notes what could not be applied. "No space" and "quota exceeded" are also what a file system says to an attribute that it has
+/// no place for however empty it is, and to a file that its new owner may not have: others can be applied nevertheless.
+fn note(
+    fd: BorrowedFd<'_>,
+    missed: &mut Vec<Fault>,
+    what: String,
+    errno: Errno,
+) -> Result<(), Fault> {
     let raw = errno.raw_os_error();
-    match errno {
-        Errno::NOSPC | Errno::DQUOT => Err(Fault::NoSpace { errno: raw }),
-        _ => {
-            missed.push(Fault::Attribute { what, errno: raw });
-            Ok(())
-        }
+    if matches!(errno, Errno::NOSPC | Errno::DQUOT) && is_full(fd) {
+        return Err(Fault::NoSpace { errno: raw });
     }
+    missed.push(Fault::Attribute { what, errno: raw });
+    Ok(())
+}
+
+/// Whether the file system of an entry is full, as far as it tells.
+fn is_full(fd: BorrowedFd<'_>) -> bool {
+    let found = rustix::fs::fstatvfs(fd);
+    found.is_ok_and(|f| f.f_bavail.saturating_mul(f.f_frsize) < FULL)
 }
 
 fn set_owner(fd: BorrowedFd<'_>, want: &Meta) -> Result<(), Errno> {
@@ -382,7 +401,48 @@ pub(crate) fn only_time(mtime_ns: i128) -> Meta {
     }
 }
 
-fn apply_xattrs(of: Named<'_>, want: &Xattrs, missed: &mut Vec<Fault>) -> Result<(), Fault> {
+/// The access ACL.
+const ACCESS: &[u8] = b"system.posix_acl_access";
+/// A security module puts its own label on every new file; it is not the peer's to take away.
+const LABEL: &[u8] = b"security.selinux";
+
+/// Whether an open file is known to have this owner, mode and these extended attributes. Its time may be another.
+pub fn is_but_time(file: &std::fs::File, want: &Meta) -> bool {
+    let fd = file.as_fd();
+    let (Ok(stat), Ok(have)) = (Stat::of_fd(fd), read_xattrs(Named::Fd(fd))) else {
+        return false;
+    };
+    let mut have: BTreeMap<_, _> = have.into();
+    if !want.xattrs.contains_key(LABEL) {
+        have.remove(LABEL);
+    }
+    (stat.uid, stat.gid, stat.mode & 0o7777) == (want.uid, want.gid, want.mode & 0o7777)
+        && have.iter().eq(want.xattrs.iter())
+}
+
+/// Shuts an open file to everybody but this process's own user: nobody whom its next attributes keep out can open it until they
+/// are applied, not even its present owner, who could give himself the right.
+pub fn shut(file: &std::fs::File) -> Result<(), Fault> {
+    // An entry for one user would count again as soon as the mode is applied, which is before the new ACL.
+    match rustix::fs::fremovexattr(file, ACCESS) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+        Err(errno) => return Err(Fault::os("fremovexattr", errno)),
+    }
+    let (own, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    let mode = match rustix::fs::fchown(file, Some(own), Some(group)) {
+        Ok(()) => Mode::RUSR | Mode::WUSR,
+        // It stays another user's.
+        Err(_) => Mode::empty(),
+    };
+    rustix::fs::fchmod(file, mode).map_err(|e| Fault::os("fchmod", e))
+}
+
+fn apply_xattrs(
+    fd: BorrowedFd<'_>,
+    of: Named<'_>,
+    want: &Xattrs,
+    missed: &mut Vec<Fault>,
+) -> Result<(), Fault> {
     let have = xattr_names(of)?;
     let label = |name: &[u8]| {
         let mut text = String::from("xattr ");
@@ -391,18 +451,17 @@ fn apply_xattrs(of: Named<'_>, want: &Xattrs, missed: &mut Vec<Fault>) -> Result
         text
     };
     for name in have.iter().filter(|name| !want.contains_key(*name)) {
-        // A security module puts its own label on every new file; it is not the peer's to take away.
-        if name == b"security.selinux" {
+        if name == LABEL {
             continue;
         }
         match of.remove(OsStr::from_bytes(name)) {
             Ok(()) | Err(Errno::NODATA) => {}
-            Err(errno) => note(missed, label(name), errno)?,
+            Err(errno) => note(fd, missed, label(name), errno)?,
         }
     }
     for (name, value) in want.iter() {
         if !is_replicated_xattr(name) {
-            note(missed, label(name), Errno::PERM)?;
+            note(fd, missed, label(name), Errno::PERM)?;
             continue;
         }
         if have.contains(name) && xattr_value(of, name)?.as_ref() == Some(value) {
@@ -410,7 +469,7 @@ fn apply_xattrs(of: Named<'_>, want: &Xattrs, missed: &mut Vec<Fault>) -> Result
         }
         let name_os = OsStr::from_bytes(name);
         if let Err(errno) = of.set(name_os, value) {
-            note(missed, label(name), errno)?;
+            note(fd, missed, label(name), errno)?;
         }
     }
     Ok(())

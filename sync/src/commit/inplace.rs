@@ -327,7 +327,15 @@ fn open(private: &Private, staged: &mut Staged) -> Result<Open, Fault> {
 }
 
 /// Makes the file what the journal says, durably. Gives what of the attributes could not be applied.
+///
+/// Where the new content comes with another owner, mode or ACL nobody may read it by the old ones, nor the old content by the new
+/// ones: the file is shut first, and that is on the disk before the first new byte can be.
 fn carry_out(file: &File, journal: &File, body: &Body) -> Result<Vec<Fault>, Fault> {
+    if !meta::is_but_time(file, &body.state.meta) {
+        meta::shut(file)?;
+        rustix::fs::fsync(file).map_err(|e| Fault::os("fsync", e))?;
+        cut::here("after a file was shut");
+    }
     let size = body.state.kind.size();
     let length = || file.metadata().map(|m| m.len());
     let set_length = || file.set_len(size).map_err(|e| Fault::io("truncate", &e));

@@ -176,3 +176,57 @@ fn the_state_of_a_file_needs_a_hash() {
         .expect("there");
     assert_eq!(whole.what, What::Dir);
 }
+
+#[test]
+fn an_attribute_that_finds_no_place_is_missed_and_the_rest_is_applied() {
+    let (temp, root) = setup();
+    std::fs::write(temp.path().join("f"), "content").expect("write");
+    // More than ext4 has room for beside an inode.
+    let large = vec![b'x'; 8192];
+    let want = Meta {
+        mode: 0o640,
+        mtime_ns: 5_000_000_000,
+        ..wanted(&[(b"user.large", &large), (b"user.small", b"y")])
+    };
+    let own = read_at(&root, "f").meta;
+    let want = Meta {
+        uid: own.uid,
+        gid: own.gid,
+        ..want
+    };
+    let missed = apply_at(&root, "f", &want);
+    let got = read_at(&root, "f").meta;
+    match &missed[..] {
+        [] => assert_eq!(got, want, "a file system that has a place for it"),
+        [Fault::Attribute { what, errno }] => {
+            assert_eq!((&what[..], *errno), ("xattr user.large", libc::ENOSPC));
+            assert_eq!((got.mode, got.mtime_ns), (want.mode, want.mtime_ns));
+            assert_eq!(got.xattrs.get(&b"user.small"[..]), Some(&b"y".to_vec()));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn other_attributes_than_the_wanted_ones_are_told_and_a_time_does_not_count() {
+    let (temp, root) = setup();
+    let file = std::fs::File::create(temp.path().join("f")).expect("create");
+    let own = read_at(&root, "f").meta;
+    let later = Meta {
+        mtime_ns: own.mtime_ns + 1,
+        ..own.clone()
+    };
+    assert!(is_but_time(&file, &later));
+    let closed = Meta {
+        mode: own.mode & 0o700,
+        ..own.clone()
+    };
+    assert_eq!(is_but_time(&file, &closed), own.mode & 0o077 == 0);
+    let more = Meta {
+        xattrs: wanted(&[(b"user.x", b"y")]).xattrs,
+        ..own.clone()
+    };
+    assert!(!is_but_time(&file, &more));
+    shut(&file).expect("shut");
+    assert_eq!(read_at(&root, "f").meta.mode, 0o600);
+}

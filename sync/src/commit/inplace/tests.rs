@@ -243,3 +243,38 @@ fn what_cannot_be_changed_in_place_is_refused() {
     let older = LocalKey { ctime_ns: 1, ..key };
     assert!(Redo::new(&path(), base, older, &state(&old)).is_none());
 }
+
+/// The mode of the file when the first new byte is to be written to it, with this mode before. The cut comes at the `at`th place.
+fn mode_at_first_byte(mode: u32, at: i64) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    let (old, new) = (vec![1; SIZE], vec![2; SIZE]);
+    let bench = Bench::new(&old);
+    let staged = bench.stage(&old, &new, 4096).unwrap();
+    std::fs::set_permissions(bench.file(), std::fs::Permissions::from_mode(mode)).unwrap();
+    let journal = staged.file().try_clone().unwrap();
+    let body = bench.open(staged);
+    let file = std::fs::OpenOptions::new();
+    let file = file.clone().write(true).open(bench.file()).unwrap();
+    let cuts = cut::Cuts::default();
+    cuts.arm(at);
+    std::thread::scope(|scope| {
+        let carried = scope.spawn(|| {
+            cut::follow(&cuts);
+            carry_out(&file, &journal, &body)
+        });
+        assert!(carried.join().is_err(), "it was cut");
+    });
+    assert_eq!(cuts.place(), Some("before an extent is written"));
+    let (found, _) = metadata(&bench.file());
+    assert_eq!(bench.content(), old);
+    finish_journals(&bench.root, &bench.private).unwrap();
+    assert_eq!(bench.content(), new);
+    assert_eq!(metadata(&bench.file()), (0o640, 1));
+    found
+}
+
+#[test]
+fn nobody_reads_the_new_content_by_the_old_mode() {
+    assert_eq!(mode_at_first_byte(0o644, 2), 0o600);
+    assert_eq!(mode_at_first_byte(0o640, 1), 0o640, "as it will be");
+}
