@@ -70,6 +70,10 @@ pub struct SumsBuilder {
     sums: ChunkSums,
     hasher: blake3::Hasher,
     in_chunk: u64,
+    /// Bytes of the open chunk that are zeros and were told, not hashed: all that it has, or none.
+    told: u64,
+    /// The sum of a chunk of zeros, once there was one.
+    zeros: Option<[u8; 16]>,
 }
 
 impl SumsBuilder {
@@ -84,31 +88,80 @@ impl SumsBuilder {
             sums,
             hasher: blake3::Hasher::new(),
             in_chunk: 0,
+            told: 0,
+            zeros: None,
         }
     }
 
     /// The next bytes. False when there would be more than [`MAX_SUMS`] chunks: the basis grew meanwhile.
     pub fn update(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
+            self.hash_told();
             let room = u64::from(self.sums.chunk) - self.in_chunk;
             // Bounded by the slice's length, so it fits.
             let take = room.min(bytes.len() as u64) as usize;
             self.hasher.update(&bytes[..take]);
-            self.in_chunk += take as u64;
-            self.sums.size += take as u64;
             bytes = &bytes[take..];
-            if self.in_chunk == u64::from(self.sums.chunk) && !self.close() {
+            if !self.took(take as u64) {
                 return false;
             }
         }
         true
     }
 
+    /// The next bytes are zeros, however many: of chunks that have nothing else one is hashed.
+    pub fn zeros(&mut self, mut length: u64) -> bool {
+        while length > 0 {
+            let take = length.min(u64::from(self.sums.chunk) - self.in_chunk);
+            match self.told == self.in_chunk {
+                true => self.told += take,
+                false => self.hash_zeros(take),
+            }
+            length -= take;
+            if !self.took(take) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn hash_told(&mut self) {
+        let told = std::mem::take(&mut self.told);
+        self.hash_zeros(told);
+    }
+
+    fn hash_zeros(&mut self, mut length: u64) {
+        static PIECE: [u8; 64 << 10] = [0; 64 << 10];
+        while length > 0 {
+            // At most a piece, which fits.
+            let now = length.min(PIECE.len() as u64) as usize;
+            self.hasher.update(&PIECE[..now]);
+            length -= now as u64;
+        }
+    }
+
+    fn took(&mut self, bytes: u64) -> bool {
+        self.in_chunk += bytes;
+        self.sums.size += bytes;
+        self.in_chunk < u64::from(self.sums.chunk) || self.close()
+    }
+
     fn close(&mut self) -> bool {
-        let mut sum = [0; 16];
-        sum.copy_from_slice(&self.hasher.finalize().as_bytes()[..16]);
-        self.hasher.reset();
-        self.in_chunk = 0;
+        let all_zeros = self.told == u64::from(self.sums.chunk);
+        let sum = match self.zeros.filter(|_| all_zeros) {
+            Some(sum) => sum,
+            None => {
+                self.hash_told();
+                let mut sum = [0; 16];
+                sum.copy_from_slice(&self.hasher.finalize().as_bytes()[..16]);
+                self.hasher.reset();
+                sum
+            }
+        };
+        if all_zeros {
+            self.zeros = Some(sum);
+        }
+        (self.in_chunk, self.told) = (0, 0);
         self.sums.sums.push(sum);
         self.sums.sums.len() <= MAX_SUMS
     }

@@ -36,20 +36,16 @@ pub enum StateError {
     Time,
 }
 
-/// BLAKE3 of a file's whole content.
+/// Hash of a file's whole content, by BLAKE3: see [`crate::digest`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ContentHash(pub [u8; 32]);
 
 impl ContentHash {
     /// The hash of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        blake3::hash(bytes).into()
-    }
-}
-
-impl From<blake3::Hash> for ContentHash {
-    fn from(hash: blake3::Hash) -> Self {
-        ContentHash(*hash.as_bytes())
+        let mut hasher = crate::digest::ContentHasher::new();
+        hasher.update(bytes);
+        hasher.finish()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Holes of sparse files: where they are, and how their bytes are fed to a hash without being read.
 //!
-//! The bytes of a hole are zeros and lie on no disk. They are hashed from memory, travel as a length, and stay a hole
+//! The bytes of a hole are zeros and lie on no disk. They are hashed without being looked at, travel as a length, and stay a hole
 //! where they arrive. What the system says about holes is only ever a way to read less: each content is checked by its
 //! hash, so one that changed between the question and the reading is found.
 
@@ -11,6 +11,7 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::fault::Fault;
+use crate::tail::TailHasher;
 
 /// Bytes per read, and per piece of zeros: the second-level cache holds it.
 const CHUNK: usize = 256 << 10;
@@ -160,6 +161,14 @@ impl Span<'_> {
             to(bytes);
             Ok::<(), std::convert::Infallible>(())
         });
+    }
+
+    /// Adds them to the hash of a content.
+    pub fn hash(&self, hasher: &mut TailHasher) {
+        match self {
+            Span::Bytes(bytes) => hasher.update(bytes),
+            Span::Zeros(length) => hasher.zeros(*length),
+        }
     }
 
     /// Puts them into a file that has nothing at or after `at`. A hole at the end does not make the file longer.

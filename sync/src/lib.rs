@@ -9,6 +9,7 @@ pub mod commit;
 mod cut;
 pub mod delta;
 pub mod diff;
+pub mod digest;
 pub mod dirty;
 pub mod engine;
 pub mod entry;

@@ -13,7 +13,7 @@ use crate::path::RelPath;
 use serde::{Deserialize, Serialize};
 
 /// Version of the format. A journal of another version is refused by name.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes of the footer.
 pub const FOOTER: usize = 56;
 /// Most bytes of data in one journal. Bounds how long a takeover waits for a file that is being changed, or that a crash

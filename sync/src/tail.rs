@@ -1,6 +1,6 @@
 //! Files that only grow: hashing a longer content costs what is new of it. Pure.
 //!
-//! BLAKE3 is a stream: who keeps the hasher as it was some way before the end of a content reads from there on, meets the
+//! A content's hash is made in a stream: who keeps the hasher as it was some way before the end of a content reads from there on, meets the
 //! known hash at the old end, and goes on to the new one.
 //!
 //! ```text
@@ -11,6 +11,7 @@
 //! What is kept is only a memory of contents that were hashed once, under the paths where they were met: it is used when
 //! the hash that it ends with is the one that the index has, and losing it costs a reading of the whole file.
 
+use crate::digest::ContentHasher;
 use crate::entry::ContentHash;
 use crate::path::RelPath;
 use crate::tree::TreeId;
@@ -34,7 +35,7 @@ const MARKS: usize = 256;
 pub struct Tail {
     /// Where the hasher stands: [`OLD_TAIL`] before the end, or a step more.
     at: u64,
-    hasher: blake3::Hasher,
+    hasher: ContentHasher,
     size: u64,
     hash: ContentHash,
     /// Contents of which each is the beginning of the next one, the oldest first; the last one is this one.
@@ -91,13 +92,39 @@ impl Tail {
 /// Hashes a content and keeps what a longer one can be hashed with.
 #[derive(Clone)]
 pub struct TailHasher {
-    hasher: blake3::Hasher,
+    hasher: ContentHasher,
     written: u64,
     announced: u64,
-    kept: Option<(u64, blake3::Hasher)>,
+    kept: Option<(u64, ContentHasher)>,
     /// What was known of the file, to be met on the way.
     old: Option<(u64, ContentHash)>,
     marks: VecDeque<(u64, ContentHash)>,
+}
+
+/// What comes next.
+enum Piece<'b> {
+    Bytes(&'b [u8]),
+    Zeros(u64),
+}
+
+impl Piece<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Piece::Bytes(bytes) => bytes.len() as u64,
+            Piece::Zeros(length) => *length,
+        }
+    }
+
+    /// In two, at not more than its length.
+    fn split_at(&self, at: u64) -> (Self, Self) {
+        match self {
+            Piece::Bytes(bytes) => {
+                let (before, after) = bytes.split_at(at as usize);
+                (Piece::Bytes(before), Piece::Bytes(after))
+            }
+            Piece::Zeros(length) => (Piece::Zeros(at), Piece::Zeros(length - at)),
+        }
+    }
 }
 
 impl fmt::Debug for TailHasher {
@@ -113,7 +140,7 @@ impl TailHasher {
     /// For a content of `announced` bytes.
     pub fn new(announced: u64) -> Self {
         TailHasher {
-            hasher: blake3::Hasher::new(),
+            hasher: ContentHasher::new(),
             written: 0,
             announced,
             kept: None,
@@ -129,29 +156,44 @@ impl TailHasher {
     }
 
     /// The next bytes, at most [`STEP`]; of more than that only the hash is right.
-    pub fn update(&mut self, mut bytes: &[u8]) {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.take(Piece::Bytes(bytes));
+    }
+
+    /// The next bytes are zeros, however many.
+    pub fn zeros(&mut self, length: u64) {
+        // What is compared when it has grown begins within a step, as with bytes.
+        let old_tail = self.announced.saturating_sub(OLD_TAIL);
+        let before = old_tail.saturating_sub(self.written).min(length);
+        self.take(Piece::Zeros(before));
+        self.take(Piece::Zeros(length - before));
+    }
+
+    fn take(&mut self, mut piece: Piece<'_>) {
         if let Some((size, hash)) = self.old
-            && self.written + bytes.len() as u64 >= size
+            && self.written + piece.len() >= size
         {
             self.old = None;
-            // Not more than `bytes` has.
-            let (before, after) = bytes.split_at((size - self.written) as usize);
+            let (before, after) = piece.split_at(size - self.written);
             self.feed(before);
             if self.hash() == hash {
                 self.marks.push_back((size, hash));
             }
-            bytes = after;
+            piece = after;
         }
-        self.feed(bytes);
+        self.feed(piece);
     }
 
-    fn feed(&mut self, bytes: &[u8]) {
-        let after = self.written + bytes.len() as u64;
+    fn feed(&mut self, piece: Piece<'_>) {
+        let after = self.written + piece.len();
         if self.kept.is_none() && self.announced >= GROWS_FROM && after > self.announced - OLD_TAIL
         {
             self.kept = Some((self.written, self.hasher.clone()));
         }
-        self.hasher.update(bytes);
+        match piece {
+            Piece::Bytes(bytes) => self.hasher.update(bytes),
+            Piece::Zeros(length) => self.hasher.zeros(length),
+        }
         self.written = after;
     }
 
@@ -162,7 +204,7 @@ impl TailHasher {
 
     /// The hash of the bytes so far.
     pub fn hash(&self) -> ContentHash {
-        self.hasher.finalize().into()
+        self.hasher.finish()
     }
 
     /// All has come. With what is kept of a content that may grow, if that is large enough and has the announced length.
@@ -312,6 +354,26 @@ mod tests {
             let (hash, next) = hashed(known.grown(size as u64), &all[..size]);
             assert_eq!(hash, ContentHash::of(&all[..size]), "{step}");
             tail = next;
+        }
+    }
+
+    #[test]
+    fn zeros_are_told_or_read_and_leave_the_same() {
+        let old = (SIZE as u64, ContentHash::of(&vec![0; SIZE]));
+        let all = vec![0; SIZE + 3_000_000];
+        let hasher = || TailHasher::new(all.len() as u64).after(Some(old));
+        let (hash, tail) = hashed(hasher(), &all);
+        let mut told = hasher();
+        told.zeros(all.len() as u64);
+        let (found, known) = told.finish();
+        let (tail, known) = (tail.unwrap(), known.unwrap());
+        assert_eq!((found, &known.marks), (hash, &tail.marks));
+        assert_eq!(known.at(), all.len() as u64 - OLD_TAIL);
+        // And both go on alike.
+        let more = [&all[..], b"more"].concat();
+        for known in [known, tail] {
+            let (hash, _) = hashed(known.grown(more.len() as u64), &more);
+            assert_eq!(hash, ContentHash::of(&more));
         }
     }
 

@@ -56,8 +56,8 @@ pub const INLINE_BATCH_BYTES: u64 = 8 << 20;
 pub const INLINE_FILE: u64 = 64 << 10;
 /// Most content bytes of one `Data`. russh is fastest with writes of this size.
 pub const MAX_DATA: usize = 256 << 10;
-/// Most zeros of one `Hole`: what both ends hash at once. Longer holes are several.
-pub const MAX_HOLE: u64 = 64 << 20;
+/// Most zeros of one `Hole`. They cost nothing however many they are: the longest file that Linux knows, all of it a hole, is 8192.
+pub const MAX_HOLE: u64 = 1 << 50;
 /// Open batches: enough to keep disk and link busy together, few enough to bound what a cut can waste.
 pub const WINDOW: usize = 4;
 /// Most paths of one `Want`, and most entries of one verify message.

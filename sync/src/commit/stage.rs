@@ -233,7 +233,7 @@ impl Staging {
         if self.staged.redo.is_none() {
             holes::lengthen(&self.staged.file, after)?;
         }
-        Span::Zeros(length).feed(|bytes| self.hasher.update(bytes));
+        self.hasher.zeros(length);
         self.written = after;
         Ok(())
     }
@@ -287,7 +287,7 @@ impl Staging {
         let file = &self.staged.file;
         let hasher = &mut self.hasher;
         read_range(file, self.written, length, |span| {
-            span.feed(|bytes| hasher.update(bytes));
+            span.hash(hasher);
             Ok(())
         })?;
         self.written = end;
@@ -304,7 +304,7 @@ impl Staging {
         };
         let mut hasher = tail.grown(self.announced);
         read_range(redo.base(), tail.at(), length - tail.at(), |span| {
-            span.feed(|bytes| hasher.update(bytes));
+            span.hash(&mut hasher);
             Ok(())
         })?;
         if hasher.hash() != tail.hash() {
@@ -356,7 +356,7 @@ impl Staging {
         }
         let hasher = &mut self.hasher;
         read_range(basis, self.written, length, |span| {
-            span.feed(|bytes| hasher.update(bytes));
+            span.hash(hasher);
             Ok(())
         })?;
         self.written = end;

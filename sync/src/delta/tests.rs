@@ -185,3 +185,31 @@ fn a_crafted_signature_costs_one_window() {
     judge.note(WINDOW as u64, 0, 5_000_000_000);
     assert!(!judge.pays());
 }
+
+#[test]
+fn zeros_that_are_told_have_the_sums_of_zeros_that_are_there() {
+    let chunk = 4096u32;
+    let parts: [(usize, bool); 8] = [
+        (3 * 4096, true),
+        (100, true),
+        (50, false),
+        (5000, true),
+        (10_000, true),
+        (4096, false),
+        (4096, true),
+        (77, true),
+    ];
+    let (mut told, mut read) = (SumsBuilder::new(chunk), SumsBuilder::new(chunk));
+    for (size, zeros) in parts {
+        let bytes = vec![u8::from(!zeros); size];
+        assert!(match zeros {
+            true => told.zeros(size as u64),
+            false => told.update(&bytes),
+        });
+        assert!(read.update(&bytes));
+    }
+    assert_eq!(told.finish(), read.finish());
+    let mut huge = SumsBuilder::new(1 << 30);
+    assert!(huge.zeros(16 << 40));
+    assert_eq!(huge.finish().map(|sums| sums.sums.len()), Some(16 << 10));
+}

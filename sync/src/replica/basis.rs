@@ -5,7 +5,7 @@ use super::pulse::Pulse;
 use crate::commit::{Partial, Staging};
 use crate::delta::{self, SumsBuilder};
 use crate::fault::Fault;
-use crate::holes::read_range;
+use crate::holes::{Span, read_range};
 use crate::wire::ChunkSums;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -109,10 +109,11 @@ impl Basis {
             let (file, room) = self.at(at)?;
             let piece = (length - at).min(room).min(SLICE);
             let read = read_range(file, at, piece, |span| {
-                span.each(|bytes| match builder.update(bytes) {
-                    true => Ok(()),
-                    false => Err(Fault::WrongContent),
-                })
+                let taken = match span {
+                    Span::Bytes(bytes) => builder.update(bytes),
+                    Span::Zeros(length) => builder.zeros(length),
+                };
+                taken.then_some(()).ok_or(Fault::WrongContent)
             });
             read.ok()?;
             at += piece;

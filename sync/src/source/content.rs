@@ -5,8 +5,9 @@
 //! meanwhile is sent as the prefix that was announced.
 
 use crate::delta::{self, Judge, Piece};
+use crate::digest::ContentHasher;
 use crate::entry::{ContentHash, Kind};
-use crate::holes::{self, Map, Run, Span};
+use crate::holes::{self, Map, Run};
 use crate::wire::{Bytes, ChunkSums, Item, MAX_DATA, MAX_HOLE, Message, Record, Want};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -66,7 +67,7 @@ pub(crate) struct Content {
     map: Map,
     size: u64,
     hash: ContentHash,
-    hasher: blake3::Hasher,
+    hasher: ContentHasher,
     at: u64,
     how: How,
     queue: VecDeque<Message>,
@@ -100,7 +101,7 @@ impl Content {
                 None => How::Whole,
             },
         };
-        let hasher = blake3::Hasher::new();
+        let hasher = ContentHasher::new();
         let mut queue = VecDeque::new();
         if size >= ROOM_FROM {
             let bytes = holes::room(&file, size);
@@ -188,11 +189,11 @@ impl Content {
             let _ = self.read((old - self.at).min(MAX_DATA as u64));
             return;
         }
-        match ContentHash::from(self.hasher.finalize()) == hash {
+        match self.hasher.finish() == hash {
             true => self.queue.push_back(beginning(self.item, old)),
             false => {
                 self.at = 0;
-                self.hasher.reset();
+                self.hasher = ContentHasher::new();
             }
         }
         self.how = How::Whole;
@@ -235,9 +236,7 @@ impl Content {
 
     /// The next bytes are zeros that lie on no disk.
     fn hole(&mut self, len: u64) -> Message {
-        Span::Zeros(len).feed(|bytes| {
-            self.hasher.update(bytes);
-        });
+        self.hasher.zeros(len);
         self.at += len;
         Message::Hole {
             item: self.item,
@@ -247,7 +246,7 @@ impl Content {
     }
 
     fn is_as_announced(&mut self) -> bool {
-        let good = !self.hashed || ContentHash::from(self.hasher.finalize()) == self.hash;
+        let good = !self.hashed || self.hasher.finish() == self.hash;
         self.failed = !good;
         good
     }
