@@ -20,15 +20,17 @@ use crate::beneath::Place;
 use crate::entry::Meta;
 use crate::fault::Fault;
 use crate::meta;
-use crate::path::RelPath;
+use crate::path::{MAX_DEPTH, RelPath};
 use crate::private::{Private, names};
 
 /// Seconds of one directory of the trash.
 const HOUR: u64 = 3600;
 /// Directories of one hour: how often a path can go within it. Then what is removed once more replaces the newest.
 const ROUNDS: u32 = 100;
-/// Deepest directory that is removed: each is a call on the stack.
-const DEEPEST: usize = 4096;
+/// Deepest directory that is removed: any that can come here. Each is an open directory and a call on the stack.
+const DEEPEST: usize = MAX_DEPTH + 1;
+/// Entries that go at once, at most, when there is no room for what comes to the trash: some ten milliseconds.
+const GIVES: usize = 2000;
 /// Opened directories of the trash that an apply keeps.
 const OPEN: usize = 256;
 
@@ -58,7 +60,7 @@ impl<'p> Trash<'p> {
             Err(fault) if fault.is_no_space() => {
                 tracing::info!(%path, %fault, "no room for the trash: it gives way");
                 self.dirs.clear();
-                purge_oldest(self.private)?;
+                purge_oldest(self.private, GIVES)?;
                 match self.try_take(path, from) {
                     Err(fault) if fault.is_no_space() => from.unlink(),
                     done => done,
@@ -160,27 +162,40 @@ fn make(above: BorrowedFd<'_>, name: &[u8]) -> Result<Option<OwnedFd>, Fault> {
     }
 }
 
-/// Removes what is older than `age` (seconds), at most `most` entries. True: there is more.
-pub(crate) fn purge(private: &Private, now: u64, age: u64, most: usize) -> Result<bool, Fault> {
-    let old = |hour: u64| (hour + 1).saturating_mul(HOUR).saturating_add(age) <= now;
-    let mut left = most;
-    for (hour, name) in hours(private)? {
-        if !old(hour) {
-            break;
-        }
-        if !remove(private.trash(), &name, &mut left, 0)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// What a step of emptying the trash did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Purged {
+    /// Entries that went.
+    pub removed: usize,
+    /// There is more to do.
+    pub more: bool,
+    /// Something cannot be removed, for the first of these reasons. All else goes on without it.
+    pub stays: Option<Fault>,
 }
 
-/// Makes room: removes the oldest hour, whatever its age. False: the trash is empty.
-pub(crate) fn purge_oldest(private: &Private) -> Result<bool, Fault> {
-    let Some((_, name)) = hours(private)?.into_iter().next() else {
-        return Ok(false);
-    };
-    remove(private.trash(), &name, &mut { usize::MAX }, 0)
+/// Removes what is older than `age` (seconds), at most `most` entries.
+pub(crate) fn purge(private: &Private, now: u64, age: u64, most: usize) -> Result<Purged, Fault> {
+    let old = |hour: u64| (hour + 1).saturating_mul(HOUR).saturating_add(age) <= now;
+    let mut sweep = Sweep::new(most);
+    for (_, name) in hours(private)?
+        .into_iter()
+        .take_while(|(hour, _)| old(*hour))
+    {
+        sweep.remove(private.trash(), &name, 0);
+    }
+    Ok(sweep.purged)
+}
+
+/// Makes room: removes from the oldest hour of which anything can be removed, whatever its age, at most `most` entries.
+pub(crate) fn purge_oldest(private: &Private, most: usize) -> Result<Purged, Fault> {
+    let mut sweep = Sweep::new(most);
+    for (_, name) in hours(private)? {
+        sweep.remove(private.trash(), &name, 0);
+        if sweep.purged.removed > 0 {
+            break;
+        }
+    }
+    Ok(sweep.purged)
 }
 
 /// The directories of the trash, oldest first. What has another name is left alone.
@@ -193,35 +208,69 @@ fn hours(private: &Private) -> Result<Vec<(u64, Vec<u8>)>, Fault> {
     Ok(hours)
 }
 
-/// Removes an entry with all below it. False: `left` was used up before.
-fn remove(dir: BorrowedFd<'_>, name: &[u8], left: &mut usize, depth: usize) -> Result<bool, Fault> {
-    if depth > DEEPEST {
-        return Err(Fault::os("remove", Errno::NAMETOOLONG));
-    }
-    let os = OsStr::from_bytes(name);
-    if *left == 0 {
-        return Ok(false);
-    }
-    match rustix::fs::unlinkat(dir, os, AtFlags::empty()) {
-        Ok(()) => {
-            *left -= 1;
-            return Ok(true);
-        }
-        Err(Errno::NOENT) => return Ok(true),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(errno) => return Err(Fault::os("unlink", errno)),
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let below = rustix::fs::openat(dir, os, flags, Mode::empty())
-        .map_err(|e| Fault::os("open directory", e))?;
-    for name in names(below.as_fd())? {
-        if !remove(below.as_fd(), &name, left, depth + 1)? {
-            return Ok(false);
+/// Removing in a bounded step.
+struct Sweep {
+    /// Entries that may still be tried: what cannot be removed costs time too.
+    left: usize,
+    purged: Purged,
+}
+
+impl Sweep {
+    fn new(most: usize) -> Sweep {
+        Sweep {
+            left: most,
+            purged: Purged::default(),
         }
     }
-    rustix::fs::unlinkat(dir, os, AtFlags::REMOVEDIR).map_err(|e| Fault::os("rmdir", e))?;
-    *left = left.saturating_sub(1);
-    Ok(true)
+
+    /// Removes an entry with all below it that can be removed.
+    fn remove(&mut self, dir: BorrowedFd<'_>, name: &[u8], depth: usize) {
+        match self.try_remove(dir, name, depth) {
+            Ok(()) => {}
+            // The reason is that of what is left in it.
+            Err(Fault::NotEmpty) if self.purged.more || self.purged.stays.is_some() => {}
+            Err(fault) => drop(self.purged.stays.get_or_insert(fault)),
+        }
+    }
+
+    fn try_remove(&mut self, dir: BorrowedFd<'_>, name: &[u8], depth: usize) -> Result<(), Fault> {
+        if self.left == 0 {
+            self.purged.more = true;
+            return Ok(());
+        }
+        self.left -= 1;
+        let name = OsStr::from_bytes(name);
+        let unlinked = rustix::fs::unlinkat(dir, name, AtFlags::empty());
+        match unlinked {
+            Ok(()) => {
+                self.purged.removed += 1;
+                return Ok(());
+            }
+            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(errno) => return Err(Fault::os("unlink", errno)),
+        }
+        if depth == DEEPEST {
+            return Err(Fault::os("remove", Errno::NAMETOOLONG));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let below = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+            Ok(below) => below,
+            // No directory: what said so, a flag for example, is the reason.
+            Err(Errno::NOTDIR | Errno::LOOP) => return Err(Fault::os("unlink", Errno::PERM)),
+            Err(errno) => return Err(Fault::os("open directory", errno)),
+        };
+        for name in names(below.as_fd())? {
+            if self.left == 0 {
+                self.purged.more = true;
+                return Ok(());
+            }
+            self.remove(below.as_fd(), &name, depth + 1);
+        }
+        rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR).map_err(|e| Fault::os("rmdir", e))?;
+        self.purged.removed += 1;
+        Ok(())
+    }
 }
 
 /// An hour since 1970 as `2026-11-28T03`.
@@ -274,6 +323,7 @@ fn months(year: u64) -> [u64; 12] {
 mod tests {
     use super::*;
     use crate::beneath::Root;
+    use crate::private;
 
     #[test]
     fn names_of_hours_are_read_as_they_are_written() {
@@ -314,16 +364,56 @@ mod tests {
         };
         make(999_000, 30);
         make(999_996, 1);
-        make(999_998, 1);
+        make(999_998, 5);
         std::fs::create_dir(trash.join("mine")).expect("mkdir");
         let count = || std::fs::read_dir(&trash).expect("dir").count();
         // Three hours: the last moment of what goes is older.
-        assert_eq!(purge(&private, now, 3 * HOUR, 10), Ok(true));
+        let step = purge(&private, now, 3 * HOUR, 10).expect("purged");
+        assert!(step.more && (1..=10).contains(&step.removed), "{step:?}");
         assert_eq!(count(), 4);
-        assert_eq!(purge(&private, now, 3 * HOUR, 1000), Ok(false));
+        let step = purge(&private, now, 3 * HOUR, 1000).expect("purged");
+        assert_eq!((step.more, step.stays), (false, None));
         assert_eq!(count(), 2);
-        assert_eq!(purge_oldest(&private), Ok(true));
-        assert_eq!(purge_oldest(&private), Ok(false));
+        // A few at a time; what has no right name is left alone.
+        let oldest = |most| purge_oldest(&private, most).expect("purged");
+        let step = oldest(6);
+        assert_eq!((step.more, step.removed), (true, 3), "three files");
+        assert_eq!(oldest(100).removed, 5, "two files, three directories");
+        assert_eq!(oldest(100), Purged::default());
         assert!(trash.join("mine").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_removed_does_not_keep_the_rest() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let root = Root::open(temp.path(), false).expect("root");
+        let private = Private::open(&root).expect("private");
+        let now = 1_000_000 * HOUR;
+        let trash = temp.path().join(".tandem/trash");
+        let (first, second) = (name_of(999_000), name_of(999_001));
+        for hour in [&first, &second] {
+            std::fs::create_dir_all(trash.join(hour).join("z")).expect("mkdir");
+            std::fs::write(trash.join(hour).join("z/file"), b"x").expect("write");
+        }
+        // Deeper than anything that is removed.
+        let mut dir = private::duplicate(private.trash()).expect("dup");
+        for name in std::iter::once(first.as_bytes()).chain([&b"d"[..]; DEEPEST + 2]) {
+            dir = super::make(dir.as_fd(), name)
+                .expect("made")
+                .expect("a directory");
+        }
+        drop(dir);
+        let step = purge(&private, now, HOUR, 20_000).expect("purged");
+        assert!(step.stays.is_some() && !step.more, "{step:?}");
+        assert!(!trash.join(&first).join("z").exists());
+        assert!(!trash.join(&second).exists());
+        let step = purge_oldest(&private, 20_000).expect("purged");
+        assert_eq!(step.removed, 0, "nothing else is left");
+        let flat = |from: std::path::PathBuf, to| std::fs::rename(from, trash.join(to));
+        // So that the temporary directory can be removed.
+        while flat(trash.join(&first).join("d/".repeat(1000)), "rest").is_ok() {
+            let _ = std::fs::remove_dir_all(trash.join(&first));
+            flat(trash.join("rest"), first.as_str()).expect("moved");
+        }
     }
 }

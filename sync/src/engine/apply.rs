@@ -31,6 +31,8 @@ pub(crate) struct Batch {
     pub ready: Ready,
     /// Complete contents by record.
     pub contents: HashMap<u32, Content>,
+    /// Trees in which there was no room for a content.
+    pub no_room: BTreeSet<TreeId>,
     /// The source's lineages.
     pub source: NodeHeads,
 }
@@ -98,10 +100,18 @@ impl Worker {
         let Batch {
             ready,
             mut contents,
+            no_room,
             source,
         } = batch;
         let commit = ready.commit;
         self.finish_sets()?;
+        for at in no_room
+            .iter()
+            .filter_map(|tree| self.position(*tree))
+            .collect::<Vec<_>>()
+        {
+            self.make_room(at);
+        }
         let skip: BTreeSet<u32> = ready
             .given_up
             .iter()
@@ -112,7 +122,6 @@ impl Worker {
         let mut by_tree: BTreeMap<TreeId, Vec<Item>> = BTreeMap::new();
         for (number, record) in (0u32..).zip(ready.records) {
             if ready.failed.contains(&number) {
-                self.room_by_trash(&record);
                 results.failed.push((record.tree, record.path, Here::Open));
             } else if skip.contains(&number) {
                 // A newer version follows.
@@ -229,7 +238,7 @@ impl Worker {
                 self.stop(at, Stop::Unfinished(fault.to_string()));
             }
             if fault.is_no_space() {
-                self.trash_gives_way(at);
+                self.make_room(at);
             }
             self.shared.alarm(
                 Some(&config.name),

@@ -11,7 +11,7 @@ use crate::holes;
 use crate::replica::machine::Ready;
 use crate::spool::{Head, Spool, Spooled};
 use crate::wire::{Commit, Idle};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::sync::atomic::Ordering;
 
@@ -64,6 +64,7 @@ impl Worker {
             mut ready,
             mut contents,
             source,
+            ..
         } = batch;
         // What changes a file in place was made before the hold began; the whole content is asked for.
         let redo = contents.extract_if(|_, content| content.is_redo());
@@ -206,6 +207,7 @@ impl Worker {
         Ok(Batch {
             ready,
             contents,
+            no_room: BTreeSet::new(),
             source: head.source.clone(),
         })
     }

@@ -1,11 +1,11 @@
 //! The trash of trees with `deletes = "trash"`: what is old goes, and it gives way when room is needed.
 
 use super::clock::{self, ms};
+use super::tree::Open;
 use super::worker::Worker;
 use crate::commit;
 use crate::hash;
 use crate::tree::Deletes;
-use crate::wire::Record;
 
 /// Most entries that go at once: some ten milliseconds of the worker, each second.
 const STEP: usize = 2000;
@@ -26,44 +26,48 @@ impl Worker {
                 continue;
             };
             let age = tree.config.trash_age.as_secs();
-            tree.purge_at = match commit::purge(&open.private, now(), age, STEP) {
-                Ok(true) => at,
-                Ok(false) => at + PAUSE,
-                Err(fault) => {
-                    let tree = &tree.config.name;
-                    tracing::warn!(tree, %fault, "the trash cannot be emptied");
-                    at + PAUSE
-                }
+            let purged = commit::purge(&open.private, now(), age, STEP);
+            let more = purged.as_ref().is_ok_and(|purged| purged.more);
+            tree.purge_at = if more { at } else { at + PAUSE };
+            let stays = match purged {
+                Ok(purged) => purged.stays,
+                Err(fault) => Some(fault),
             };
+            if let Some(fault) = &stays
+                && tree.trash_stays != stays
+            {
+                let tree = &tree.config.name;
+                tracing::warn!(tree, %fault, "the trash cannot be emptied");
+            }
+            if !more {
+                tree.trash_stays = stays;
+            }
         }
     }
 
-    /// A content could not be received. If there is no room for it, the oldest of the trash goes.
-    pub(super) fn room_by_trash(&mut self, record: &Record) {
-        let Some(at) = self.position(record.tree) else {
+    /// There is no room in a tree: what cut transfers left goes, on its file system, and if that is nothing, some of the oldest of
+    /// the trash, before its time.
+    pub(super) fn make_room(&mut self, at: usize) {
+        let Some(open) = self.trees[at].open.clone() else {
             return;
         };
-        let wanted = record.state.as_ref().map_or(0, |state| state.kind.size());
-        let room = self.trees[at].open.as_ref().map(|open| {
-            let found = rustix::fs::fstatvfs(open.root.fd());
-            found.map_or(u64::MAX, |f| f.f_bavail.saturating_mul(f.f_frsize))
-        });
-        if room.is_some_and(|room| room < wanted.max(1 << 20)) {
-            self.trash_gives_way(at);
-        }
-    }
-
-    /// There is no room: the oldest of the trash goes, before its time.
-    pub(super) fn trash_gives_way(&mut self, at: usize) {
-        let tree = &self.trees[at];
-        let (true, Some(open)) = (tree.config.deletes == Deletes::Trash, &tree.open) else {
-            return;
-        };
-        let tree = &tree.config.name;
-        match commit::purge_oldest(&open.private) {
-            Ok(true) => tracing::warn!(tree, "no room: the oldest of the trash was removed"),
-            Ok(false) => {}
-            Err(fault) => tracing::warn!(tree, %fault, "the trash cannot be emptied"),
+        let device = |open: &Open| open.root.opened_as().dev;
+        let here = self.trees.iter().filter_map(|tree| tree.open.as_ref());
+        let here = here.filter(|other| device(other) == device(&open));
+        let cleared: usize = here
+            .map(|open| commit::clear_partials(&open.private).unwrap_or(0))
+            .sum();
+        if cleared > 0 {
+            tracing::info!(cleared, "no room: what cut transfers left was removed");
+        } else if self.trees[at].config.deletes == Deletes::Trash {
+            let tree = &self.trees[at].config.name;
+            match commit::purge_oldest(&open.private, STEP).map(|purged| purged.removed) {
+                Ok(0) => {}
+                Ok(removed) => {
+                    tracing::warn!(tree, removed, "no room: the oldest of the trash goes")
+                }
+                Err(fault) => tracing::warn!(tree, %fault, "the trash cannot be emptied"),
+            }
         }
     }
 }

@@ -223,6 +223,8 @@ pub(crate) struct Tree {
     pub kept: BTreeSet<RelPath>,
     /// When the trash is looked at next (CLOCK_BOOTTIME nanoseconds).
     pub purge_at: u64,
+    /// Why something in the trash could not be removed, so that it is said once.
+    pub trash_stays: Option<crate::fault::Fault>,
     /// More of them than the index knows of.
     pub skipped_moved: bool,
     /// Files that changed since are read even if their keys say that nothing changed (nanoseconds of the wall clock).
@@ -302,6 +304,7 @@ impl Tree {
             skipped_moved: false,
             kept: BTreeSet::new(),
             purge_at: 0,
+            trash_stays: None,
             read_since: None,
             job: None,
             accepted: None,

@@ -456,6 +456,7 @@ impl Session<'_> {
                     let batch = Box::new(Batch {
                         ready,
                         contents,
+                        no_room: self.contents.take_no_room(),
                         source: self.source.clone(),
                     });
                     let session = self.number;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// A small file on its way.
 pub(super) struct Small {
-    tree: TreeId,
+    pub tree: TreeId,
     pub path: RelPath,
     size: u64,
     hash: ContentHash,

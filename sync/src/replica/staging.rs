@@ -15,7 +15,7 @@ use crate::path::RelPath;
 use crate::tail::Tail;
 use crate::tree::{TreeId, Update};
 use crate::wire::{Item, Record, Want};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -76,6 +76,8 @@ pub(crate) struct Contents {
     asides: HashMap<u64, Asides>,
     /// Paths whose content could not be put on the disk when it last came, and why.
     failed: BTreeMap<RelPath, String>,
+    /// Trees in which there was no room for a content since the worker was last told.
+    no_room: BTreeSet<TreeId>,
     /// Spooling: nothing that is here is relied on, for it may change before the batch is applied.
     whole: bool,
     /// Tells the source that this end is at work.
@@ -91,6 +93,7 @@ impl Contents {
             slots: HashMap::new(),
             asides: HashMap::new(),
             failed: BTreeMap::new(),
+            no_room: BTreeSet::new(),
             whole: false,
             pulse,
         }
@@ -243,7 +246,7 @@ impl Contents {
             },
             Some(Err(fault)) => {
                 tracing::debug!(%path, %fault, "a file cannot be staged");
-                self.fail(path, &fault);
+                self.fail(record.tree, path, &fault);
                 Slot::Failed
             }
             None => Slot::Failed,
@@ -429,10 +432,16 @@ impl Contents {
     }
 
     fn give_up(&mut self, item: Item, fault: &Fault) {
-        if let Some(Slot::Coming { staging, path, .. }) = self.slots.insert(item, Slot::Failed) {
+        if let Some(Slot::Coming {
+            staging,
+            tree,
+            path,
+            ..
+        }) = self.slots.insert(item, Slot::Failed)
+        {
             tracing::debug!(%path, %fault, "a content cannot be staged");
             staging.discard();
-            self.fail(path, fault);
+            self.fail(tree, path, fault);
         }
     }
 
@@ -465,7 +474,7 @@ impl Contents {
             self.slots.insert(item, Slot::Small(small));
             return true;
         }
-        let path = small.path.clone();
+        let (tree, path) = (small.tree, small.path.clone());
         let asides = self.asides.entry(item.batch).or_default();
         match small.finish(&self.roots, asides) {
             Ok(complete) => {
@@ -479,7 +488,7 @@ impl Contents {
             }
             Err(fault) => {
                 tracing::debug!(%path, %fault, "a content cannot be staged");
-                self.fail(path, &fault);
+                self.fail(tree, path, &fault);
                 false
             }
         }
@@ -541,10 +550,18 @@ impl Contents {
         }
     }
 
-    fn fail(&mut self, path: RelPath, fault: &Fault) {
+    fn fail(&mut self, tree: TreeId, path: RelPath, fault: &Fault) {
+        if fault.is_no_space() {
+            self.no_room.insert(tree);
+        }
         if self.failed.len() < MAX_FAILED {
             self.failed.insert(path, fault.to_string());
         }
+    }
+
+    /// The trees in which there was no room for a content since this was last asked.
+    pub fn take_no_room(&mut self) -> BTreeSet<TreeId> {
+        std::mem::take(&mut self.no_room)
     }
 
     /// What cannot be put on this node's disk now, for a person. It is sent again until it can.

@@ -273,6 +273,7 @@ pub async fn hand(
             failed: Vec::new(),
         },
         contents: Default::default(),
+        no_room: Default::default(),
         source: a.engine().lineages().unwrap(),
     };
     for (number, (text, gone)) in (0..).zip(paths) {

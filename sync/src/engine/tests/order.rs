@@ -34,6 +34,7 @@ fn batch(source: &Node, number: u64, broken: bool) -> Box<Batch> {
             failed: Vec::new(),
         },
         contents: HashMap::new(),
+        no_room: Default::default(),
         source: heads(&source.engine().shared).unwrap(),
     })
 }

@@ -3,8 +3,12 @@
 use super::compare::assert_equal;
 use super::pair::{Cable, Node, flush, pair, write};
 use super::reversal::rescued;
-use crate::tree::{Deletes, MaxDelete};
-use std::collections::BTreeMap;
+use crate::engine::apply::Batch;
+use crate::path::RelPath;
+use crate::replica::machine::Ready;
+use crate::tree::{Deletes, MaxDelete, TreeId};
+use crate::wire::{Commit, Record};
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -110,4 +114,66 @@ async fn what_is_old_goes_from_the_trash() {
     gone.expect("the old hour is removed");
     assert_eq!(in_trash(&b, "file").len(), 1);
     assert!(mine.exists());
+}
+
+/// Whatever a source announces: only a disk that was full makes room, a step at a time, and first by what nobody needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_lack_of_room_takes_from_the_trash_and_cut_transfers_go_first() {
+    let aged = |t: &mut crate::tree::TreeConfig| {
+        let century = Duration::from_secs(100 * 365 * 24 * 3600);
+        (t.deletes, t.trash_age) = (Deletes::Trash, century);
+    };
+    let (a, b) = pair(aged).await;
+    write(&a.tree().join("file"), "x");
+    let cable = Cable::plug(&a, &b);
+    settled(&a, &b).await;
+    cable.cut().await;
+    let old = b.tree().join(".tandem/trash/2020-02-29T23/file");
+    write(&old, "old");
+    let partial = b.tree().join(".tandem/partial/of-a-cut-transfer");
+    write(&partial, "came");
+    let (tree, path) = (TreeId::of("data"), RelPath::new("file").unwrap());
+    let source = a.engine().lineages().unwrap();
+    let snapshot = a.engine().shared.index.snapshot().unwrap();
+    let head = snapshot.last_seq();
+    let mut state = snapshot.get(tree, &path).unwrap().unwrap().current.unwrap();
+    if let crate::entry::Kind::File { size, .. } = &mut state.kind {
+        *size = 1 << 60;
+    }
+    let batch = |upto: u64, no_room: BTreeSet<TreeId>| Batch {
+        ready: Ready {
+            commit: Commit {
+                batch: upto,
+                upto,
+                caught_up: false,
+                stamp: 0,
+            },
+            records: vec![Record {
+                tree,
+                path: path.clone(),
+                seq: upto,
+                state: Some(state.clone()),
+                inline: false,
+                grown_from: None,
+                names: None,
+            }],
+            totals: Vec::new(),
+            given_up: Vec::new(),
+            failed: vec![0],
+        },
+        contents: Default::default(),
+        no_room,
+        source: source.clone(),
+    };
+    let left = || (partial.exists(), old.exists());
+    let steps = [
+        (BTreeSet::new(), (true, true)),
+        ([tree].into(), (false, true)),
+        ([tree].into(), (false, false)),
+    ];
+    for (upto, (no_room, wanted)) in (head + 1..).zip(steps) {
+        let handed = super::cuts::hand_batch(&b, batch(upto, no_room)).await;
+        handed.unwrap().unwrap();
+        assert_eq!(left(), wanted);
+    }
 }
