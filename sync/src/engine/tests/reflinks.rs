@@ -77,7 +77,8 @@ async fn a_new_version_shares_what_stays_the_same() {
         .unwrap();
     base.write_all_at(&noise(9000, 2), 50 << 20).unwrap();
     equal(&a, &b).await;
-    let grown = disk.used() - before;
+    // Room may come back late.
+    let grown = disk.used().saturating_sub(before);
     assert!(grown < SIZE / 4, "{grown} bytes for one changed block");
     // Shorter, and cut while the new version comes.
     let cable = {
