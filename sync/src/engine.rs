@@ -57,6 +57,7 @@ mod standby;
 pub mod status;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod stream;
+mod tombstones;
 mod trash;
 pub(crate) mod tree;
 mod trees;

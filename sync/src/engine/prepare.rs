@@ -91,6 +91,8 @@ impl Worker {
             self.find_sets().map_err(|why| refuse(&why, true))?;
         }
         let mine = heads(&self.shared).map_err(|e| failed(&e))?;
+        let own_floor = self.shared.index.snapshot();
+        let own_floor = own_floor.map_err(|e| failed(&e))?.tombstone_floor();
         let mut turns = Vec::new();
         let mut diverged = Vec::new();
         for at in 0..self.trees.len() {
@@ -151,10 +153,12 @@ impl Worker {
                 }
             };
             let floor = floors.iter().find(|(id, _)| *id == tree.id);
-            turns.push((
-                at,
-                self.or_anew(at, turn, &a.head, floor.map_or(0, |f| f.1)),
-            ));
+            let mut floor = floor.map_or(0, |f| f.1);
+            if matches!(turn, Turn::Rewind(_)) {
+                // What this node deleted after the branch must be asked for: it must still know what that is.
+                floor = floor.max(own_floor);
+            }
+            turns.push((at, self.or_anew(at, turn, &a.head, floor)));
         }
         for (at, turn) in &turns {
             if self.trees[*at].is_in_sets() && !matches!(turn, Turn::Continue) {

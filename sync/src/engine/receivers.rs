@@ -127,6 +127,11 @@ impl Receivers {
         });
     }
 
+    /// What every one of them has acknowledged; 0 while one was not heard since this node began to send. `None`: there is none.
+    pub fn least_acked(&self) -> Option<u64> {
+        self.lock().values().map(|receiver| receiver.acked).min()
+    }
+
     /// What the session shows of itself; `None`: it has ended. True: somebody who waits for it to be in sync, or to be
     /// there, should hear of it.
     pub fn show(&self, ticket: &Ticket, session: Option<SessionStatus>) -> bool {

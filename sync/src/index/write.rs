@@ -211,9 +211,13 @@ impl<'t> Writer<'t> {
         self.numbers.acked.forget(self.numbers.last_seq);
     }
 
-    /// Tombstones up to `upto`, which the peer has acknowledged, are removed, at most `max`. Gives how many were.
+    /// Tombstones up to `upto` are removed, at most `max`: while this node writes of those that the peer has acknowledged. Gives how
+    /// many were.
     pub fn purge_tombstones(&mut self, upto: u64, max: usize) -> Result<usize, IndexError> {
-        let upto = upto.min(self.numbers.acked.upto);
+        let upto = match self.numbers.mode {
+            Mode::Receiving => upto,
+            _ => upto.min(self.numbers.acked.upto),
+        };
         let mut rows = Vec::new();
         for row in self.tables.tombstones.range(..=upto)?.take(max) {
             let (seq, place) = row?;

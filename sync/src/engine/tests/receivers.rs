@@ -2,8 +2,9 @@
 
 use super::compare::assert_equal;
 use super::hostile::Puppet;
-use super::pair::{Cable, Node, flush, noise, write};
+use super::pair::{Cable, Node, PATIENCE, flush, noise, write};
 use super::reversal::rescued;
+use crate::engine::tombstones::tests as tombstones;
 use crate::engine::{CommandError, EngineStatus, SessionEnd};
 use crate::tree::{Part, ReplicaConfig, TreeConfig, TreeId};
 use crate::wire::{Accept, End, Hello, Message};
@@ -230,6 +231,81 @@ async fn removed_tombstones_do_not_leave_files_behind() {
     assert_equal(&a.tree(), &web.tree());
     assert!(bytes.load(Ordering::Relaxed) < 100_000, "no contents");
     assert!(rescued(&web).contains_key("dir/file7"));
+    cable.cut().await;
+}
+
+/// Tombstones that are left in a node's index, once it has looked at those that are old.
+async fn left_when_old(node: &Node) -> u64 {
+    let index = &node.engine().shared.index;
+    let seen = || async {
+        while !tombstones::is_seen(index) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let both = async {
+        // The first mark of all, with which none is old.
+        seen().await;
+        tombstones::age(index);
+        seen().await;
+    };
+    let both = tokio::time::timeout(PATIENCE, both).await;
+    both.expect("the worker looks at old tombstones");
+    let counts = index.snapshot().unwrap().counts(TreeId::of("data"));
+    counts.unwrap().tombstones
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_tombstones_go_when_every_receiver_knows_them() {
+    let (a, b, web, [standby, feed]) = three().await;
+    for name in ["dir/file7", "dir/file8"] {
+        std::fs::remove_file(a.tree().join(name)).unwrap();
+    }
+    flush(&a).await;
+    fed(&a, "web1").await;
+    assert_eq!(left_when_old(&a).await, 2, "web2 was not heard of");
+    for receiver in [&b, &web] {
+        receiver.until("at rest", |s| s.consistent).await;
+        assert_eq!(left_when_old(receiver).await, 0);
+    }
+    a.engine().set_replicas(&[fed_data("web1")]).unwrap();
+    assert_eq!(left_when_old(&a).await, 0);
+    assert!(floor(&a) > 0 && floor(&a) == floor(&b));
+    // Nobody who knew them is compared for it, whoever becomes master.
+    standby.cut().await;
+    feed.cut().await;
+    take_over(&b, 2).await;
+    a.engine().begin_replica().await.unwrap();
+    write(&b.tree().join("later"), "of the new master");
+    let (cable, bytes) = Cable::counting(&b, &a);
+    let (feed, fed_bytes) = Cable::counting(&b, &web);
+    flush(&b).await;
+    fed(&b, "web1").await;
+    assert_equal(&b.tree(), &a.tree());
+    assert_equal(&b.tree(), &web.tree());
+    for (node, bytes) in [(&a, bytes), (&web, fed_bytes)] {
+        assert!(bytes.load(Ordering::Relaxed) < 10_000);
+        assert!(rescued(node).is_empty());
+    }
+    cable.cut().await;
+    feed.cut().await;
+}
+
+/// What it deleted past the branch it has forgotten, and so cannot ask for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_forgot_what_it_must_take_back_is_compared_whole() {
+    let (a, b, web, [standby, feed]) = three().await;
+    standby.cut().await;
+    std::fs::remove_file(a.tree().join("dir/file2")).unwrap();
+    fed(&a, "web1").await;
+    web.until("at rest", |s| s.consistent).await;
+    assert!(!web.tree().join("dir/file2").exists());
+    assert_eq!(left_when_old(&web).await, 0);
+    feed.cut().await;
+    take_over(&b, 2).await;
+    let cable = Cable::plug(&b, &web);
+    fed(&b, "web1").await;
+    web.until("consistent", |s| s.consistent).await;
+    assert_equal(&b.tree(), &web.tree());
     cable.cut().await;
 }
 

@@ -258,6 +258,11 @@ fn acknowledged_tombstones_can_go() {
         Ok(())
     });
     assert_eq!(f.write(|w| w.purge_tombstones(u64::MAX, 10)), 0);
+    // A receiver has those of others, to whom it acknowledges.
+    f.write(|w| w.start_receiving());
+    f.write(|w| w.receive(WWW, &p("e"), None, 90, None));
+    assert_eq!(f.write(|w| w.purge_tombstones(89, 10)), 0);
+    assert_eq!(f.write(|w| w.purge_tombstones(90, 10)), 1);
 }
 
 #[test]
