@@ -40,20 +40,42 @@ impl Hashed {
     }
 }
 
+/// Whether the reading of a content that is long is to end before its end: somebody waits for who reads.
+pub type Ends<'e> = &'e (dyn Fn() -> bool + Sync);
+
+/// Never.
+pub const TO_ITS_END: Ends<'static> = &|| false;
+
+/// Bytes that are read in any case. A disk gives them in less than a second.
+const LONG: u64 = 64 << 20;
+
+fn unless<'e>(ends: Ends<'e>) -> impl FnMut(usize) -> ControlFlow<()> + 'e {
+    let mut read = 0;
+    move |bytes| {
+        read += bytes as u64;
+        match read >= LONG && ends() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+}
+
 /// Hashes an open regular file from its start. With `flush_first` the file is made durable before, so that the next store
 /// through a memory map moves its times again (needed for files that are written through maps).
 pub fn hash_file(file: &File, flush_first: bool) -> Result<Hashed, Fault> {
     if flush_first {
         rustix::fs::fdatasync(file).map_err(|e| Fault::os("fdatasync", e))?;
     }
-    hash_since(file, Stat::of_fd(file.as_fd())?)
+    hash_unless(file, TO_ITS_END)
 }
 
-/// Hashes an open regular file of which `before` was seen just now.
-fn hash_since(file: &File, before: Stat) -> Result<Hashed, Fault> {
-    let hashed = hash_while(file, before, &mut |_| ControlFlow::Continue(()))?;
-    hashed.ok_or(Fault::Changed("it was not read to its end"))
+fn hash_unless(file: &File, ends: Ends<'_>) -> Result<Hashed, Fault> {
+    let before = Stat::of_fd(file.as_fd())?;
+    let hashed = hash_while(file, before, &mut unless(ends))?;
+    hashed.ok_or(NOT_READ)
 }
+
+const NOT_READ: Fault = Fault::Changed("it was not read to its end");
 
 /// Hashes an open regular file of which `before` was seen just now, for as long as `go_on`, which hears how many bytes
 /// each read gave, says so. `None`: it was stopped.
@@ -128,8 +150,17 @@ fn read_up_to(
 }
 
 /// Opens a file beneath the root and hashes it.
-pub fn hash_path(root: &Root, path: &RelPath, flush_first: bool) -> Result<Hashed, Fault> {
-    hash_file(&root.open_file(path)?, flush_first)
+pub fn hash_path(root: &Root, path: &RelPath, ends: Ends<'_>) -> Result<Hashed, Fault> {
+    hash_unless(&root.open_file(path)?, ends)
+}
+
+/// How contents are read.
+#[derive(Clone, Copy)]
+pub struct How<'e> {
+    /// Files are made durable before, see [`hash_file`].
+    pub flush_first: bool,
+    /// When the reading ends. What was not read to its end is [`Fault::Changed`].
+    pub ends: Ends<'e>,
 }
 
 /// What lies at a path, with the hash of a regular file whose content had to be read.
@@ -202,11 +233,11 @@ impl Unread {
 
 /// Reads what lies at a path, and the content of a regular file whose key is not the known one, all through one
 /// descriptor. `None`: nothing lies there.
-pub fn read(root: &Root, wanted: Wanted<'_>, flush_first: bool) -> Result<Option<Read>, Fault> {
+pub fn read(root: &Root, wanted: Wanted<'_>, how: How<'_>) -> Result<Option<Read>, Fault> {
     if wanted.file
         && let Some(file) = root.open_regular(wanted.path)
     {
-        return read_file(&file, wanted, flush_first).map(Some);
+        return read_file(&file, wanted, how).map(Some);
     }
     let held = match root.open_path(wanted.path) {
         Ok(held) => held,
@@ -221,11 +252,11 @@ pub fn read(root: &Root, wanted: Wanted<'_>, flush_first: bool) -> Result<Option
         Fault::Missing | Fault::NotBeneath => Fault::Changed("it is gone"),
         fault => fault,
     })?;
-    read_file(&file, wanted, flush_first).map(Some)
+    read_file(&file, wanted, how).map(Some)
 }
 
-fn read_file(file: &File, wanted: Wanted<'_>, flush_first: bool) -> Result<Read, Fault> {
-    if flush_first {
+fn read_file(file: &File, wanted: Wanted<'_>, how: How<'_>) -> Result<Read, Fault> {
+    if how.flush_first {
         rustix::fs::fdatasync(file).map_err(|e| Fault::os("fdatasync", e))?;
     }
     let seen = meta::read_open(file)?;
@@ -234,7 +265,7 @@ fn read_file(file: &File, wanted: Wanted<'_>, flush_first: bool) -> Result<Read,
     }
     let before = wanted.before.filter(|before| before.has_grown(&seen));
     if let Some(tail) = before.and_then(|before| before.tail.as_ref())
-        && let Some((hashed, tail)) = read_tail(file, &seen, tail)?
+        && let Some((hashed, tail)) = read_tail(file, &seen, tail, how.ends)?
     {
         let (hashed, grew) = (Some(hashed), true);
         return Ok(Read {
@@ -246,8 +277,8 @@ fn read_file(file: &File, wanted: Wanted<'_>, flush_first: bool) -> Result<Read,
     }
     let known = before.map(|before| (before.key.size, before.hash));
     let hasher = TailHasher::new(seen.stat.size).after(known);
-    let read = hash_on(file, seen.stat, hasher, &mut |_| ControlFlow::Continue(()))?;
-    let (hashed, tail) = read.ok_or(Fault::Changed("it was not read to its end"))?;
+    let read = hash_on(file, seen.stat, hasher, &mut unless(how.ends))?;
+    let (hashed, tail) = read.ok_or(NOT_READ)?;
     // A file that is written all the time is never read at rest; one that only grows has a content that it had.
     let grew = tail.is_some()
         && !seen.has_other_names()
@@ -268,15 +299,17 @@ fn read_tail(
     file: &File,
     seen: &Seen,
     tail: &Tail,
+    ends: Ends<'_>,
 ) -> Result<Option<(Hashed, Option<Tail>)>, Fault> {
     let mut hasher = tail.grown(seen.stat.size);
-    let mut pass = |_| ControlFlow::Continue(());
+    let mut pass = unless(ends);
+    // Less than is read in any case.
     let _ = read_up_to(file, &mut hasher, tail.size(), &mut pass)?;
     if hasher.written() != tail.size() || hasher.hash() != tail.hash() {
         return Ok(None);
     }
-    let read = hash_on(file, seen.stat, hasher, &mut pass)?;
-    Ok(read.filter(|(hashed, _)| hashed.size == seen.stat.size))
+    let read = hash_on(file, seen.stat, hasher, &mut pass)?.ok_or(NOT_READ)?;
+    Ok(Some(read).filter(|(hashed, _)| hashed.size == seen.stat.size))
 }
 
 impl Read {
@@ -297,7 +330,7 @@ pub type ReadResult = Result<Option<Read>, Fault>;
 const AT_ONCE: usize = 8;
 
 /// Reads many paths, on the caller's thread and one more. One result for each, in the order of `wanted`.
-pub fn read_many(root: &Root, wanted: &[Wanted<'_>], flush_first: bool) -> Vec<ReadResult> {
+pub fn read_many(root: &Root, wanted: &[Wanted<'_>], how: How<'_>) -> Vec<ReadResult> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut mine = Vec::new();
@@ -307,7 +340,7 @@ pub fn read_many(root: &Root, wanted: &[Wanted<'_>], flush_first: bool) -> Vec<R
                 return mine;
             };
             let some = &some[..some.len().min(AT_ONCE)];
-            mine.extend((from..).zip(some.iter().map(|one| read(root, *one, flush_first))));
+            mine.extend((from..).zip(some.iter().map(|one| read(root, *one, how))));
         }
     };
     let mut all = std::thread::scope(|scope| {
@@ -335,6 +368,36 @@ mod tests {
     use super::*;
     use std::io::Write;
 
+    const WHOLE: How<'static> = How {
+        flush_first: false,
+        ends: TO_ITS_END,
+    };
+
+    #[test]
+    fn the_reading_of_a_long_content_can_end_before_its_end() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let root = Root::open(temp.path(), false).expect("root");
+        let path = RelPath::new("f").expect("path");
+        let wanted = Wanted {
+            path: &path,
+            file: true,
+            unread: Unread::Never,
+            before: None,
+        };
+        let how = How {
+            ends: &|| true,
+            ..WHOLE
+        };
+        let content = vec![7; LONG as usize + 3 * CHUNK];
+        std::fs::write(temp.path().join("f"), &content).expect("write");
+        assert_eq!(read(&root, wanted, how), Err(NOT_READ));
+        assert_eq!(hash_path(&root, &path, how.ends), Err(NOT_READ));
+        assert!(read(&root, wanted, WHOLE).is_ok());
+        // One that is short is read in any case.
+        std::fs::write(temp.path().join("f"), &content[..1 << 20]).expect("write");
+        assert!(read(&root, wanted, how).is_ok());
+    }
+
     #[test]
     fn a_file_at_rest_is_stable() {
         let temp = tempfile::tempdir().expect("temp dir");
@@ -342,7 +405,7 @@ mod tests {
         std::fs::write(temp.path().join("f"), &content).expect("write");
         let root = Root::open(temp.path(), false).expect("root");
         let path = RelPath::new("f").expect("path");
-        let hashed = hash_path(&root, &path, true).expect("hashed");
+        let hashed = hash_path(&root, &path, TO_ITS_END).expect("hashed");
         assert!(hashed.is_stable());
         assert_eq!(hashed.hash, ContentHash::of(&content));
         assert_eq!(hashed.size, content.len() as u64);
@@ -413,7 +476,7 @@ mod tests {
                 before: None,
             })
             .collect();
-        let found = read_many(&root, &wanted, false);
+        let found = read_many(&root, &wanted, WHOLE);
         assert_eq!(found.len(), 601);
         for (at, (path, result)) in paths.iter().zip(found).enumerate() {
             if path.as_bytes() == b"missing" {
@@ -453,7 +516,7 @@ mod tests {
                 unread: Unread::Never,
                 before: None,
             };
-            let read = read(&root, wanted, false).expect("read").expect("there");
+            let read = read(&root, wanted, WHOLE).expect("read").expect("there");
             assert_eq!(Ok(Some(read.seen)), meta::read(&root, &path), "{name}");
             assert_eq!(read.hashed, None, "{name}");
         }

@@ -43,8 +43,8 @@ impl Worker {
                 meta: seen.meta.clone(),
             }),
             (What::File(_), None) => {
-                let hashed =
-                    hash::hash_path(&open.root, path, false).map_err(|fault| fault.to_string())?;
+                let hashed = hash::hash_path(&open.root, path, &self.shared.reading_ends(true));
+                let hashed = hashed.map_err(|fault| fault.to_string())?;
                 if !hashed.is_stable() || hashed.before != key {
                     return Err("somebody writes here".into());
                 }

@@ -416,6 +416,12 @@ impl Shared {
         Some(self.fresh_at.load(Ordering::Acquire)).filter(|at| *at != 0)
     }
 
+    /// Whether the worker is to stop reading a content, however long that is: the agent ends, or this node, which receives, takes
+    /// over, for which the token is revoked and the worker waited for.
+    pub fn reading_ends(&self, receiver: bool) -> impl Fn() -> bool + Sync + '_ {
+        move || self.end.is_cancelled() || (receiver && !self.token.is_granted())
+    }
+
     /// Asks the worker and waits for its answer.
     ///
     /// # Errors

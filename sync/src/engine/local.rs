@@ -208,6 +208,7 @@ impl Worker {
             receiver,
             tails,
             restless,
+            ends: &self.shared.reading_ends(receiver),
         };
         Some(work(&looker))
     }

@@ -6,7 +6,7 @@ use super::restless::Restless;
 use super::tree::{Dirt, Open};
 use crate::entry::{ContentHash, IndexEntry, Kind, LocalKey, State};
 use crate::fault::Fault;
-use crate::hash::{self, Before, Hashed, ReadResult, Unread, Wanted};
+use crate::hash::{self, Before, Ends, Hashed, How, ReadResult, Unread, Wanted};
 use crate::index::{Index, IndexError, Snapshot};
 use crate::meta::{Seen, What};
 use crate::path::RelPath;
@@ -74,13 +74,18 @@ pub(crate) struct Looker<'a> {
     pub tails: Option<&'a Tails>,
     /// Files that are known not to rest. `None`: none is treated as such.
     pub restless: Option<Restless<'a>>,
+    /// When the reading of a long content ends before its end.
+    pub ends: Ends<'a>,
 }
 
 impl Looker<'_> {
     /// Files of polled trees are written through maps, perhaps: they are made durable before they are read, so that
     /// the next store moves their times again.
-    pub(super) fn flush_first(&self) -> bool {
-        self.config.poll.is_some() && !self.receiver
+    fn how(&self) -> How<'_> {
+        How {
+            flush_first: self.config.poll.is_some() && !self.receiver,
+            ends: self.ends,
+        }
     }
 
     /// Whether the path is none of ours.
@@ -121,7 +126,7 @@ impl Looker<'_> {
                 ..self.wanted(path, *dirt, entry.as_ref())
             })
             .collect();
-        let read = hash::read_many(&self.open.root, &wanted, self.flush_first());
+        let read = hash::read_many(&self.open.root, &wanted, self.how());
         for (((path, dirt), entry), read) in paths.iter().zip(entries).zip(read) {
             self.look(path, *dirt, entry.as_ref(), read, names, sights)?;
         }

@@ -373,6 +373,7 @@ impl Taking<'_> {
             // What a set holds was read whole.
             tails: None,
             restless: None,
+            ends: crate::hash::TO_ITS_END,
         };
         let mut changed = Vec::new();
         let mut found = |found: super::walk::Found| {
