@@ -5,7 +5,8 @@
 //! 2. first durability: what was staged is on the disk before any name leads to it (few files: each by `fsync`; many:
 //!    one `syncfs`), and so is what the caller writes meanwhile;
 //! 3. make visible, in the order of the steps, with the role token held: the expected state of each path is checked
-//!    again just before, then one rename (an exchange where a directory and something else change places);
+//!    again just before, then one rename (an exchange where a directory and something else change places). Directories whose
+//!    mode only becomes stricter have it before: what comes into them was written behind it;
 //! 4. the modification times of all directories whose entries changed;
 //! 5. second durability, then the new local keys are read.
 //!
@@ -110,6 +111,9 @@ pub fn apply<E>(
         stopped: prepared.stopped.take(),
         ..Report::default()
     };
+    if report.stopped.is_none() {
+        run.tighten(&prepared.items);
+    }
     for item in prepared.items {
         if report.stopped.is_none() && !guard.as_ref().is_some_and(|guard| guard.is_valid()) {
             report.stopped = Some(Fault::Revoked);

@@ -420,6 +420,17 @@ pub fn is_but_time(file: &std::fs::File, want: &Meta) -> bool {
         && have.iter().eq(want.xattrs.iter())
 }
 
+/// Gives an entry the wanted mode if that only takes rights from users, and the owner stays.
+pub fn tighten(fd: BorrowedFd<'_>, want: &Meta) -> Result<(), Fault> {
+    let now = Stat::of_fd(fd)?;
+    let (have, mode) = (now.mode & 0o7777, want.mode & 0o7777);
+    let stricter = have != mode && have & mode == mode && (have ^ mode) & 0o7000 == 0;
+    if !stricter || (now.uid, now.gid) != (want.uid, want.gid) {
+        return Ok(());
+    }
+    set_mode(fd, mode).map_err(|e| Fault::os("chmod", e))
+}
+
 /// Shuts an open file to everybody but this process's own user: nobody whom its next attributes keep out can open it until they
 /// are applied, not even its present owner, who could give himself the right.
 pub fn shut(file: &std::fs::File) -> Result<(), Fault> {

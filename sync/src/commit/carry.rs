@@ -190,6 +190,32 @@ impl Run<'_> {
         }
     }
 
+    /// Gives directories their new mode before anything comes into them, if that only takes rights away: who is kept out by it must not
+    /// see what the source wrote behind it. All else of them comes last, and so does what gives rights, for what is to go is there
+    /// until then.
+    pub(super) fn tighten(&self, items: &[Item]) {
+        for item in items {
+            if let Ok(Ready::FinishDir(meta)) = &item.ready
+                && let Err(fault) = self.tighten_dir(&item.path, meta)
+            {
+                // A directory that is still to be made, or its own step says why.
+                tracing::trace!(path = %item.path, %fault, "not tightened");
+            }
+        }
+    }
+
+    fn tighten_dir(&self, path: &RelPath, meta: &Meta) -> Result<(), Fault> {
+        if path.is_root() {
+            return meta::tighten(self.target.root.fd(), meta);
+        }
+        let place = self.target.root.place(path)?;
+        let now = self.permitted(path, &place)?;
+        match now.is_some_and(|stat| stat.is_dir()) {
+            true => meta::tighten(hold(&place, now)?.0.as_fd(), meta),
+            false => Ok(()),
+        }
+    }
+
     /// New metadata for what is there. It was checked by its name; who may write in the directory could put another
     /// file there since (another name of somebody else's file), so the opened entry itself is checked again.
     pub(super) fn set_meta(

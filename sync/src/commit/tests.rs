@@ -137,6 +137,39 @@ fn a_file_that_somebody_wrote_meanwhile_has_no_key() {
     assert!(key(1).is_some());
 }
 
+/// What the source wrote behind a stricter mode of the directory is behind it here, and what gives rights comes last.
+#[test]
+fn a_directory_becomes_stricter_before_and_laxer_after_what_comes_into_it() {
+    for (before, after, meanwhile) in [
+        (0o755, 0o700, 0o700),
+        (0o700, 0o755, 0o700),
+        (0o1777, 0o755, 0o1777),
+    ] {
+        let setup = setup();
+        let dir = setup.at("d");
+        let mode = || dir.metadata().expect("stat").mode() & 0o7777;
+        std::fs::create_dir(&dir).expect("mkdir");
+        std::fs::write(setup.at("d/f"), "old").expect("written");
+        use std::os::unix::fs::PermissionsExt;
+        let set = std::fs::Permissions::from_mode(before);
+        std::fs::set_permissions(&dir, set).expect("mode");
+        let work = vec![
+            setup.file("d/f", setup.known("d/f"), b"new"),
+            step("d", Expect::Nothing, Action::FinishDir(meta(after))),
+        ];
+        let seen = std::cell::Cell::new(None);
+        let sees = |path: &RelPath, _: bool| {
+            if path.as_bytes() == b"d/f" {
+                seen.set(Some(mode()));
+            }
+            false
+        };
+        let report = setup.apply_with(work, &sees);
+        assert!(failed(&report).is_empty(), "{report:?}");
+        assert_eq!((seen.get(), mode()), (Some(meanwhile), after));
+    }
+}
+
 fn failed(report: &Report) -> Vec<(String, Fault)> {
     let named = |(path, fault): (&RelPath, &Fault)| (path.to_string(), fault.clone());
     report.failures().map(named).collect()
