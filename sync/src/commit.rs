@@ -79,7 +79,7 @@ impl std::fmt::Debug for Target<'_> {
 /// when it is revoked.
 ///
 /// `meanwhile` makes durable what must be known before the first change is visible. It runs beside phase 2, so that both
-/// wait for the disk together.
+/// wait for the disk together. `visible` is called between phases 4 and 5, when all steps are done and none has failed.
 ///
 /// # Errors
 /// Those of `meanwhile`: then nothing was changed.
@@ -88,6 +88,7 @@ pub fn apply<E>(
     work: Vec<Work>,
     token: &RoleToken,
     meanwhile: impl FnOnce() -> Result<(), E>,
+    visible: impl FnOnce(),
 ) -> Result<Report, E> {
     let by_one = work.len() <= FEW && work.iter().all(prepare::syncs_by_itself);
     let mut prepared = prepare::all(target, work);
@@ -139,6 +140,9 @@ pub fn apply<E>(
     cut::here("after the steps");
     settle::directory_times(&mut run, &mut report);
     cut::here("after the times");
+    if report.stopped.is_none() && report.outcomes.iter().all(|o| o.result.is_ok()) {
+        visible();
+    }
     let second = settle::second(&run, &report, by_one).map_err(|fault| {
         // A journal that stays open would be carried out again later, over what is newer then.
         match run.journals.is_empty() {

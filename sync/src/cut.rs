@@ -36,6 +36,11 @@ mod armed {
             self.0.left.store(count, Ordering::SeqCst);
         }
 
+        /// Cuts no more. Where it was cut before stays known.
+        pub fn disarm(&self) {
+            self.0.left.store(0, Ordering::SeqCst);
+        }
+
         /// Where it was cut.
         pub fn place(&self) -> Option<&'static str> {
             *self.0.place.lock().unwrap()

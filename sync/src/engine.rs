@@ -3,6 +3,7 @@
 //! One worker thread is the only writer of the index and of the trees. Sessions (one stream to the peer each) read
 //! the index by snapshots and hand finished batches to the worker. The agent talks to the engine by the handle.
 
+mod ahead;
 pub(crate) mod apply;
 mod aside;
 mod barrier;

@@ -23,7 +23,7 @@
 //! Format version: 2. A file of another version, pair or node is refused by name, never converted silently.
 
 use crate::lineage::{AdvanceError, LineageError};
-use redb::{Builder, Database, ReadableDatabase};
+use redb::{Builder, Database, Durability, ReadableDatabase};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -253,9 +253,28 @@ impl Index {
         &self,
         work: impl FnOnce(&mut Writer<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.write_as(Durability::Immediate, work)
+    }
+
+    /// Like [`Index::write`], but durable only with the next one: until then a crash undoes it. Readers see it at once.
+    pub fn write_unsynced<T, E: From<IndexError>>(
+        &self,
+        work: impl FnOnce(&mut Writer<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.write_as(Durability::None, work)
+    }
+
+    fn write_as<T, E: From<IndexError>>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&mut Writer<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         self.activity.store(WRITTEN, Ordering::Relaxed);
         let begun = self.database.begin_write();
-        let transaction = begun.map_err(IndexError::from)?;
+        let mut transaction = begun.map_err(IndexError::from)?;
+        transaction
+            .set_durability(durability)
+            .map_err(|error| IndexError::Database(Box::new(error.into())))?;
         let result = {
             let mut writer = Writer::new(&transaction)?;
             let result = work(&mut writer)?;

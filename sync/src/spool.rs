@@ -6,14 +6,16 @@
 //! A batch is written to a temporary name, made durable and renamed: it is there whole or not at all. Numbers are in the order of
 //! arrival. Version 5; a file of another version is refused by name.
 
+pub(crate) mod ahead;
+
 use crate::holes;
 use crate::lineage::NodeHeads;
 use crate::tree::TreeId;
 use crate::wire::{Commit, Record, Total};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Format of the files.
@@ -68,6 +70,19 @@ impl Head {
             source,
             contents,
         }
+    }
+}
+
+impl Head {
+    /// What stands before the contents.
+    pub fn encode(&self) -> io::Result<Vec<u8>> {
+        let head = postcard::to_stdvec(self).map_err(io::Error::other)?;
+        let length = u32::try_from(head.len())
+            .ok()
+            .filter(|n| *n as usize <= MAX_HEAD);
+        let length =
+            length.ok_or_else(|| io::Error::other("a batch that is too large to be spooled"))?;
+        Ok([&length.to_le_bytes()[..], &head].concat())
     }
 }
 
@@ -168,39 +183,60 @@ impl Spool {
     /// # Errors
     /// The file system's; `StorageFull` before its last reserve is touched.
     pub fn add(&mut self, head: &Head, contents: &[&File]) -> io::Result<()> {
-        let encoded = postcard::to_stdvec(head).map_err(io::Error::other)?;
-        let length = u32::try_from(encoded.len())
-            .ok()
-            .filter(|n| *n as usize <= MAX_HEAD);
-        let length =
-            length.ok_or_else(|| io::Error::other("a batch that is too large to be spooled"))?;
-        let begin = u64::from(length) + 4;
+        let encoded = head.encode()?;
+        let begin = encoded.len() as u64;
         let size = head.contents.iter().map(|(_, n)| n).sum::<u64>() + begin;
         let contents = || head.contents.iter().map(|(_, n)| *n).zip(contents);
         let need = contents()
             .map(|(n, file)| holes::room(file, n))
             .sum::<u64>()
             + begin;
+        self.add_file(head, need, size, |file| {
+            file.write_all_at(&encoded, 0)?;
+            let mut at = begin;
+            for (bytes, content) in contents() {
+                holes::copy(content, bytes, file, at).map_err(|fault| {
+                    io::Error::from_raw_os_error(fault.errno().unwrap_or(libc::EIO))
+                })?;
+                at += bytes;
+            }
+            Ok(())
+        })
+    }
+
+    /// Adds a batch that is as its file will be, and gives its head. Durable when it returns.
+    ///
+    /// # Errors
+    /// Those of [`Spool::add`], and `InvalidData`.
+    pub fn add_bytes(&mut self, batch: &[u8]) -> io::Result<Head> {
+        let (head, _) = read_head(&mut &*batch).map_err(|error| match error {
+            HeadError::Io(error) => error,
+            HeadError::Bad(why) => io::Error::new(io::ErrorKind::InvalidData, why),
+        })?;
+        let size = batch.len() as u64;
+        self.add_file(&head, size, size, |file| file.write_all_at(batch, 0))?;
+        Ok(head)
+    }
+
+    fn add_file(
+        &mut self,
+        head: &Head,
+        need: u64,
+        size: u64,
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
         let room = rustix::fs::statvfs(&self.dir)?;
         if room.f_bavail.saturating_mul(room.f_frsize) < need.saturating_add(RESERVE) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let temporary = self.dir.join(TEMPORARY);
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
             .open(&temporary)?;
-        file.write_all(&length.to_le_bytes())?;
-        file.write_all(&encoded)?;
-        let mut at = begin;
-        for (bytes, content) in contents() {
-            holes::copy(content, bytes, &file, at).map_err(|fault| {
-                io::Error::from_raw_os_error(fault.errno().unwrap_or(libc::EIO))
-            })?;
-            at += bytes;
-        }
+        write(&file)?;
         file.sync_data()?;
         let number = self.numbers.back().map_or(1, |last| last + 1);
         fs::rename(&temporary, self.path(number))?;
@@ -300,9 +336,12 @@ fn reach(head: &Head) -> (Vec<TreeId>, u64) {
     (trees, head.commit.upto)
 }
 
-/// The head of a spooled batch.
+/// The head of a spooled batch, and the slot.
 #[cfg(feature = "fuzz")]
 pub(crate) fn fuzz(mut bytes: &[u8]) {
+    if let Some((_, _, Some(batch))) = ahead::parse(bytes) {
+        assert!(batch.len() <= bytes.len());
+    }
     let whole = bytes.len() as u64;
     if let Ok((head, begin)) = read_head(&mut bytes) {
         assert!(begin <= whole, "{head:?} ends behind its file");
@@ -314,7 +353,7 @@ mod tests {
     use super::*;
     use crate::lineage::{self, NodeName, TreeHead};
     use crate::replica::machine::Ready;
-    use std::os::unix::fs::FileExt;
+    use std::io::Write;
 
     fn head(upto: u64, contents: Vec<(u32, u64)>) -> Head {
         let commit = Commit {

@@ -260,11 +260,11 @@ fn put(target: &Target<'_>, state: &State, content: Option<Content>) -> Result<R
     let meta = &state.meta;
     let new = match &state.kind {
         Kind::File { .. } => match content.ok_or(Fault::NoContent)? {
-            Content::Staged(staged) => {
+            Content::Staged(mut staged) => {
                 // A journal is no file of the tree: the attributes are in it.
                 let missed = match staged.redo() {
                     Some(_) => Vec::new(),
-                    None => meta::apply_open(staged.file(), meta)?,
+                    None => staged.dressed(meta)?,
                 };
                 New {
                     kept: Kept::File(staged),

@@ -10,9 +10,10 @@ use rustix::io::Errno;
 use super::inplace::Redo;
 use super::partial::{self, Partial};
 use crate::beneath::Place;
-use crate::entry::ContentHash;
+use crate::entry::{ContentHash, Meta};
 use crate::fault::Fault;
 use crate::holes::{self, Span, read_range};
+use crate::meta;
 use crate::path::RelPath;
 use crate::private::Private;
 use crate::tail::{Tail, TailHasher};
@@ -54,6 +55,8 @@ pub struct Staged {
     redo: Option<Box<Redo>>,
     /// The end of the content, for a longer one.
     tail: Option<Box<Tail>>,
+    /// The attributes that it got already, and which of them it could not get.
+    dressed: Option<Box<(Meta, Vec<Fault>)>>,
 }
 
 impl Staging {
@@ -407,6 +410,22 @@ impl Staged {
             stays,
             redo: None,
             tail: None,
+            dressed: None,
+        }
+    }
+
+    /// Gives it the attributes of the state that it is for, before anybody waits for it. An error shows itself again when
+    /// it is put in its place.
+    pub fn dress(&mut self, meta: &Meta) {
+        let missed = meta::apply_open(&self.file, meta);
+        self.dressed = missed.ok().map(|missed| Box::new((meta.clone(), missed)));
+    }
+
+    /// It has these attributes from here on. Gives those that it could not get.
+    pub fn dressed(&mut self, meta: &Meta) -> Result<Vec<Fault>, Fault> {
+        match self.dressed.take() {
+            Some(dressed) if dressed.0 == *meta => Ok(dressed.1),
+            _ => meta::apply_open(&self.file, meta),
         }
     }
 
@@ -434,6 +453,11 @@ impl Staged {
 
     pub(super) fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.file.as_fd()
+    }
+
+    /// It is the content, and nobody goes on with it after a cut.
+    pub fn is_new(&self) -> bool {
+        !self.stays && self.redo.is_none()
     }
 
     /// It is a journal.

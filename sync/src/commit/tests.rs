@@ -102,9 +102,13 @@ impl Setup {
             private: &self.private,
             protect,
         };
-        let Ok(report) = apply(&target, work, &self.token, || {
-            Ok::<_, std::convert::Infallible>(())
-        });
+        let Ok(report) = apply(
+            &target,
+            work,
+            &self.token,
+            || Ok::<_, std::convert::Infallible>(()),
+            || {},
+        );
         report
     }
 

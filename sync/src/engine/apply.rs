@@ -4,6 +4,7 @@
 //! the intent is durable; the plan is carried out under the role token; the result is durable. So a crash at any point
 //! leaves each path whole, and the next start knows which paths it changed itself.
 
+use super::ahead::Ahead;
 use super::intent::{self, Intent};
 use super::look::Sight;
 use super::set_apply::Part;
@@ -23,7 +24,9 @@ use crate::plan::{self, Action, Incoming, Plan, PlanError, Policy, Why};
 use crate::replica::machine::Ready;
 use crate::tree::{Deletes, TreeId};
 use crate::wire::{Commit, Record};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use tokio::sync::oneshot;
 
 /// A batch with its contents, for the worker.
 pub(crate) struct Batch {
@@ -83,13 +86,18 @@ pub(super) struct Results {
 
 impl Worker {
     /// Applies one batch, or spools it while applying is held. Durable when it returns.
-    pub(super) fn apply(&mut self, batch: Batch) -> Result<Applied, String> {
+    /// `ahead` may hear before that it is.
+    pub(super) fn apply(
+        &mut self,
+        batch: Batch,
+        ahead: oneshot::Sender<Applied>,
+    ) -> Result<Applied, String> {
         if self.shared.held() {
             return self.spool_batch(batch);
         }
         // What came before is applied before.
         self.apply_spool()?;
-        self.apply_now(batch)
+        self.apply_answered(batch, ahead)
     }
 
     /// Applies one batch. Durable when it returns.
@@ -173,7 +181,11 @@ impl Worker {
             .open
             .clone()
             .ok_or("a record for a tree that is stopped")?;
+        let all = items.len();
         let items = self.settle_local_versions(at, &open, items, results)?;
+        if let Some(ahead) = self.ahead.as_mut().filter(|_| items.len() < all) {
+            ahead.withdraw();
+        }
         if items.is_empty() {
             return Ok(());
         }
@@ -226,12 +238,24 @@ impl Worker {
             protect: &protect,
             trash: (config.deletes == Deletes::Trash).then(trash::now),
         };
+        if let Some(ahead) = &mut self.ahead
+            && !(lacking.is_empty() && plan.skipped.is_empty() && plan.kept.is_empty())
+        {
+            ahead.withdraw();
+        }
+        let ahead = RefCell::new(&mut self.ahead);
         let known = || {
-            intent::write(&self.shared.index, tree, intent, whole)?;
+            let kept = ahead.borrow_mut().as_mut().is_some_and(Ahead::keep);
+            intent::write(&self.shared.index, tree, intent, whole, kept)?;
             crate::cut::here("after the intent");
             Ok::<(), IndexError>(())
         };
-        let report = commit::apply(&target, work, &self.shared.token, known);
+        let visible = || {
+            if let Some(ahead) = ahead.borrow_mut().as_mut() {
+                ahead.answer(&self.shared);
+            }
+        };
+        let report = commit::apply(&target, work, &self.shared.token, known, visible);
         let report = report.map_err(|e| e.to_string())?;
         if let Some(fault) = &report.stopped {
             if matches!(fault, Fault::Unfinished { .. }) {
@@ -410,7 +434,7 @@ impl Worker {
     }
 
     /// Why a record is not applied on this node, whatever lies there.
-    fn refused(&self, record: &Record) -> Option<String> {
+    pub(super) fn refused(&self, record: &Record) -> Option<String> {
         if let Some(unknown) = &record.names {
             return Some(unknown.to_string());
         }

@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Apply {
         session: u64,
         batch: Box<Batch>,
+        /// Hears of it when it is durable before it is applied.
+        ahead: Reply<Applied>,
         reply: Reply<Result<Applied, String>>,
     },
     /// "Durable up to here".

@@ -64,8 +64,11 @@ impl Worker {
             Command::Apply {
                 session,
                 batch,
+                ahead,
                 reply,
-            } => drop(reply.send(self.in_order(session, |worker| worker.apply(*batch)))),
+            } => {
+                drop(reply.send(self.in_order(session, |worker| worker.apply(*batch, ahead))));
+            }
             Command::Fresh {
                 session,
                 idle,

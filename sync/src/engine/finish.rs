@@ -1,5 +1,6 @@
 //! The end of a batch: its results become durable in the index, and the trees advance.
 
+use super::ahead::Ahead;
 use super::apply::{Applied, Here, Results};
 use super::flags::flagged_key;
 use super::foreign::list;
@@ -87,7 +88,13 @@ impl Worker {
             .iter()
             .filter_map(|t| Some((t.id, t.unverified.to_write()?)))
             .collect();
+        // What could not be applied stays to be applied.
+        let ahead = self.ahead.as_ref().and_then(Ahead::done);
+        let ahead = ahead.filter(|_| unsettled.values().all(BTreeSet::is_empty));
         let written = self.shared.index.write(|w| {
+            if let Some((name, done)) = &ahead {
+                w.put_value(name, done)?;
+            }
             for (tree, unverified) in &unverified {
                 w.put_value(&unverified_key(*tree), unverified)?;
             }
@@ -148,6 +155,11 @@ impl Worker {
             tree.unsettled = unsettled.remove(&tree.id).unwrap_or_default();
         }
         written?;
+        if ahead.is_some()
+            && let Some(own) = &mut self.ahead
+        {
+            own.noted();
+        }
         for tree in &mut self.trees {
             tree.skipped_moved = false;
             tree.unverified.written();

@@ -1,5 +1,6 @@
 //! Applying paused: batches are spooled, durably, and applied when the hold ends.
 
+use super::ahead::Ahead;
 use super::apply::{Applied, Batch};
 use super::error::CommandError;
 use super::status::Mode;
@@ -43,8 +44,10 @@ impl Worker {
 
     fn open_spool(&mut self) -> Result<&mut Spool, CommandError> {
         if self.spool.is_none() {
-            let spool = Spool::open(&self.shared.config.state_dir)
+            let mut spool = Spool::open(&self.shared.config.state_dir)
                 .map_err(|e| CommandError::Spool(e.to_string()))?;
+            let ahead = Ahead::open(self, &mut spool).map_err(CommandError::Spool)?;
+            self.ahead = Some(ahead);
             self.shared.spooled.store(spool.bytes(), Ordering::Release);
             self.spool = Some(spool);
         }

@@ -4,7 +4,7 @@
 use super::apply::Item;
 use super::view::names_of;
 use crate::entry::State;
-use crate::index::{Index, IndexError, Snapshot};
+use crate::index::{Index, IndexError, Snapshot, Writer};
 use crate::lineage::CopyState;
 use crate::path::RelPath;
 use crate::plan::{Action, Plan};
@@ -74,19 +74,25 @@ impl Intent {
     }
 }
 
-/// Makes it durable, and that the files of the tree are of different moments until the apply is done. A `whole` apply
-/// leads from one moment to another by a single path.
+/// Makes it known, and that the files of the tree are of different moments until the apply is done. A `whole` apply leads
+/// from one moment to another by a single path. Durable when it returns, unless the batch was `kept`: then a crash brings
+/// it back from there.
 pub(super) fn write(
     index: &Index,
     tree: TreeId,
     intent: &Intent,
     whole: bool,
+    kept: bool,
 ) -> Result<(), IndexError> {
-    index.write(|w| {
+    let work = |w: &mut Writer<'_>| {
         w.put_value(INTENT, intent)?;
         if !whole && w.head(tree)?.state == CopyState::Consistent {
             w.fall_behind(tree)?;
         }
         Ok(())
-    })
+    };
+    match kept {
+        true => index.write_unsynced(work),
+        false => index.write(work),
+    }
 }

@@ -1,5 +1,6 @@
 //! Two engines in one process, real directories, a stream between them.
 
+mod ahead;
 pub(super) mod compare;
 mod copy;
 mod cuts;

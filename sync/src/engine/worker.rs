@@ -3,6 +3,7 @@
 //! It waits for commands, watch events and its own timers, and does everything else in slices, so that a command never
 //! waits for a long scan. Nothing it does is awaited by the failover loop.
 
+use super::ahead::Ahead;
 use super::barrier::Barrier;
 use super::clock::{self, ms};
 use super::command::{Command, Shared};
@@ -25,7 +26,7 @@ use tokio::sync::mpsc;
 const EVENTS: usize = 64 * 1024;
 /// How long the first of several changes waits for the others: enough for a file that is made, written and renamed. What
 /// happens while the disk is waited for is put together anyway.
-const DEBOUNCE: u64 = ms(2);
+const DEBOUNCE: u64 = ms(1);
 /// Resolution of the runtime's timers.
 const TIMER: u64 = ms(1);
 /// Events that are taken at once before anything is done.
@@ -51,6 +52,8 @@ pub(crate) struct Worker {
     /// The session whose batches are applied; none after one of them failed.
     pub(super) receiving: Option<u64>,
     pub(super) spool: Option<Spool>,
+    /// Opened with the spool.
+    pub(super) ahead: Option<Ahead>,
     /// Passes for sets; one per tree at most.
     pub(super) pass_threads: Vec<std::thread::JoinHandle<()>>,
     /// Of sets that are under way.
@@ -93,6 +96,7 @@ impl Worker {
             preparing: None,
             receiving: None,
             spool: None,
+            ahead: None,
             pass_threads: Vec::new(),
             set_spools: BTreeMap::new(),
             events,

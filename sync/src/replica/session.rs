@@ -235,6 +235,8 @@ async fn prepare(
 
 /// What the worker answered.
 enum Answer {
+    /// A batch with this end is durable, and will be applied.
+    Ahead(u64, Applied),
     Applied(Result<Applied, String>),
     Fresh {
         upto: u64,
@@ -459,13 +461,7 @@ impl Session<'_> {
                         no_room: self.contents.take_no_room(),
                         source: self.source.clone(),
                     });
-                    let session = self.number;
-                    let apply = |reply| Command::Apply {
-                        session,
-                        batch,
-                        reply,
-                    };
-                    self.to_worker(apply, Answer::Applied).await;
+                    self.apply(batch).await;
                 }
                 Effect::Fresh(idle) => {
                     let upto = idle.upto;
@@ -559,8 +555,34 @@ impl Session<'_> {
         }
     }
 
+    /// The same for a batch, of which two answers may come.
+    async fn apply(&self, batch: Box<Batch>) {
+        let (ahead, durable) = tokio::sync::oneshot::channel();
+        let (reply, result) = tokio::sync::oneshot::channel();
+        let (session, upto) = (self.number, batch.ready.commit.upto);
+        let command = Command::Apply {
+            session,
+            batch,
+            ahead,
+            reply,
+        };
+        let applied = self.applied.clone();
+        if self.shared.commands.send(command).await.is_ok() {
+            tokio::spawn(async move {
+                // The session may have ended.
+                if let Ok(durable) = durable.await {
+                    let _ = applied.send(Answer::Ahead(upto, durable)).await;
+                }
+                if let Ok(result) = result.await {
+                    let _ = applied.send(Answer::Applied(result)).await;
+                }
+            });
+        }
+    }
+
     fn answer(&mut self, answer: Answer) -> Result<(), SessionError> {
         match answer {
+            Answer::Ahead(upto, applied) => self.durable(upto, applied),
             Answer::Applied(Err(why)) => return Err(SessionError::Local(why)),
             Answer::Applied(Ok(applied)) => {
                 if applied.unsettled != self.unsettled {
@@ -584,15 +606,7 @@ impl Session<'_> {
                     self.superseded = false;
                     self.contents.clear_partials();
                 }
-                let stamp = clock::now();
-                let durable = Durable {
-                    upto,
-                    batch: None,
-                    acked: applied.acked,
-                    applied: applied.applied,
-                    stamp,
-                };
-                self.out.push_back(Message::Durable(durable));
+                self.durable(upto, applied);
             }
             Answer::Moved { done: Err(why), .. } => return Err(SessionError::Local(why)),
             Answer::Moved {
@@ -607,6 +621,17 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Answers something else than the oldest batch.
+    fn durable(&mut self, upto: u64, applied: Applied) {
+        self.out.push_back(Message::Durable(Durable {
+            upto,
+            batch: None,
+            acked: applied.acked,
+            applied: applied.applied,
+            stamp: clock::now(),
+        }));
     }
 
     /// Asks the source for paths that are not settled, once everything else is there.

@@ -7,7 +7,7 @@ use crate::commit::{self, Content, Partial, Redo, Staged, Staging};
 use crate::delta;
 use crate::engine::command::Shared;
 use crate::engine::tree::{Open, Roots};
-use crate::entry::{ContentHash, IndexEntry, Kind};
+use crate::entry::{ContentHash, IndexEntry, Kind, Meta};
 use crate::fault::Fault;
 use crate::holes::Span;
 use crate::index::{Index, IndexError, Snapshot};
@@ -55,6 +55,7 @@ enum Slot {
         basis: Option<Basis>,
         tree: TreeId,
         path: RelPath,
+        meta: Option<Meta>,
     },
     /// Small, and with its batch; whatever of it has come is in memory.
     Small(Box<Small>),
@@ -236,6 +237,7 @@ impl Contents {
         staging: Option<Result<(Staging, Option<Basis>), Fault>>,
     ) {
         let path = record.path.clone();
+        let meta = record.state.as_ref().map(|state| state.meta.clone());
         let slot = match staging {
             Some(Ok((staging, basis))) => Slot::Coming {
                 staging,
@@ -243,6 +245,7 @@ impl Contents {
                 basis,
                 tree: record.tree,
                 path,
+                meta,
             },
             Some(Err(fault)) => {
                 tracing::debug!(%path, %fault, "a file cannot be staged");
@@ -528,6 +531,7 @@ impl Contents {
             hash,
             tree,
             path,
+            meta,
             ..
         } = std::mem::replace(slot, Slot::Failed)
         else {
@@ -538,6 +542,9 @@ impl Contents {
                 if let Some(tail) = staged.take_tail() {
                     self.shared.tails.remember(tree, &path, tail);
                 } else if !self.asides.contains_key(&item.batch) {
+                    if let Some(meta) = meta.filter(|_| staged.is_new()) {
+                        staged.dress(&meta);
+                    }
                     sync_ahead(&staged);
                 }
                 *slot = Slot::Ready(Content::Staged(staged));

@@ -304,9 +304,11 @@ pub async fn hand_batch(b: &Node, batch: Batch) -> Result<Result<Applied, String
     let (batch, shared) = (Box::new(batch), &b.engine().shared);
     // The session before counts until another one begins.
     let session = shared.sessions.load(std::sync::atomic::Ordering::SeqCst) - 1;
+    let (ahead, _) = tokio::sync::oneshot::channel();
     let apply = |reply| Command::Apply {
         session,
         batch,
+        ahead,
         reply,
     };
     shared.ask(apply).await

@@ -51,9 +51,11 @@ async fn prepare(source: &Node, replica: &Node, session: u64) {
 }
 
 async fn apply(replica: &Node, session: u64, batch: Box<Batch>) -> bool {
+    let (ahead, _) = tokio::sync::oneshot::channel();
     let applied = replica.engine().shared.ask(|reply| Command::Apply {
         session,
         batch,
+        ahead,
         reply,
     });
     applied.await.unwrap().is_ok()

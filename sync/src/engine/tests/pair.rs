@@ -86,6 +86,10 @@ impl Node {
         self.dir.path().join("tree")
     }
 
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
     pub fn engine(&self) -> &Engine {
         self.engine.as_ref().expect("the node runs")
     }

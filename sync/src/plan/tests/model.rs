@@ -220,8 +220,10 @@ fn batches(
     for chunk in keyed.chunks(size) {
         let mut batch: BTreeMap<RelPath, Option<State>> =
             chunk.iter().map(|(_, r)| r.clone()).collect();
+        // What is gone needs nothing to be there.
         let early: Vec<RelPath> = batch
             .iter()
+            .filter(|(_, state)| state.is_some())
             .flat_map(|(path, state)| {
                 let to = match state.as_ref().map(|s| &s.kind) {
                     Some(Kind::HardLink { to }) => vec![to.clone()],

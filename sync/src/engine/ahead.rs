@@ -1,0 +1,309 @@
+//! A batch of few small changes is answered as soon as it is visible: what makes its names lead to it for good is durable
+//! before, in one place on the disk.
+//!
+//! ```text
+//!   the batch, in the slot ──> visible ──> answered ──> names durable ──> the index, durable: the slot is done
+//!        │ a cut, or a role that changes meanwhile
+//!        └──> the spool: applied before anything else is received here, or before this node writes
+//! ```
+//! The contents are on the disk before their names are, as always. So a change waits for the disk once before it is
+//! answered, and not for its directory and the index too.
+
+use super::apply::{Applied, Batch};
+use super::command::Shared;
+use super::intent::{INTENT, Intent};
+use super::tree::Tree;
+use super::view::names_of;
+use super::worker::Worker;
+use crate::commit::Content;
+use crate::entry::Kind;
+use crate::index::{IndexError, Snapshot};
+use crate::lineage::CopyState;
+use crate::path::RelPath;
+use crate::replica::machine::Ready;
+use crate::spool::Head;
+use crate::spool::Spool;
+use crate::spool::ahead::{MAX_BATCH, Slot};
+use crate::tree::Deletes;
+use crate::wire::Record;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use tokio::sync::oneshot;
+
+/// Name of the durable (id, number) up to which the batches of the slot are done.
+const DONE: &str = "ahead";
+/// Records of a batch that is answered ahead. With more, one wait for the disk is a small part of what it takes.
+const MAX_RECORDS: usize = 64;
+
+/// The slot of a worker.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    slot: Slot,
+    /// What is in it is not known to be applied.
+    pending: bool,
+    /// The batch at hand, until it is answered.
+    offer: Option<Offer>,
+}
+
+/// A batch that may be answered when it is visible.
+#[derive(Debug)]
+struct Offer {
+    bytes: Vec<u8>,
+    upto: u64,
+    reply: oneshot::Sender<Applied>,
+}
+
+impl Ahead {
+    /// Opens it. What a former process answered and did not finish goes to the spool.
+    pub fn open(worker: &Worker, spool: &mut Spool) -> Result<Ahead, String> {
+        let slot = Slot::open(&worker.shared.config.state_dir).map_err(|e| e.to_string())?;
+        let index = worker.shared.index.snapshot().map_err(|e| e.to_string())?;
+        let done = index.value::<(u64, u64)>(DONE).map_err(|e| e.to_string())?;
+        // Of another file nothing is known to this index: neither was anything answered from it.
+        let pending = done.is_some_and(|(id, number)| id == slot.id() && number < slot.number());
+        let offer = None;
+        let mut ahead = Ahead {
+            slot,
+            pending,
+            offer,
+        };
+        if pending && ahead.slot.batch().map_err(|e| e.to_string())?.is_none() {
+            // It was not written whole, so it was not answered.
+            ahead.pending = false;
+        }
+        ahead.hand_over(worker, spool)?;
+        Ok(ahead)
+    }
+
+    /// What is pending goes to the spool, and the index knows again what an apply of it may have left in the trees.
+    fn hand_over(&mut self, worker: &Worker, spool: &mut Spool) -> Result<(), String> {
+        let mut intent = Intent::default();
+        if self.pending {
+            let batch = self.slot.batch().map_err(|e| e.to_string())?;
+            let batch = batch.ok_or("a batch that was answered cannot be read any more")?;
+            let head = spool.add_bytes(&batch).map_err(|e| e.to_string())?;
+            let records = head.records.into_iter();
+            intent.0 = records.map(|r| (r.tree, r.path, r.seq, r.state)).collect();
+        }
+        self.note_done(worker, (!intent.0.is_empty()).then_some(&intent))
+    }
+
+    /// What is in the slot is applied, in the spool, or nothing to anybody.
+    fn note_done(&mut self, worker: &Worker, intent: Option<&Intent>) -> Result<(), String> {
+        let done = (self.slot.id(), self.slot.number());
+        let noted = worker.shared.index.write(|w| {
+            if let Some(intent) = intent {
+                w.put_value(INTENT, intent)?;
+            }
+            w.put_value(DONE, &done)
+        });
+        noted.map_err(|e: IndexError| e.to_string())?;
+        self.pending = false;
+        Ok(())
+    }
+
+    /// Makes the batch at hand durable in the slot, if one is offered. False: it is not.
+    pub fn keep(&mut self) -> bool {
+        let Some(offer) = self.offer.take() else {
+            return false;
+        };
+        if let Err(error) = self.slot.write(&offer.bytes) {
+            tracing::debug!(%error, "the slot cannot be written");
+            return false;
+        }
+        crate::cut::here("after a batch was kept");
+        (self.pending, self.offer) = (true, Some(offer));
+        true
+    }
+
+    /// Not all of the batch at hand will be visible with it.
+    pub fn withdraw(&mut self) {
+        self.offer = None;
+    }
+
+    /// The batch at hand is visible, and durable if it was kept.
+    pub fn answer(&mut self, shared: &Shared) {
+        let Some(offer) = self.offer.take().filter(|_| self.pending) else {
+            return;
+        };
+        crate::cut::here("before a batch is answered");
+        let before = shared.answered.fetch_max(offer.upto, Ordering::AcqRel);
+        let applied = Applied {
+            acked: offer.upto.max(before),
+            applied: *shared.head.borrow(),
+            unsettled: 0,
+        };
+        // The session may have ended.
+        let _ = offer.reply.send(applied);
+        crate::cut::here("after a batch was answered");
+    }
+
+    /// What is to be noted with the result of the batch in the slot.
+    pub fn done(&self) -> Option<(&'static str, (u64, u64))> {
+        self.pending
+            .then(|| (DONE, (self.slot.id(), self.slot.number())))
+    }
+
+    /// It was noted.
+    pub fn noted(&mut self) {
+        self.pending = false;
+    }
+}
+
+impl Worker {
+    /// Applies a batch. When it is one of few small changes, `reply` hears earlier that it is durable and visible.
+    pub(super) fn apply_answered(
+        &mut self,
+        batch: Batch,
+        reply: oneshot::Sender<Applied>,
+    ) -> Result<Applied, String> {
+        let upto = batch.ready.commit.upto;
+        if let Some(bytes) = self.ahead_of(&batch)
+            && let Some(ahead) = &mut self.ahead
+        {
+            ahead.offer = Some(Offer { bytes, upto, reply });
+        }
+        let applied = self.apply_now(batch);
+        let Some(ahead) = &mut self.ahead else {
+            return applied;
+        };
+        let answered = ahead.offer.take().is_none();
+        match (ahead.pending, answered) {
+            (false, _) => return applied,
+            (true, true) => self.spool_ahead()?,
+            (true, false) => {
+                let mut own = self.ahead.take().ok_or("the slot is gone")?;
+                own.note_done(self, None)?;
+                self.ahead = Some(own);
+                return applied;
+            }
+        }
+        // The session ends: the next one says anew how far this node is.
+        Err(match applied {
+            Ok(_) => "a change that was answered as durable could not be recorded".to_owned(),
+            Err(why) => why,
+        })
+    }
+
+    /// The bytes of a batch that can be answered before all of it is durable in the tree.
+    fn ahead_of(&self, batch: &Batch) -> Option<Vec<u8>> {
+        let Batch {
+            ready, contents, ..
+        } = batch;
+        let whole = ready.failed.is_empty() && ready.given_up.is_empty();
+        let free = |t: &Tree| t.moves() && t.unsettled.is_empty() && !t.is_in_sets();
+        if self.ahead.is_none()
+            || !whole
+            || ready.records.len() > MAX_RECORDS
+            || !self.trees.iter().all(free)
+            || contents.values().any(Content::is_redo)
+            || ready
+                .records
+                .iter()
+                .any(|r| r.tree != ready.records[0].tree)
+            || !self.are_plain(&ready.records).unwrap_or(false)
+        {
+            return None;
+        }
+        let size = |index: u32| {
+            let record = ready.records.get(index as usize);
+            record
+                .and_then(|r| r.state.as_ref())
+                .map_or(0, |s| s.kind.size())
+        };
+        let mut sizes: Vec<(u32, u64)> = contents.keys().map(|n| (*n, size(*n))).collect();
+        sizes.sort_unstable();
+        let all: u64 = sizes.iter().map(|(_, size)| size).sum();
+        if all > MAX_BATCH as u64 {
+            return None;
+        }
+        let again = Ready {
+            commit: ready.commit,
+            records: ready.records.clone(),
+            totals: ready.totals.clone(),
+            given_up: Vec::new(),
+            failed: Vec::new(),
+        };
+        let head = Head::new(again, batch.source.clone(), sizes.clone());
+        let mut bytes = head.encode().ok()?;
+        for (index, size) in sizes {
+            let from = bytes.len();
+            bytes.resize(from + usize::try_from(size).ok()?, 0);
+            let file = contents.get(&index)?.open().ok()?;
+            file.read_exact_at(&mut bytes[from..], 0).ok()?;
+        }
+        (bytes.len() <= MAX_BATCH).then_some(bytes)
+    }
+
+    /// Nothing in these can turn out to be more than it looks like: files of one name in directories that are here, those
+    /// directories themselves, and files that are gone.
+    fn are_plain(&self, records: &[Record]) -> Result<bool, IndexError> {
+        let index = self.shared.index.snapshot()?;
+        for tree in &self.trees {
+            // At its end a first copy finds what lies here and is not the source's.
+            let state = index.head(tree.id)?.state;
+            if matches!(state, CopyState::Unborn | CopyState::Copying) {
+                return Ok(false);
+            }
+        }
+        for record in records {
+            if !self.is_plain(&index, record)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_plain(&self, index: &Snapshot, record: &Record) -> Result<bool, IndexError> {
+        let Some(tree) = self.position(record.tree).map(|at| &self.trees[at]) else {
+            return Ok(false);
+        };
+        let kind = |path: &RelPath| {
+            let state = index.get(tree.id, path)?.and_then(|entry| entry.current);
+            Ok::<_, IndexError>(state.map(|state| state.kind))
+        };
+        let path = &record.path;
+        let old = kind(path)?;
+        let is_plain = match (&old, record.state.as_ref().map(|state| &state.kind)) {
+            (None | Some(Kind::File { .. }), Some(Kind::File { .. }))
+            | (Some(Kind::Dir), Some(Kind::Dir))
+            | (None, None) => true,
+            (Some(Kind::File { .. }), None) => tree.config.deletes == Deletes::Mirror,
+            _ => false,
+        };
+        let is_here = match path.parent().filter(|dir| !dir.is_root()) {
+            Some(dir) => matches!(kind(&dir)?, Some(Kind::Dir)),
+            None => true,
+        };
+        let is_dir = matches!(old, Some(Kind::Dir));
+        let config = &tree.config;
+        let outside = config.protect.covers(path, is_dir) || config.exclude.covers(path, is_dir);
+        let own = outside
+            || tree.flagged.contains(path)
+            || tree.local_changes.contains(path)
+            || tree.dirty.contains_key(path);
+        let single = names_of(index, tree.id, path)?.is_empty();
+        Ok(is_plain && is_here && single && !own && self.refused(record).is_none())
+    }
+
+    /// What was answered and is not applied is applied from the spool.
+    pub(super) fn spool_ahead(&mut self) -> Result<(), String> {
+        let Some(mut own) = self.ahead.take() else {
+            return Ok(());
+        };
+        let mut spool = self.spool.take();
+        let moved = match spool.as_mut() {
+            Some(spool) if own.pending => own.hand_over(self, spool),
+            _ => Ok(()),
+        };
+        if let Some(spool) = &spool {
+            let bytes = spool.bytes();
+            self.shared.spooled.store(bytes, Ordering::Release);
+        }
+        // Without room for it the two are opened anew by whoever needs them next, and this is tried again first.
+        if moved.is_ok() {
+            (self.ahead, self.spool) = (Some(own), spool);
+        }
+        moved
+    }
+}
