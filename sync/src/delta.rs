@@ -1,11 +1,14 @@
 //! Sending a large file by its differences to what the replica has. Pure: bytes in, bytes out.
 //!
-//! First aligned chunks are compared by their BLAKE3: that finds changes in place (databases, disk images, the grown end
+//! First aligned chunks are compared by their hashes: that finds changes in place (databases, disk images, the grown end
 //! of a log) at the speed of hashing. Then each run of changed chunks is cut into windows, and a window is
 //! compared by the rsync algorithm with the same place of the basis and a little around it: that finds what was
 //! moved by an insertion. rsync's weak hashes can lie and cost much where nothing matches, so the result of a
 //! file is always checked by the BLAKE3 of the whole, and [`Judge`] ends the comparison when it does not pay.
 
+use crate::chunks::Chunks;
+use crate::digest::ContentHasher;
+use crate::entry::ContentHash;
 use crate::wire::{ChunkSums, MAX_SUMS};
 use fast_rsync::{Signature, SignatureOptions};
 use std::ops::Range;
@@ -59,136 +62,84 @@ pub fn chunk_size(size: u64) -> Option<u32> {
 
 /// The short hash of one chunk.
 pub fn chunk_sum(chunk: &[u8]) -> [u8; 16] {
+    short(&ContentHash::of(chunk).0)
+}
+
+/// What the other side is told of the hash of a chunk.
+pub fn short(hash: &[u8; 32]) -> [u8; 16] {
     let mut sum = [0; 16];
-    sum.copy_from_slice(&blake3::hash(chunk).as_bytes()[..16]);
+    sum.copy_from_slice(&hash[..16]);
     sum
 }
 
-/// Makes [`ChunkSums`] from a basis that is fed in order.
+/// Makes the sums of a basis that is fed in order.
 #[derive(Debug)]
 pub struct SumsBuilder {
-    sums: ChunkSums,
-    hasher: blake3::Hasher,
-    in_chunk: u64,
-    /// Bytes of the open chunk that are zeros and were told, not hashed: all that it has, or none.
-    told: u64,
-    /// The sum of a chunk of zeros, once there was one.
-    zeros: Option<[u8; 16]>,
+    hasher: ContentHasher,
+    chunk: u32,
+    size: u64,
 }
 
 impl SumsBuilder {
     /// For chunks of `chunk` bytes.
     pub fn new(chunk: u32) -> Self {
-        let sums = ChunkSums {
-            size: 0,
-            chunk: chunk.max(1),
-            sums: Vec::new(),
-        };
         SumsBuilder {
-            sums,
-            hasher: blake3::Hasher::new(),
-            in_chunk: 0,
-            told: 0,
-            zeros: None,
+            hasher: ContentHasher::recording(chunk),
+            chunk,
+            size: 0,
         }
     }
 
     /// The next bytes. False when there would be more than [`MAX_SUMS`] chunks: the basis grew meanwhile.
-    pub fn update(&mut self, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() {
-            self.hash_told();
-            let room = u64::from(self.sums.chunk) - self.in_chunk;
-            // Bounded by the slice's length, so it fits.
-            let take = room.min(bytes.len() as u64) as usize;
-            self.hasher.update(&bytes[..take]);
-            bytes = &bytes[take..];
-            if !self.took(take as u64) {
-                return false;
-            }
-        }
-        true
+    pub fn update(&mut self, bytes: &[u8]) -> bool {
+        self.hasher.update(bytes);
+        self.took(bytes.len() as u64)
     }
 
-    /// The next bytes are zeros, however many: of chunks that have nothing else one is hashed.
-    pub fn zeros(&mut self, mut length: u64) -> bool {
-        while length > 0 {
-            let take = length.min(u64::from(self.sums.chunk) - self.in_chunk);
-            match self.told == self.in_chunk {
-                true => self.told += take,
-                false => self.hash_zeros(take),
-            }
-            length -= take;
-            if !self.took(take) {
-                return false;
-            }
+    /// The next bytes are zeros, however many.
+    pub fn zeros(&mut self, length: u64) -> bool {
+        // Before they are hashed: they can be many more than are of use.
+        let fits = self.took(length);
+        if fits {
+            self.hasher.zeros(length);
         }
-        true
-    }
-
-    fn hash_told(&mut self) {
-        let told = std::mem::take(&mut self.told);
-        self.hash_zeros(told);
-    }
-
-    fn hash_zeros(&mut self, mut length: u64) {
-        static PIECE: [u8; 64 << 10] = [0; 64 << 10];
-        while length > 0 {
-            // At most a piece, which fits.
-            let now = length.min(PIECE.len() as u64) as usize;
-            self.hasher.update(&PIECE[..now]);
-            length -= now as u64;
-        }
+        fits
     }
 
     fn took(&mut self, bytes: u64) -> bool {
-        self.in_chunk += bytes;
-        self.sums.size += bytes;
-        self.in_chunk < u64::from(self.sums.chunk) || self.close()
+        self.size = self.size.saturating_add(bytes);
+        self.size.div_ceil(u64::from(self.chunk)) <= MAX_SUMS as u64
     }
 
-    fn close(&mut self) -> bool {
-        let all_zeros = self.told == u64::from(self.sums.chunk);
-        let sum = match self.zeros.filter(|_| all_zeros) {
-            Some(sum) => sum,
-            None => {
-                self.hash_told();
-                let mut sum = [0; 16];
-                sum.copy_from_slice(&self.hasher.finalize().as_bytes()[..16]);
-                self.hasher.reset();
-                sum
-            }
+    /// The hash of all that was fed, and the chunks that it is made of; `None` when there are too many.
+    pub fn finish(mut self) -> Option<(ContentHash, Chunks)> {
+        let fits = self.took(0);
+        let hash = self.hasher.finish();
+        let hashes = self.hasher.take_chunks().filter(|_| fits)?;
+        let chunks = Chunks {
+            size: self.size,
+            chunk: self.chunk,
+            hashes,
         };
-        if all_zeros {
-            self.zeros = Some(sum);
-        }
-        (self.in_chunk, self.told) = (0, 0);
-        self.sums.sums.push(sum);
-        self.sums.sums.len() <= MAX_SUMS
-    }
-
-    /// The sums of all that was fed; `None` when there are too many.
-    pub fn finish(mut self) -> Option<ChunkSums> {
-        let fits = self.in_chunk == 0 || self.close();
-        (fits && self.sums.sums.len() <= MAX_SUMS).then_some(self.sums)
+        Some((hash, chunks))
     }
 }
 
 impl ChunkSums {
     /// Whether the chunk of the new content that begins at `offset` is the same in the basis.
     pub fn same_at(&self, offset: u64, new: &[u8]) -> bool {
-        if !offset.is_multiple_of(u64::from(self.chunk))
-            || offset.saturating_add(new.len() as u64) > self.size
-        {
-            return false;
-        }
-        let here = new.len() as u64;
-        let whole = here == u64::from(self.chunk) || offset + here == self.size;
-        let index = usize::try_from(offset / u64::from(self.chunk)).unwrap_or(usize::MAX);
-        whole
-            && self
-                .sums
-                .get(index)
-                .is_some_and(|sum| *sum == chunk_sum(new))
+        self.sum_at(offset, new.len() as u64)
+            .is_some_and(|sum| sum == chunk_sum(new))
+    }
+
+    /// The sum of the chunk of the basis that begins at `offset` and has so many bytes, if there is one.
+    pub fn sum_at(&self, offset: u64, length: u64) -> Option<[u8; 16]> {
+        let chunk = u64::from(self.chunk);
+        let end = offset.checked_add(length).filter(|end| *end <= self.size)?;
+        let whole = length == chunk || end == self.size;
+        let index = usize::try_from(offset / chunk).ok()?;
+        let sum = self.sums.get(index).filter(|_| whole);
+        sum.filter(|_| offset.is_multiple_of(chunk)).copied()
     }
 }
 

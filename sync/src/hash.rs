@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::beneath::{self, Root};
+use crate::chunks::Chunks;
 use crate::entry::{ContentHash, LocalKey};
 use crate::fault::Fault;
 use crate::holes::{Map, Run};
@@ -85,7 +86,14 @@ pub fn hash_while(
     go_on: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Option<Hashed>, Fault> {
     let hasher = TailHasher::new(before.size);
-    Ok(hash_on(file, before, hasher, go_on)?.map(|(hashed, _)| hashed))
+    Ok(hash_on(file, before, hasher, go_on)?.map(|done| done.hashed))
+}
+
+/// A reading, with what is kept of it.
+struct Done {
+    hashed: Hashed,
+    tail: Option<Tail>,
+    chunks: Option<Chunks>,
 }
 
 /// The same, from where the hasher stands. What is past the first look is not read: it makes the file unstable anyway.
@@ -94,12 +102,13 @@ fn hash_on(
     before: Stat,
     mut hasher: TailHasher,
     go_on: &mut dyn FnMut(usize) -> ControlFlow<()>,
-) -> Result<Option<(Hashed, Option<Tail>)>, Fault> {
+) -> Result<Option<Done>, Fault> {
     if read_up_to(file, &mut hasher, before.size, go_on)?.is_break() {
         return Ok(None);
     }
     let after = Stat::of_fd(file.as_fd())?;
     let size = hasher.written();
+    let chunks = hasher.take_chunks();
     let (hash, tail) = hasher.finish();
     let hashed = Hashed {
         hash,
@@ -108,7 +117,11 @@ fn hash_on(
         after: after.key(),
         fresh: after.is_fresh(now_ns()),
     };
-    Ok(Some((hashed, tail)))
+    Ok(Some(Done {
+        hashed,
+        tail,
+        chunks,
+    }))
 }
 
 /// Feeds the hasher from where it stands up to `end`, or to the end of the file if that comes first.
@@ -175,6 +188,8 @@ pub struct Read {
     pub grew: bool,
     /// What a longer content can be hashed with.
     pub tail: Option<Tail>,
+    /// The chunks of a large content, by which a later one is compared with it.
+    pub chunks: Option<Chunks>,
 }
 
 /// What is known of a file that may have grown since.
@@ -265,20 +280,21 @@ fn read_file(file: &File, wanted: Wanted<'_>, how: How<'_>) -> Result<Read, Faul
     }
     let before = wanted.before.filter(|before| before.has_grown(&seen));
     if let Some(tail) = before.and_then(|before| before.tail.as_ref())
-        && let Some((hashed, tail)) = read_tail(file, &seen, tail, how.ends)?
+        && let Some(done) = read_tail(file, &seen, tail, how.ends)?
     {
-        let (hashed, grew) = (Some(hashed), true);
         return Ok(Read {
             seen,
-            hashed,
-            grew,
-            tail,
+            hashed: Some(done.hashed),
+            grew: true,
+            tail: done.tail,
+            chunks: done.chunks,
         });
     }
     let known = before.map(|before| (before.key.size, before.hash));
     let hasher = TailHasher::new(seen.stat.size).after(known);
     let read = hash_on(file, seen.stat, hasher, &mut unless(how.ends))?;
-    let (hashed, tail) = read.ok_or(NOT_READ)?;
+    let done = read.ok_or(NOT_READ)?;
+    let (hashed, tail) = (done.hashed, done.tail);
     // A file that is written all the time is never read at rest; one that only grows has a content that it had.
     let grew = tail.is_some()
         && !seen.has_other_names()
@@ -290,17 +306,13 @@ fn read_file(file: &File, wanted: Wanted<'_>, how: How<'_>) -> Result<Read, Faul
         hashed: Some(hashed),
         grew,
         tail,
+        chunks: done.chunks,
     })
 }
 
 /// Compares the old end of a file that has grown, and hashes what is behind it. `None`: it is not what it was, so that it
 /// must be read whole.
-fn read_tail(
-    file: &File,
-    seen: &Seen,
-    tail: &Tail,
-    ends: Ends<'_>,
-) -> Result<Option<(Hashed, Option<Tail>)>, Fault> {
+fn read_tail(file: &File, seen: &Seen, tail: &Tail, ends: Ends<'_>) -> Result<Option<Done>, Fault> {
     let mut hasher = tail.grown(seen.stat.size);
     let mut pass = unless(ends);
     // Less than is read in any case.
@@ -309,7 +321,7 @@ fn read_tail(
         return Ok(None);
     }
     let read = hash_on(file, seen.stat, hasher, &mut pass)?.ok_or(NOT_READ)?;
-    Ok(Some(read).filter(|(hashed, _)| hashed.size == seen.stat.size))
+    Ok(Some(read).filter(|done| done.hashed.size == seen.stat.size))
 }
 
 impl Read {
@@ -319,6 +331,7 @@ impl Read {
             hashed: None,
             grew: false,
             tail: None,
+            chunks: None,
         }
     }
 }

@@ -4,6 +4,7 @@
 pub(crate) mod accounts;
 #[allow(clippy::disallowed_methods)]
 pub mod beneath;
+pub mod chunks;
 #[allow(clippy::disallowed_methods)]
 pub mod commit;
 mod cut;

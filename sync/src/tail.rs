@@ -11,6 +11,7 @@
 //! What is kept is only a memory of contents that were hashed once, under the paths where they were met: it is used when
 //! the hash that it ends with is the one that the index has, and losing it costs a reading of the whole file.
 
+use crate::chunks::Chunks;
 use crate::digest::ContentHasher;
 use crate::entry::ContentHash;
 use crate::path::RelPath;
@@ -140,7 +141,10 @@ impl TailHasher {
     /// For a content of `announced` bytes.
     pub fn new(announced: u64) -> Self {
         TailHasher {
-            hasher: ContentHasher::new(),
+            hasher: match Chunks::size_for(announced) {
+                Some(chunk) => ContentHasher::recording(chunk),
+                None => ContentHasher::new(),
+            },
             written: 0,
             announced,
             kept: None,
@@ -169,6 +173,24 @@ impl TailHasher {
         self.take(Piece::Zeros(length - before));
     }
 
+    /// The next bytes up to `end` begin with a chunk of `known`, which is taken and not read. False: they do not, or it belongs to
+    /// the end of what is announced, which is always read.
+    pub fn chunk(&mut self, known: &Chunks, end: u64) -> bool {
+        let Some((length, hash)) = known.at(self.written) else {
+            return false;
+        };
+        let after = self.written + length;
+        let whole = length == u64::from(known.chunk) && after <= end;
+        let cut_alike = Chunks::size_for(self.announced) == Some(known.chunk);
+        let end = after > self.announced.saturating_sub(OLD_TAIL);
+        if !whole || !cut_alike || end || self.old.is_some() {
+            return false;
+        }
+        self.hasher.chunk(*hash, known.chunk);
+        self.written = after;
+        true
+    }
+
     fn take(&mut self, mut piece: Piece<'_>) {
         if let Some((size, hash)) = self.old
             && self.written + piece.len() >= size
@@ -188,7 +210,7 @@ impl TailHasher {
         let after = self.written + piece.len();
         if self.kept.is_none() && self.announced >= GROWS_FROM && after > self.announced - OLD_TAIL
         {
-            self.kept = Some((self.written, self.hasher.clone()));
+            self.kept = Some((self.written, self.hasher.without_chunks()));
         }
         match piece {
             Piece::Bytes(bytes) => self.hasher.update(bytes),
@@ -205,6 +227,18 @@ impl TailHasher {
     /// The hash of the bytes so far.
     pub fn hash(&self) -> ContentHash {
         self.hasher.finish()
+    }
+
+    /// The hashes of the chunks of what came, if it is a content of the announced length that is large enough.
+    pub fn take_chunks(&mut self) -> Option<Chunks> {
+        let hashes = self.hasher.take_chunks()?;
+        let chunk = Chunks::size_for(self.announced)?;
+        let size = self.written;
+        (size == self.announced).then_some(Chunks {
+            size,
+            chunk,
+            hashes,
+        })
     }
 
     /// All has come. With what is kept of a content that may grow, if that is large enough and has the announced length.
@@ -375,6 +409,37 @@ mod tests {
             let (hash, _) = hashed(known.grown(more.len() as u64), &more);
             assert_eq!(hash, ContentHash::of(&more));
         }
+    }
+
+    #[test]
+    fn a_known_chunk_is_not_read_and_the_end_is() {
+        let size = crate::chunks::CHUNKS_FROM + 100_000;
+        let mut bytes = content(size as usize);
+        let hashed_in = |bytes: &[u8], known: Option<&Chunks>, changed: u64| {
+            let (mut hasher, mut read) = (TailHasher::new(size), 0);
+            while hasher.written() < size {
+                let at = hasher.written();
+                let known = known.filter(|_| at != changed);
+                if !known.is_some_and(|known| hasher.chunk(known, size)) {
+                    let end = (at + (64 << 10)).min(size);
+                    hasher.update(&bytes[at as usize..end as usize]);
+                    read += end - at;
+                }
+            }
+            let chunks = hasher.take_chunks().expect("large enough");
+            let (hash, tail) = hasher.finish();
+            assert_eq!(hash, ContentHash::of(bytes));
+            (chunks, tail.expect("large enough"), read)
+        };
+        let changed = 5 << 16;
+        let (old, _, read) = hashed_in(&bytes, None, changed);
+        assert_eq!(read, size);
+        bytes[changed as usize] ^= 1;
+        let (_, _, read) = hashed_in(&bytes, Some(&old), changed);
+        assert!(read <= 4 << 16, "{read}");
+        let (new, tail, _) = hashed_in(&bytes, None, changed);
+        let (merged, other, _) = hashed_in(&bytes, Some(&old), changed);
+        assert_eq!((merged, other), (new, tail));
     }
 
     #[test]

@@ -247,7 +247,7 @@ pub struct ChunkSums {
     pub size: u64,
     /// Bytes of a chunk: a power of two from 64 KiB to 1 GiB. The last chunk may be shorter.
     pub chunk: u32,
-    /// First 16 bytes of each chunk's BLAKE3. At most [`MAX_SUMS`].
+    /// First 16 bytes of each chunk's hash as a content. At most [`MAX_SUMS`].
     pub sums: Vec<[u8; 16]>,
 }
 

@@ -74,6 +74,14 @@ impl Redo {
         &self.base
     }
 
+    /// The version that the differences are to has not changed.
+    pub(super) fn check_base(&self) -> Result<(), Fault> {
+        match Stat::of_fd(self.base.as_fd())?.key() == self.key {
+            true => Ok(()),
+            false => Err(Fault::Changed("the differences are to another version")),
+        }
+    }
+
     /// Nothing of what is there is changed: the file only becomes longer.
     pub fn only_grows(&self) -> bool {
         let extents = &self.body.extents;

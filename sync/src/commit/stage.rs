@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 use super::inplace::Redo;
 use super::partial::{self, Partial};
 use crate::beneath::Place;
+use crate::chunks::Chunks;
 use crate::entry::{ContentHash, Meta};
 use crate::fault::Fault;
 use crate::holes::{self, Span, read_range};
@@ -40,6 +42,8 @@ pub struct Staging {
     other: Option<Staged>,
     /// The content begins with the version here, whose end is known. Taken with its first bytes.
     grows: Option<Tail>,
+    /// What the version here is made of, by the stamp that it has: of what stays as it is no known chunk is read.
+    known: Option<Arc<Chunks>>,
 }
 
 /// A complete, verified content in the staging directory. Dropping it removes it, unless it was moved into a tree or
@@ -57,6 +61,8 @@ pub struct Staged {
     tail: Option<Box<Tail>>,
     /// The attributes that it got already, and which of them it could not get.
     dressed: Option<Box<(Meta, Vec<Fault>)>>,
+    /// What the content is made of, for a later one.
+    chunks: Option<Chunks>,
 }
 
 impl Staging {
@@ -161,6 +167,15 @@ impl Staging {
             kept: 0,
             other: None,
             grows: None,
+            known: None,
+        }
+    }
+
+    /// The version that is changed in place, or of which this is a clone, has the stamp of a content that is made of this.
+    pub fn know(&mut self, chunks: Arc<Chunks>) {
+        // Cut otherwise they are of no use.
+        if Chunks::size_for(self.announced) == Some(chunks.chunk) {
+            self.known = Some(chunks);
         }
     }
 
@@ -268,6 +283,10 @@ impl Staging {
             at += span.len();
             Ok(())
         })?;
+        if self.known.is_some() {
+            // What was not read then was copied now, by the same stamp.
+            redo.check_base()?;
+        }
         holes::lengthen(new, self.written)
     }
 
@@ -287,12 +306,8 @@ impl Staging {
         if end > self.kept.min(self.announced) {
             return Err(Fault::WrongContent);
         }
-        let file = &self.staged.file;
-        let hasher = &mut self.hasher;
-        read_range(file, self.written, length, |span| {
-            span.hash(hasher);
-            Ok(())
-        })?;
+        let known = self.known.as_deref();
+        hash_to(&mut self.hasher, &self.staged.file, known, end)?;
         self.written = end;
         Ok(())
     }
@@ -357,11 +372,7 @@ impl Staging {
         if end > self.announced {
             return Err(Fault::WrongContent);
         }
-        let hasher = &mut self.hasher;
-        read_range(basis, self.written, length, |span| {
-            span.hash(hasher);
-            Ok(())
-        })?;
+        hash_to(&mut self.hasher, basis, self.known.as_deref(), end)?;
         self.written = end;
         Ok(())
     }
@@ -373,6 +384,7 @@ impl Staging {
 
     /// Ends the content. [`Fault::WrongContent`] if it has not the announced size and this hash; nothing of it stays then.
     pub fn finish(mut self, hash: ContentHash) -> Result<Staged, Fault> {
+        let chunks = self.hasher.take_chunks();
         let (found, tail) = self.hasher.finish();
         if self.written != self.announced || found != hash {
             self.staged.discard();
@@ -392,6 +404,7 @@ impl Staging {
             return Err(Fault::io("truncate", &error));
         }
         self.staged.tail = tail.map(Box::new);
+        self.staged.chunks = chunks;
         Ok(self.staged)
     }
 
@@ -399,6 +412,28 @@ impl Staging {
     pub fn discard(self) {
         self.staged.discard();
     }
+}
+
+/// Hashes what the file has from where the hasher stands up to `end`. What is known of it is not read.
+fn hash_to(
+    hasher: &mut TailHasher,
+    file: &File,
+    known: Option<&Chunks>,
+    end: u64,
+) -> Result<(), Fault> {
+    while hasher.written() < end {
+        let at = hasher.written();
+        let length = match known {
+            Some(known) if hasher.chunk(known, end) => continue,
+            Some(known) => (end - at).min(u64::from(known.chunk) - at % u64::from(known.chunk)),
+            None => end - at,
+        };
+        read_range(file, at, length, |span| {
+            span.hash(hasher);
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 impl Staged {
@@ -410,6 +445,7 @@ impl Staged {
             stays,
             redo: None,
             tail: None,
+            chunks: None,
             dressed: None,
         }
     }
@@ -432,6 +468,11 @@ impl Staged {
     /// The end of the content, for a longer one that may follow.
     pub fn take_tail(&mut self) -> Option<Tail> {
         self.tail.take().map(|tail| *tail)
+    }
+
+    /// What the content is made of, for a later one that may follow.
+    pub fn take_chunks(&mut self) -> Option<Chunks> {
+        self.chunks.take()
     }
 
     /// A whole small content at once.

@@ -11,6 +11,7 @@ use super::sets::{FreezeHooks, Pass};
 use super::status::{Alarm, EngineStatus, Mode, SessionStatus, TreeState};
 use super::tree::Roots;
 use crate::accounts::AccountFiles;
+use crate::chunks::ChunkMemory;
 use crate::index::Index;
 use crate::lineage::NodeHeads;
 use crate::path::RelPath;
@@ -218,6 +219,8 @@ pub(crate) struct Shared {
     pub accounts: AccountFiles,
     /// What is remembered of contents, for files that grow.
     pub tails: Tails,
+    /// What large contents are made of.
+    pub chunks: ChunkMemory,
     /// Files that have grown and were not read whole since.
     pub unverified: watch::Sender<usize>,
     /// Copies that are kept of files that never rest.

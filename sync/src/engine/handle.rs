@@ -9,6 +9,7 @@ use super::status::{EngineStatus, Mode};
 use super::tree::Roots;
 use super::worker::Worker;
 use crate::accounts::AccountFiles;
+use crate::chunks::ChunkMemory;
 use crate::index::{Index, IndexIdentity};
 use crate::lineage::{NodeHeads, NodeName, PairRelation, combine};
 use crate::source::books::To;
@@ -124,6 +125,7 @@ impl Engine {
             mover: Mutex::new(None),
             verifier: Mutex::new(None),
             tails: Tails::default(),
+            chunks: ChunkMemory::default(),
             unverified: watch::Sender::new(0),
             waiting_for_verified: AtomicUsize::new(0),
             kept: AtomicUsize::new(0),

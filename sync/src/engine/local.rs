@@ -207,6 +207,7 @@ impl Worker {
             source: &self.shared.index,
             receiver,
             tails,
+            chunks: &self.shared.chunks,
             restless,
             ends: &self.shared.reading_ends(receiver),
         };

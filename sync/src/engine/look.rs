@@ -4,6 +4,7 @@
 
 use super::restless::Restless;
 use super::tree::{Dirt, Open};
+use crate::chunks::ChunkMemory;
 use crate::entry::{ContentHash, IndexEntry, Kind, LocalKey, State};
 use crate::fault::Fault;
 use crate::hash::{self, Before, Ends, Hashed, How, ReadResult, Unread, Wanted};
@@ -13,6 +14,7 @@ use crate::path::RelPath;
 use crate::tail::{GROWS_FROM, Tails};
 use crate::tree::{TreeConfig, TreeId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Most names of one file that are treated as one group. A file with more names is rare, and its further names are
 /// then separate files on the other side.
@@ -72,6 +74,8 @@ pub(crate) struct Looker<'a> {
     pub receiver: bool,
     /// What is remembered of contents. `None`: files are read whole, also those that have only grown.
     pub tails: Option<&'a Tails>,
+    /// Where the chunks of large contents are remembered, to be compared with those of the other side.
+    pub chunks: &'a ChunkMemory,
     /// Files that are known not to rest. `None`: none is treated as such.
     pub restless: Option<Restless<'a>>,
     /// When the reading of a long content ends before its end.
@@ -181,6 +185,9 @@ impl Looker<'_> {
             Ok(Some(read)) => {
                 if let Some((tails, tail)) = self.tails.zip(read.tail) {
                     tails.remember(self.tree, path, tail);
+                }
+                if let Some((hashed, chunks)) = read.hashed.as_ref().zip(read.chunks) {
+                    self.chunks.remember(hashed.hash, Arc::new(chunks));
                 }
                 let grew = read.grew && self.tails.is_some();
                 (Some(read.seen), read.hashed, grew)

@@ -372,6 +372,7 @@ impl Taking<'_> {
             receiver: false,
             // What a set holds was read whole.
             tails: None,
+            chunks: &self.shared.chunks,
             restless: None,
             ends: crate::hash::TO_ITS_END,
         };

@@ -9,6 +9,7 @@ mod hostile;
 mod in_place;
 mod keeping;
 mod kept;
+mod large;
 mod limits;
 mod logs;
 mod odd;

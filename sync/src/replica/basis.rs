@@ -1,14 +1,20 @@
 //! What the replica has of a large file already: the beginning from a transfer that was cut, the rest from the version that
-//! lies in the tree. The source is told the sums of both as of one file.
+//! lies in the tree. The source is told the sums of both as of one file. Of a version whose stamp is that of a content with known
+//! chunks nothing is read for them.
 
 use super::pulse::Pulse;
+use crate::chunks::{CHUNKS_FROM, Chunks};
 use crate::commit::{Partial, Staging};
 use crate::delta::{self, SumsBuilder};
+use crate::entry::{ContentHash, LocalKey};
 use crate::fault::Fault;
 use crate::holes::{Span, read_range};
+use crate::stat::Stat;
 use crate::wire::ChunkSums;
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// Bytes that are read or copied between two signs of life.
 const SLICE: u64 = 16 << 20;
@@ -20,11 +26,38 @@ pub(super) struct Basis {
     old: Option<File>,
 }
 
+/// The version that lies in the tree.
+pub(super) struct Old {
+    pub file: File,
+    /// Its content, if the index knows it.
+    pub known: Option<Known>,
+}
+
+/// What the index says of a version.
+pub(super) struct Known {
+    /// Its stamp.
+    pub key: LocalKey,
+    /// Its content.
+    pub hash: ContentHash,
+    /// What that is made of, if this is remembered.
+    pub chunks: Option<Arc<Chunks>>,
+}
+
+impl Known {
+    /// What lies here still has the stamp. Looked at after a clone was made: whatever writes moves the stamp first.
+    fn is_of(&self, file: &File) -> bool {
+        Stat::of_fd(file.as_fd()).is_ok_and(|stat| stat.key() == self.key)
+    }
+}
+
 /// A basis, what the source is told of it, and how the content begins.
 pub(super) struct Found {
     pub basis: Basis,
     pub sums: ChunkSums,
     pub start: Start,
+    /// What the old version is made of, if the basis is nothing else: by its stamp when the clone was made that the content begins
+    /// with. Without a clone the stamp must be looked at again by whoever does not read the version.
+    pub chunks: Option<Arc<Chunks>>,
 }
 
 /// What a content begins with.
@@ -38,15 +71,19 @@ pub(super) enum Start {
     Clone(Partial),
 }
 
-/// Makes a basis for a content of `size` bytes. Reads all of it; `None` when there is nothing of use. `clone` makes a clone of
+/// Makes a basis for a content of `size` bytes. Reads all of it, unless what it is made of is known; `None` when there is nothing of use. `clone` makes a clone of
 /// the old version, if it is to begin as one.
 pub(super) fn find(
     partial: Option<Partial>,
-    old: Option<File>,
+    old: Option<Old>,
     clone: impl FnOnce(&File) -> Option<Partial>,
     size: u64,
     pulse: &Pulse,
 ) -> Option<Found> {
+    let (old, known) = match old {
+        Some(Old { file, known }) => (Some(file), known),
+        None => (None, None),
+    };
     let old = old.and_then(|file| {
         let length = file.metadata().ok()?.len();
         // Nothing of the new version is looked for farther behind.
@@ -87,22 +124,40 @@ pub(super) fn find(
         kept,
         old,
     };
-    let sums = match &start {
+    let known = known.filter(|known| basis.only_old().is_some_and(|old| known.is_of(old)));
+    if let Some(chunks) = known.as_ref().and_then(|known| known.chunks.clone())
+        && (chunks.size, chunks.chunk) == (length, chunk)
+    {
+        let sums = chunks.sums();
+        return Some(Found {
+            basis,
+            sums,
+            start,
+            chunks: Some(chunks),
+        });
+    }
+    let (hash, chunks) = match &start {
         Start::Clone(clone) => {
             // What will be kept is read from the clone: what is in the memory by then is the clone's too.
             let of = clone.file().try_clone().ok()?;
             let origin = basis.old.replace(of);
-            let sums = basis.sums(length, chunk, pulse)?;
+            let read = basis.chunks(length, chunk, pulse)?;
             basis.old = origin;
-            sums
+            read
         }
-        Start::Empty | Start::Cut(..) => basis.sums(length, chunk, pulse)?,
+        Start::Empty | Start::Cut(..) => basis.chunks(length, chunk, pulse)?,
     };
-    Some(Found { basis, sums, start })
+    let proven = known.is_some_and(|known| known.hash == hash);
+    Some(Found {
+        basis,
+        sums: chunks.sums(),
+        start,
+        chunks: (proven && length >= CHUNKS_FROM).then(|| Arc::new(chunks)),
+    })
 }
 
 impl Basis {
-    fn sums(&self, length: u64, chunk: u32, pulse: &Pulse) -> Option<ChunkSums> {
+    fn chunks(&self, length: u64, chunk: u32, pulse: &Pulse) -> Option<(ContentHash, Chunks)> {
         let mut builder = SumsBuilder::new(chunk);
         let mut at = 0;
         while at < length {

@@ -1,6 +1,6 @@
 //! Contents on their way to the replica: staged in the tree's private directory, checked by their hash when complete.
 
-use super::basis::{self, Basis, Start};
+use super::basis::{self, Basis, Known, Old, Start};
 use super::pulse::Pulse;
 use super::small::{Asides, Small};
 use crate::commit::{self, Content, Partial, Redo, Staged, Staging};
@@ -40,6 +40,11 @@ fn sync_ahead(staged: &Staged) {
     if let (Ok(runtime), Ok(file)) = (Handle::try_current(), staged.file().try_clone()) {
         runtime.spawn_blocking(move || drop(file.sync_all()));
     }
+}
+
+/// The content of what lies at a path.
+fn hash_of(entry: &IndexEntry) -> Option<ContentHash> {
+    entry.current.as_ref()?.kind.hash().copied()
 }
 
 /// Names with the same content that are tried as a local source.
@@ -198,8 +203,7 @@ impl Contents {
             }
             // Only what the index knows as the pair's is a basis. What is protected or excluded here is not in it, and
             // the source, which learns a basis' sums, must not learn those. What a transfer left is the source's own.
-            let known = entry.as_ref().and_then(|e| e.current.as_ref());
-            let of_the_pair = known.is_some_and(|state| state.kind.hash().is_some());
+            let of_the_pair = entry.as_ref().filter(|e| hash_of(e).is_some());
             let found = self.basis(record, *size, of_the_pair);
             let redo = match &found {
                 Some(found) => self.in_place(&snapshot, record, entry.as_ref(), &found.basis)?,
@@ -268,13 +272,18 @@ impl Contents {
         if size < delta::SMALLEST {
             return Some(Staging::begin(&private, size).map(|staging| (staging, None)));
         }
-        let (basis, start) = match found {
-            Some(found) => (Some(found.basis), found.start),
-            None => (None, Start::Empty),
+        let (basis, start, chunks) = match found {
+            Some(found) => (Some(found.basis), found.start, found.chunks),
+            None => (None, Start::Empty, None),
+        };
+        // Of what is neither changed in place nor begins as a clone all is read while it is copied.
+        let chunks = chunks.filter(|_| redo.is_some() || matches!(start, Start::Clone(_)));
+        let know = |mut staging: Staging| {
+            chunks.into_iter().for_each(|chunks| staging.know(chunks));
+            (staging, basis)
         };
         if let Some(redo) = redo {
-            let staging = Staging::begin_in_place(&private, redo, size);
-            return Some(staging.map(|staging| (staging, basis)));
+            return Some(Staging::begin_in_place(&private, redo, size).map(know));
         }
         let staging = match start {
             Start::Cut(partial, kept) => {
@@ -284,7 +293,7 @@ impl Contents {
             Start::Clone(clone) => Ok(Staging::over(clone, size)),
             Start::Empty => Staging::begin_lasting(&private, &record.path, size),
         };
-        Some(staging.map(|staging| (staging, basis)))
+        Some(staging.map(know))
     }
 
     /// A file of this tree with this content, copied: what was renamed or copied at the source is not sent again.
@@ -313,16 +322,26 @@ impl Contents {
     }
 
     /// What is here of the path, as a basis for differences: what an earlier transfer left, and what lies there now.
-    fn basis(&self, record: &Record, size: u64, of_the_pair: bool) -> Option<basis::Found> {
+    fn basis(
+        &self,
+        record: &Record,
+        size: u64,
+        of_the_pair: Option<&IndexEntry>,
+    ) -> Option<basis::Found> {
         if size < delta::SMALLEST {
             return None;
         }
         let open = self.roots.get(record.tree)?;
         let partial = Partial::take(&open.private, &record.path);
-        let old = match of_the_pair && !self.whole {
-            false => None,
-            true => open.root.open_file(&record.path).ok(),
-        };
+        let old = of_the_pair.filter(|_| !self.whole).and_then(|entry| {
+            let file = open.root.open_file(&record.path).ok()?;
+            let known = entry.local.zip(hash_of(entry)).map(|(key, hash)| Known {
+                key,
+                hash,
+                chunks: self.shared.chunks.of(&hash),
+            });
+            Some(Old { file, known })
+        });
         // What is changed in place is not cloned.
         let clone = |old: &File| match open.update {
             Update::Atomic => commit::clone_as_partial(&open.private, &record.path, old),
@@ -546,6 +565,9 @@ impl Contents {
                         staged.dress(&meta);
                     }
                     sync_ahead(&staged);
+                }
+                if let Some(chunks) = staged.take_chunks() {
+                    self.shared.chunks.remember(hash, Arc::new(chunks));
                 }
                 *slot = Slot::Ready(Content::Staged(staged));
                 true

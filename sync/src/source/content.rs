@@ -2,8 +2,10 @@
 //!
 //! What is sent is what the record announces: the bytes are hashed while they are read, and when the hash of the
 //! announced number of bytes is not the announced one the item is given up instead of completed. A file that only grew
-//! meanwhile is sent as the prefix that was announced.
+//! meanwhile is sent as the prefix that was announced. Of a content whose chunks are known only those are read that the
+//! replica has not, and each is compared with its hash.
 
+use crate::chunks::Chunks;
 use crate::delta::{self, Judge, Piece};
 use crate::digest::ContentHasher;
 use crate::entry::{ContentHash, Kind};
@@ -12,6 +14,9 @@ use crate::wire::{Bytes, ChunkSums, Item, MAX_DATA, MAX_HOLE, Message, Record, W
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+mod known;
 
 /// Above this chunk size (files of more than 2 TiB) the file is sent whole: one chunk is held in memory.
 const LARGEST_CHUNK: u32 = 64 << 20;
@@ -45,6 +50,8 @@ enum How {
 
 struct Against {
     sums: ChunkSums,
+    /// The chunks of what is sent, cut as those of the basis.
+    chunks: Option<Arc<Chunks>>,
     judge: Judge,
     /// A window that waits for the signature of its part of the basis.
     window: Option<Window>,
@@ -78,8 +85,16 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// For a file record; `None` for anything else. `known`: it begins with the content behind which it is wanted.
-    pub fn new(item: Item, record: &Record, file: File, want: Want, known: bool) -> Option<Self> {
+    /// For a file record; `None` for anything else. `known`: it begins with the content behind which it is wanted. `chunks`: what
+    /// the announced content is made of.
+    pub fn new(
+        item: Item,
+        record: &Record,
+        file: File,
+        want: Want,
+        known: bool,
+        chunks: Option<Arc<Chunks>>,
+    ) -> Option<Self> {
         let Kind::File { size, hash } = record.state.as_ref()?.kind else {
             return None;
         };
@@ -87,9 +102,13 @@ impl Content {
             Want::Behind { size: old, hash } if *old < size => Some((*old, *hash)),
             _ => None,
         };
+        let mut all_hashed = true;
         let how = match want {
             Want::Whole => How::Whole,
             Want::Against(sums) if sums.chunk <= LARGEST_CHUNK => How::Against(Box::new(Against {
+                chunks: chunks
+                    .filter(|chunks| (chunks.size, chunks.chunk) == (size, sums.chunk))
+                    .inspect(|_| all_hashed = false),
                 sums,
                 judge: Judge::default(),
                 window: None,
@@ -124,7 +143,7 @@ impl Content {
             queue,
             failed: false,
             ended: false,
-            hashed: at == 0,
+            hashed: all_hashed && at == 0,
         })
     }
 
@@ -215,7 +234,9 @@ impl Content {
             self.failed = true;
             return None;
         }
-        self.hasher.update(&bytes);
+        if self.hashed {
+            self.hasher.update(&bytes);
+        }
         self.at += length;
         Some(bytes)
     }
@@ -236,7 +257,9 @@ impl Content {
 
     /// The next bytes are zeros that lie on no disk.
     fn hole(&mut self, len: u64) -> Message {
-        self.hasher.zeros(len);
+        if self.hashed {
+            self.hasher.zeros(len);
+        }
         self.at += len;
         Message::Hole {
             item: self.item,
@@ -251,6 +274,26 @@ impl Content {
         good
     }
 
+    /// These bytes are those of the basis at the same place.
+    fn same(&mut self, at: u64, len: u64) {
+        let How::Against(against) = &mut self.how else {
+            return;
+        };
+        against.copy = Some(match against.copy {
+            Some((from, before)) if from + before == at => (from, before + len),
+            Some((from, before)) => {
+                self.queue.push_back(Message::Copy {
+                    item: self.item,
+                    from,
+                    len: before,
+                    last: false,
+                });
+                (at, len)
+            }
+            None => (at, len),
+        });
+    }
+
     /// The next aligned chunk of the new content.
     fn chunk(&mut self) {
         let How::Against(against) = &mut self.how else {
@@ -263,38 +306,24 @@ impl Content {
         }
         let (chunk, at) = (u64::from(against.sums.chunk), self.at);
         if let Some(len) = whole_hole(&mut self.map, &self.file, (at, self.size), chunk) {
-            self.end_copy();
-            let mut hole = self.hole(len);
-            if let Message::Hole { last, .. } = &mut hole {
-                // An empty `Data` ends what comes by differences.
-                *last = false;
-            }
-            self.queue.push_back(hole);
+            self.chunks_of_hole(at, len);
+            return;
+        }
+        if let Some(len) = self.known_same() {
+            self.at += len;
+            self.same(at, len);
             return;
         }
         // A window that was cut may have left the place between two chunks.
         let to_border = chunk - at % chunk;
-        let Some(new) = self.read(to_border.min(self.size - at)) else {
+        let Some(new) = self.read_chunk(to_border.min(self.size - at)) else {
             return;
         };
         let How::Against(against) = &mut self.how else {
             return;
         };
-        if against.sums.same_at(at, &new) {
-            let len = new.len() as u64;
-            against.copy = Some(match against.copy {
-                Some((from, before)) if from + before == at => (from, before + len),
-                Some((from, before)) => {
-                    self.queue.push_back(Message::Copy {
-                        item: self.item,
-                        from,
-                        len: before,
-                        last: false,
-                    });
-                    (at, len)
-                }
-                None => (at, len),
-            });
+        if against.chunks.is_none() && against.sums.same_at(at, &new) {
+            self.same(at, new.len() as u64);
             return;
         }
         let (from, len) = delta::window_of_basis(at, new.len() as u64, against.sums.size);
@@ -321,6 +350,20 @@ impl Content {
         });
     }
 
+    fn chunks_of_hole(&mut self, at: u64, len: u64) {
+        if !self.may_be_hole(at, len) {
+            self.failed = true;
+            return;
+        }
+        self.end_copy();
+        let mut hole = self.hole(len);
+        if let Message::Hole { last, .. } = &mut hole {
+            // An empty `Data` ends what comes by differences.
+            *last = false;
+        }
+        self.queue.push_back(hole);
+    }
+
     /// Takes further chunks into a window, so that fewer questions are asked. Content that moved differs in all
     /// following chunks.
     fn widen(&mut self, mut new: Vec<u8>) -> Vec<u8> {
@@ -333,16 +376,17 @@ impl Content {
             && !self.failed
         {
             let at = self.at;
-            if whole_hole(&mut self.map, &self.file, (at, self.size), chunk).is_some() {
+            let hole = whole_hole(&mut self.map, &self.file, (at, self.size), chunk);
+            if hole.is_some() || self.known_same().is_some() {
                 break;
             }
-            let Some(next) = self.read(chunk.min(self.size - at)) else {
+            let Some(next) = self.read_chunk(chunk.min(self.size - at)) else {
                 break;
             };
             let How::Against(against) = &self.how else {
                 break;
             };
-            let same = against.sums.same_at(at, &next);
+            let same = against.chunks.is_none() && against.sums.same_at(at, &next);
             new.extend_from_slice(&next);
             if same {
                 break;
@@ -461,3 +505,6 @@ fn whole_hole(map: &mut Map, file: &File, (at, size): (u64, u64), chunk: u64) ->
     };
     (end > at).then(|| end - at)
 }
+
+#[cfg(test)]
+mod tests;

@@ -605,7 +605,8 @@ fn open(shared: &Shared, record: Option<&Record>, item: Item, want: Want) -> Opt
         }),
         _ => false,
     };
-    Content::new(item, record, file, want, known)
+    let chunks = hash.and_then(|hash| shared.chunks.of(hash));
+    Content::new(item, record, file, want, known, chunks)
 }
 
 /// The index has something newer at the path than this.

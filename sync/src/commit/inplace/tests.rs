@@ -1,8 +1,10 @@
 use super::*;
+use crate::chunks::Chunks;
 use crate::commit::Staging;
 use crate::entry::{ContentHash, Kind, Meta};
 use proptest::prelude::*;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Larger than the threshold, so that every case is changed in place.
 const SIZE: usize = IN_PLACE_FROM as usize + 40_000;
@@ -277,4 +279,100 @@ fn mode_at_first_byte(mode: u32, at: i64) -> u32 {
 fn nobody_reads_the_new_content_by_the_old_mode() {
     assert_eq!(mode_at_first_byte(0o644, 2), 0o600);
     assert_eq!(mode_at_first_byte(0o640, 1), 0o640, "as it will be");
+}
+
+/// A base that is large enough for its chunks to be known, and they.
+fn known_base() -> (Vec<u8>, Arc<Chunks>) {
+    let mut old = vec![0; crate::chunks::CHUNKS_FROM as usize + 100_000];
+    blake3::Hasher::new().finalize_xof().fill(&mut old);
+    let mut hasher = crate::tail::TailHasher::new(old.len() as u64);
+    hasher.update(&old);
+    (old, Arc::new(hasher.take_chunks().expect("large enough")))
+}
+
+impl Bench {
+    fn begin_known(&self, new: &[u8], chunks: Arc<Chunks>) -> Staging {
+        let (base, key) = self.base();
+        let redo = Redo::new(&path(), base, key, &state(new)).expect("it can be changed in place");
+        let mut staging =
+            Staging::begin_in_place(&self.private, redo, new.len() as u64).expect("begun");
+        staging.know(chunks);
+        staging
+    }
+}
+
+#[test]
+fn what_stays_is_not_read_when_its_chunks_are_known() {
+    let (old, chunks) = known_base();
+    let bench = Bench::new(&old);
+    let mut new = old.clone();
+    let changed = 3 << 20..(3 << 20) + 5000;
+    new[changed.clone()].fill(7);
+    let (from, to) = (changed.start as u64, changed.end as u64);
+    let staged = |of: &File, chunks: &Arc<Chunks>| {
+        let mut staging = bench.begin_known(&new, Arc::clone(chunks));
+        staging.copy_from(of, 0, from)?;
+        staging.write(&new[changed.clone()])?;
+        staging.copy_from(of, to, old.len() as u64 - to)?;
+        staging.finish(ContentHash::of(&new))
+    };
+    // Of another file only what is not known would show.
+    let mut other = old.clone();
+    other[1 << 20] ^= 1;
+    other[5 << 20] ^= 1;
+    let unread = tempfile::tempfile().unwrap();
+    unread.write_all_at(&other, 0).unwrap();
+    let mut good = staged(&unread, &chunks).expect("the content");
+    let kept = good.take_chunks().expect("large enough");
+    let mut hasher = crate::tail::TailHasher::new(new.len() as u64);
+    hasher.update(&new);
+    assert_eq!(Some(kept), hasher.take_chunks());
+    other[changed.end + 1] ^= 1;
+    unread.write_all_at(&other, 0).unwrap();
+    assert_eq!(staged(&unread, &chunks).err(), Some(Fault::WrongContent));
+    // Chunks of another content give another hash.
+    let mut wrong = Chunks::clone(&chunks);
+    wrong.hashes[2][0] ^= 1;
+    let (base, _) = bench.base();
+    let found = staged(&base, &Arc::new(wrong)).err();
+    assert_eq!(found, Some(Fault::WrongContent));
+}
+
+#[test]
+fn what_was_not_read_is_copied_by_the_same_stamp_only() {
+    for touched in [false, true] {
+        let (old, chunks) = known_base();
+        let bench = Bench::new(&old);
+        let mut new = old.clone();
+        let mut staging = bench.begin_known(&new, chunks);
+        let (base, _) = bench.base();
+        let start = 8 << 20;
+        staging.copy_from(&base, 0, start as u64).unwrap();
+        if touched {
+            let file = File::options().write(true).open(bench.file()).unwrap();
+            file.write_all_at(b"unseen", 100).unwrap();
+            // In the same tick the stamp would not move.
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+                .unwrap();
+        }
+        // More extents than a journal takes.
+        let end = start + 2 * MAX_EXTENTS + 2;
+        let each = (start..end).step_by(2).try_for_each(|at| {
+            new[at] ^= 1;
+            staging.write(&new[at..at + 1])?;
+            staging.copy_from(&base, at as u64 + 1, 1)
+        });
+        if touched {
+            assert!(matches!(each, Err(Fault::Changed(_))), "{each:?}");
+            continue;
+        }
+        each.unwrap();
+        let left = (old.len() - end) as u64;
+        staging.copy_from(&base, end as u64, left).unwrap();
+        let staged = staging.finish(ContentHash::of(&new)).expect("the content");
+        assert!(staged.redo().is_none(), "a file of its own");
+        let mut content = vec![0; new.len()];
+        staged.file().read_exact_at(&mut content, 0).unwrap();
+        assert!(content == new);
+    }
 }

@@ -37,7 +37,7 @@ impl Setup {
     fn find(&self, old: Option<File>, size: u64) -> Option<Found> {
         find(
             Partial::take(&self.private, &self.path),
-            old,
+            old.map(|file| Old { file, known: None }),
             |_| None,
             size,
             &pulse(),
@@ -191,4 +191,44 @@ fn less_than_a_chunk_is_not_kept() {
     assert!(setup.find(None, 1 << 20).is_none());
     setup.cut(&noise(CHUNK_LEN), 1 << 20);
     assert_eq!(setup.partials(), 1);
+}
+
+#[test]
+fn of_a_version_with_known_chunks_nothing_is_read_while_it_has_its_stamp() {
+    let setup = setup();
+    let bytes = noise(CHUNKS_FROM as usize + 100);
+    let size = bytes.len() as u64;
+    let find_known = |chunks: Option<Arc<Chunks>>, key: Option<LocalKey>, hash| {
+        let file = setup.old(&bytes);
+        let of_now = || Stat::of_fd(file.as_fd()).expect("stat").key();
+        let known = Known {
+            key: key.unwrap_or_else(of_now),
+            hash,
+            chunks,
+        };
+        let known = Some(known);
+        find(None, Some(Old { file, known }), |_| None, size, &pulse()).expect("a basis")
+    };
+    let hash = ContentHash::of(&bytes);
+    // By reading it.
+    let read = find_known(None, None, hash);
+    let chunks = read.chunks.expect("it is what the index says");
+    assert_eq!(chunks.sums(), read.sums);
+    assert!(
+        find_known(None, None, ContentHash([1; 32]))
+            .chunks
+            .is_none()
+    );
+    // By what is remembered: not what lies there, so that one sees which it was.
+    let mut other = Chunks::clone(&chunks);
+    other.hashes[3] = [9; 32];
+    let other = Arc::new(other);
+    let found = find_known(Some(Arc::clone(&other)), None, hash);
+    assert_eq!(found.sums, other.sums());
+    assert_eq!(found.chunks, Some(Arc::clone(&other)));
+    // It is another version.
+    let mut key = Stat::of_fd(setup.old(&bytes).as_fd()).expect("stat").key();
+    key.ctime_ns -= 1;
+    let found = find_known(Some(other), Some(key), hash);
+    assert_eq!((found.sums, found.chunks), (read.sums, None));
 }
