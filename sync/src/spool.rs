@@ -204,18 +204,15 @@ impl Spool {
         })
     }
 
-    /// Adds a batch that is as its file will be, and gives its head. Durable when it returns.
+    /// Adds a batch that is as its file will be. Durable when it returns.
     ///
     /// # Errors
     /// Those of [`Spool::add`], and `InvalidData`.
-    pub fn add_bytes(&mut self, batch: &[u8]) -> io::Result<Head> {
-        let (head, _) = read_head(&mut &*batch).map_err(|error| match error {
-            HeadError::Io(error) => error,
-            HeadError::Bad(why) => io::Error::new(io::ErrorKind::InvalidData, why),
-        })?;
+    pub fn add_bytes(&mut self, batch: &[u8]) -> io::Result<()> {
         let size = batch.len() as u64;
-        self.add_file(&head, size, size, |file| file.write_all_at(batch, 0))?;
-        Ok(head)
+        self.add_file(&head_of(batch)?, size, size, |file| {
+            file.write_all_at(batch, 0)
+        })
     }
 
     fn add_file(
@@ -329,6 +326,15 @@ pub(crate) fn read_head(file: &mut impl Read) -> Result<(Head, u64), HeadError> 
         return Err(HeadError::Bad("a spooled batch of another version"));
     }
     Ok((head, 4 + length as u64))
+}
+
+/// The head of a batch that is as its file is.
+pub(crate) fn head_of(batch: &[u8]) -> io::Result<Head> {
+    let read = read_head(&mut &*batch).map_err(|error| match error {
+        HeadError::Io(error) => error,
+        HeadError::Bad(why) => io::Error::new(io::ErrorKind::InvalidData, why),
+    });
+    read.map(|(head, _)| head)
 }
 
 fn reach(head: &Head) -> (Vec<TreeId>, u64) {

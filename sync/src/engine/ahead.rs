@@ -39,10 +39,20 @@ const MAX_RECORDS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Ahead {
     slot: Slot,
-    /// What is in it is not known to be applied.
-    pending: bool,
+    holds: Holds,
     /// The batch at hand, until it is answered.
     offer: Option<Offer>,
+}
+
+/// What is in the slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    /// Nothing that matters.
+    Nothing,
+    /// What was answered and is not applied, of a tree that is stopped: it waits until that moves.
+    Waiting,
+    /// The batch that is being applied.
+    AtHand,
 }
 
 /// A batch that may be answered when it is visible.
@@ -54,38 +64,56 @@ struct Offer {
 }
 
 impl Ahead {
-    /// Opens it. What a former process answered and did not finish goes to the spool.
-    pub fn open(worker: &Worker, spool: &mut Spool) -> Result<Ahead, String> {
+    /// Opens it. What a former process answered and did not finish is to be handed over.
+    pub fn open(worker: &Worker) -> Result<Ahead, String> {
         let slot = Slot::open(&worker.shared.config.state_dir).map_err(|e| e.to_string())?;
         let index = worker.shared.index.snapshot().map_err(|e| e.to_string())?;
         let done = index.value::<(u64, u64)>(DONE).map_err(|e| e.to_string())?;
-        // Of another file nothing is known to this index: neither was anything answered from it.
-        let pending = done.is_some_and(|(id, number)| id == slot.id() && number < slot.number());
-        let offer = None;
+        // Of another file nothing is known to this index: neither was anything answered from it. And what was not written
+        // whole was not answered.
+        let is_ours = done.is_some_and(|(id, number)| id == slot.id() && number < slot.number());
+        let waits = is_ours && slot.batch().map_err(|e| e.to_string())?.is_some();
         let mut ahead = Ahead {
             slot,
-            pending,
-            offer,
+            holds: Holds::Waiting,
+            offer: None,
         };
-        if pending && ahead.slot.batch().map_err(|e| e.to_string())?.is_none() {
-            // It was not written whole, so it was not answered.
-            ahead.pending = false;
+        if !waits {
+            ahead.note_done(worker, None)?;
         }
-        ahead.hand_over(worker, spool)?;
         Ok(ahead)
     }
 
-    /// What is pending goes to the spool, and the index knows again what an apply of it may have left in the trees.
+    /// What is in it goes to the spool, and the index knows again what an apply of it may have left in the trees. What
+    /// belongs to a stopped tree stays.
     fn hand_over(&mut self, worker: &Worker, spool: &mut Spool) -> Result<(), String> {
-        let mut intent = Intent::default();
-        if self.pending {
-            let batch = self.slot.batch().map_err(|e| e.to_string())?;
-            let batch = batch.ok_or("a batch that was answered cannot be read any more")?;
-            let head = spool.add_bytes(&batch).map_err(|e| e.to_string())?;
-            let records = head.records.into_iter();
-            intent.0 = records.map(|r| (r.tree, r.path, r.seq, r.state)).collect();
+        if self.holds == Holds::Nothing {
+            return Ok(());
         }
-        self.note_done(worker, (!intent.0.is_empty()).then_some(&intent))
+        let batch = self.slot.batch().map_err(|e| e.to_string())?;
+        let batch = batch.ok_or("a batch that was answered cannot be read any more")?;
+        let head = crate::spool::head_of(&batch).map_err(|e| e.to_string())?;
+        let index = worker.shared.index.snapshot().map_err(|e| e.to_string())?;
+        let Some(tree) = head.records.first().map(|record| record.tree) else {
+            return self.note_done(worker, None);
+        };
+        let Some(at) = worker.position(tree) else {
+            // No tree of the pair any more.
+            return self.note_done(worker, None);
+        };
+        let position = index.head(tree).map_err(|e| e.to_string())?.seq;
+        if position >= head.commit.upto {
+            // It is here, or what came after it is.
+            return self.note_done(worker, None);
+        }
+        if !worker.trees[at].moves() {
+            self.holds = Holds::Waiting;
+            return Ok(());
+        }
+        spool.add_bytes(&batch).map_err(|e| e.to_string())?;
+        let records = head.records.into_iter();
+        let intent = Intent(records.map(|r| (r.tree, r.path, r.seq, r.state)).collect());
+        self.note_done(worker, Some(&intent))
     }
 
     /// What is in the slot is applied, in the spool, or nothing to anybody.
@@ -98,7 +126,7 @@ impl Ahead {
             w.put_value(DONE, &done)
         });
         noted.map_err(|e: IndexError| e.to_string())?;
-        self.pending = false;
+        self.holds = Holds::Nothing;
         Ok(())
     }
 
@@ -112,7 +140,7 @@ impl Ahead {
             return false;
         }
         crate::cut::here("after a batch was kept");
-        (self.pending, self.offer) = (true, Some(offer));
+        (self.holds, self.offer) = (Holds::AtHand, Some(offer));
         true
     }
 
@@ -123,7 +151,7 @@ impl Ahead {
 
     /// The batch at hand is visible, and durable if it was kept.
     pub fn answer(&mut self, shared: &Shared) {
-        let Some(offer) = self.offer.take().filter(|_| self.pending) else {
+        let Some(offer) = self.offer.take().filter(|_| self.holds == Holds::AtHand) else {
             return;
         };
         crate::cut::here("before a batch is answered");
@@ -140,13 +168,12 @@ impl Ahead {
 
     /// What is to be noted with the result of the batch in the slot.
     pub fn done(&self) -> Option<(&'static str, (u64, u64))> {
-        self.pending
-            .then(|| (DONE, (self.slot.id(), self.slot.number())))
+        (self.holds == Holds::AtHand).then(|| (DONE, (self.slot.id(), self.slot.number())))
     }
 
     /// It was noted.
     pub fn noted(&mut self) {
-        self.pending = false;
+        self.holds = Holds::Nothing;
     }
 }
 
@@ -168,16 +195,14 @@ impl Worker {
             return applied;
         };
         let answered = ahead.offer.take().is_none();
-        match (ahead.pending, answered) {
-            (false, _) => return applied,
-            (true, true) => self.spool_ahead()?,
-            (true, false) => {
-                let mut own = self.ahead.take().ok_or("the slot is gone")?;
-                own.note_done(self, None)?;
-                self.ahead = Some(own);
-                return applied;
-            }
+        if ahead.holds != Holds::AtHand {
+            return applied;
         }
+        if !answered {
+            self.with_ahead(|ahead, worker, _| ahead.note_done(worker, None))?;
+            return applied;
+        }
+        self.settle_ahead()?;
         // The session ends: the next one says anew how far this node is.
         Err(match applied {
             Ok(_) => "a change that was answered as durable could not be recorded".to_owned(),
@@ -192,7 +217,8 @@ impl Worker {
         } = batch;
         let whole = ready.failed.is_empty() && ready.given_up.is_empty();
         let free = |t: &Tree| t.moves() && t.unsettled.is_empty() && !t.is_in_sets();
-        if self.ahead.is_none()
+        let is_free = |ahead: &Ahead| ahead.holds == Holds::Nothing;
+        if !self.ahead.as_ref().is_some_and(is_free)
             || !whole
             || ready.records.len() > MAX_RECORDS
             || !self.trees.iter().all(free)
@@ -286,24 +312,29 @@ impl Worker {
         Ok(is_plain && is_here && single && !own && self.refused(record).is_none())
     }
 
-    /// What was answered and is not applied is applied from the spool.
-    pub(super) fn spool_ahead(&mut self) -> Result<(), String> {
-        let Some(mut own) = self.ahead.take() else {
+    /// What was answered and is not applied is in the spool when this returns, unless its tree is stopped.
+    pub(super) fn settle_ahead(&mut self) -> Result<(), String> {
+        if self
+            .ahead
+            .as_ref()
+            .is_none_or(|a| a.holds == Holds::Nothing)
+        {
+            return Ok(());
+        }
+        self.with_ahead(Ahead::hand_over)
+    }
+
+    /// Without room for what it writes, slot and spool are opened anew by whoever needs them next: this comes first then.
+    fn with_ahead(
+        &mut self,
+        work: impl FnOnce(&mut Ahead, &Worker, &mut Spool) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let (Some(mut ahead), Some(mut spool)) = (self.ahead.take(), self.spool.take()) else {
             return Ok(());
         };
-        let mut spool = self.spool.take();
-        let moved = match spool.as_mut() {
-            Some(spool) if own.pending => own.hand_over(self, spool),
-            _ => Ok(()),
-        };
-        if let Some(spool) = &spool {
-            let bytes = spool.bytes();
-            self.shared.spooled.store(bytes, Ordering::Release);
-        }
-        // Without room for it the two are opened anew by whoever needs them next, and this is tried again first.
-        if moved.is_ok() {
-            (self.ahead, self.spool) = (Some(own), spool);
-        }
-        moved
+        work(&mut ahead, self, &mut spool)?;
+        self.shared.spooled.store(spool.bytes(), Ordering::Release);
+        (self.ahead, self.spool) = (Some(ahead), Some(spool));
+        Ok(())
     }
 }

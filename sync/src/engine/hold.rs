@@ -44,18 +44,20 @@ impl Worker {
 
     fn open_spool(&mut self) -> Result<&mut Spool, CommandError> {
         if self.spool.is_none() {
-            let mut spool = Spool::open(&self.shared.config.state_dir)
+            let spool = Spool::open(&self.shared.config.state_dir)
                 .map_err(|e| CommandError::Spool(e.to_string()))?;
-            let ahead = Ahead::open(self, &mut spool).map_err(CommandError::Spool)?;
-            self.ahead = Some(ahead);
+            self.ahead = Some(Ahead::open(self).map_err(CommandError::Spool)?);
             self.shared.spooled.store(spool.bytes(), Ordering::Release);
             self.spool = Some(spool);
+            self.settle_ahead().map_err(CommandError::Spool)?;
         }
         self.spool.as_mut().ok_or(CommandError::Ended)
     }
 
     /// Whether something waits in the spool.
     pub(super) fn is_spooled(&mut self) -> Result<bool, String> {
+        self.open_spool().map_err(|e| e.to_string())?;
+        self.settle_ahead()?;
         self.open_spool()
             .map(|spool| !spool.is_empty())
             .map_err(|e| e.to_string())
@@ -156,6 +158,7 @@ impl Worker {
 
     /// Applies what is spooled, oldest first. What cannot be applied stays.
     pub(super) fn apply_spool(&mut self) -> Result<(), String> {
+        self.is_spooled()?;
         loop {
             let spool = self.open_spool().map_err(|e| e.to_string())?;
             let Some(spooled) = spool.first().map_err(|e| e.to_string())? else {
