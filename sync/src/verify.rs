@@ -18,8 +18,13 @@ use std::collections::BTreeSet;
 /// Most differences of one answer.
 const MOST: usize = 2 * crate::wire::MAX_PATHS;
 
-/// Compares a part with what lies here.
-pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
+/// Compares a part with what lies here, as long as somebody waits for the answer. What is read no further counts as
+/// unreadable: the caller has nobody to tell.
+pub(crate) fn compare(
+    shared: &Shared,
+    part: &VerifyPart,
+    ended: &dyn Fn() -> bool,
+) -> VerifyAnswer {
     let mut differences = Vec::new();
     let trees = shared.trees();
     let (Some(open), Some(config)) = (
@@ -38,7 +43,7 @@ pub(crate) fn compare(shared: &Shared, part: &VerifyPart) -> VerifyAnswer {
     let ours = |path: &RelPath, dir: bool| {
         !config.protect.covers(path, dir) && !config.exclude.covers(path, dir)
     };
-    let mut paced = Paced::new(part.per_second);
+    let mut paced = Paced::until(part.per_second, ended);
     let mut named = BTreeSet::new();
     for entry in &part.entries {
         named.insert(&entry.path);
@@ -98,7 +103,7 @@ fn differs(
     root: &crate::beneath::Root,
     path: &RelPath,
     theirs: &State,
-    paced: &mut Paced,
+    paced: &mut Paced<'_>,
 ) -> Option<Differs> {
     let seen = match meta::read(root, path) {
         Ok(Some(seen)) => seen,

@@ -10,19 +10,31 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+/// Longest sleep between two looks whether the result is still wanted.
+const NAP: Duration = Duration::from_millis(200);
+
 /// Keeps one reader below a rate. It sleeps in the thread that reads.
-#[derive(Debug)]
-pub(crate) struct Paced {
+pub(crate) struct Paced<'a> {
     per_second: Option<NonZeroU64>,
+    /// Nobody waits for the result any more.
+    ended: &'a dyn Fn() -> bool,
     begun: Instant,
     read: u64,
 }
 
-impl Paced {
+impl Paced<'static> {
     /// Bytes each second; `None`: as fast as it goes.
-    pub fn new(per_second: Option<NonZeroU64>) -> Paced {
+    pub fn new(per_second: Option<NonZeroU64>) -> Self {
+        Paced::until(per_second, &|| false)
+    }
+}
+
+impl<'a> Paced<'a> {
+    /// The same, which reads no further once this is so.
+    pub fn until(per_second: Option<NonZeroU64>, ended: &'a dyn Fn() -> bool) -> Self {
         Paced {
             per_second,
+            ended,
             begun: Instant::now(),
             read: 0,
         }
@@ -41,12 +53,15 @@ impl Paced {
         self.read = self.read.saturating_add(bytes as u64);
         if let Some(rate) = self.per_second {
             let earliest = super::contents::pace::earliest(self.read, rate.get());
-            let left = earliest.saturating_sub(self.begun.elapsed());
-            if !left.is_zero() {
-                std::thread::sleep(left);
+            let left = || earliest.saturating_sub(self.begun.elapsed());
+            while !left().is_zero() && !(self.ended)() {
+                std::thread::sleep(left().min(NAP));
             }
         }
-        ControlFlow::Continue(())
+        match (self.ended)() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     }
 }
 
@@ -60,6 +75,18 @@ pub(crate) fn at_rate(bytes: u64, per_second: Option<NonZeroU64>) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// At one byte each second it would sleep for days.
+    #[test]
+    fn what_nobody_waits_for_is_not_read_on() {
+        let asked = std::cell::Cell::new(0);
+        let is_over = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 1
+        };
+        let mut paced = Paced::until(NonZeroU64::new(1), &is_over);
+        assert!(paced.read(1 << 20).is_break());
+    }
 
     #[test]
     fn reading_takes_as_long_as_the_rate_says() {

@@ -360,7 +360,7 @@ fn fresh(
     tree: TreeId,
     path: &RelPath,
     indexed: &State,
-    paced: &mut Paced,
+    paced: &mut Paced<'_>,
 ) -> Option<State> {
     let open = shared.roots.get(tree)?;
     let seen = meta::read(&open.root, path).ok().flatten()?;

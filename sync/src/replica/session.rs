@@ -662,7 +662,12 @@ impl Session<'_> {
     fn verify(&mut self, part: VerifyPart) {
         let (shared, applied) = (Arc::clone(self.shared), self.applied.clone());
         tokio::task::spawn_blocking(move || {
-            let answer = crate::verify::compare(&shared, &part);
+            // A thread that outlived its session would be one more with each session that a source makes.
+            let ended = || applied.is_closed();
+            let answer = crate::verify::compare(&shared, &part, &ended);
+            if ended() {
+                return;
+            }
             let paths: Vec<RelPath> = answer.differences.iter().map(|(p, _)| p.clone()).collect();
             if part.repair && !paths.is_empty() {
                 let command = Command::Suspect {
