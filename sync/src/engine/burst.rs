@@ -49,6 +49,10 @@ impl Worker {
             self.trees[at].burst = Burst::None;
             return false;
         }
+        if self.trees[at].is_doubted() {
+            // The walk judges first.
+            return true;
+        }
         let now = clock::now();
         let burst = self.trees[at].burst;
         let since = match burst {

@@ -80,6 +80,17 @@ fn lives_on(
         .any(|(_, name)| name != path))
 }
 
+/// What may be recorded while nothing is recorded as gone: not what lies in the place of a directory that was not empty
+/// either, for that would delete it.
+fn without_gone(sights: Vec<Sight>, gone: &BTreeSet<RelPath>) -> Vec<Sight> {
+    let replaces = |sight: &Sight| {
+        let is_dir = sight.state.as_ref().is_some_and(|s| s.kind.is_dir());
+        !is_dir && gone.iter().any(|path| path.is_at_or_below(&sight.path))
+    };
+    let stays = |sight: &Sight| sight.state.is_some() && !replaces(sight);
+    sights.into_iter().filter(stays).collect()
+}
+
 impl Worker {
     /// Looks at all dirty paths of all trees, at most a slice of each tree: at what is there first, then at what is gone.
     pub(super) fn look_at_dirty(&mut self) {
@@ -140,6 +151,9 @@ impl Worker {
             if paths.is_empty() {
                 let tree = &mut self.trees[at];
                 let routine = tree.job.take().is_some_and(|job| job.routine);
+                tree.doubts = 0;
+                // What was gone while the walk judged waits for it.
+                let waits = !tree.dirty.is_empty();
                 let counts = self.shared.index.snapshot().and_then(|s| s.counts(tree.id));
                 // An index that fails is met again by the next look.
                 if let Ok(counts) = counts {
@@ -149,6 +163,9 @@ impl Worker {
                 tree.forget_what_is_not_kept();
                 if tree.accepted.take().is_some() {
                     tree.deletes.accept();
+                }
+                if waits {
+                    self.due_now();
                 }
                 self.read_again(at);
                 if !routine {
@@ -401,11 +418,27 @@ impl Worker {
             return Ok(None);
         }
         // Counted once when they are recorded; a walk asks for all of its deletions before.
-        Ok(self.may_go(at, gone).then_some(sights))
+        if !self.trees[at].is_doubted() && self.may_go(at, gone.clone()) {
+            return Ok(Some(sights));
+        }
+        if self.trees[at].stop.is_some() {
+            return Ok(None);
+        }
+        let here = without_gone(sights, &gone);
+        for path in gone {
+            // A walk that is past it does not see that it is gone.
+            let dirt = Dirt {
+                gone: true,
+                ..Dirt::default()
+            };
+            self.trees[at].mark(path, dirt);
+        }
+        Ok(Some(here))
     }
 
-    /// Whether so much may be recorded as deleted. If not, the tree is stopped. A node that receives only lists what it
-    /// finds gone, so there nothing can be lost by it.
+    /// Whether so much may be recorded as deleted. If not, the tree is looked at again as a whole, and stopped when that
+    /// says the same: under load a renamed directory is missed at its old place before it is found at the new one. A node
+    /// that receives only lists what it finds gone, so there nothing can be lost by it.
     pub(super) fn may_go(&mut self, at: usize, gone: BTreeSet<RelPath>) -> bool {
         if self.mode == Mode::Replica {
             return true;
@@ -443,10 +476,22 @@ impl Worker {
         let entries = entries.saturating_sub(all - gone.len() as u64);
         let checked = tree.deletes.check(now, counted, entries, max);
         let Err(vanished) = checked else { return true };
-        let (name, why) = (&tree.config.name, vanished.to_string());
+        let (config, why) = (Arc::clone(&tree.config), vanished.to_string());
+        let name = &config.name;
+        // What is in sets is held still while it is looked at: nothing can be on its way.
+        if !tree.is_in_sets() && tree.doubt() {
+            tracing::info!(
+                tree = name,
+                why,
+                "the tree is looked at again before it is stopped"
+            );
+            self.due_now();
+            return false;
+        }
         tracing::error!(tree = name, why, "the tree is stopped");
         tree.job = None;
         tree.rescan = false;
+        tree.doubts = 0;
         tree.stop = Some(Stop::Deletes(why));
         self.touch();
         false
@@ -555,6 +600,7 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::State;
 
     #[test]
     fn a_young_stamp_is_always_looked_at_again_after_it_has_aged() {
@@ -567,6 +613,36 @@ mod tests {
             }
         }
         assert_eq!(next_look(0, false, 50), STAMP_MOST);
+    }
+
+    #[test]
+    fn what_is_held_back_is_not_deleted_by_what_lies_in_its_place() {
+        let path = |name: &str| RelPath::new(name).unwrap();
+        let sight = |name: &str, kind: Option<Kind>| Sight {
+            path: path(name),
+            state: kind.map(|kind| State {
+                kind,
+                meta: crate::entry::Meta {
+                    mode: 0o644,
+                    uid: 0,
+                    gid: 0,
+                    mtime_ns: 0,
+                    xattrs: crate::entry::Xattrs::default(),
+                },
+            }),
+            local: None,
+        };
+        let sights = vec![
+            sight("dir", Some(Kind::Dir)),
+            sight("dir/gone", None),
+            sight("new", Some(Kind::Fifo)),
+            sight("was-dir", Some(Kind::Fifo)),
+            sight("was-dir/gone", None),
+        ];
+        let gone = BTreeSet::from([path("dir/gone"), path("was-dir/gone")]);
+        let left = without_gone(sights, &gone);
+        let left: Vec<RelPath> = left.into_iter().map(|sight| sight.path).collect();
+        assert_eq!(left, [path("dir"), path("new")]);
     }
 
     #[test]

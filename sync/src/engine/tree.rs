@@ -235,6 +235,8 @@ pub(crate) struct Tree {
     pub accepted: Option<BTreeSet<Name>>,
     /// What vanished lately, so that many small steps count as one.
     pub deletes: DeleteWindow,
+    /// How often the whole tree was to be looked at again because so much was gone.
+    pub doubts: u8,
     /// Paths that could not be read or applied, with the reason.
     pub errors: BTreeMap<RelPath, String>,
     /// The newest of them.
@@ -276,6 +278,9 @@ pub(crate) struct Again {
 
 /// Most paths kept by name for status and retries; more are only counted by a rescan.
 pub(crate) const MAX_NAMED: usize = 10_000;
+/// Walks of a tree before it is stopped for what is gone. One may run beside a rename and see neither name; the next one
+/// began after that. Bounds how long such deletions are held back.
+pub(crate) const MAX_DOUBTS: u8 = 2;
 /// Dirty paths of one tree that are kept; beyond that the tree is walked.
 pub(crate) const MAX_DIRTY: usize = 100_000;
 
@@ -309,6 +314,7 @@ impl Tree {
             job: None,
             accepted: None,
             deletes: DeleteWindow::default(),
+            doubts: 0,
             errors: BTreeMap::new(),
             last_error: None,
             local_changes: BTreeSet::new(),
@@ -334,6 +340,26 @@ impl Tree {
     /// Not everything that lies in it is known: a scan is due or runs. A pass over a tree that is known does not count.
     pub fn is_scanned(&self) -> bool {
         self.rescan || self.job.as_ref().is_some_and(|job| !job.routine)
+    }
+
+    /// More is gone than may be: before the tree is stopped it is walked, which finds everything that is there before it
+    /// judges what is not. False: it was.
+    pub fn doubt(&mut self) -> bool {
+        if self.doubts >= MAX_DOUBTS {
+            return false;
+        }
+        self.doubts += 1;
+        self.job = None;
+        self.rescan = true;
+        self.burst = Burst::None;
+        self.dirty.retain(|_, dirt| !dirt.gone || dirt.force);
+        true
+    }
+
+    /// Until the walk has ended nothing is recorded as gone.
+    pub fn is_doubted(&self) -> bool {
+        let walks = self.job.as_ref().is_some_and(|job| job.gone.is_none());
+        self.doubts > 0 && (self.rescan || walks)
     }
 
     /// Marks a path to be looked at.
