@@ -57,7 +57,7 @@ fn message(bytes: &[u8]) {
 
 /// A source that says whatever it wants: the effects of what it says stay bounded.
 fn replica(bytes: &[u8]) {
-    let mut machine = ReplicaMachine::new();
+    let mut machine = ReplicaMachine::new(crate::lineage::MAX_SEQ);
     for body in bodies(bytes) {
         let Ok(message) = wire::decode(&body) else {
             return;

@@ -32,6 +32,9 @@ pub use relation::{
 /// Highest sequence number that is believed when the peer says that it sends it. A node counts one for each change, so
 /// that nobody ever gets there by counting.
 pub const MAX_SEQ: u64 = 1 << 62;
+/// How far one session may lead a receiver on. Nobody makes so many changes while another node is away: at ten thousand a
+/// second it takes three years.
+pub const MAX_LEAP: u64 = 1 << 40;
 /// Highest position in a lineage: as many numbers again, for a node that went on counting from the highest one that it
 /// believed. What is added to a position cannot overflow.
 const MAX_POSITION: u64 = 2 * MAX_SEQ;

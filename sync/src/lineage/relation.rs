@@ -1,7 +1,7 @@
 //! What follows from two nodes' positions (R2), and when nothing may follow (R6).
 
 use super::chain::Leaves;
-use super::{Branch, CopyState, EpochId, Head, MAX_POSITION, Named, NodeName};
+use super::{Branch, CopyState, EpochId, Head, MAX_LEAP, MAX_POSITION, Named, NodeName};
 use crate::tree::{MAX_TREES, TreeId};
 use serde::{Deserialize, Serialize};
 
@@ -230,6 +230,24 @@ impl NodeHeads {
             .binary_search_by_key(&tree, |t| t.tree)
             .ok()
             .map(|at| &self.trees[at])
+    }
+
+    /// The highest position; zero: no tree has any history.
+    fn highest(&self) -> u64 {
+        let positions = self.trees.iter().map(|tree| tree.head.seq);
+        positions.max().unwrap_or(0)
+    }
+
+    /// The highest number that is believed when `theirs` sends to this node. Who has no history begins where the source
+    /// is. Everybody else is led on by no more than [`MAX_LEAP`] in a session, or one liar would take all numbers that
+    /// there are. `None`: the source is further than that already.
+    pub fn believes(&self, theirs: &NodeHeads) -> Option<u64> {
+        let position = match self.highest() {
+            0 => theirs.highest(),
+            own => own,
+        };
+        let most = position.saturating_add(MAX_LEAP);
+        (theirs.highest() <= most).then_some(most)
     }
 
     /// The same of some trees only.

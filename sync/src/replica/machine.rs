@@ -126,8 +126,10 @@ struct Open {
 }
 
 /// The replica's side of a session, after its `Accept`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ReplicaMachine {
+    /// Highest number that the source may say.
+    highest: u64,
     open: VecDeque<Open>,
     /// Batches handed to the worker: their commits, oldest first.
     applying: VecDeque<Commit>,
@@ -140,9 +142,18 @@ pub struct ReplicaMachine {
 }
 
 impl ReplicaMachine {
-    /// A machine that has heard nothing.
-    pub fn new() -> Self {
-        ReplicaMachine::default()
+    /// A machine that has heard nothing, and believes numbers up to `highest`. That stays where it is: were it to follow
+    /// what is applied, one session could lead the replica on to the end of all numbers.
+    pub fn new(highest: u64) -> Self {
+        ReplicaMachine {
+            highest,
+            open: VecDeque::new(),
+            applying: VecDeque::new(),
+            last_id: 0,
+            moving: false,
+            questions: 0,
+            effects: VecDeque::new(),
+        }
     }
 
     /// The next thing to do.
@@ -173,6 +184,9 @@ impl ReplicaMachine {
     /// # Errors
     /// Whatever a source never says at this point; the session ends.
     pub fn received(&mut self, message: Message) -> Result<(), Violation> {
+        if highest_in(&message).is_some_and(|seq| seq > self.highest) {
+            return Err(Violation("a sequence number far beyond what is here"));
+        }
         match message {
             Message::Batch(batch) => self.batch(batch),
             Message::Data { item, bytes, last } => {
@@ -423,6 +437,21 @@ impl ReplicaMachine {
             failed,
         }));
         Ok(())
+    }
+}
+
+/// The highest sequence number that a source's message would have counted on from.
+fn highest_in(message: &Message) -> Option<u64> {
+    match message {
+        Message::Batch(batch) => {
+            let sets = batch.totals.iter().filter_map(|total| total.set);
+            let records = batch.records.iter().map(|record| record.seq);
+            records.chain(sets.map(|set| set.upto)).max()
+        }
+        Message::Commit(commit) => Some(commit.upto),
+        Message::Idle(idle) => Some(idle.upto),
+        Message::Move(one) => Some(one.seq),
+        _ => None,
     }
 }
 

@@ -91,6 +91,7 @@ async fn session(
     };
     let local = |e: &dyn std::fmt::Display| SessionError::Local(e.to_string());
     let mine = heads(shared).map_err(|e| local(&e))?;
+    let believed = mine.believes(&hello.heads);
     let answer = Hello {
         end: End::Replica,
         pair: shared.config.pair.clone(),
@@ -101,6 +102,11 @@ async fn session(
     let prepared = if hello.end != End::Source || hello.pair != shared.config.pair {
         Err(Refuse {
             why: "a Hello of another pair or role".into(),
+            retry: false,
+        })
+    } else if believed.is_none() {
+        Err(Refuse {
+            why: "the source's sequence number is far beyond what is here: check it, then `tandem adopt` on the receiver".into(),
             retry: false,
         })
     } else if let Some(refuse) = may_not_follow(shared, &answer.heads, &hello.heads) {
@@ -129,6 +135,7 @@ async fn session(
             return Ok(end);
         }
     };
+    let highest = believed.unwrap_or(0);
     // A tree that does not come with this session does not advance with it either.
     let comes = |tree| prepared.from.iter().any(|(t, _)| *t == tree);
     let source = hello.heads.only(comes);
@@ -152,7 +159,7 @@ async fn session(
     let mut session = Session {
         shared,
         number,
-        machine: ReplicaMachine::new(),
+        machine: ReplicaMachine::new(highest),
         contents: Contents::new(Arc::clone(shared), pulse.clone()),
         trees,
         pulse,

@@ -67,7 +67,7 @@ fn effects(machine: &mut ReplicaMachine) -> Vec<Effect> {
 
 #[test]
 fn a_batch_goes_from_offer_to_durable() {
-    let mut m = ReplicaMachine::new();
+    let mut m = ReplicaMachine::new(crate::lineage::MAX_SEQ);
     m.received(batch(
         1,
         vec![gone(), file(10, true), file(20, false), file(30, false)],
@@ -103,7 +103,7 @@ fn a_batch_goes_from_offer_to_durable() {
 
 #[test]
 fn given_up_and_failed_items_are_named() {
-    let mut m = ReplicaMachine::new();
+    let mut m = ReplicaMachine::new(crate::lineage::MAX_SEQ);
     m.received(batch(1, vec![file(1, true), file(1, true)]))
         .unwrap();
     m.looked_up(1, vec![]);
@@ -119,7 +119,7 @@ fn given_up_and_failed_items_are_named() {
 #[test]
 fn violations_are_refused() {
     let started = || {
-        let mut m = ReplicaMachine::new();
+        let mut m = ReplicaMachine::new(crate::lineage::MAX_SEQ);
         m.received(batch(5, vec![file(10, true), file(10, false), gone()]))
             .unwrap();
         m.looked_up(5, vec![]);
@@ -162,7 +162,7 @@ fn violations_are_refused() {
     ] {
         assert!(started().received(bad.clone()).is_err(), "{bad:?}");
     }
-    let mut m = ReplicaMachine::new();
+    let mut m = ReplicaMachine::new(crate::lineage::MAX_SEQ);
     for id in 1..=WINDOW as u64 {
         m.received(batch(id, vec![])).unwrap();
     }
@@ -171,7 +171,7 @@ fn violations_are_refused() {
 
 #[test]
 fn a_batch_may_overtake_another() {
-    let mut m = ReplicaMachine::new();
+    let mut m = ReplicaMachine::new(crate::lineage::MAX_SEQ);
     m.received(batch(1, vec![file(5, true)])).unwrap();
     m.looked_up(1, vec![]);
     m.received(batch(2, vec![gone()])).unwrap();
@@ -203,7 +203,7 @@ fn a_source_may_ask_only_so_many_questions_at_once() {
             per_second: None,
         })
     };
-    let mut machine = ReplicaMachine::new();
+    let mut machine = ReplicaMachine::new(crate::lineage::MAX_SEQ);
     for id in 0..MAX_QUESTIONS as u64 {
         machine.received(part(id)).unwrap();
     }
@@ -221,7 +221,7 @@ fn what_is_needed_goes_in_messages_that_the_source_takes() {
         chunk: 64 << 10,
         sums: vec![[0xff; 16]; 32 << 10],
     };
-    let mut m = ReplicaMachine::new();
+    let mut m = ReplicaMachine::new(crate::lineage::MAX_SEQ);
     m.received(batch(1, vec![file(2 << 30, false); 9])).unwrap();
     effects(&mut m);
     let wanted = (0..9).map(|index| (index, Want::Against(sums.clone())));
