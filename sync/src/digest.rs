@@ -1,6 +1,6 @@
 //! Hashing a content, so that zeros that lie on no disk cost next to nothing. Pure.
 //!
-//! A content of up to [`LEAF`] bytes has its BLAKE3. A longer one is cut into leaves of that size, the last one shorter or as long,
+//! A content of up to 64 KiB (`LEAF`) has its BLAKE3. A longer one is cut into leaves of that size, the last one shorter or as long,
 //! and has a hash of theirs:
 //!
 //! ```text
