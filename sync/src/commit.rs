@@ -95,7 +95,7 @@ pub fn apply<E>(
     let (first, known) = if prepared.stopped.is_some() {
         (Ok(()), meanwhile())
     } else {
-        settle::first_beside(target.root, &prepared, by_one, meanwhile)
+        settle::first_beside(target.root, &mut prepared, by_one, meanwhile)
     };
     known?;
     let guard = token.hold();

@@ -81,7 +81,7 @@ fn replica(bytes: &[u8]) {
                 }) => machine.failed(item),
                 Some(ReplicaEffect::Apply(ready)) => {
                     let upto = ready.commit.upto;
-                    machine.applied(upto, upto, 1);
+                    machine.applied(upto, upto, 1, true);
                 }
                 Some(_) => {}
                 None => break,
@@ -284,6 +284,7 @@ fn frames() -> Vec<Vec<u8>> {
             acked: 1,
             applied: 1,
             stamp: 7,
+            follows: true,
         })
     };
     let need = |want| {

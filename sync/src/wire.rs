@@ -317,6 +317,8 @@ pub struct Durable {
     /// The replica's own clock (CLOCK_BOOTTIME, nanoseconds) when it answered. The source repeats the newest one in
     /// its next [`Idle`]: an `Idle` that repeats a stamp was made after it, whatever the two clocks say.
     pub stamp: u64,
+    /// No path here is kept as it is against the source's word (an immutable file): `flush` need not ask for such.
+    pub follows: bool,
 }
 
 /// How `verify` sees one path.

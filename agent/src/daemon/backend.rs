@@ -82,7 +82,7 @@ impl Daemon {
         });
         let missing = report.not_covered.iter().chain(&report.except);
         let mut not_covered: Vec<_> = missing.map(not_covered).collect();
-        if !report.covered.is_empty() {
+        if !report.covered.is_empty() && !report.peer_follows {
             not_covered.extend(
                 self.exceptions_there(within.saturating_sub(report.took))
                     .await,

@@ -59,8 +59,8 @@ pub(super) enum Kept {
 /// A staged entry that is not a regular file.
 #[derive(Debug)]
 pub(super) struct StagedEntry {
-    place: Place,
-    is_dir: bool,
+    pub(super) place: Place,
+    pub(super) is_dir: bool,
     moved: bool,
 }
 

@@ -15,32 +15,34 @@ use crate::path::RelPath;
 /// What was staged reaches the disk, in a thread of its own, while `meanwhile` runs in this one.
 pub(super) fn first_beside<T>(
     root: &Root,
-    prepared: &Prepared,
+    prepared: &mut Prepared,
     by_one: bool,
     meanwhile: impl FnOnce() -> T,
 ) -> (Result<(), Fault>, T) {
     if by_one && !prepared.items.iter().any(waits_for_disk) {
-        return (Ok(()), meanwhile());
+        let result = meanwhile();
+        return (first(root, &mut prepared.items, by_one), result);
     }
     std::thread::scope(|scope| {
         let builder = std::thread::Builder::new().name("tandem-settle".into());
-        let thread = builder.spawn_scoped(scope, || first(root, prepared, by_one));
+        let items = &mut prepared.items;
+        let thread = builder.spawn_scoped(scope, move || first(root, items, by_one));
         let result = meanwhile();
         let first = match thread.map(std::thread::ScopedJoinHandle::join) {
             Ok(Ok(first)) => first,
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
             // The system has no thread for it.
-            Err(_) => first(root, prepared, by_one),
+            Err(_) => sync_all(root),
         };
         (first, result)
     })
 }
 
-/// Of these one by one.
+/// Of these one by one, unless the disk has begun with it.
 fn waits_for_disk(item: &Item) -> bool {
     match &item.ready {
         Ok(Ready::Put(new)) => match &new.kept {
-            Kept::File(_) => true,
+            Kept::File(staged) => !staged.is_underway(),
             Kept::Other(_) => new.is_dir(),
             Kept::Complete(_) | Kept::Aside(_) => false,
         },
@@ -49,19 +51,19 @@ fn waits_for_disk(item: &Item) -> bool {
 }
 
 /// What was staged reaches the disk before a name leads to it.
-fn first(root: &Root, prepared: &Prepared, by_one: bool) -> Result<(), Fault> {
+fn first(root: &Root, items: &mut [Item], by_one: bool) -> Result<(), Fault> {
     if !by_one {
         return sync_all(root);
     }
-    for item in &prepared.items {
-        let Ok(Ready::Put(new)) = &item.ready else {
+    for item in items {
+        let Ok(Ready::Put(new)) = &mut item.ready else {
             continue;
         };
-        match &new.kept {
-            Kept::File(staged) => sync_fd(staged.fd())?,
+        match &mut new.kept {
+            Kept::File(staged) => staged.sync()?,
             // Never one by one: see `syncs_by_itself`.
             Kept::Complete(_) | Kept::Aside(_) => {}
-            Kept::Other(_) if new.is_dir() => sync_fd(new.place().open_dir()?.as_fd())?,
+            Kept::Other(entry) if entry.is_dir => sync_fd(entry.place.open_dir()?.as_fd())?,
             // Only with `syncfs`: see `syncs_by_itself`.
             Kept::Other(_) => {}
         }

@@ -1,7 +1,6 @@
 //! Contents on their way: written into the staging directory, verified, and not visible in the tree.
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -63,7 +62,12 @@ pub struct Staged {
     dressed: Option<Box<(Meta, Vec<Fault>)>>,
     /// What the content is made of, for a later one.
     chunks: Option<Chunks>,
+    /// The disk has begun with it as it is: whoever waits for the disk waits for this.
+    underway: Option<Underway>,
 }
+
+/// Where the result of a wait for the disk comes, which another thread does.
+type Underway = std::sync::mpsc::Receiver<std::io::Result<()>>;
 
 impl Staging {
     /// Begins a content of `announced` bytes.
@@ -447,7 +451,36 @@ impl Staged {
             tail: None,
             chunks: None,
             dressed: None,
+            underway: None,
         }
+    }
+
+    /// What makes the disk begin with all of it, to be run by another thread; [`Staged::sync`] waits for that. `None`: the
+    /// system has no descriptor for it.
+    pub fn sync_ahead(&mut self) -> Option<impl FnOnce() + Send + use<>> {
+        let file = self.file.try_clone().ok()?;
+        let (result, underway) = std::sync::mpsc::sync_channel(1);
+        self.underway = Some(underway);
+        Some(move || {
+            // Whoever threw the content away waits for nothing.
+            let _ = result.send(file.sync_all());
+        })
+    }
+
+    /// The disk has begun with it.
+    pub(super) fn is_underway(&self) -> bool {
+        self.underway.is_some()
+    }
+
+    /// Returns when all of it is on the disk.
+    pub(super) fn sync(&mut self) -> Result<(), Fault> {
+        let begun = self.underway.take().map(|underway| underway.recv());
+        let synced = match begun {
+            Some(Ok(synced)) => synced,
+            // Nobody ran it.
+            Some(Err(_)) | None => self.file.sync_all(),
+        };
+        synced.map_err(|e| Fault::io("fsync", &e))
     }
 
     /// Gives it the attributes of the state that it is for, before anybody waits for it. An error shows itself again when
@@ -461,7 +494,11 @@ impl Staged {
     pub fn dressed(&mut self, meta: &Meta) -> Result<Vec<Fault>, Fault> {
         match self.dressed.take() {
             Some(dressed) if dressed.0 == *meta => Ok(dressed.1),
-            _ => meta::apply_open(&self.file, meta),
+            _ => {
+                // What the disk has begun with is not all any more.
+                self.underway = None;
+                meta::apply_open(&self.file, meta)
+            }
         }
     }
 
@@ -490,10 +527,6 @@ impl Staged {
     /// Removes it.
     pub(super) fn discard(mut self) {
         self.stays = false;
-    }
-
-    pub(super) fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.file.as_fd()
     }
 
     /// It is the content, and nobody goes on with it after a cut.

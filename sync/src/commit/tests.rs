@@ -481,3 +481,34 @@ fn contents_must_be_as_announced() {
         [("f".to_owned(), Fault::NoContent)]
     );
 }
+
+#[test]
+fn a_wait_for_the_disk_that_another_thread_began_is_waited_for() {
+    let setup = setup();
+    let staged = || {
+        let hash = ContentHash::of(b"content");
+        Staged::whole(&setup.private, b"content", hash).expect("staged")
+    };
+    let mut ran = staged();
+    let done = std::sync::Arc::new(AtomicBool::new(false));
+    let work = ran.sync_ahead().expect("a descriptor");
+    assert!(ran.is_underway());
+    let told = std::sync::Arc::clone(&done);
+    let thread = std::thread::spawn(move || {
+        told.store(true, Ordering::SeqCst);
+        work();
+    });
+    ran.sync().expect("durable");
+    assert!(done.load(Ordering::SeqCst), "it was begun");
+    thread.join().expect("no panic");
+    // Nobody runs it: whoever waits does it.
+    let mut dropped = staged();
+    drop(dropped.sync_ahead());
+    dropped.sync().expect("durable");
+    // Other attributes than the disk began with: it is not all of it any more.
+    let mut changed = staged();
+    changed.dress(&meta(0o600));
+    let _work = changed.sync_ahead();
+    changed.dressed(&meta(0o640)).expect("applied");
+    assert!(!changed.is_underway());
+}

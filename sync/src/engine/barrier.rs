@@ -96,12 +96,17 @@ impl Worker {
                 done.push(*token);
             }
         }
+        if done.is_empty() {
+            return;
+        }
+        let except = self.exceptions();
         for token in done {
             if let Some(barrier) = self.barriers.remove(&token) {
                 // Whoever does not wait any more needs no answer.
                 let _ = barrier.reply.send(Recorded {
                     head,
                     not_covered: barrier.not_covered,
+                    except: except.clone(),
                 });
             }
         }

@@ -148,6 +148,8 @@ pub(crate) struct Recorded {
     pub head: u64,
     /// What is not recorded.
     pub not_covered: Vec<NotCovered>,
+    /// Single paths that could not be, of trees that are.
+    pub except: Vec<NotCovered>,
 }
 
 /// What is known of the peer by the session.
@@ -161,6 +163,8 @@ pub(crate) struct Peer {
     pub applied: u64,
     /// Everything known here is durable there.
     pub caught_up: bool,
+    /// It is known that it keeps no path as it is.
+    pub follows: bool,
 }
 
 /// Shared by the handle, the sessions and the worker.
@@ -197,6 +201,8 @@ pub(crate) struct Shared {
     pub fresh_at: AtomicU64,
     /// Newest number that this node, as replica, answered as durable.
     pub answered: AtomicU64,
+    /// This node, as replica, keeps no path as it is against the source's word.
+    pub follows: AtomicBool,
     /// The replicas that this node feeds while it is the source.
     pub receivers: Receivers,
     /// Who sent in the newest session in which this node received.

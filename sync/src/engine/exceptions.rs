@@ -1,4 +1,5 @@
-//! Single paths that a flush cannot speak for. The worker is asked and not the status, which is shown a moment later.
+//! Single paths that a flush cannot speak for. The worker says so with the barrier, and not the status, which is shown a
+//! moment later.
 
 use super::command::Command;
 use super::error::CommandError;
@@ -7,6 +8,7 @@ use super::report::NotCovered;
 use super::status::Mode;
 use super::worker::Worker;
 use crate::path::RelPath;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Most paths of a tree and a kind that are named by themselves; then their number is said.
@@ -25,6 +27,12 @@ impl Engine {
 }
 
 impl Worker {
+    /// Whether there is none, as replica. Told before anything is answered that could be one.
+    pub(super) fn tell_follows(&self) {
+        let follows = self.mode == Mode::Replica && self.trees.iter().all(|t| t.flagged.is_empty());
+        self.shared.follows.store(follows, Ordering::Release);
+    }
+
     pub(super) fn exceptions(&self) -> Vec<NotCovered> {
         let mut except = Vec::new();
         for tree in &self.trees {

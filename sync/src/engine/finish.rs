@@ -244,6 +244,7 @@ impl Worker {
     }
 
     pub(super) fn after_batch(&mut self, commit: Commit) -> Applied {
+        self.tell_follows();
         let unsettled: usize = self.trees.iter().map(|t| t.unsettled.len()).sum();
         // What waits for the rest of its set is thrown away by a takeover: it is not the pair's yet.
         let stopped = self.trees.iter().any(|t| !t.moves() || t.sets.waits);

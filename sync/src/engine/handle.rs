@@ -115,6 +115,7 @@ impl Engine {
             session: Mutex::new(None),
             fresh_at: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            follows: AtomicBool::new(false),
             receivers,
             from: Mutex::new(None),
             sessions: AtomicU64::new(1),
@@ -403,9 +404,9 @@ impl Engine {
         if !matches!(*self.shared.mode.borrow(), Mode::Source { .. }) {
             return Err(CommandError::NotSource);
         }
-        let mut recorded = Recorded::default();
+        let mut barrier = None;
         let work = async {
-            recorded = self.shared.ask(Command::Barrier).await?;
+            let recorded = barrier.insert(self.shared.ask(Command::Barrier).await?);
             let mut peer = self.shared.peer.subscribe();
             // Also without a session: a healed cable brings one within seconds.
             let reached = peer.wait_for(|p| p.acked >= recorded.head).await;
@@ -413,6 +414,13 @@ impl Engine {
         };
         let durable = tokio::time::timeout(timeout, work).await;
         let peer = *self.shared.peer.borrow();
+        let recorded = match barrier {
+            Some(recorded) => recorded,
+            None => {
+                self.unrecorded(timeout.saturating_sub(begun.elapsed()))
+                    .await?
+            }
+        };
         let durable = durable.unwrap_or(Ok(peer.acked >= recorded.head && recorded.head > 0))?;
         let mut not_covered = recorded.not_covered;
         if !durable {
@@ -422,21 +430,14 @@ impl Engine {
             };
             not_covered.push(NotCovered { tree: None, why });
         }
-        let left = timeout.saturating_sub(begun.elapsed());
-        let except = match self.exceptions(left.max(ASKING)).await {
-            Err(CommandError::Timeout(..)) => vec![NotCovered {
-                tree: None,
-                why: "whether every path can be read is not known: this node is busy".into(),
-            }],
-            asked => asked?,
-        };
         let heads = heads(&self.shared)?;
         let mut report = FlushReport {
             seq: peer.acked.min(recorded.head),
             epochs: Vec::new(),
             covered: Vec::new(),
             not_covered,
-            except,
+            except: recorded.except,
+            peer_follows: peer.follows,
             took: begun.elapsed(),
         };
         for tree in self.shared.trees().iter() {
@@ -451,6 +452,21 @@ impl Engine {
             }
         }
         Ok(report)
+    }
+
+    /// What is said of a flush whose barrier did not end in time.
+    async fn unrecorded(&self, left: Duration) -> Result<Recorded, CommandError> {
+        let except = match self.exceptions(left.max(ASKING)).await {
+            Err(CommandError::Timeout(..)) => vec![NotCovered {
+                tree: None,
+                why: "whether every path can be read is not known: this node is busy".into(),
+            }],
+            asked => asked?,
+        };
+        Ok(Recorded {
+            except,
+            ..Recorded::default()
+        })
     }
 
     /// As [`Engine::flush`], and returns when every file that has grown was read whole on this node and compared with the

@@ -43,6 +43,8 @@ pub struct FlushReport {
     /// Single paths of covered trees that are not: what cannot be read, and files that never rest. They do not keep a
     /// planned move from going on.
     pub except: Vec<NotCovered>,
+    /// The peer keeps no path as it is: all that it was sent is what it has.
+    pub peer_follows: bool,
     /// How long it took.
     pub took: Duration,
 }

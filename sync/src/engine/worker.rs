@@ -257,6 +257,7 @@ impl Worker {
             self.end_preparing();
         }
         self.begin_sets();
+        self.tell_follows();
         if now >= self.next_period {
             self.next_period = now + PERIOD;
             self.periodic();

@@ -314,8 +314,8 @@ impl ReplicaMachine {
         }
     }
 
-    /// The oldest batch at the worker is durable. `acked` and `applied` as in [`Durable`].
-    pub fn applied(&mut self, acked: u64, applied: u64, stamp: u64) {
+    /// The oldest batch at the worker is durable. The others as in [`Durable`].
+    pub fn applied(&mut self, acked: u64, applied: u64, stamp: u64, follows: bool) {
         let Some(commit) = self.applying.pop_front() else {
             return;
         };
@@ -325,6 +325,7 @@ impl ReplicaMachine {
             acked,
             applied,
             stamp,
+            follows,
         };
         self.effects
             .push_back(Effect::Send(Message::Durable(durable)));

@@ -597,8 +597,9 @@ impl Session<'_> {
                 }
                 self.unsettled = applied.unsettled;
                 self.asking = false;
+                let follows = self.shared.follows.load(Ordering::Acquire);
                 self.machine
-                    .applied(applied.acked, applied.applied, clock::now());
+                    .applied(applied.acked, applied.applied, clock::now(), follows);
             }
             Answer::Fresh {
                 applied: Err(why), ..
@@ -638,6 +639,7 @@ impl Session<'_> {
             acked: applied.acked,
             applied: applied.applied,
             stamp: clock::now(),
+            follows: self.shared.follows.load(Ordering::Acquire),
         }));
     }
 

@@ -36,9 +36,11 @@ pub(crate) fn large_files(records: &[Record]) -> HashSet<(TreeId, RelPath)> {
 
 /// Lets the disk begin with a content of a batch of few. Whoever applies it waits for the disk, and sees its errors; what
 /// it does until then takes about as long as a disk does.
-fn sync_ahead(staged: &Staged) {
-    if let (Ok(runtime), Ok(file)) = (Handle::try_current(), staged.file().try_clone()) {
-        runtime.spawn_blocking(move || drop(file.sync_all()));
+fn sync_ahead(staged: &mut Staged) {
+    if let Ok(runtime) = Handle::try_current()
+        && let Some(sync) = staged.sync_ahead()
+    {
+        runtime.spawn_blocking(sync);
     }
 }
 
@@ -564,7 +566,7 @@ impl Contents {
                     if let Some(meta) = meta.filter(|_| staged.is_new()) {
                         staged.dress(&meta);
                     }
-                    sync_ahead(&staged);
+                    sync_ahead(&mut staged);
                 }
                 if let Some(chunks) = staged.take_chunks() {
                     self.shared.chunks.remember(hash, Arc::new(chunks));

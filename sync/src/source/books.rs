@@ -119,14 +119,16 @@ impl Books {
         Ok(())
     }
 
-    /// The receiver holds everything up to `acked`, and has applied what is up to `applied`.
-    pub fn acked(&self, shared: &Shared, acked: u64, applied: u64) {
+    /// The receiver holds everything up to `acked`, and has applied what is up to `applied`; `follows` as in
+    /// [`crate::wire::Durable`].
+    pub fn acked(&self, shared: &Shared, acked: u64, applied: u64, follows: bool) {
         match self {
             Books::Standby { whole } => shared.peer.send_modify(|peer| {
                 if *whole {
                     peer.acked = peer.acked.max(acked);
                 }
                 peer.applied = applied;
+                peer.follows = follows;
             }),
             Books::Replica { ticket, .. } => shared.receivers.acked(ticket, acked),
         }
@@ -166,6 +168,7 @@ impl Books {
                     *peer = Peer {
                         session: false,
                         caught_up: false,
+                        follows: false,
                         ..*peer
                     }
                 });

@@ -83,6 +83,8 @@ pub enum Effect {
         applied: u64,
         /// The stream up to here is durable, but for what the replica must still settle.
         durable: u64,
+        /// See [`Durable::follows`].
+        follows: bool,
     },
 }
 
@@ -175,6 +177,8 @@ pub struct SourceMachine {
     /// The index knows everything that lies in the trees.
     scanned: bool,
     stamp: u64,
+    /// As the replica said last; see [`Durable::follows`].
+    follows: bool,
     next_idle: u64,
     /// A rename that is to be sent, or was.
     renaming: Option<Renaming>,
@@ -210,6 +214,7 @@ impl SourceMachine {
             examining: 0,
             scanned: false,
             stamp,
+            follows: false,
             next_idle: now,
             renaming: None,
             effects: VecDeque::new(),
@@ -366,6 +371,7 @@ impl SourceMachine {
                 acked: seq,
                 applied: seq,
                 durable: seq,
+                follows: self.follows,
             });
         }
         self.effects.push_back(Effect::MoveEnded { order, done });
@@ -536,11 +542,13 @@ impl SourceMachine {
             return Err(Violation("a Durable beyond what was sent"));
         }
         self.stamp = self.stamp.max(durable.stamp);
+        self.follows = durable.follows;
         let (acked, applied) = (durable.acked, durable.applied);
         self.effects.push_back(Effect::Acked {
             acked,
             applied,
             durable: durable.upto,
+            follows: self.follows,
         });
         Ok(())
     }

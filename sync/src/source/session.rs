@@ -422,7 +422,8 @@ impl Session<'_> {
                     acked,
                     applied,
                     durable: _,
-                } => self.books.acked(self.shared, acked, applied),
+                    follows,
+                } => self.books.acked(self.shared, acked, applied, follows),
             }
         }
         Ok(())

@@ -109,6 +109,7 @@ fn samples() -> Vec<Message> {
             acked: 10,
             applied: 10,
             stamp: 5,
+            follows: true,
         }),
         Message::Fetch {
             tree: TreeId::of("t"),

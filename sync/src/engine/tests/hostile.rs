@@ -327,6 +327,7 @@ async fn absurd_answers_end_the_session_and_acknowledge_nothing() {
             acked: n,
             applied: n,
             stamp: u64::MAX,
+            follows: true,
         })
     };
     let item = Item { batch: 1, index: 0 };

@@ -381,9 +381,17 @@ async fn an_immutable_file_is_named_and_follows_when_the_flag_is_gone() {
         // Needs root on a file system with flags; the test container of a plain user has neither.
         return cable.cut().await;
     }
+    let follows = async || {
+        a.engine()
+            .flush(super::pair::PATIENCE)
+            .await
+            .unwrap()
+            .peer_follows
+    };
+    assert!(follows().await, "nothing is kept yet");
     write(&a.tree().join("d1/f1"), "newer");
     write(&a.tree().join("d2/f2"), "newer");
-    flush(&a).await;
+    assert!(!follows().await, "the standby is to be asked");
     let except = b.engine().exceptions(super::pair::PATIENCE).await.unwrap();
     let named = |n: &crate::engine::NotCovered| n.why.starts_with("d1/f1 is not followed");
     assert!(except.len() == 1 && named(&except[0]), "{except:?}");

@@ -89,13 +89,14 @@ fn a_batch_goes_from_offer_to_durable() {
         matches!(&out[..], [Effect::Apply(r)] if r.records.len() == 4 && r.failed.is_empty() && r.given_up.is_empty())
     );
     assert_eq!(m.in_flight(), 1);
-    m.applied(1, 1, 77);
+    m.applied(1, 1, 77, true);
     let durable = Durable {
         upto: 1,
         batch: Some(1),
         acked: 1,
         applied: 1,
         stamp: 77,
+        follows: true,
     };
     assert_eq!(effects(&mut m), [Effect::Send(Message::Durable(durable))]);
     assert_eq!(m.in_flight(), 0);

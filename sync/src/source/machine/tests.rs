@@ -56,6 +56,7 @@ fn durable(batch: u64, upto: u64) -> Message {
         acked: upto,
         applied: upto,
         stamp: 50,
+        follows: true,
     })
 }
 
@@ -92,7 +93,8 @@ fn a_batch_without_content_is_committed_at_once_and_ends_durable() {
         [Effect::Acked {
             acked: 2,
             applied: 2,
-            durable: 2
+            durable: 2,
+            follows: true,
         }]
     );
 }
@@ -250,6 +252,7 @@ fn idle_is_said_only_when_all_is_durable_and_repeats_the_newest_stamp() {
         acked: 5,
         applied: 5,
         stamp: 99,
+        follows: false,
     };
     m.received(Message::Durable(answer)).unwrap();
     m.head_moved(6);
@@ -300,6 +303,7 @@ fn violations_are_refused() {
             acked: 2,
             applied: 1,
             stamp: 0,
+            follows: true,
         }),
         Message::Wait,
         Message::Commit(Commit {
