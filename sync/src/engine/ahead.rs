@@ -112,7 +112,9 @@ impl Ahead {
         }
         spool.add_bytes(&batch).map_err(|e| e.to_string())?;
         let records = head.records.into_iter();
-        let intent = Intent(records.map(|r| (r.tree, r.path, r.seq, r.state)).collect());
+        let mut intent = worker.left.intent.clone();
+        let records = records.map(|r| (r.tree, r.path, r.seq, r.state));
+        intent.0.extend(records);
         self.note_done(worker, Some(&intent))
     }
 
@@ -321,7 +323,9 @@ impl Worker {
         {
             return Ok(());
         }
-        self.with_ahead(Ahead::hand_over)
+        self.with_ahead(Ahead::hand_over)?;
+        self.look_at_left();
+        Ok(())
     }
 
     /// Without room for what it writes, slot and spool are opened anew by whoever needs them next: this comes first then.

@@ -102,6 +102,14 @@ impl Worker {
 
     /// Applies one batch. Durable when it returns.
     pub(super) fn apply_now(&mut self, batch: Batch) -> Result<Applied, String> {
+        let applied = self.apply_batch(batch);
+        if applied.is_err() {
+            self.look_at_left();
+        }
+        applied
+    }
+
+    fn apply_batch(&mut self, batch: Batch) -> Result<Applied, String> {
         if self.mode != Mode::Replica || !self.shared.token.is_granted() {
             return Err("the role changed".into());
         }
@@ -149,7 +157,7 @@ impl Worker {
             totals: &ready.totals,
         };
         let ends = self.spool_sets(&part, &mut by_tree, &mut contents, &results)?;
-        let mut intent = Intent::default();
+        let mut intent = self.left.intent.clone();
         for (tree, items) in by_tree {
             let at = self
                 .position(tree)

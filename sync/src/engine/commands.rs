@@ -280,6 +280,7 @@ impl Worker {
                 w.begin(&epochs, term, &node).map(|_| w.last_seq())
             };
             self.shared.index.write(begin).map_err(index)?;
+            self.left = Default::default();
             for tree in &mut self.trees {
                 tree.flagged.clear();
             }
@@ -368,6 +369,7 @@ impl Worker {
         if let Err(why) = self.finish_sets() {
             tracing::warn!(why, "a set cannot be applied yet");
         }
+        self.look_at_left();
         Ok(())
     }
 

@@ -4,7 +4,6 @@ use super::ahead::Ahead;
 use super::apply::{Applied, Here, Results};
 use super::flags::flagged_key;
 use super::foreign::list;
-use super::intent::{ASIDE, INTENT};
 use super::skipped::skipped_key;
 use super::status::Mode;
 use super::unverified::unverified_key;
@@ -91,6 +90,12 @@ impl Worker {
         // What could not be applied stays to be applied.
         let ahead = self.ahead.as_ref().and_then(Ahead::done);
         let ahead = ahead.filter(|_| unsettled.values().all(BTreeSet::is_empty));
+        // Of a tree that is stopped it is looked at when that moves again.
+        let stays = |tree| {
+            self.position(tree)
+                .is_some_and(|at| !self.trees[at].moves())
+        };
+        let left = self.left.only(stays);
         let written = self.shared.index.write(|w| {
             if let Some((name, done)) = &ahead {
                 w.put_value(name, done)?;
@@ -146,15 +151,14 @@ impl Worker {
             for (tree, flagged) in &flagged {
                 w.put_value(&flagged_key(*tree), flagged)?;
             }
-            w.remove_value(INTENT)?;
-            w.remove_value(ASIDE)?;
-            Ok::<_, IndexError>(())
+            left.write(w)
         });
         crate::cut::here("after the result");
         for tree in &mut self.trees {
             tree.unsettled = unsettled.remove(&tree.id).unwrap_or_default();
         }
         written?;
+        self.left = left;
         if ahead.is_some()
             && let Some(own) = &mut self.ahead
         {

@@ -2,7 +2,10 @@
 //! changed itself.
 
 use super::apply::Item;
+use super::status::Mode;
+use super::tree::Dirt;
 use super::view::names_of;
+use super::worker::Worker;
 use crate::entry::State;
 use crate::index::{Index, IndexError, Snapshot, Writer};
 use crate::lineage::CopyState;
@@ -11,6 +14,7 @@ use crate::plan::{Action, Plan};
 use crate::tree::TreeId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Name of the durable list of what is being applied.
 pub(super) const INTENT: &str = "intent";
@@ -26,6 +30,105 @@ pub(crate) struct Aside(pub BTreeSet<(TreeId, RelPath)>);
 /// none). After a crash neither these states nor what lies between them and the index are local changes.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Intent(pub Vec<(TreeId, RelPath, u64, Option<State>)>);
+
+/// What applies that failed or were cut left, of trees that were not looked at since. In the index too, as long as it is
+/// not empty.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Left {
+    pub intent: Intent,
+    pub aside: Aside,
+}
+
+impl Left {
+    fn load(index: &Snapshot) -> Result<Left, IndexError> {
+        Ok(Left {
+            intent: index.value(INTENT)?.unwrap_or_default(),
+            aside: index.value(ASIDE)?.unwrap_or_default(),
+        })
+    }
+
+    fn paths(&self) -> impl Iterator<Item = (TreeId, &RelPath)> {
+        let intent = self.intent.0.iter().map(|(tree, path, ..)| (*tree, path));
+        intent.chain(self.aside.0.iter().map(|(tree, path)| (*tree, path)))
+    }
+
+    /// Only what belongs to these trees.
+    pub fn only(&self, wanted: impl Fn(TreeId) -> bool) -> Left {
+        let intent = self.intent.0.iter().filter(|(tree, ..)| wanted(*tree));
+        let aside = self.aside.0.iter().filter(|(tree, _)| wanted(*tree));
+        Left {
+            intent: Intent(intent.cloned().collect()),
+            aside: Aside(aside.cloned().collect()),
+        }
+    }
+
+    /// Replaces what the index has.
+    pub fn write(&self, w: &mut Writer<'_>) -> Result<(), IndexError> {
+        match self.intent.0.is_empty() {
+            true => w.remove_value(INTENT)?,
+            false => w.put_value(INTENT, &self.intent)?,
+        }
+        match self.aside.0.is_empty() {
+            true => w.remove_value(ASIDE),
+            false => w.put_value(ASIDE, &self.aside),
+        }
+    }
+}
+
+impl Worker {
+    /// An apply failed, or was cut: what it left is looked at now, for as long as it is not, a change that somebody makes
+    /// at one of its paths looks like the apply's.
+    pub(super) fn look_at_left(&mut self) {
+        if let Err(error) = self.try_look_at_left() {
+            self.index_failed(&error);
+        }
+    }
+
+    fn try_look_at_left(&mut self) -> Result<(), IndexError> {
+        let shared = Arc::clone(&self.shared);
+        let snapshot = shared.index.snapshot()?;
+        self.left = Left::load(&snapshot)?;
+        if self.mode != Mode::Replica {
+            return Ok(());
+        }
+        // Without it a takeover has begun, which makes data of what lies here.
+        if let Some(guard) = shared.token.hold() {
+            self.finish_made_dirs(&snapshot)?;
+            drop(guard);
+        }
+        let paths = self.left.paths();
+        let paths: Vec<(TreeId, RelPath)> = paths.map(|(t, path)| (t, path.clone())).collect();
+        for (tree, path) in paths {
+            // Its time moved with what came into it.
+            if let Some(parent) = path.parent() {
+                self.mark(tree, parent, Dirt::WALKED);
+            }
+            self.mark(tree, path, Dirt::WALKED);
+        }
+        Ok(())
+    }
+
+    /// What was left of trees that were looked at meanwhile is known for what it is. Of a tree that changes by whole sets
+    /// the rest of the set is still to come.
+    pub(super) fn forget_left(&mut self) -> Result<(), IndexError> {
+        if self.mode != Mode::Replica {
+            return Ok(());
+        }
+        let waits = |tree| {
+            let tree = self.position(tree).map(|at| &self.trees[at]);
+            tree.is_some_and(|t| {
+                !t.moves() || t.is_in_sets() || t.is_scanned() || !t.dirty.is_empty()
+            })
+        };
+        if self.left.paths().all(|(tree, _)| waits(tree)) {
+            return Ok(());
+        }
+        let left = self.left.only(waits);
+        self.shared.index.write(|w| left.write(w))?;
+        self.left = left;
+        Ok(())
+    }
+}
 
 impl Aside {
     /// The path, or a directory above it that something else replaces.

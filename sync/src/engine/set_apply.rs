@@ -256,7 +256,7 @@ impl Worker {
                 .zip(ready.records)
                 .map(|(number, record)| Item { number, record })
                 .collect();
-            let (mut results, mut intent) = (Results::default(), Default::default());
+            let (mut results, mut intent) = (Results::default(), self.left.intent.clone());
             self.apply_tree(at, items, &quiet, &mut intent, &mut contents, &mut results)?;
             crate::cut::here("before the result of a set");
             self.write_results(quiet, &nobody, results).map_err(text)?;

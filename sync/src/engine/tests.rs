@@ -7,6 +7,7 @@ mod cuts;
 mod flush;
 mod hostile;
 mod in_place;
+mod intent;
 mod keeping;
 mod kept;
 mod large;

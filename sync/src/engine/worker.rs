@@ -7,6 +7,7 @@ use super::ahead::Ahead;
 use super::barrier::Barrier;
 use super::clock::{self, ms};
 use super::command::{Command, Shared};
+use super::intent::Left;
 use super::prepare::Preparing;
 use super::scanning::{Piece, next_piece};
 use super::status::Mode;
@@ -54,6 +55,8 @@ pub(crate) struct Worker {
     pub(super) spool: Option<Spool>,
     /// Opened with the spool.
     pub(super) ahead: Option<Ahead>,
+    /// What applies left.
+    pub(super) left: Left,
     /// Passes for sets; one per tree at most.
     pub(super) pass_threads: Vec<std::thread::JoinHandle<()>>,
     /// Of sets that are under way.
@@ -97,6 +100,7 @@ impl Worker {
             receiving: None,
             spool: None,
             ahead: None,
+            left: Left::default(),
             pass_threads: Vec::new(),
             set_spools: BTreeMap::new(),
             events,
@@ -111,6 +115,7 @@ impl Worker {
             lag: LagQueue::default(),
         };
         worker.prove_all();
+        worker.look_at_left();
         worker.follow_rename();
         worker.load_flagged();
         worker.load_skipped();
@@ -253,6 +258,9 @@ impl Worker {
             }
             self.jobs();
             self.tell_scanned();
+            if let Err(error) = self.forget_left() {
+                self.index_failed(&error);
+            }
             self.end_barriers();
             self.end_preparing();
         }

@@ -257,6 +257,11 @@ pub async fn hand(
     paths: &[(&str, bool)],
     upto: u64,
 ) -> Result<Result<Applied, String>, CommandError> {
+    hand_batch(b, batch_of(a, b, paths, upto)).await
+}
+
+/// That batch.
+pub fn batch_of(a: &Node, b: &Node, paths: &[(&str, bool)], upto: u64) -> Batch {
     let (tree, shared) = (TreeId::of("data"), &b.engine().shared);
     let snapshot = a.engine().shared.index.snapshot().unwrap();
     let mut batch = Batch {
@@ -296,7 +301,7 @@ pub async fn hand(
             names: None,
         });
     }
-    hand_batch(b, batch).await
+    batch
 }
 
 /// The same with a batch as it is.
@@ -359,6 +364,13 @@ async fn a_version_that_was_not_seen_before_is_rescued_once_wherever_the_apply_i
 /// A directory is made closed and finished at the end: what a cut left in between is not what the next master has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_takeover_finishes_a_directory_wherever_the_apply_was_cut() {
+    for scans in [false, true] {
+        takes_over_a_new_directory(scans).await;
+    }
+}
+
+/// With or without a scan of what the cut left before.
+async fn takes_over_a_new_directory(scans: bool) {
     let mut made = 0;
     for n in 1.. {
         let (a, mut b) = pair(|_| {}).await;
@@ -381,6 +393,11 @@ async fn a_takeover_finishes_a_directory_wherever_the_apply_was_cut() {
         let place = b.engine().shared.cuts.place();
         b.stop().await;
         b.start();
+        if scans {
+            let mut scanned = b.engine().shared.scanned.subscribe();
+            b.engine().begin_replica().await.unwrap();
+            scanned.wait_for(|scanned| *scanned).await.unwrap();
+        }
         b.engine().begin_source(2).await.unwrap();
         if let Ok(dir) = std::fs::metadata(b.tree().join("dir")) {
             let mode = std::os::unix::fs::PermissionsExt::mode(&dir.permissions()) & 0o7777;
