@@ -312,9 +312,19 @@ impl Place {
 
     /// Makes a new file and opens it for reading and writing.
     pub fn create_new(&self) -> Result<std::fs::File, Fault> {
+        self.create_with(Mode::RUSR | Mode::WUSR)
+    }
+
+    /// The same with these permissions as far as the process's mask lets them be; whoever needs them exactly looks. Only for
+    /// a directory that nobody else can enter: what the file becomes in the end it is not yet.
+    pub fn create_with_mode(&self, mode: u32) -> Result<std::fs::File, Fault> {
+        self.create_with(Mode::from_raw_mode(mode & 0o777) | Mode::RUSR | Mode::WUSR)
+    }
+
+    fn create_with(&self, mode: Mode) -> Result<std::fs::File, Fault> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.dir, self.name(), flags, Mode::RUSR | Mode::WUSR)
+        rustix::fs::openat(&self.dir, self.name(), flags, mode)
             .map(std::fs::File::from)
             .map_err(|e| Fault::os("create", e))
     }

@@ -93,7 +93,7 @@ impl Complete {
             Some((aside, name)) => (Place::shared(Arc::clone(&aside.dir), name)?, Some(aside)),
             None => (private.staging_place()?, None),
         };
-        let file = place.create_new()?;
+        let file = place.create_with_mode(want.mode)?;
         let made = fill(&file, content, gaps, want);
         match made {
             Ok((missed, key)) => Ok(Complete {

@@ -128,7 +128,8 @@ impl Place {
         what: &str,
         mut look: impl FnMut() -> Result<bool, BenchError>,
     ) -> Result<(), BenchError> {
-        let end = Instant::now() + bound;
+        let begin = Instant::now();
+        let end = begin + bound;
         loop {
             signals::check()?;
             let last = match look() {
@@ -143,7 +144,8 @@ impl Place {
                     "not within {bound:?}: {what}{last}"
                 )));
             }
-            std::thread::sleep(LOOK);
+            // Looking costs the agents time; what takes long need not be known to the millisecond.
+            std::thread::sleep(LOOK.max(begin.elapsed() / 100));
         }
     }
 
