@@ -40,17 +40,17 @@ fn byte(purpose: Purpose) -> u8 {
     }
 }
 
-/// Pause before a connection that worked is made again: the other end has to learn first that the old one ended.
+/// Pause before a connection that lasted is made again: the other end has to learn first that the old one ended.
 const AT_ONCE: Duration = Duration::from_millis(5);
 
 /// Keeps a control connection for ever: tries the links in order, with a growing pause after each failed round.
-/// After a connection has ended the preferred link is tried first again; at once, if it lasted longer than the shortest
-/// pause, so that connections that end at once are not made without end.
+/// After a connection has ended the preferred link is tried first again; at once, if it lasted, else after a pause that
+/// doubles with each, so that connections that end at once are not made without end.
 pub(super) async fn keep_control(shared: Arc<Shared>) {
     let timing = shared.config.timing;
     let mut pause = timing.backoff_min;
     loop {
-        let mut worked = false;
+        let mut met = false;
         for path in 0..shared.config.paths.len() {
             let begun = Instant::now();
             let remote = SocketAddr::new(shared.path(path).peer, shared.config.port);
@@ -60,8 +60,10 @@ pub(super) async fn keep_control(shared: Arc<Shared>) {
             };
             match ended {
                 Ok(()) => {
-                    pause = timing.backoff_min;
-                    worked = begun.elapsed() > timing.backoff_min;
+                    met = true;
+                    if begun.elapsed() > timing.backoff_min {
+                        pause = AT_ONCE;
+                    }
                     break;
                 }
                 Err(error) => {
@@ -70,12 +72,11 @@ pub(super) async fn keep_control(shared: Arc<Shared>) {
                 }
             }
         }
-        if worked {
-            tokio::time::sleep(AT_ONCE).await;
-        } else {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(timing.backoff_max);
+        if !met {
+            pause = pause.max(timing.backoff_min);
         }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(timing.backoff_max);
     }
 }
 
