@@ -29,6 +29,7 @@ mod rpc;
 pub mod ssh;
 pub mod status;
 pub mod stream;
+mod tcp_info;
 pub mod transport;
 mod wire;
 

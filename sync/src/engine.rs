@@ -83,6 +83,7 @@ pub use status::{
     Alarm, ContentsRound, ContentsStatus, EngineStatus, Mode, Progress, ReplicaStatus,
     SessionStatus, SetStatus, TreeState, TreeStatus, VerifyRound, VerifyStatus,
 };
+pub use stream::{Gauge, LinkUse};
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]

@@ -35,13 +35,32 @@ fn bodies(bytes: &[u8]) -> Vec<Vec<u8>> {
     let read = async {
         let mut stream = bytes;
         let mut bodies = Vec::new();
-        while let Ok(Some(body)) = wire::read_frame(&mut stream).await {
-            bodies.push(body);
+        while let Ok(Some(body)) = wire::read_body(&mut stream).await {
+            match body {
+                wire::Body::Message(body) => bodies.push(body),
+                wire::Body::Pack(body) => bodies.extend(unpacked(&body)),
+            }
         }
         bodies
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.expect("a runtime without drivers").block_on(read)
+}
+
+/// The bodies in a compressed pack.
+fn unpacked(body: &[u8]) -> Vec<Vec<u8>> {
+    let Ok(frames) = wire::unpack(body) else {
+        return Vec::new();
+    };
+    assert!(frames.len() <= wire::MAX_PACK, "a bomb");
+    let (mut bodies, mut at) = (Vec::new(), 0);
+    while at < frames.len()
+        && let Ok((body, length)) = wire::next_frame(&frames[at..])
+    {
+        bodies.push(body.to_vec());
+        at += length;
+    }
+    bodies
 }
 
 /// A frame, or the body of one.
@@ -348,7 +367,9 @@ fn frames() -> Vec<Vec<u8>> {
         .iter()
         .map(wire::encode)
         .map(|frame| frame.expect("fits"));
-    encoded.collect()
+    let mut all: Vec<Vec<u8>> = encoded.collect();
+    all.push(wire::pack(&all.concat().repeat(8)).expect("smaller"));
+    all
 }
 
 fn signatures() -> Vec<Vec<u8>> {

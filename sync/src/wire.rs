@@ -35,10 +35,13 @@ use thiserror::Error;
 
 mod bytes;
 mod frame;
+mod pack;
 pub use bytes::Bytes;
 pub use frame::{
-    FrameError, begins_with_frame, decode, decode_greeting, encode, encode_into, read_frame,
+    Body, FrameError, begins_with_frame, decode, decode_greeting, encode, encode_into, read_body,
+    read_frame,
 };
+pub use pack::{MAX_PACK, next_frame, pack, unpack};
 
 /// Lowest protocol version that this code speaks.
 pub const MIN_VERSION: u16 = 1;

@@ -32,6 +32,7 @@
 //! | a stranger's key gets nowhere | `identity::a_strangers_key_gets_nowhere` |
 //! | a garbage peer and a half-open connection get nowhere | `identity::garbage_and_half_open_connections_get_nowhere` |
 //! | status under 100 ms and heartbeats on time during a full first copy | `load::status_and_heartbeats_during_a_first_copy` |
+//! | a link that is slower than the core gets compressed data | `slow_link` |
 //! | a cut transfer of a large file goes on where it was | `resume::a_large_file_goes_on_where_it_was_cut_by_kill_9_of_either_agent` |
 //! | the commands | `commands`, `hold`, `rescue`, `configuration` |
 //! | the watchdog of systemd starves when the failover loop hangs | `systemd::the_watchdog_starves_when_the_failover_loop_hangs` |
@@ -58,6 +59,7 @@ mod rescue;
 mod resume;
 mod returning;
 mod sets;
+mod slow_link;
 mod splits;
 mod story;
 mod systemd;

@@ -242,7 +242,9 @@ impl DataHalf {
         match self.link.dial_data(cancel).await {
             Ok(stream) => {
                 let cancel = cancel.clone();
-                let result = self.engine.run_source_session(stream, cancel).await;
+                let gauge = Some(stream.gauge());
+                let sent = self.engine.run_source_session(stream, gauge, cancel);
+                let result = sent.await;
                 log_end("send", &result);
             }
             Err(error) => tracing::debug!(error = %error, "no data session"),

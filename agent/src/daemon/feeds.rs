@@ -152,9 +152,10 @@ impl Feeds {
             Ok(stream) => stream,
             Err(error) => return Some(error.to_string()),
         };
+        let gauge = Some(stream.gauge());
         let session = self
             .engine
-            .run_feed_session(name, stream, cancel.child_token());
+            .run_feed_session(name, stream, gauge, cancel.child_token());
         let mut session = std::pin::pin!(session);
         let shown = async {
             let mut status = self.engine.status_changes();

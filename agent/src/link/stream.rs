@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tandem_sync::engine::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -54,6 +55,12 @@ impl<G> DataStream<G> {
     /// Fires when the connection is gone.
     pub fn closed(&self) -> CancellationToken {
         self.wire.closed.clone()
+    }
+
+    /// Tells how much the link has to do.
+    pub fn gauge(&self) -> Gauge {
+        let wire = Arc::clone(&self.wire);
+        Arc::new(move || Some(wire.link_use()))
     }
 
     pub(crate) fn wire(&self) -> &Arc<WireHandle> {

@@ -1,12 +1,15 @@
 //! The TCP socket below the secure channel: counts bytes, can be cut from outside, tells when it is gone.
 
+use super::tcp_info;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tandem_sync::engine::LinkUse;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
@@ -18,6 +21,9 @@ const USER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Silence after which the kernel asks whether the peer is there, then every [`KEEPALIVE`] again.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
+/// Time between two looks at the use of the link: a system call each.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// The socket. Owned by the secure channel; dropped when that is over.
 pub(crate) struct Wire {
     tcp: TcpStream,
@@ -25,6 +31,8 @@ pub(crate) struct Wire {
     cut_read: Pin<Box<WaitForCancellationFutureOwned>>,
     cut_write: Pin<Box<WaitForCancellationFutureOwned>>,
     head: Option<Head>,
+    /// When the kernel was asked for the use of the link.
+    looked: Instant,
     _closed: DropGuard,
 }
 
@@ -49,9 +57,20 @@ pub(crate) struct WireHandle {
     pub(crate) closed: CancellationToken,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    /// As of the last write that looked; microseconds.
+    busy: AtomicU64,
+    held: AtomicU64,
 }
 
 impl WireHandle {
+    /// How much the link had to do, as of [`LOOK`] ago at most while something is sent.
+    pub(crate) fn link_use(&self) -> LinkUse {
+        LinkUse {
+            busy: Duration::from_micros(self.busy.load(Ordering::Relaxed)),
+            held: Duration::from_micros(self.held.load(Ordering::Relaxed)),
+        }
+    }
+
     pub(crate) fn bytes_in(&self) -> u64 {
         self.bytes_in.load(Ordering::Relaxed)
     }
@@ -87,6 +106,8 @@ impl Wire {
             closed: closed.clone(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
+            held: AtomicU64::new(0),
         });
         let wire = Self {
             tcp,
@@ -94,6 +115,7 @@ impl Wire {
             cut_read: Box::pin(cut.clone().cancelled_owned()),
             cut_write: Box::pin(cut.cancelled_owned()),
             head: None,
+            looked: Instant::now(),
             _closed: closed.drop_guard(),
         };
         Ok((wire, handle))
@@ -107,6 +129,19 @@ impl Wire {
             line: Vec::new(),
             then: Box::new(then),
         });
+    }
+
+    /// Asks the kernel now and then: only who owns the socket can.
+    fn look_at_link(&mut self) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        if let Some(used) = tcp_info::link_use(self.tcp.as_fd()) {
+            let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            self.handle.busy.store(micros(used.busy), Ordering::Relaxed);
+            self.handle.held.store(micros(used.held), Ordering::Relaxed);
+        }
     }
 
     fn show_head(&mut self, new: &[u8]) {
@@ -156,6 +191,7 @@ impl AsyncWrite for Wire {
         if self.cut_write.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(cut()));
         }
+        self.look_at_link();
         let polled = Pin::new(&mut self.tcp).poll_write(cx, buf);
         if let Poll::Ready(Ok(count)) = &polled {
             let count = *count as u64;

@@ -6,6 +6,7 @@ use super::receivers::Receivers;
 use super::report::{AcceptPrice, FlushReport, InitReport, NotCovered, RevokeReport, SessionEnd};
 use super::sets::FreezeHooks;
 use super::status::{EngineStatus, Mode};
+use super::stream::Gauge;
 use super::tree::Roots;
 use super::worker::Worker;
 use crate::accounts::AccountFiles;
@@ -228,7 +229,8 @@ impl Engine {
         }
     }
 
-    /// Runs one session as the source over `stream` until it ends. Needs a multi-thread runtime.
+    /// Runs one session as the source over `stream` until it ends. Needs a multi-thread runtime. What is sent is compressed
+    /// while the link is full, as `gauge` says; never without one.
     ///
     /// Cancel by the token; dropping the future ends the session at its next step.
     ///
@@ -237,12 +239,14 @@ impl Engine {
     pub async fn run_source_session<S>(
         &self,
         stream: S,
+        gauge: Option<Gauge>,
         cancel: CancellationToken,
     ) -> Result<SessionEnd, SessionError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        crate::source::session::run(Arc::clone(&self.shared), To::Standby, stream, cancel).await
+        let (shared, to) = (Arc::clone(&self.shared), To::Standby);
+        crate::source::session::run(shared, to, stream, gauge, cancel).await
     }
 
     /// Runs one session as the source over `stream` to the replica with this name, as [`Engine::run_source_session`].
@@ -254,13 +258,14 @@ impl Engine {
         &self,
         replica: &str,
         stream: S,
+        gauge: Option<Gauge>,
         cancel: CancellationToken,
     ) -> Result<SessionEnd, SessionError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let to = To::Replica(replica.to_owned());
-        crate::source::session::run(Arc::clone(&self.shared), to, stream, cancel).await
+        crate::source::session::run(Arc::clone(&self.shared), to, stream, gauge, cancel).await
     }
 
     /// Runs one session as the replica, as [`Engine::run_source_session`].

@@ -9,7 +9,7 @@
 //! what had arrived.
 
 use crate::engine::{SessionEnd, SessionError, clock};
-use crate::wire::{self, FrameError, Greeting, Message};
+use crate::wire::{self, Body, FrameError, Greeting, Message};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,13 +17,17 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+mod squeeze;
+use squeeze::Squeeze;
+pub use squeeze::{Gauge, LinkUse};
+
 /// Packs that may wait in each direction: 4 MiB on the sending side. The transport below has a buffer of its own.
 pub(crate) const QUEUE: usize = 16;
 /// The same to one of many receivers: 1 MiB.
 pub(crate) const SHORT_QUEUE: usize = 4;
 /// Bytes of a pack: what is larger gains nothing (russh's largest packet).
 pub(crate) const PACK: usize = 256 << 10;
-/// Messages of a received pack: decoded they take more memory than on the wire.
+/// Messages of a received pack that are given out at once: decoded they take more memory than on the wire.
 const PACK_MESSAGES: usize = 512;
 /// Longest time for which a message waits for others that go with it.
 const HOLD: u64 = clock::ms(1);
@@ -193,7 +197,8 @@ impl Drop for Channel {
     }
 }
 
-/// Exchanges greetings and starts the two tasks. `queue` packs may wait for the stream; `cancel` is the session's own
+/// Exchanges greetings and starts the two tasks. `queue` packs may wait for the stream; they are compressed while its link
+/// is full, as `gauge` says. `cancel` is the session's own
 /// token.
 ///
 /// Cancel safe as far as a session is: dropped, it leaves a stream that cannot be used.
@@ -203,6 +208,7 @@ impl Drop for Channel {
 pub(crate) async fn open<S>(
     stream: S,
     queue: usize,
+    gauge: Option<Gauge>,
     cancel: CancellationToken,
 ) -> Result<Channel, SessionError>
 where
@@ -238,6 +244,7 @@ where
     tokio::spawn(write_all(
         writer,
         from_logic,
+        Squeeze::new(gauge, clock::now()),
         cancel.clone(),
         Arc::clone(&failure),
     ));
@@ -267,12 +274,12 @@ async fn read_all<R>(
 ) where
     R: AsyncRead + Unpin,
 {
-    let mut reader = BufReader::with_capacity(PACK, reader);
+    let mut reader = Reader::new(reader);
     loop {
         // The pack's future is dropped only together with the stream.
         let pack = tokio::select! {
             () = cancel.cancelled() => VecDeque::from([Err(Ended::Cancelled)]),
-            pack = read_pack(&mut reader) => pack,
+            pack = reader.pack() => pack,
         };
         let last = matches!(pack.back(), Some(Err(_)));
         tokio::select! {
@@ -285,29 +292,60 @@ async fn read_all<R>(
     }
 }
 
-/// Waits for one message and takes those along that have come with it whole. An error is the last.
-async fn read_pack<R>(reader: &mut BufReader<R>) -> VecDeque<Result<Message, Ended>>
-where
-    R: AsyncRead + Unpin,
-{
-    let mut pack = VecDeque::new();
-    loop {
-        let next = match wire::read_frame(reader).await {
-            Ok(Some(body)) => wire::decode(&body).map_err(|e| Ended::Failed(from_frame(e))),
-            Ok(None) => Err(Ended::Closed),
-            Err(error) => Err(Ended::Failed(from_frame(error))),
-        };
-        let last = next.is_err();
-        pack.push_back(next);
-        if last || pack.len() == PACK_MESSAGES || !wire::begins_with_frame(reader.buffer()) {
-            return pack;
+/// What comes from the peer.
+struct Reader<R> {
+    stream: BufReader<R>,
+    /// The frames of a compressed pack, given out up to `at`.
+    unpacked: Vec<u8>,
+    at: usize,
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    fn new(stream: R) -> Self {
+        Reader {
+            stream: BufReader::with_capacity(PACK, stream),
+            unpacked: Vec::new(),
+            at: 0,
         }
+    }
+
+    /// Waits for one message and takes those along that have come with it whole. An error is the last.
+    async fn pack(&mut self) -> VecDeque<Result<Message, Ended>> {
+        let mut pack = VecDeque::new();
+        loop {
+            let next = self.message().await;
+            let last = next.is_err();
+            pack.push_back(next);
+            let more =
+                self.at < self.unpacked.len() || wire::begins_with_frame(self.stream.buffer());
+            if last || pack.len() == PACK_MESSAGES || !more {
+                return pack;
+            }
+        }
+    }
+
+    async fn message(&mut self) -> Result<Message, Ended> {
+        let failed = |error| Ended::Failed(from_frame(error));
+        while self.at == self.unpacked.len() {
+            match wire::read_body(&mut self.stream).await.map_err(failed)? {
+                None => return Err(Ended::Closed),
+                Some(Body::Message(body)) => return wire::decode(&body).map_err(failed),
+                Some(Body::Pack(body)) => {
+                    (self.unpacked, self.at) = (wire::unpack(&body).map_err(failed)?, 0);
+                }
+            }
+        }
+        let (body, length) = wire::next_frame(&self.unpacked[self.at..]).map_err(failed)?;
+        let message = wire::decode(body).map_err(failed)?;
+        self.at += length;
+        Ok(message)
     }
 }
 
 async fn write_all<W>(
     mut writer: W,
     mut queue: mpsc::Receiver<Vec<u8>>,
+    mut squeeze: Squeeze,
     cancel: CancellationToken,
     failure: Failure,
 ) where
@@ -320,6 +358,11 @@ async fn write_all<W>(
                 && let Ok(more) = queue.try_recv()
             {
                 frames.extend_from_slice(&more);
+            }
+            if squeeze.wants(clock::now()) {
+                let packed = wire::pack(&frames);
+                squeeze.was(packed.is_some());
+                frames = packed.unwrap_or(frames);
             }
             if let Err(error) = async {
                 writer.write_all(&frames).await?;

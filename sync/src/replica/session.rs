@@ -66,7 +66,7 @@ where
             () = this.cancelled() => {}
         }
     });
-    let channel = stream::open(stream, stream::QUEUE, own.clone()).await?;
+    let channel = stream::open(stream, stream::QUEUE, None, own.clone()).await?;
     let runtime = tokio::runtime::Handle::current();
     let work = tokio::task::spawn_blocking(move || {
         let result = runtime.block_on(session(&shared, own, channel));

@@ -15,7 +15,7 @@ use crate::engine::command::{Command, Shared, VerifyAsk, floors, heads};
 use crate::engine::localtime::minute_of_day;
 use crate::engine::moving::MoveOrder;
 use crate::engine::stream::{self, Channel, Ended, Gone, Pack};
-use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
+use crate::engine::{Gauge, Mode, SessionEnd, SessionError, SessionStatus};
 use crate::entry::{ContentHash, Kind, State};
 use crate::index::IndexError;
 use crate::limit::Limit;
@@ -54,6 +54,7 @@ pub(crate) async fn run<S>(
     shared: Arc<Shared>,
     to: To,
     stream: S,
+    gauge: Option<Gauge>,
     cancel: CancellationToken,
 ) -> Result<SessionEnd, SessionError>
 where
@@ -73,7 +74,7 @@ where
             () = this.cancelled() => {}
         }
     });
-    let channel = stream::open(stream, books.queue(), own).await?;
+    let channel = stream::open(stream, books.queue(), gauge, own).await?;
     let runtime = tokio::runtime::Handle::current();
     let work = tokio::task::spawn_blocking(move || {
         let result = runtime.block_on(session(&shared, &mut books, channel));

@@ -1,5 +1,6 @@
-//! Frames: length, then one message in postcard.
+//! Frames: length, then one message in postcard, or a [pack](super::pack).
 
+use super::pack::PACK_BIT;
 use super::{BadMessage, Greeting, MAX_FRAME, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +22,9 @@ pub enum FrameError {
     /// Bytes after the message.
     #[error("a frame with {0} bytes too many")]
     Trailing(usize),
+    /// A pack that is none.
+    #[error("a compressed pack: {0}")]
+    Pack(&'static str),
     /// A message that breaks a rule.
     #[error("{0}")]
     Bad(#[from] BadMessage),
@@ -104,9 +108,34 @@ fn decode_any<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
 /// Whether these bytes begin with a whole frame, or with one that no reader takes: [`read_frame`] does not wait then.
 pub fn begins_with_frame(bytes: &[u8]) -> bool {
     bytes.split_first_chunk().is_some_and(|(head, rest)| {
-        let length = u32::from_le_bytes(*head) as usize;
+        let length = (u32::from_le_bytes(*head) & !PACK_BIT) as usize;
         length > MAX_FRAME || rest.len() >= length
     })
+}
+
+/// What a frame is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// One message.
+    Message(Vec<u8>),
+    /// A pack, for [`super::unpack`].
+    Pack(Vec<u8>),
+}
+
+/// Reads the body of the next frame that is no pack; `None` when the stream ends between two frames.
+///
+/// Not cancel safe, as [`read_body`].
+///
+/// # Errors
+/// As there, and a pack.
+pub async fn read_frame<R: AsyncRead + Unpin>(
+    stream: &mut R,
+) -> Result<Option<Vec<u8>>, FrameError> {
+    match read_body(stream).await? {
+        None => Ok(None),
+        Some(Body::Message(body)) => Ok(Some(body)),
+        Some(Body::Pack(_)) => Err(FrameError::Pack("none may come here")),
+    }
 }
 
 /// Reads the body of the next frame; `None` when the stream ends between two frames.
@@ -115,9 +144,7 @@ pub fn begins_with_frame(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// The stream's, and a length that is zero or above [`MAX_FRAME`]: no memory is taken for such a frame.
-pub async fn read_frame<R: AsyncRead + Unpin>(
-    stream: &mut R,
-) -> Result<Option<Vec<u8>>, FrameError> {
+pub async fn read_body<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<Body>, FrameError> {
     let mut head = [0u8; 4];
     let mut got = 0;
     while got < head.len() {
@@ -128,11 +155,15 @@ pub async fn read_frame<R: AsyncRead + Unpin>(
         }
     }
     // On the platforms of Tandem (64 bit Linux) a u32 fits in usize.
-    let length = u32::from_le_bytes(head) as usize;
+    let head = u32::from_le_bytes(head);
+    let length = (head & !PACK_BIT) as usize;
     if length == 0 || length > MAX_FRAME {
         return Err(FrameError::Length(length));
     }
     let mut body = vec![0u8; length];
     stream.read_exact(&mut body).await?;
-    Ok(Some(body))
+    Ok(Some(match head & PACK_BIT {
+        0 => Body::Message(body),
+        _ => Body::Pack(body),
+    }))
 }

@@ -27,14 +27,14 @@ async fn what_has_come_whole_is_given_out_in_one_piece() {
     let messages = [data(0, 10), data(1, 5000), Message::Wait, data(2, 100)];
     let bytes = frames(&messages);
     let (mut ours, theirs) = duplex(64 << 10);
-    let mut reader = BufReader::with_capacity(PACK, theirs);
+    let mut reader = Reader::new(theirs);
     let torn = bytes.len() - 1;
     ours.write_all(&bytes[..torn]).await.unwrap();
-    assert_eq!(heard(read_pack(&mut reader).await), messages[..3]);
+    assert_eq!(heard(reader.pack().await), messages[..3]);
     ours.write_all(&bytes[torn..]).await.unwrap();
-    assert_eq!(heard(read_pack(&mut reader).await), messages[3..]);
+    assert_eq!(heard(reader.pack().await), messages[3..]);
     drop(ours);
-    let end = read_pack(&mut reader).await;
+    let end = reader.pack().await;
     assert!(matches!(end.back(), Some(Err(Ended::Closed))));
 }
 
@@ -44,7 +44,7 @@ async fn an_error_comes_behind_what_came_before_it() {
     bytes.extend_from_slice(&u32::MAX.to_le_bytes());
     let (mut ours, theirs) = duplex(64 << 10);
     ours.write_all(&bytes).await.unwrap();
-    let mut pack = read_pack(&mut BufReader::with_capacity(PACK, theirs)).await;
+    let mut pack = Reader::new(theirs).pack().await;
     assert!(matches!(pack.pop_front(), Some(Ok(Message::Wait))));
     assert!(matches!(
         pack.pop_front(),
@@ -57,9 +57,9 @@ async fn a_pack_of_tiny_messages_is_bounded() {
     let bytes = frames(&vec![Message::Wait; 3 * PACK_MESSAGES / 2]);
     let (mut ours, theirs) = duplex(64 << 10);
     ours.write_all(&bytes).await.unwrap();
-    let mut reader = BufReader::with_capacity(PACK, theirs);
-    assert_eq!(read_pack(&mut reader).await.len(), PACK_MESSAGES);
-    assert_eq!(read_pack(&mut reader).await.len(), PACK_MESSAGES / 2);
+    let mut reader = Reader::new(theirs);
+    assert_eq!(reader.pack().await.len(), PACK_MESSAGES);
+    assert_eq!(reader.pack().await.len(), PACK_MESSAGES / 2);
 }
 
 #[test]
@@ -84,8 +84,80 @@ async fn packs_that_wait_leave_in_one_write() {
     }
     drop(sender);
     let failure = Failure::default();
-    write_all(ours, queue, CancellationToken::new(), failure).await;
+    write_all(
+        ours,
+        queue,
+        Squeeze::new(None, 0),
+        CancellationToken::new(),
+        failure,
+    )
+    .await;
     let mut all = Vec::new();
     theirs.read_to_end(&mut all).await.unwrap();
     assert_eq!(all, frames(&[data(0, 100), data(1, 100), data(2, 100)]));
+}
+
+#[tokio::test]
+async fn a_compressed_pack_is_given_out_like_others() {
+    let inside = [data(0, 5000), Message::Wait, data(1, 5000)];
+    let tiny = vec![Message::Wait; 3 * PACK_MESSAGES / 2];
+    let mut bytes = frames(&[data(9, 10)]);
+    bytes.extend(wire::pack(&frames(&inside)).unwrap());
+    bytes.extend(frames(&[data(10, 10)]));
+    bytes.extend(wire::pack(&frames(&tiny)).unwrap());
+    let (mut ours, theirs) = duplex(64 << 10);
+    ours.write_all(&bytes).await.unwrap();
+    let mut reader = Reader::new(theirs);
+    let mut all = heard(reader.pack().await);
+    assert_eq!(all.len(), PACK_MESSAGES);
+    all.extend(heard(reader.pack().await));
+    let before = [&[data(9, 10)], &inside[..], &[data(10, 10)]].concat();
+    assert_eq!(all[..5], before);
+    assert_eq!(all[5..], tiny);
+    // What is wrong in one ends the stream behind what was right.
+    let mut torn = frames(&inside);
+    torn.truncate(torn.len() - 1);
+    ours.write_all(&wire::pack(&torn).unwrap()).await.unwrap();
+    let mut last = reader.pack().await;
+    assert!(matches!(last.pop_back(), Some(Err(Ended::Failed(_)))));
+    assert_eq!(heard(last), inside[..2]);
+}
+
+/// What goes over a full link goes compressed, and over another one as it is.
+#[tokio::test]
+async fn a_full_link_gets_compressed_packs() {
+    let message = data(0, 100_000);
+    for (busy, length) in [
+        (Duration::MAX, 1..10_000),
+        (Duration::ZERO, 100_000..101_000),
+    ] {
+        let gauge: Gauge = Arc::new(move || {
+            Some(LinkUse {
+                busy,
+                held: Duration::ZERO,
+            })
+        });
+        let (ours, mut theirs) = duplex(64 << 10);
+        let (sender, queue) = mpsc::channel(1);
+        let squeeze = Squeeze::new(Some(gauge), 0);
+        let cancel = CancellationToken::new();
+        let writer = tokio::spawn(write_all(
+            ours,
+            queue,
+            squeeze,
+            cancel.clone(),
+            Failure::default(),
+        ));
+        sender
+            .send(frames(std::slice::from_ref(&message)))
+            .await
+            .unwrap();
+        drop(sender);
+        let mut bytes = Vec::new();
+        theirs.read_to_end(&mut bytes).await.unwrap();
+        writer.await.unwrap();
+        assert!(length.contains(&bytes.len()), "{busy:?}: {}", bytes.len());
+        let all = heard(Reader::new(&bytes[..]).pack().await);
+        assert_eq!(all, std::slice::from_ref(&message));
+    }
 }

@@ -66,7 +66,7 @@ impl Puppet {
         let engine = source.engine().clone();
         let session = tokio::spawn(async move {
             engine
-                .run_source_session(theirs, CancellationToken::new())
+                .run_source_session(theirs, None, CancellationToken::new())
                 .await
         });
         let heads = replica.engine().lineages().unwrap();

@@ -182,8 +182,8 @@ impl Cable {
         Cable {
             source: tokio::spawn(async move {
                 match feeds {
-                    Some(name) => from.run_feed_session(name, a, one).await,
-                    None => from.run_source_session(a, one).await,
+                    Some(name) => from.run_feed_session(name, a, None, one).await,
+                    None => from.run_source_session(a, None, one).await,
                 }
             }),
             replica: tokio::spawn(async move { to.run_replica_session(b, two).await }),

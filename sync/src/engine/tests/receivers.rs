@@ -109,7 +109,8 @@ async fn one_that_takes_nothing_delays_nobody() {
         CancellationToken::new(),
     );
     let (one, two) = (cancel.clone(), cancel.clone());
-    let source = tokio::spawn(async move { from.run_feed_session("web2", stream, one).await });
+    let source =
+        tokio::spawn(async move { from.run_feed_session("web2", stream, None, one).await });
     tokio::spawn(async move { to.run_replica_session(theirs, two).await });
     fed(&a, "web2").await;
     stuck.store(true, Ordering::Release);
@@ -323,7 +324,7 @@ async fn it_gets_the_trees_that_it_is_given_and_no_other() {
     let engine = a.engine().clone();
     let session = tokio::spawn(async move {
         let cancel = CancellationToken::new();
-        engine.run_feed_session("web2", theirs, cancel).await
+        engine.run_feed_session("web2", theirs, None, cancel).await
     });
     let hello = Hello {
         end: End::Replica,
