@@ -17,7 +17,7 @@ use super::view::names_of;
 use super::worker::Worker;
 use crate::commit::Content;
 use crate::entry::Kind;
-use crate::index::{IndexError, Snapshot};
+use crate::index::{IndexError, Mode, Snapshot};
 use crate::lineage::CopyState;
 use crate::path::RelPath;
 use crate::replica::machine::Ready;
@@ -102,8 +102,9 @@ impl Ahead {
             return self.note_done(worker, None);
         };
         let position = index.head(tree).map_err(|e| e.to_string())?.seq;
-        if position >= head.commit.upto {
-            // It is here, or what came after it is.
+        let writes = index.mode() == Mode::Writing;
+        if writes || position.max(spool.upto(tree)) >= head.commit.upto {
+            // This node began a history without it, or it is here, or what came after it is.
             return self.note_done(worker, None);
         }
         if !worker.trees[at].moves() {
@@ -326,6 +327,14 @@ impl Worker {
         self.with_ahead(Ahead::hand_over)?;
         self.look_at_left();
         Ok(())
+    }
+
+    /// What waits in the slot belongs to a history that is given up.
+    pub(super) fn give_up_ahead(&mut self) -> Result<(), String> {
+        self.with_ahead(|ahead, worker, _| match ahead.holds {
+            Holds::Nothing => Ok(()),
+            Holds::Waiting | Holds::AtHand => ahead.note_done(worker, None),
+        })
     }
 
     /// Without room for what it writes, slot and spool are opened anew by whoever needs them next: this comes first then.

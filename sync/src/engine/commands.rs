@@ -4,6 +4,7 @@ use super::clock;
 use super::command::Command;
 use super::error::CommandError;
 use super::flags::flagged_key;
+use super::intent::Left;
 use super::prepare::Preparing;
 use super::report::InitReport;
 use super::status::Mode;
@@ -280,11 +281,13 @@ impl Worker {
                 w.begin(&epochs, term, &node).map(|_| w.last_seq())
             };
             self.shared.index.write(begin).map_err(index)?;
-            self.left = Default::default();
+            self.left = Left::default();
             for tree in &mut self.trees {
                 tree.flagged.clear();
             }
         }
+        // What still waits is of a stopped tree, whose history goes on without it: the peer rescues its own.
+        self.give_up_ahead().map_err(CommandError::Spool)?;
         let last = self.shared.index.snapshot().map_err(index)?.last_seq();
         self.shared.head.send_replace(last);
         let acked = self.shared.index.snapshot().map_err(index)?.acked().upto;
@@ -336,6 +339,13 @@ impl Worker {
             return Err(CommandError::IsSource);
         }
         let trees: Vec<TreeId> = self.trees.iter().map(|t| t.id).collect();
+        // Of the history that is given up: applied to what has none, it would look like all of the source's.
+        self.give_up_spool().map_err(CommandError::Spool)?;
+        for at in 0..self.trees.len() {
+            if self.trees[at].is_in_sets() {
+                self.forget_set(self.trees[at].id)?;
+            }
+        }
         let unsettled = self
             .shared
             .index
@@ -348,9 +358,11 @@ impl Worker {
                 unsettled
                     .iter()
                     .try_for_each(|(tree, path, _)| w.settle(*tree, path))?;
+                Left::default().write(w)?;
                 trees.iter().try_for_each(|tree| w.forget_tree(*tree))
             })
             .map_err(index)?;
+        self.left = Left::default();
         let mode = self.mode;
         self.set_mode(mode);
         for tree in &mut self.trees {

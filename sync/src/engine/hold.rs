@@ -11,7 +11,7 @@ use crate::entry::Kind;
 use crate::holes;
 use crate::replica::machine::Ready;
 use crate::spool::{Head, Spool, Spooled};
-use crate::wire::{Commit, Idle};
+use crate::wire::{Commit, Idle, Record};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::sync::atomic::Ordering;
@@ -63,8 +63,20 @@ impl Worker {
             .map_err(|e| e.to_string())
     }
 
+    /// Throws away what was spooled and what waits in the slot.
+    pub(super) fn give_up_spool(&mut self) -> Result<(), String> {
+        let cleared = self.open_spool().map(Spool::clear);
+        cleared
+            .map_err(|e| e.to_string())?
+            .map_err(|e| e.to_string())?;
+        self.shared.spooled.store(0, Ordering::Release);
+        self.give_up_ahead()
+    }
+
     /// Spools a batch instead of applying it.
     pub(super) fn spool_batch(&mut self, batch: Batch) -> Result<Applied, String> {
+        // What came before is spooled before.
+        self.is_spooled()?;
         let Batch {
             mut ready,
             mut contents,
@@ -179,11 +191,17 @@ impl Worker {
         let head = &spooled.head;
         let mut contents = HashMap::new();
         let mut at = spooled.begin;
+        // Nobody waits for what belongs to no tree of the pair any more.
+        let is_ours = |record: &Record| self.position(record.tree).is_some();
         for (index, bytes) in &head.contents {
             let record = head
                 .records
                 .get(*index as usize)
                 .ok_or("a spooled content without record")?;
+            if !is_ours(record) {
+                at += bytes;
+                continue;
+            }
             let Some(Kind::File { hash, .. }) = record.state.as_ref().map(|s| &s.kind) else {
                 return Err("a spooled content of what is no file".into());
             };
@@ -203,13 +221,17 @@ impl Worker {
             );
             at += bytes;
         }
-        let ready = Ready {
+        let mut ready = Ready {
             commit: head.commit,
             records: head.records.clone(),
             totals: head.totals.clone(),
             given_up: head.given_up.clone(),
             failed: head.failed.clone(),
         };
+        let others = (0u32..).zip(&head.records);
+        let others = others.filter(|(_, record)| !is_ours(record));
+        ready.given_up.extend(others.map(|(index, _)| index));
+        ready.failed.retain(|index| !ready.given_up.contains(index));
         Ok(Batch {
             ready,
             contents,

@@ -85,6 +85,8 @@ impl Worker {
             self.watch_anew();
             return Err(refuse("a replaced root is looked at first", true));
         }
+        // What waits in the slot counts as spooled from here on.
+        self.is_spooled().map_err(|why| refuse(&why, true))?;
         if !self.shared.held() {
             self.apply_spool().map_err(|why| refuse(&why, true))?;
             self.finish_sets().map_err(|why| refuse(&why, true))?;

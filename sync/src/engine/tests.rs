@@ -28,6 +28,7 @@ mod seen;
 mod sets;
 mod silent;
 mod sparse;
+mod spooled;
 mod stores;
 mod trash;
 mod trees;

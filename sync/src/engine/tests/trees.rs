@@ -10,7 +10,7 @@ use crate::tree::TreeConfig;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-fn data(node: &Node) -> TreeConfig {
+pub fn data(node: &Node) -> TreeConfig {
     TreeConfig::new("data", node.tree())
 }
 
@@ -108,11 +108,11 @@ async fn what_the_standbys_filters_kept_is_asked_for_when_they_keep_it_no_more()
     cable.cut().await;
 }
 
-fn both(node: &Node) -> Vec<TreeConfig> {
+pub fn both(node: &Node) -> Vec<TreeConfig> {
     vec![data(node), TreeConfig::new("more", more(node))]
 }
 
-fn more(node: &Node) -> PathBuf {
+pub fn more(node: &Node) -> PathBuf {
     let more = node.dir.path().join("more");
     std::fs::create_dir_all(&more).unwrap();
     more
