@@ -262,6 +262,8 @@ impl Worker {
             .answered
             .store(acked, std::sync::atomic::Ordering::Release);
         if commit.caught_up && unsettled == 0 && !stopped {
+            // Both nodes have the same again, and what was this node's own is listed in its rescue.
+            self.shared.alarm(None, "diverged", None);
             self.shared
                 .fresh_at
                 .store(commit.stamp, std::sync::atomic::Ordering::Release);

@@ -101,6 +101,33 @@ async fn an_old_masters_unreplicated_writes_are_in_the_rescue_exactly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_alarm_that_both_wrote_ends_when_they_are_equal() {
+    let (a, b) = both().await;
+    b.engine().revoke(std::time::Duration::from_secs(2));
+    b.engine().begin_source(2).await.unwrap();
+    write(&b.tree().join("changed on both"), "b's");
+    // It came back alone, and began anew too.
+    a.engine().idle().await.unwrap();
+    a.engine().begin_source(3).await.unwrap();
+    write(&a.tree().join("changed on both"), "a's");
+    a.until("known", |s| s.seq > 9).await;
+    a.engine().begin_replica().await.unwrap();
+    let has_alarm = |s: &crate::engine::EngineStatus| s.alarms.iter().any(|a| a.kind == "diverged");
+    let mut seen = a.engine().status_changes();
+    let cable = Cable::plug(&b, &a);
+    let seen = tokio::time::timeout(super::pair::PATIENCE, seen.wait_for(has_alarm));
+    assert!(seen.await.is_ok(), "both wrote");
+    flush(&b).await;
+    a.until("equal", |s| s.consistent && !has_alarm(s)).await;
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(
+        rescued(&a).get("changed on both").map(String::as_str),
+        Some("a's")
+    );
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clean_turn_rescues_nothing() {
     let (a, b) = both().await;
     let cable = turn(&a, &b).await;
