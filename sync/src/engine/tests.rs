@@ -5,6 +5,7 @@ pub(super) mod compare;
 mod copy;
 mod cuts;
 mod flush;
+mod frames;
 mod hostile;
 mod in_place;
 mod intent;

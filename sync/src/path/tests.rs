@@ -134,7 +134,11 @@ proptest! {
     }
 
     #[test]
-    fn order_is_that_of_components_and_of_sort_keys(a in any_path(), b in any_path()) {
+    fn order_is_that_of_components_and_of_sort_keys(a in any_path(), b in any_path(), alike in 0usize..200) {
+        let begin = "d".repeat(alike);
+        let [a, b] = [a, b].map(|path| {
+            RelPath::from_bytes(&[begin.as_bytes(), path.as_bytes()].concat()).unwrap_or(path)
+        });
         let by_components = a.components().cmp(b.components());
         prop_assert_eq!(a.cmp(&b), by_components);
         prop_assert_eq!(a.sort_key().cmp(&b.sort_key()), by_components);
