@@ -82,6 +82,8 @@ pub(super) struct Results {
     pub settled: BTreeSet<(TreeId, RelPath)>,
     /// Not applied, to be asked for again.
     pub failed: Vec<(TreeId, RelPath, Here)>,
+    /// Applied but for an attribute, whose error stays.
+    pub missed: BTreeSet<(TreeId, RelPath)>,
 }
 
 impl Worker {
@@ -334,6 +336,7 @@ impl Worker {
         for outcome in report.outcomes {
             for missed in outcome.missed {
                 self.trees[at].error(&outcome.path, missed.to_string());
+                results.missed.insert((tree, outcome.path.clone()));
             }
             match outcome.result {
                 Ok(key) => drop(keys.insert(outcome.path, key)),
@@ -561,10 +564,15 @@ impl Results {
         self.received.iter().any(is)
     }
 
-    /// The path now is as the source has it.
+    /// The path now is as the source has it, in all that could be applied.
     pub(super) fn applied(&self, tree: TreeId, path: &RelPath) -> bool {
         self.received
             .iter()
             .any(|(t, p, ..)| *t == tree && p == path)
+    }
+
+    /// An attribute of the path could not be applied.
+    pub(super) fn lacks(&self, tree: TreeId, path: &RelPath) -> bool {
+        !self.missed.is_empty() && self.missed.contains(&(tree, path.clone()))
     }
 }

@@ -177,8 +177,10 @@ impl Worker {
                     tree.kept.remove(path);
                 }
                 if results.applied(*tree_id, path) {
-                    tree.no_error(path);
                     tree.flagged.remove(path);
+                    if !results.lacks(*tree_id, path) {
+                        tree.no_error(path);
+                    }
                 }
             }
         }
