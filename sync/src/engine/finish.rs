@@ -56,11 +56,16 @@ impl Worker {
                 .or_default()
                 .insert(sight.path.clone());
         }
-        let leftovers = if commit.caught_up {
+        let mut leftovers = if commit.caught_up {
             self.all_leftovers(source, &results)?
         } else {
             Vec::new()
         };
+        // What is asked for already is no version of somebody's own, or its record says so.
+        leftovers.retain(|(tree, path, _)| {
+            let asked = unsettled.get(tree);
+            !asked.is_some_and(|paths| paths.contains(path))
+        });
         for (tree, path, _) in &leftovers {
             unsettled.entry(*tree).or_default().insert(path.clone());
         }
