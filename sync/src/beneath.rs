@@ -32,6 +32,7 @@ pub struct Root {
     path: PathBuf,
     stat: Stat,
     cross_mounts: bool,
+    flags: bool,
     /// False once the kernel has refused `openat2` itself.
     openat2: AtomicBool,
 }
@@ -49,8 +50,20 @@ impl Root {
             path: path.to_path_buf(),
             stat,
             cross_mounts,
+            flags: false,
             openat2: AtomicBool::new(true),
         })
+    }
+
+    /// Whether the flags of `chattr` are part of what its entries are.
+    pub fn with_flags(mut self, flags: bool) -> Root {
+        self.flags = flags;
+        self
+    }
+
+    /// Whether the flags of `chattr` are part of what its entries are.
+    pub fn flags(&self) -> bool {
+        self.flags
     }
 
     /// The held descriptor.

@@ -7,7 +7,8 @@
 //! 3. make visible, in the order of the steps, with the role token held: the expected state of each path is checked
 //!    again just before, then one rename (an exchange where a directory and something else change places). Directories whose
 //!    mode only becomes stricter have it before: what comes into them was written behind it;
-//! 4. the modification times of all directories whose entries changed;
+//! 4. the modification times of all directories whose entries changed; last, where the tree carries them, the flags of
+//!    `chattr`, of which the protecting ones were taken away from what phase 3 had to change;
 //! 5. second durability, then the new local keys are read.
 //!
 //! A large file of a tree that is updated in place is no rename but a journal that is carried out: see `commit/inplace.rs`.
@@ -21,8 +22,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::beneath::Root;
+use crate::chattr::Freed;
 use crate::cut;
-use crate::entry::LocalKey;
+use crate::entry::{Flags, LocalKey};
 use crate::fault::Fault;
 use crate::path::RelPath;
 use crate::private::Private;
@@ -139,6 +141,7 @@ pub fn apply<E>(
     }
     cut::here("after the steps");
     settle::directory_times(&mut run, &mut report);
+    settle::flags(&mut run, &mut report);
     cut::here("after the times");
     if report.stopped.is_none() && report.outcomes.iter().all(|o| o.result.is_ok()) {
         visible();
@@ -179,6 +182,16 @@ struct Run<'a> {
     keys: HashMap<RelPath, LocalKey>,
     /// The modification times that steps asked for directories.
     dir_times: BTreeMap<RelPath, crate::entry::Meta>,
+    /// Flags that steps asked for, and the inode that they are for.
+    wanted: BTreeMap<RelPath, (Flags, (u64, u64))>,
+    /// The inode that the step which is carried out put or changed.
+    changed_here: Option<(u64, u64)>,
+    /// What lost its protecting flags for this apply and is still there at its end.
+    freed: Vec<Freed>,
+    /// What lost them for the step that is carried out.
+    freed_here: Option<Freed>,
+    /// Flags were changed after what they belong to had become durable.
+    reflagged: bool,
     /// Of files that were changed in place: to be retired when all is durable.
     journals: Vec<inplace::Open>,
     /// Where what is removed goes.
@@ -202,6 +215,11 @@ impl<'a> Run<'a> {
             put: HashMap::new(),
             keys: HashMap::new(),
             dir_times: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            changed_here: None,
+            freed: Vec::new(),
+            freed_here: None,
+            reflagged: false,
             journals: Vec::new(),
             trash: target
                 .trash

@@ -7,7 +7,9 @@ use std::fmt;
 use std::ops::Deref;
 
 mod base;
+mod flags;
 pub use base::{Acked, Base, Basis, Change};
+pub use flags::{FLAGS_NAME, Flags};
 
 /// Longest target of a symbolic link in bytes (`PATH_MAX`, with which Linux bounds it too).
 pub const MAX_LINK_TARGET: usize = 4096;
@@ -28,6 +30,9 @@ pub enum StateError {
         "extended attributes hold more than {MAX_XATTRS} bytes, or a name is empty, above 255 bytes or has a NUL byte"
     )]
     Xattrs,
+    /// Flags that are none, or of which one is not carried.
+    #[error("flags that are not known")]
+    Flags,
     /// Bits beyond `0o7777`.
     #[error("a mode has bits beyond 07777")]
     Mode,
@@ -97,7 +102,8 @@ impl fmt::Debug for LinkTarget {
     }
 }
 
-/// Extended attributes by name, at most [`MAX_XATTRS`] bytes in all. POSIX ACLs are among them.
+/// Extended attributes by name, at most [`MAX_XATTRS`] bytes in all. POSIX ACLs are among them, and in a tree that carries
+/// them the [`Flags`] of `chattr`.
 #[derive(Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(
     try_from = "BTreeMap<Vec<u8>, Vec<u8>>",
@@ -116,7 +122,31 @@ impl TryFrom<BTreeMap<Vec<u8>, Vec<u8>>> for Xattrs {
         if total > MAX_XATTRS || !map.keys().all(name_ok) {
             return Err(StateError::Xattrs);
         }
+        let flags = map.get(FLAGS_NAME).map(|value| Flags::from_value(value));
+        if flags == Some(None) {
+            return Err(StateError::Flags);
+        }
         Ok(Xattrs(map))
+    }
+}
+
+impl Xattrs {
+    /// The flags of `chattr`, which are kept under a name of their own; of a tree that does not carry them: none.
+    pub fn flags(&self) -> Flags {
+        let value = self.0.get(FLAGS_NAME);
+        value
+            .and_then(|value| Flags::from_value(value))
+            .unwrap_or_default()
+    }
+
+    /// The same with these flags. Within the bound: an attribute of the name is there already, or none comes.
+    pub(crate) fn with_flags(&self, flags: Flags) -> Xattrs {
+        let mut map = self.0.clone();
+        match flags.is_empty() {
+            true => drop(map.remove(FLAGS_NAME)),
+            false => drop(map.insert(FLAGS_NAME.to_vec(), flags.to_value())),
+        }
+        Xattrs(map)
     }
 }
 

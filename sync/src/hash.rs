@@ -252,14 +252,14 @@ pub fn read(root: &Root, wanted: Wanted<'_>, how: How<'_>) -> Result<Option<Read
     if wanted.file
         && let Some(file) = root.open_regular(wanted.path)
     {
-        return read_file(&file, wanted, how).map(Some);
+        return read_file(&file, wanted, how, root.flags()).map(Some);
     }
     let held = match root.open_path(wanted.path) {
         Ok(held) => held,
         Err(Fault::Missing) => return Ok(None),
         Err(fault) => return Err(fault),
     };
-    let seen = meta::read_fd(held.as_fd())?;
+    let seen = meta::read_fd(held.as_fd(), root.flags())?;
     if !matches!(seen.what, What::File(_)) || wanted.unread.covers(&seen) {
         return Ok(Some(Read::unread(seen)));
     }
@@ -267,14 +267,14 @@ pub fn read(root: &Root, wanted: Wanted<'_>, how: How<'_>) -> Result<Option<Read
         Fault::Missing | Fault::NotBeneath => Fault::Changed("it is gone"),
         fault => fault,
     })?;
-    read_file(&file, wanted, how).map(Some)
+    read_file(&file, wanted, how, root.flags()).map(Some)
 }
 
-fn read_file(file: &File, wanted: Wanted<'_>, how: How<'_>) -> Result<Read, Fault> {
+fn read_file(file: &File, wanted: Wanted<'_>, how: How<'_>, flags: bool) -> Result<Read, Fault> {
     if how.flush_first {
         rustix::fs::fdatasync(file).map_err(|e| Fault::os("fdatasync", e))?;
     }
-    let seen = meta::read_open(file)?;
+    let seen = meta::read_open(file, flags)?;
     if wanted.unread.covers(&seen) {
         return Ok(Read::unread(seen));
     }

@@ -4,6 +4,8 @@
 pub(crate) mod accounts;
 #[allow(clippy::disallowed_methods)]
 pub mod beneath;
+#[allow(clippy::disallowed_methods)]
+pub(crate) mod chattr;
 pub mod chunks;
 #[allow(clippy::disallowed_methods)]
 pub mod commit;

@@ -14,7 +14,10 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrF
 use rustix::io::Errno;
 
 use crate::beneath::Root;
-use crate::entry::{ContentHash, Kind, LinkTarget, LocalKey, MAX_XATTRS, Meta, State, Xattrs};
+use crate::chattr;
+use crate::entry::{
+    ContentHash, FLAGS_NAME, Flags, Kind, LinkTarget, LocalKey, MAX_XATTRS, Meta, State, Xattrs,
+};
 use crate::fault::Fault;
 use crate::path::RelPath;
 use crate::stat::Stat;
@@ -93,23 +96,23 @@ pub fn read(root: &Root, path: &RelPath) -> Result<Option<Seen>, Fault> {
         Err(Fault::Missing) => return Ok(None),
         Err(fault) => return Err(fault),
     };
-    read_fd(held.as_fd()).map(Some)
+    read_fd(held.as_fd(), root.flags()).map(Some)
 }
 
 /// Reads the entry of an open descriptor, best an `O_PATH` one.
 ///
 /// Between two changes of the entry the result can mix the old and the new version; its [`LocalKey`] is then the old
-/// one, so that a later look sees the change.
-pub fn read_fd(fd: BorrowedFd<'_>) -> Result<Seen, Fault> {
-    read_with(fd, Named::Proc(&proc_path(fd)))
+/// one, so that a later look sees the change. `flags`: those of `chattr` are read too.
+pub fn read_fd(fd: BorrowedFd<'_>, flags: bool) -> Result<Seen, Fault> {
+    read_with(fd, Named::Proc(&proc_path(fd)), flags)
 }
 
 /// Reads the entry of an open regular file or directory.
-pub fn read_open(file: &std::fs::File) -> Result<Seen, Fault> {
-    read_with(file.as_fd(), Named::Fd(file.as_fd()))
+pub fn read_open(file: &std::fs::File, flags: bool) -> Result<Seen, Fault> {
+    read_with(file.as_fd(), Named::Fd(file.as_fd()), flags)
 }
 
-fn read_with(fd: BorrowedFd<'_>, named: Named<'_>) -> Result<Seen, Fault> {
+fn read_with(fd: BorrowedFd<'_>, named: Named<'_>, flags: bool) -> Result<Seen, Fault> {
     let stat = Stat::of_fd(fd)?;
     let what = match stat.file_type() {
         FileType::RegularFile => What::File(stat.size),
@@ -126,12 +129,16 @@ fn read_with(fd: BorrowedFd<'_>, named: Named<'_>) -> Result<Seen, Fault> {
     } else {
         stat.mode & 0o7777
     };
+    let flags = match flags && (stat.is_file() || stat.is_dir()) {
+        true => chattr::read(fd)?,
+        false => Flags::default(),
+    };
     let meta = Meta {
         mode,
         uid: stat.uid,
         gid: stat.gid,
         mtime_ns: stat.mtime_ns,
-        xattrs: read_xattrs(named)?,
+        xattrs: read_xattrs(named, flags)?,
     };
     Ok(Seen { stat, what, meta })
 }
@@ -200,12 +207,15 @@ pub fn is_replicated_xattr(name: &[u8]) -> bool {
         || name == b"system.posix_acl_default"
 }
 
-fn read_xattrs(of: Named<'_>) -> Result<Xattrs, Fault> {
+fn read_xattrs(of: Named<'_>, flags: Flags) -> Result<Xattrs, Fault> {
     let mut found = BTreeMap::new();
     for name in xattr_names(of)? {
         if let Some(value) = xattr_value(of, &name)? {
             found.insert(name, value);
         }
+    }
+    if !flags.is_empty() {
+        found.insert(FLAGS_NAME.to_vec(), flags.to_value());
     }
     Xattrs::try_from(found).map_err(|_| Fault::Attribute {
         what: format!("extended attributes of more than {MAX_XATTRS} bytes"),
@@ -255,7 +265,7 @@ fn xattr_value(of: Named<'_>, name: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
 }
 
 /// Applies metadata to the entry of `fd` (an `O_PATH` descriptor or an open file) in the order that keeps each: owner
-/// (clears set-id bits and capabilities), mode, extended attributes, time.
+/// (clears set-id bits and capabilities), mode, extended attributes, time. The flags of `chattr` are left as they are.
 ///
 /// What cannot be applied (no right, a user namespace without the owner, a file system without the attribute) is
 /// returned by name and the rest is applied; if it is the owner, the set-id bits are left off. Only
@@ -406,10 +416,12 @@ const ACCESS: &[u8] = b"system.posix_acl_access";
 /// A security module puts its own label on every new file; it is not the peer's to take away.
 const LABEL: &[u8] = b"security.selinux";
 
-/// Whether an open file is known to have this owner, mode and these extended attributes. Its time may be another.
+/// Whether an open file is known to have this owner, mode and these extended attributes. Its time may be another, and so may
+/// its flags, which are set last.
 pub fn is_but_time(file: &std::fs::File, want: &Meta) -> bool {
     let fd = file.as_fd();
-    let (Ok(stat), Ok(have)) = (Stat::of_fd(fd), read_xattrs(Named::Fd(fd))) else {
+    let have = read_xattrs(Named::Fd(fd), Flags::default());
+    let (Ok(stat), Ok(have)) = (Stat::of_fd(fd), have) else {
         return false;
     };
     let mut have: BTreeMap<_, _> = have.into();
@@ -417,7 +429,9 @@ pub fn is_but_time(file: &std::fs::File, want: &Meta) -> bool {
         have.remove(LABEL);
     }
     (stat.uid, stat.gid, stat.mode & 0o7777) == (want.uid, want.gid, want.mode & 0o7777)
-        && have.iter().eq(want.xattrs.iter())
+        && have
+            .iter()
+            .eq(want.xattrs.iter().filter(|(name, _)| *name != FLAGS_NAME))
 }
 
 /// Gives an entry the wanted mode if that only takes rights from users, and the owner stays.
@@ -471,6 +485,10 @@ fn apply_xattrs(
         }
     }
     for (name, value) in want.iter() {
+        // Set last of all, when nothing is to be changed any more.
+        if name == FLAGS_NAME {
+            continue;
+        }
         if !is_replicated_xattr(name) {
             note(fd, missed, label(name), Errno::PERM)?;
             continue;

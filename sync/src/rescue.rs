@@ -17,6 +17,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::beneath::{Place, Root};
+use crate::chattr::Freed;
 use crate::cut;
 use crate::entry::State;
 use crate::fault::Fault;
@@ -194,29 +195,36 @@ impl OpenSet {
         root: &Root,
         path: &RelPath,
         number: u64,
-        parents: &mut BTreeMap<RelPath, (OwnedFd, i128)>,
+        parents: &mut BTreeMap<RelPath, Left>,
     ) -> Result<(), Fault> {
         let place = root.place(path)?;
         let parent = path.parent().unwrap_or_else(RelPath::root);
         let before = Stat::of_fd(place.dir())?;
         let dir = private::duplicate(place.dir())?;
         let target = Place::new(private::duplicate(self.dir.as_fd())?, &file_name(number))?;
-        place.rename_new(&target)?;
-        parents.entry(parent).or_insert((dir, before.mtime_ns));
-        Ok(())
+        let above = freed(root, dir.as_fd())?;
+        parents.entry(parent).or_insert(Left {
+            dir,
+            mtime_ns: before.mtime_ns,
+            freed: above,
+        });
+        let of_entry = match root.flags() {
+            true => freed(root, place.open_path()?.as_fd())?,
+            false => None,
+        };
+        place.rename_new(&target).inspect_err(|_| {
+            of_entry.iter().for_each(Freed::give_back);
+        })
     }
 
     /// The moves reach the disk; the directories keep their times.
-    fn settle(
-        &self,
-        root: &Root,
-        parents: &BTreeMap<RelPath, (OwnedFd, i128)>,
-    ) -> Result<(), Fault> {
-        for (path, (dir, mtime_ns)) in parents {
-            let time = meta::only_time(*mtime_ns);
-            if let Err(errno) = meta::set_mtime(dir.as_fd(), &time) {
+    fn settle(&self, root: &Root, parents: &BTreeMap<RelPath, Left>) -> Result<(), Fault> {
+        for (path, left) in parents {
+            let time = meta::only_time(left.mtime_ns);
+            if let Err(errno) = meta::set_mtime(left.dir.as_fd(), &time) {
                 tracing::debug!(%path, %errno, "the time of a directory could not be kept");
             }
+            left.freed.iter().for_each(Freed::give_back);
         }
         if parents.len() > FEW {
             return rustix::fs::syncfs(root.fd()).map_err(|e| Fault::os("syncfs", e));
@@ -224,8 +232,21 @@ impl OpenSet {
         if !parents.is_empty() {
             sync(self.dir.as_fd())?;
         }
-        parents.values().try_for_each(|(dir, _)| sync(dir.as_fd()))
+        parents.values().try_for_each(|left| sync(left.dir.as_fd()))
     }
+}
+
+/// A directory out of which something was moved.
+struct Left {
+    dir: OwnedFd,
+    mtime_ns: i128,
+    freed: Option<Freed>,
+}
+
+/// In a tree that carries flags they make way.
+fn freed(root: &Root, fd: BorrowedFd<'_>) -> Result<Option<Freed>, Fault> {
+    let flagged = root.flags() && Stat::of_fd(fd)?.protecting_flag().is_some();
+    flagged.then(|| Freed::take(fd)).transpose()
 }
 
 /// What is to be moved; `None` for a record only.
@@ -239,7 +260,9 @@ fn look(root: &Root, keep: &Keep) -> Result<Option<Stat>, Fault> {
     let place = root.place(&keep.path)?;
     let stat = place.stat()?.ok_or(Fault::Missing)?;
     let above = Stat::of_fd(place.dir())?;
-    if let Some(flag) = stat.protecting_flag().or(above.protecting_flag()) {
+    if let Some(flag) = stat.protecting_flag().or(above.protecting_flag())
+        && !root.flags()
+    {
         return Err(Fault::Flagged(flag));
     }
     if stat.is_dir() {

@@ -139,6 +139,8 @@ pub struct TreeConfig {
     pub update: Update,
     /// What says who owns an entry on the other node.
     pub owners: Owners,
+    /// Whether the flags of `chattr` are part of what an entry is.
+    pub flags: bool,
     /// Whether device nodes are made on the receiver.
     pub devices: bool,
     /// The standby changes it only by consistent sets, taken while it is held still. `None`: by single changes.
@@ -183,6 +185,7 @@ impl TreeConfig {
             local_changes: LocalChanges::default(),
             update: Update::default(),
             owners: Owners::default(),
+            flags: false,
             devices: true,
             freeze: None,
             max_delete: MaxDelete::default(),

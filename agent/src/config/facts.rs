@@ -237,6 +237,7 @@ impl Facts {
                 Owners::Name => "name",
             };
             put("owners", quoted(owners));
+            put("flags", tree.flags.to_string());
             put("devices", tree.devices.to_string());
             let max_delete = match tree.max_delete {
                 MaxDelete::Percent(percent) => quoted(&format!("{percent}%")),

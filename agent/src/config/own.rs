@@ -77,6 +77,7 @@ mod tests {
             local_changes: LocalChanges::Repair,
             update: Update::Atomic,
             owners: crate::config::types::Owners::Number,
+            flags: false,
             devices: true,
             freeze: None,
             max_delete: MaxDelete::Percent(50),

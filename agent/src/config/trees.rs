@@ -135,6 +135,7 @@ fn decode_one(
     let max_delete = reader.get("max_delete", max_delete, errors);
     let update = reader.get("update", choice(UPDATE), errors);
     let owners = reader.get("owners", choice(OWNERS), errors);
+    let flags = reader.get("flags", boolean, errors);
     let devices = reader.get("devices", boolean, errors);
     let freeze = reader.given("freeze").map(|_| freeze(reader, errors));
     let cross_mounts = reader.get("cross_mounts", boolean, errors);
@@ -164,6 +165,7 @@ fn decode_one(
         local_changes: local_changes?.value,
         update: update?.value,
         owners: owners?.value,
+        flags: flags?.value,
         devices: devices?.value,
         freeze: match freeze {
             Some(freeze) => Some(freeze?),

@@ -154,6 +154,8 @@ pub struct Tree {
     pub update: Update,
     /// What says who owns an entry on the other node.
     pub owners: Owners,
+    /// Whether the flags of chattr are replicated. Default false.
+    pub flags: bool,
     /// Whether device nodes are made on the standby. Default true.
     pub devices: bool,
     /// How it is held still for consistent sets.

@@ -206,6 +206,7 @@ fn everything(
                 config::Owners::Number => Owners::Number,
                 config::Owners::Name => Owners::Name,
             },
+            flags: tree.flags,
             devices: tree.devices,
             freeze: tree.freeze.as_ref().map(|f| Freeze {
                 before: f.before.clone(),

@@ -1,7 +1,6 @@
 //! Phase 3: one path after the other becomes visible.
 
-use std::collections::btree_map::Entry;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::inplace;
 use super::kept::holds_only;
@@ -11,6 +10,7 @@ use super::{Parent, Run};
 use rustix::fs::FileType;
 
 use crate::beneath::Place;
+use crate::chattr::Freed;
 use crate::cut;
 use crate::entry::{KindName, LocalKey, Meta};
 use crate::fault::Fault;
@@ -27,6 +27,7 @@ impl Run<'_> {
             path,
             expect,
             ready,
+            flags,
         } = item;
         let done = match (self.failed.get(&path), &ready) {
             // The first reason is the one that counts.
@@ -38,8 +39,19 @@ impl Run<'_> {
         };
         let (result, missed) = match done {
             // The keys are read at the end, when nothing moves them any more.
-            Ok(missed) => (Ok(None), missed),
+            Ok(missed) => {
+                // What was freed alone for this step is replaced, or its flags are set at the end.
+                self.freed_here = None;
+                if let Some(wanted) = flags.zip(self.changed_here.take()) {
+                    self.wanted.insert(path.clone(), wanted);
+                }
+                (Ok(None), missed)
+            }
             Err(fault) => {
+                self.changed_here = None;
+                if let Some(freed) = self.freed_here.take() {
+                    freed.give_back();
+                }
                 self.failed.insert(path.clone(), fault.clone());
                 (Err(fault), Vec::new())
             }
@@ -57,6 +69,7 @@ impl Run<'_> {
             return Vec::new();
         };
         if let Some(key) = new.key_in_place() {
+            self.changed_here = Some((key.dev, key.ino));
             self.keys.insert(path.clone(), key);
         }
         self.made.insert(path.clone());
@@ -78,8 +91,14 @@ impl Run<'_> {
             (place, _) => place?,
         };
         let now = self.permitted(path, &place)?;
+        match (&ready, &now) {
+            (Ready::FinishDir(_) | Ready::RestoreTime(_), _) => {}
+            (Ready::Remove { .. }, None) => {}
+            _ => self.expected(path, now.as_ref(), expect)?,
+        }
+        let now = now.map(|stat| self.free(&place, stat)).transpose()?;
         match ready {
-            Ready::Remove { dir } => self.remove(path, &place, now, expect, dir),
+            Ready::Remove { dir } => self.remove(path, &place, now, dir),
             Ready::FinishDir(meta) => self.finish_dir(path, &place, now, meta),
             Ready::RestoreTime(meta) => match now {
                 Some(stat) if stat.is_dir() => {
@@ -88,19 +107,13 @@ impl Run<'_> {
                 }
                 _ => Err(Fault::Changed("not a directory any more")),
             },
-            Ready::Put(new) => {
-                self.expected(path, now.as_ref(), expect)?;
-                self.put(path, &place, now, new)
-            }
-            Ready::Link(to) => {
-                self.expected(path, now.as_ref(), expect)?;
-                self.link(path, &place, now, &to)
-            }
+            Ready::Put(new) => self.put(path, &place, now, new),
+            Ready::Link(to) => self.link(path, &place, now, &to),
             Ready::Meta(meta) => self.set_meta(path, &place, now, expect, &meta),
         }
     }
 
-    /// What is there, if it may be changed: not on another mount, not flagged, not protected.
+    /// What is there, if it may be changed: not on another mount, not protected, and not flagged unless the tree carries flags.
     fn permitted(&self, path: &RelPath, place: &Place) -> Result<Option<Stat>, Fault> {
         let now = place.stat()?;
         if let Some(stat) = &now {
@@ -108,7 +121,9 @@ impl Run<'_> {
             if !root.cross_mounts() && !root.opened_as().same_mount(stat) {
                 return Err(Fault::MountBelow);
             }
-            if let Some(flag) = stat.protecting_flag() {
+            if let Some(flag) = stat.protecting_flag()
+                && !root.flags()
+            {
                 return Err(Fault::Flagged(flag));
             }
             if (self.target.protect)(path, stat.is_dir()) {
@@ -116,6 +131,33 @@ impl Run<'_> {
             }
         }
         Ok(now)
+    }
+
+    /// Takes away what forbids changing an entry that may be changed. Its stat is as it was before: only the change time moved
+    /// since.
+    fn free(&mut self, place: &Place, found: Stat) -> Result<Stat, Fault> {
+        if found.protecting_flag().is_none() {
+            return Ok(found);
+        }
+        let (held, stat) = hold(place, Some(found))?;
+        let freed = Freed::take(held.as_fd())?;
+        self.touched.insert((stat.dev, stat.ino));
+        match stat.is_dir() || stat.nlink > 1 {
+            true => self.freed.push(freed),
+            false => self.freed_here = Some(freed),
+        }
+        cut::here("after a flag made way");
+        Ok(stat)
+    }
+
+    /// The same for a directory or a file that stays, by its descriptor.
+    fn free_fd(&mut self, fd: BorrowedFd<'_>, stat: &Stat) -> Result<(), Fault> {
+        match stat.protecting_flag() {
+            Some(_) if self.target.root.flags() => self.freed.push(Freed::take(fd)?),
+            Some(flag) => return Err(Fault::Flagged(flag)),
+            None => {}
+        }
+        Ok(())
     }
 
     /// Whether what is there is what the plan was made for.
@@ -154,13 +196,11 @@ impl Run<'_> {
     /// Remembers the directory that holds the entry, before its first change.
     fn note_parent(&mut self, path: &RelPath, place: &Place) -> Result<(), Fault> {
         let parent = path.parent().unwrap_or_else(RelPath::root);
-        if let Entry::Vacant(vacant) = self.parents.entry(parent) {
+        if !self.parents.contains_key(&parent) {
             let before = Stat::of_fd(place.dir())?;
-            if let Some(flag) = before.protecting_flag() {
-                return Err(Fault::Flagged(flag));
-            }
             let dir = private::duplicate(place.dir())?;
-            vacant.insert(Parent { dir, before });
+            self.free_fd(dir.as_fd(), &before)?;
+            self.parents.insert(parent, Parent { dir, before });
         }
         Ok(())
     }
@@ -175,9 +215,9 @@ impl Run<'_> {
         let root = self.target.root;
         match ready {
             Ready::FinishDir(meta) => {
-                if let Some(flag) = Stat::of_fd(root.fd())?.protecting_flag() {
-                    return Err(Fault::Flagged(flag));
-                }
+                let stat = Stat::of_fd(root.fd())?;
+                self.free_fd(root.fd(), &stat)?;
+                self.changed_here = Some((stat.dev, stat.ino));
                 let missed = meta::apply(root.fd(), &meta)?;
                 self.dir_times.insert(RelPath::root(), meta);
                 Ok(missed)
@@ -193,7 +233,7 @@ impl Run<'_> {
     /// Gives directories their new mode before anything comes into them, if that only takes rights away: who is kept out by it must not
     /// see what the source wrote behind it. All else of them comes last, and so does what gives rights, for what is to go is there
     /// until then.
-    pub(super) fn tighten(&self, items: &[Item]) {
+    pub(super) fn tighten(&mut self, items: &[Item]) {
         for item in items {
             if let Ok(Ready::FinishDir(meta)) = &item.ready
                 && let Err(fault) = self.tighten_dir(&item.path, meta)
@@ -204,15 +244,17 @@ impl Run<'_> {
         }
     }
 
-    fn tighten_dir(&self, path: &RelPath, meta: &Meta) -> Result<(), Fault> {
+    fn tighten_dir(&mut self, path: &RelPath, meta: &Meta) -> Result<(), Fault> {
         if path.is_root() {
             return meta::tighten(self.target.root.fd(), meta);
         }
         let place = self.target.root.place(path)?;
-        let now = self.permitted(path, &place)?;
-        match now.is_some_and(|stat| stat.is_dir()) {
-            true => meta::tighten(hold(&place, now)?.0.as_fd(), meta),
-            false => Ok(()),
+        match self.permitted(path, &place)?.filter(Stat::is_dir) {
+            Some(dir) => {
+                let dir = self.free(&place, dir)?;
+                meta::tighten(hold(&place, Some(dir))?.0.as_fd(), meta)
+            }
+            None => Ok(()),
         }
     }
 
@@ -230,6 +272,7 @@ impl Run<'_> {
         let (held, stat) = hold(place, now)?;
         self.expected(path, Some(&stat), expect)?;
         self.touch(&stat);
+        self.changed_here = Some((stat.dev, stat.ino));
         meta::apply(held.as_fd(), meta)
     }
 
@@ -243,7 +286,8 @@ impl Run<'_> {
         if !now.is_some_and(|stat| stat.is_dir()) {
             return Err(Fault::Changed("not a directory any more"));
         }
-        let (held, _) = hold(place, now)?;
+        let (held, stat) = hold(place, now)?;
+        self.changed_here = Some((stat.dev, stat.ino));
         let missed = meta::apply(held.as_fd(), &meta)?;
         self.dir_times.insert(path.clone(), meta);
         Ok(missed)
@@ -261,6 +305,7 @@ impl Run<'_> {
         {
             let (open, missed) = inplace::patch(self.target, (place, now), &redo, staged)?;
             self.journals.push(open);
+            self.changed_here = now.map(|stat| (stat.dev, stat.ino));
             return Ok(missed);
         }
         self.note_parent(path, place)?;
@@ -279,6 +324,7 @@ impl Run<'_> {
         }
         new.set_moved();
         self.made.insert(path.clone());
+        self.changed_here = is.map(|is| (is.dev, is.ino));
         self.put.extend(is.map(|is| (path.clone(), is.key())));
         Ok(std::mem::take(&mut new.missed))
     }
@@ -301,8 +347,8 @@ impl Run<'_> {
         if (self.target.protect)(to, false) {
             return Err(Fault::Protected);
         }
-        if let Some(flag) = first.protecting_flag() {
-            return Err(Fault::Flagged(flag));
+        if first.protecting_flag().is_some() {
+            self.free_fd(hold(&of, Some(first))?.0.as_fd(), &first)?;
         }
         if !first.is_file() {
             return Err(Fault::Changed("the first name of the hard link is no file"));
@@ -328,14 +374,12 @@ impl Run<'_> {
         path: &RelPath,
         place: &Place,
         now: Option<Stat>,
-        expect: Expect,
         dir: bool,
     ) -> Result<Vec<Fault>, Fault> {
         // Gone already is what was wanted.
         let Some(old) = now else {
             return Ok(Vec::new());
         };
-        self.expected(path, Some(&old), expect)?;
         if old.is_dir() != dir {
             return Err(Fault::Changed("something of another kind is there"));
         }
@@ -343,7 +387,7 @@ impl Run<'_> {
         self.touch(&old);
         if dir {
             let was = match &self.trash {
-                Some(_) => meta::read_fd(hold(place, now)?.0.as_fd()).ok(),
+                Some(_) => meta::read_fd(hold(place, now)?.0.as_fd(), false).ok(),
                 None => None,
             };
             match place.rmdir() {

@@ -55,7 +55,9 @@ impl Redo {
         let stat = Stat::of_fd(base.as_fd()).ok()?;
         let large = stat.size >= IN_PLACE_FROM && state.kind.size() >= IN_PLACE_FROM;
         let fits = large && stat.is_file() && stat.nlink == 1 && stat.key() == key;
-        fits.then(|| Redo {
+        // A change in place could not go on after a crash.
+        let free = stat.protecting_flag().is_none() && !state.meta.xattrs.flags().protects();
+        (fits && free).then(|| Redo {
             body: Body {
                 path: path.clone(),
                 ino: stat.ino,

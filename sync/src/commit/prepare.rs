@@ -11,7 +11,7 @@ use super::complete::{Aside, Complete, Content};
 use super::stage::Staged;
 use super::step::Work;
 use crate::beneath::Place;
-use crate::entry::{Kind, LocalKey, Meta, State};
+use crate::entry::{Flags, Kind, LocalKey, Meta, State};
 use crate::fault::Fault;
 use crate::meta;
 use crate::path::RelPath;
@@ -69,6 +69,8 @@ pub(super) struct Item {
     pub(super) path: RelPath,
     pub(super) expect: Expect,
     pub(super) ready: Result<Ready, Fault>,
+    /// Flags of `chattr` that the entry gets when everything else is done.
+    pub(super) flags: Option<Flags>,
 }
 
 #[derive(Debug, Default)]
@@ -179,6 +181,7 @@ pub(super) fn all(target: &Target<'_>, work: Vec<Work>) -> Prepared {
     let mut prepared = Prepared::default();
     let asides = Asides::of(&work);
     for Work { step, content } in work {
+        let flags = flags(target, &step.action, content.as_ref());
         let ready = match &prepared.stopped {
             Some(fault) => Err(fault.clone()),
             None if step.path.is_private() => Err(Fault::NotBeneath),
@@ -194,12 +197,30 @@ pub(super) fn all(target: &Target<'_>, work: Vec<Work>) -> Prepared {
             path: step.path,
             expect: step.expect,
             ready,
+            flags,
         });
     }
     if let Some(fault) = prepared.stopped.clone() {
         prepared.refuse_rest(&fault);
     }
     prepared
+}
+
+/// Those that a step asks for. An entry that is not new gets them even if there are none: it may have some. In a tree that does
+/// not carry them a peer that sends some hears that they are not set.
+fn flags(target: &Target<'_>, action: &Action, content: Option<&Content>) -> Option<Flags> {
+    let (meta, is_new) = match action {
+        Action::Put(state) => {
+            let in_place =
+                |content: &Content| matches!(content, Content::Staged(s) if s.redo().is_some());
+            (&state.meta, !content.is_some_and(in_place))
+        }
+        Action::SetMeta(meta) | Action::FinishDir(meta) => (meta, false),
+        Action::MakeDir { .. } | Action::Link { .. } | Action::RestoreTime(_) => return None,
+        Action::RemoveFile | Action::RemoveDir => return None,
+    };
+    let flags = meta.xattrs.flags();
+    Some(flags).filter(|flags| !flags.is_empty() || (target.root.flags() && !is_new))
 }
 
 /// Directories that were built aside, by the path that they are for.

@@ -7,10 +7,13 @@ use super::Run;
 use super::prepare::{Item, Kept, Prepared, Ready};
 use super::step::Report;
 use crate::beneath::Root;
-use crate::entry::LocalKey;
+use crate::chattr;
+use crate::cut;
+use crate::entry::{Flags, LocalKey};
 use crate::fault::Fault;
 use crate::meta;
 use crate::path::RelPath;
+use crate::stat::Stat;
 
 /// What was staged reaches the disk, in a thread of its own, while `meanwhile` runs in this one.
 pub(super) fn first_beside<T>(
@@ -106,6 +109,48 @@ pub(super) fn directory_times(run: &mut Run<'_>, report: &mut Report) {
     }
 }
 
+/// Entries get the flags that a step asked for, else what was taken away from them for a change.
+pub(super) fn flags(run: &mut Run<'_>, report: &mut Report) {
+    for freed in &run.freed {
+        freed.give_back();
+    }
+    run.reflagged = !run.freed.is_empty();
+    let mut missed = BTreeMap::new();
+    for (path, (want, inode)) in &run.wanted {
+        match set_flags(run.target.root, path, *want, *inode) {
+            Ok(false) => {}
+            Ok(true) => {
+                run.reflagged = true;
+                run.touched.insert(*inode);
+            }
+            Err(fault) => drop(missed.insert(path, fault)),
+        }
+        cut::here("after flags were set");
+    }
+    for outcome in report.outcomes.iter_mut().filter(|o| o.result.is_ok()) {
+        outcome.missed.extend(missed.remove(&outcome.path));
+    }
+}
+
+/// True: it had others before. What is not there any more, or was replaced since, gets none.
+fn set_flags(root: &Root, path: &RelPath, want: Flags, inode: (u64, u64)) -> Result<bool, Fault> {
+    if !root.flags() {
+        return Err(Fault::Attribute {
+            what: format!("flags {want}, which this tree does not carry"),
+            errno: libc::EPERM,
+        });
+    }
+    let Ok(held) = root.open_path(path) else {
+        return Ok(false);
+    };
+    let stat = Stat::of_fd(held.as_fd())?;
+    let is_it = (stat.dev, stat.ino) == inode && (stat.is_file() || stat.is_dir());
+    match is_it {
+        true => chattr::set(held.as_fd(), want),
+        false => Ok(false),
+    }
+}
+
 /// Names, removals and times reach the disk.
 pub(super) fn second(run: &Run<'_>, report: &Report, by_one: bool) -> Result<(), Fault> {
     if report
@@ -116,7 +161,7 @@ pub(super) fn second(run: &Run<'_>, report: &Report, by_one: bool) -> Result<(),
     {
         return Ok(());
     }
-    if !by_one {
+    if !by_one || run.reflagged {
         return sync_all(run.target.root);
     }
     if let Some(trash) = &run.trash {

@@ -26,7 +26,7 @@ impl Worker {
             };
             let flag = |path: &RelPath| {
                 let stat = open.root.stat(path).ok().flatten();
-                stat.is_some_and(|s| s.protecting_flag().is_some())
+                !open.root.flags() && stat.is_some_and(|s| s.protecting_flag().is_some())
             };
             let free = |path: &RelPath| !flag(path) && !path.parent().is_some_and(|p| flag(&p));
             let paths: Vec<RelPath> = tree.flagged.iter().filter(|p| free(p)).cloned().collect();

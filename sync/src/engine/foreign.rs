@@ -3,7 +3,7 @@
 
 use super::intent::{ASIDE, Aside, INTENT, Intent};
 use super::judge::{
-    is_between, is_clean, is_name_of, is_untouched_name, local_record, only_time, same,
+    is_between, is_clean, is_name_of, is_untouched_name, local_record, only_flags, only_time, same,
 };
 use super::look::Sight;
 use super::status::Mode;
@@ -145,6 +145,11 @@ impl Worker {
                 None if !intent.is_empty() && only_time(&sight, known) => {
                     changes.between.push(sight)
                 }
+                // A tree that does not carry them any more is not asked for them.
+                _ if only_flags(known, sight.state.as_ref()) => match self.trees[at].config.flags {
+                    true => changes.between.push(sight),
+                    false => changes.keys.push(sight),
+                },
                 _ if open
                     .as_ref()
                     .zip(entry.as_ref())

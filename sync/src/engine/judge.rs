@@ -24,7 +24,8 @@ pub(super) fn is_known(entry: &IndexEntry, lies: &Lies, unfinished: bool) -> boo
         }
         _ => false,
     };
-    state || linked || (unfinished && before == now)
+    let flags = only_flags(entry.current.as_ref(), lies.state.as_ref());
+    state || linked || (flags && (entry.seq != 0 || unfinished)) || (unfinished && before == now)
 }
 
 pub(super) fn same(a: Option<&State>, b: Option<&State>) -> bool {
@@ -104,6 +105,26 @@ pub(super) fn is_name_of(open: Option<&Open>, sight: &Sight, becomes: Option<&St
 pub(super) fn only_time(sight: &Sight, known: Option<&State>) -> bool {
     let dir = |state: Option<&State>| state.filter(|s| s.kind.is_dir()).map(|s| s.meta.clone());
     dir(known).is_some_and(|known| same_but_time(&known, dir(sight.state.as_ref()).as_ref()))
+}
+
+/// What lies there is what the index says but for its flags. They are the source's, and nothing is lost with others: an apply
+/// takes them away for a change of its own, and a crash may have kept it from giving them back, to a directory above the
+/// change for example.
+pub(super) fn only_flags(known: Option<&State>, seen: Option<&State>) -> bool {
+    let Some((known, seen)) = known.zip(seen) else {
+        return false;
+    };
+    let (had, has) = (known.meta.xattrs.flags(), seen.meta.xattrs.flags());
+    if had == has || known.kind != seen.kind {
+        return false;
+    }
+    let xattrs = known.meta.xattrs.with_flags(has);
+    let meta = Meta {
+        xattrs,
+        ..known.meta.clone()
+    };
+    let time = known.kind.is_dir() || meta.mtime_ns == seen.meta.mtime_ns;
+    time && same_but_time(&meta, Some(&seen.meta))
 }
 
 pub(super) fn local_record(sight: &Sight, entry: Option<&IndexEntry>) -> Unreplicated {

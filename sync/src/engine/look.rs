@@ -234,14 +234,14 @@ impl Looker<'_> {
             },
             What::Dir => {
                 let was_dir = self.was_dir(entry);
-                self.plain(path, &seen, entry, out);
+                self.plain(path, &seen, entry.filter(|_| !dirt.force), out);
                 if dirt.recursive || (!was_dir && !dirt.walked) {
                     self.below(path, out)?;
                 }
                 Ok(())
             }
             _ => {
-                self.plain(path, &seen, entry, out);
+                self.plain(path, &seen, entry.filter(|_| !dirt.force), out);
                 Ok(())
             }
         }
@@ -258,15 +258,16 @@ impl Looker<'_> {
             .is_some_and(|s| s.kind.is_dir())
     }
 
+    /// Anything but a file. What `known` says of it is not told again.
     pub(super) fn plain(
         &self,
         path: &RelPath,
         seen: &Seen,
-        entry: Option<&IndexEntry>,
+        known: Option<&IndexEntry>,
         out: &mut Sights,
     ) {
         let local = Some(seen.key());
-        if entry.is_some_and(|e| e.local == local && e.current.is_some() && e.seq != 0) {
+        if known.is_some_and(|e| e.local == local && e.current.is_some() && e.seq != 0) {
             return;
         }
         out.seen.push(Sight {

@@ -62,6 +62,9 @@ fn finish(
     for missed in meta::apply(dir.as_fd(), want)? {
         tracing::warn!(%path, %missed, "an attribute of a new directory is not set");
     }
+    if root.flags() {
+        crate::chattr::set(dir.as_fd(), want.xattrs.flags())?;
+    }
     let dir = std::fs::File::from(dir);
     dir.sync_all().map_err(|e| Fault::io("fsync", &e))
 }

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 /// The kernel writes dirty blocks back after 30 s by default; four times that is on the safe side.
 const BEFORE_NS: i128 = 120_000_000_000;
+/// Since ever: all entries of a tree are read again, directories too.
+pub(super) const EVERYTHING: i128 = i128::MIN;
 /// Where the mark is kept in the index.
 const KEY: &str = "boot";
 /// A random number of each boot, see random(4).
@@ -75,9 +77,29 @@ impl Worker {
 
     /// What must be read again, for trees that were there at the start or came later.
     pub(super) fn load_read_since(&mut self) -> Result<(), IndexError> {
+        self.mark_flags()?;
         let mark: Option<Mark> = self.shared.index.snapshot()?.value(KEY)?;
         for tree in &mut self.trees {
             tree.read_since = mark.as_ref().and_then(|m| m.again.get(&tree.id).copied());
+        }
+        Ok(())
+    }
+
+    /// A tree carries flags from now on, or does no more: no key of an entry tells that.
+    fn mark_flags(&self) -> Result<(), IndexError> {
+        let snapshot = self.shared.index.snapshot()?;
+        let key = |tree: TreeId| format!("carries-flags/{tree}");
+        for tree in &self.trees {
+            let (id, now) = (tree.id, tree.config.flags);
+            if snapshot.value(&key(id))?.unwrap_or(false) == now {
+                continue;
+            }
+            self.shared.index.write(|w| {
+                let mut mark: Mark = w.value(KEY)?.unwrap_or_default();
+                mark.again.insert(id, EVERYTHING);
+                w.put_value(KEY, &mark)?;
+                w.put_value(&key(id), &now)
+            })?;
         }
         Ok(())
     }

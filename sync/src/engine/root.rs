@@ -85,7 +85,8 @@ impl Tree {
     fn root_now(&self, index: &Index) -> Result<(Root, RootFacts, Option<RootRecord>), Stop> {
         let path = self.config.root.display();
         let root = Root::open(&self.config.root, self.config.cross_mounts)
-            .map_err(|e| Stop::Identity(format!("the root {path} cannot be opened: {e}")))?;
+            .map_err(|e| Stop::Identity(format!("the root {path} cannot be opened: {e}")))?
+            .with_flags(self.config.flags);
         let facts = identity::facts(&root).map_err(|e| broken("the root", &e))?;
         let snapshot = index.snapshot().map_err(|e| broken("index", &e))?;
         let record = snapshot

@@ -4,6 +4,7 @@ mod ahead;
 pub(super) mod compare;
 mod copy;
 mod cuts;
+mod flags;
 mod flush;
 mod frames;
 mod hostile;

@@ -146,8 +146,8 @@ impl Worker {
 impl Tree {
     /// The same tree with another configuration: it is scanned, and its root opened anew if that is another one.
     fn take_config(&mut self, config: TreeConfig, shared: &Shared) {
-        let other_root =
-            (&self.config.root, self.config.cross_mounts) != (&config.root, config.cross_mounts);
+        let opened = |config: &TreeConfig| (config.root.clone(), config.cross_mounts, config.flags);
+        let other_root = opened(&self.config) != opened(&config);
         self.config = Arc::new(config);
         self.rescan = true;
         self.job = None;

@@ -1,6 +1,7 @@
 //! Walking a tree and comparing it with the index by local keys.
 
 use super::look::Looker;
+use super::reboot::EVERYTHING;
 use super::tree::{Dirt, Open};
 use crate::entry::IndexEntry;
 use crate::fault::Fault;
@@ -263,7 +264,7 @@ impl Step<'_> {
                 let file = stat.is_file();
                 let doubtful = self
                     .read_since
-                    .is_some_and(|since| file && key.ctime_ns >= since);
+                    .is_some_and(|since| (file || since == EVERYTHING) && key.ctime_ns >= since);
                 return Ok((!same || doubtful)
                     .then(|| look(file, if file { stat.size } else { 0 }))
                     .flatten());

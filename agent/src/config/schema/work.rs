@@ -30,7 +30,7 @@ pub(super) const TREE: Section = Section {
             "protect",
             "list of patterns",
             DefaultsTo("[]"),
-            "What is never changed or removed on the receiver. Immutable and append-only files are protected without being named here.",
+            "What is never changed or removed on the receiver. Immutable and append-only files are protected without being named here, unless the tree carries `flags`.",
         ),
         key(
             "deletes",
@@ -61,6 +61,12 @@ pub(super) const TREE: Section = Section {
             "\"number\" or \"name\"",
             DefaultsTo("\"number\""),
             "What says who owns an entry on the other node: its numbers, or the names that they have in /etc/passwd and /etc/group of each node.",
+        ),
+        key(
+            "flags",
+            "boolean",
+            DefaultsTo("false"),
+            "Whether the flags of chattr are replicated: immutable, append-only, nodump, noatime, sync and dirsync, of files and directories. false: they are not, and what is immutable or append-only on the standby stays as it is.",
         ),
         key(
             "devices",

@@ -71,7 +71,7 @@ fn change(rng: &mut Rng, root: &Path) -> std::io::Result<()> {
 }
 
 /// Waits until the replica has everything, or its worker was cut. True when it was cut.
-async fn until_cut(a: &Node, b: &Node) -> bool {
+pub(super) async fn until_cut(a: &Node, b: &Node) -> bool {
     let mut changes = b.engine().status_changes();
     let cut = |s: &crate::engine::EngineStatus| s.alarms.iter().any(|a| a.kind == "worker");
     // What it says of being consistent may be older than what was just written: only a flush tells.
