@@ -22,6 +22,7 @@ mod exceptions;
 mod finish;
 mod flags;
 mod foreign;
+pub(crate) mod fuzzy;
 #[allow(clippy::disallowed_methods)]
 mod handle;
 mod hold;

@@ -348,6 +348,12 @@ fn frames() -> Vec<Vec<u8>> {
             last: false,
         },
         Message::GivenUp(item),
+        Message::Fuzzy(wire::Fuzzy {
+            tree: TreeId::of("t"),
+            upto: 1,
+            paths: vec![RelPath::new("busy").expect("valid")],
+            more: 0,
+        }),
         Message::Idle(wire::Idle { upto: 1, stamp: 3 }),
         Message::Fetch {
             tree: TreeId::of("t"),

@@ -226,6 +226,19 @@ pub struct Outlook {
     pub whole: bool,
 }
 
+/// Files that never rest: what is read of them may be of no single moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fuzzy {
+    /// Tree.
+    pub tree: TreeId,
+    /// What is not named here any more has come to rest, and with everything up to this number the replica has it as it is.
+    pub upto: u64,
+    /// At most [`MAX_PATHS`].
+    pub paths: Vec<RelPath>,
+    /// So many more have no room here.
+    pub more: u64,
+}
+
 /// How the replica wants the content of an item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Want {
@@ -480,6 +493,8 @@ pub enum Message {
     },
     /// Source, each second until everything is durable. At most [`MAX_TREES`].
     Outlook(Vec<Outlook>),
+    /// Source: its list for a tree, ahead of what is read of a file that is new in it.
+    Fuzzy(Fuzzy),
 }
 
 /// A rename within a tree.
@@ -637,6 +652,11 @@ impl Message {
             Message::Moved { seq, .. } => check_seq(*seq),
             Message::Outlook(trees) => {
                 too_many(trees.len(), MAX_TREES, "an Outlook with too many trees")
+            }
+            Message::Fuzzy(list) => {
+                too_many(list.paths.len(), MAX_PATHS, "a Fuzzy with too many paths")?;
+                check_seq(list.upto)?;
+                list.paths.iter().try_for_each(check_path)
             }
             Message::Hole { len, .. } if *len == 0 || *len > MAX_HOLE => {
                 Err(BadMessage("a Hole of no bytes or that is too long"))

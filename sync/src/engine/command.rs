@@ -19,7 +19,7 @@ use crate::progress::Transfers;
 use crate::tail::Tails;
 use crate::token::RoleToken;
 use crate::tree::{PairConfig, TreeConfig, TreeId};
-use crate::wire::{Idle, Move, Refuse, VerifyAnswer, VerifyPart};
+use crate::wire::{Fuzzy, Idle, Move, Refuse, VerifyAnswer, VerifyPart};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -76,6 +76,8 @@ pub(crate) enum Command {
     },
     /// What became of a rename that a session was asked to send.
     Moved { tree: TreeId, seq: u64, done: bool },
+    /// The source's list of files that never rest.
+    Fuzzy { session: u64, list: Fuzzy },
     /// Carry out a rename of the source's. False: not as one.
     Move {
         session: u64,
@@ -229,6 +231,8 @@ pub(crate) struct Shared {
     pub chunks: ChunkMemory,
     /// Files that have grown and were not read whole since.
     pub unverified: watch::Sender<usize>,
+    /// The lists that a source tells of files that never rest.
+    pub fuzzy: watch::Sender<Arc<Vec<Fuzzy>>>,
     /// Copies that are kept of files that never rest.
     pub kept: AtomicUsize,
     /// Commands that wait until no file is unverified.

@@ -93,6 +93,14 @@ impl Worker {
                     self.follow_rename();
                 }
             }
+            Command::Fuzzy { session, list } => {
+                let marked = self.in_order(session, |worker| {
+                    worker.mark_fuzzy(list).map_err(|e| e.to_string())
+                });
+                if let Err(why) = marked {
+                    tracing::debug!(why, "files that never rest are not marked");
+                }
+            }
             Command::PeerLost { kept } => self.peer_lost(kept),
             Command::Suspect { tree, paths } => self.suspect(tree, paths),
             Command::Compared => self.verify_unverified(),
@@ -125,6 +133,7 @@ impl Worker {
         self.lag = LagQueue::default();
         // Before a session can see the new mode.
         self.shared.scanned.send_replace(false);
+        self.turn_marks();
         self.shared.mode.send_replace(mode);
         for tree in &mut self.trees {
             tree.rescan = true;

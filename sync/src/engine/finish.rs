@@ -276,6 +276,9 @@ impl Worker {
                 .store(commit.stamp, std::sync::atomic::Ordering::Release);
         }
         self.shared.head.send_replace(commit.upto);
+        if let Err(error) = self.let_go_of_marks(commit.upto) {
+            self.index_failed(&error);
+        }
         self.touch();
         Applied {
             acked,

@@ -117,6 +117,7 @@ impl Engine {
             fresh_at: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             follows: AtomicBool::new(false),
+            fuzzy: watch::Sender::default(),
             receivers,
             from: Mutex::new(None),
             sessions: AtomicU64::new(1),

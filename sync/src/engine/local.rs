@@ -243,15 +243,14 @@ impl Worker {
             None => return,
         };
         let sights = self.note(at, sights);
-        if sights.is_empty() {
-            return;
-        }
         let result = match (&self.mode, self.numbers_changes()) {
+            _ if sights.is_empty() => Ok(()),
             (Mode::Replica, false) => self.local_changes(at, sights),
             _ => self.record(at, sights, |_| Ok(())),
         };
-        if let Err(error) = result {
-            self.index_failed(&error);
+        match result {
+            Ok(()) => self.tell_rested(at),
+            Err(error) => self.index_failed(&error),
         }
     }
 
@@ -297,6 +296,7 @@ impl Worker {
         if !self.trees[at].dirty.is_empty() {
             self.due_now();
         }
+        self.tell_new_fuzzy(at);
         self.note_kept(at, sights.kept);
         self.forget_kept(at);
         sights.seen
@@ -318,6 +318,8 @@ impl Worker {
         let now = clock::now();
         let (tree, acked) = (self.trees[at].id, self.shared.peer.borrow().acked);
         let mut changes: Vec<Counted> = Vec::new();
+        let mut written = Vec::new();
+        let marked = self.trees[at].marks.here().clone();
         let unverified = self.trees[at].unverified.to_write();
         let deletes = &self.trees[at].deletes;
         let head = self.shared.index.write(|w| {
@@ -332,10 +334,15 @@ impl Worker {
                 let was = old.as_ref().is_some_and(|e| e.current.is_some());
                 let moved =
                     was && !is && lives_on(|d, i| w.by_inode(d, i, NAMES), &sight.path, &old)?;
-                if let Observed::Changed(_) =
+                let Observed::Changed(_) =
                     w.observe(tree, &sight.path, sight.state, sight.local)?
-                    && is != was
-                {
+                else {
+                    continue;
+                };
+                if marked.contains(&sight.path) {
+                    written.push(sight.path.clone());
+                }
+                if is != was {
                     let name = deletes.name(&sight.path);
                     changes.push(match (is, moved) {
                         (true, _) => Counted::Appeared(name),
@@ -355,7 +362,7 @@ impl Worker {
             self.shared.head.send_replace(head.1);
             self.touch();
         }
-        Ok(())
+        self.unmark(at, written.iter())
     }
 
     /// What was recorded, for the guard.

@@ -92,6 +92,7 @@ impl Worker {
         let own = |path: &RelPath| path.is_at_or_below(from) || path.is_at_or_below(to);
         let plain = follows_renames(&tree.config)
             && !tree.unverified.is_in_the_way(from, to)
+            && !tree.marks.are_in_the_way(from, to)
             && !tree.flagged.iter().any(own)
             && !tree.local_changes.iter().any(own)
             && !tree.dirty.keys().any(own);

@@ -211,6 +211,8 @@ impl Worker {
             || index.get(tree.id, to)?.is_some_and(|e| e.current.is_some())
             || to.is_at_or_below(from)
             || tree.unverified.is_in_the_way(from, to)
+            || tree.marks.are_in_the_way(from, to)
+            || tree.fuzzy.iter().any(|path| path.is_at_or_below(from))
         {
             return Ok(false);
         }

@@ -157,7 +157,7 @@ impl Worker {
             sockets_skipped: tree.sockets.len() as u64,
             set: self.set_status(tree, acked),
             unverified: tree.unverified.len() as u64,
-            fuzzy: tree.fuzzy.iter().map(RelPath::to_string).collect(),
+            fuzzy: tree.fuzzy_paths().iter().map(RelPath::to_string).collect(),
         })
     }
 }

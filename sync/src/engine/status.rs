@@ -112,7 +112,8 @@ pub struct TreeStatus {
     pub set: Option<SetStatus>,
     /// Files that have grown and of which what lies before the new end was not read again since.
     pub unverified: u64,
-    /// Files that change faster than they can be read; their copies are a mixture of versions.
+    /// Files that change faster than they can be read (source), or of which what lies here was read while they did (replica, and
+    /// a source that was one): it may be a mixture of versions.
     pub fuzzy: Vec<String>,
 }
 
@@ -219,7 +220,7 @@ pub struct Alarm {
     /// Tree it is about, if it is about one.
     pub tree: Option<String>,
     /// Stable short name: `guard`, `identity`, `writers`, `rescue`, `apply-error`, `spool-full`, `diverged`, `index`,
-    /// `watch`, `worker`, `verify`.
+    /// `watch`, `worker`, `verify`, `fuzzy`.
     pub kind: String,
     /// One sentence.
     pub text: String,

@@ -2,6 +2,7 @@
 
 use super::burst::Burst;
 use super::contents::Contents;
+use super::fuzzy::Marks;
 use super::moving::{Moving, Rename};
 use super::scanning::Scan;
 use super::sets::Sets;
@@ -249,6 +250,8 @@ pub(crate) struct Tree {
     pub sockets: BTreeSet<RelPath>,
     /// Files that never rest.
     pub fuzzy: BTreeSet<RelPath>,
+    /// Files of which what lies here may be of no single moment.
+    pub marks: Marks,
     /// Copies of them, to be sent.
     pub copies: BTreeMap<RelPath, ContentHash>,
     /// Files that have grown and were not read whole since.
@@ -321,6 +324,7 @@ impl Tree {
             mounts: BTreeSet::new(),
             sockets: BTreeSet::new(),
             fuzzy: BTreeSet::new(),
+            marks: Marks::default(),
             copies: BTreeMap::new(),
             unverified: Unverified::default(),
             rescued: 0,

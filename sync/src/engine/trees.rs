@@ -50,6 +50,7 @@ impl Worker {
         }
         self.load_flagged();
         self.load_skipped();
+        self.load_marks();
         self.load_sets().map_err(index)?;
         self.load_read_since().map_err(index)?;
         // What is watched, and how often, may be something else now.

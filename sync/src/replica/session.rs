@@ -18,7 +18,7 @@ use crate::progress::Transfers;
 use crate::source::session::ended;
 use crate::tree::{Part, TreeId};
 use crate::wire::{
-    Accept, Bytes, Commit, Durable, End, Hello, Item, Message, Record, Refuse, VerifyAnswer,
+    Accept, Bytes, Commit, Durable, End, Fuzzy, Hello, Item, Message, Record, Refuse, VerifyAnswer,
     VerifyPart,
 };
 use std::collections::{HashSet, VecDeque};
@@ -168,6 +168,7 @@ async fn session(
         superseded: true,
         source,
         out: VecDeque::new(),
+        fuzzy: Vec::new(),
         applied,
         unsettled: 1,
         asked_after: None,
@@ -274,6 +275,8 @@ struct Session<'s> {
     superseded: bool,
     source: NodeHeads,
     out: VecDeque<Message>,
+    /// Lists for the worker: each goes there before the next message is read.
+    fuzzy: Vec<Fuzzy>,
     applied: mpsc::Sender<Answer>,
     /// Paths that are not settled, as last heard.
     unsettled: usize,
@@ -375,6 +378,10 @@ impl Session<'_> {
                 }
                 return Ok(());
             }
+            Message::Fuzzy(list) => {
+                self.fuzzy.push(list.clone());
+                return Ok(());
+            }
             Message::Batch(_) if self.shared.transfers().is_empty() => {
                 let trees = self.trees.iter().map(|tree| (*tree, false));
                 *self.shared.transfers() = Transfers::of(trees, clock::now());
@@ -417,6 +424,12 @@ impl Session<'_> {
     }
 
     async fn effects(&mut self) -> Result<(), SessionError> {
+        for list in std::mem::take(&mut self.fuzzy) {
+            let session = self.number;
+            let command = Command::Fuzzy { session, list };
+            let sent = self.shared.commands.send(command).await;
+            sent.map_err(|e| SessionError::Local(e.to_string()))?;
+        }
         while let Some(effect) = self.machine.next_effect() {
             match effect {
                 Effect::Lookup { batch } => {

@@ -12,6 +12,7 @@ use super::machine::{Effect, SourceMachine};
 use super::outlook::{self, Outlooks};
 use crate::engine::clock;
 use crate::engine::command::{Command, Shared, VerifyAsk, floors, heads};
+use crate::engine::fuzzy;
 use crate::engine::localtime::minute_of_day;
 use crate::engine::moving::MoveOrder;
 use crate::engine::stream::{self, Channel, Ended, Gone, Pack};
@@ -22,7 +23,9 @@ use crate::limit::Limit;
 use crate::path::RelPath;
 use crate::progress::{Transfers, Work};
 use crate::tree::{MAX_TREES, TreeId};
-use crate::wire::{Accept, End, Hello, Item, MAX_QUESTIONS, Message, Record, VerifyAnswer, Want};
+use crate::wire::{
+    Accept, End, Fuzzy, Hello, Item, MAX_QUESTIONS, Message, Record, VerifyAnswer, Want,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -133,6 +136,7 @@ async fn session(
         machine: SourceMachine::new(begin, newest, accept.stamp, clock::now()).with_limits(slow),
         fetcher,
         out: VecDeque::new(),
+        fuzzy: Vec::new(),
         lanes: Lanes::new(limited),
         outlooks,
         transfers,
@@ -218,6 +222,8 @@ struct Session<'s> {
     machine: SourceMachine,
     fetcher: Fetcher,
     out: VecDeque<Message>,
+    /// The lists that were told last.
+    fuzzy: Vec<Fuzzy>,
     lanes: Lanes,
     outlooks: Outlooks,
     /// How far this session is.
@@ -258,7 +264,9 @@ impl Session<'_> {
         }
         let (outgoing, cancelled) = (channel.outgoing.clone(), channel.cancel.clone());
         let mut lifted = self.shared.lifted.subscribe();
+        let mut fuzzy = self.shared.fuzzy.subscribe();
         loop {
+            self.tell_fuzzy();
             self.effects()?;
             self.show();
             let idle = self.machine.tick(clock::now());
@@ -292,6 +300,7 @@ impl Session<'_> {
                     self.scanned(now, newest);
                 }
                 Ok(()) = lifted.changed() => self.paces_at = 0,
+                Ok(()) = fuzzy.changed() => drop(fuzzy.borrow_and_update()),
                 Some(order) = moves.recv() => {
                     self.machine.head_moved(up_to_rename(self.shared, order.seq));
                     self.machine.rename(order);
@@ -316,6 +325,16 @@ impl Session<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Files that never rest are told before anything is sent that was read of them: the worker tells them before it tells of
+    /// that.
+    fn tell_fuzzy(&mut self) {
+        for list in fuzzy::untold(self.shared, &self.fuzzy, |tree| self.books.gets(tree)) {
+            self.fuzzy.retain(|told| told.tree != list.tree);
+            self.fuzzy.push(list.clone());
+            self.out.push_back(Message::Fuzzy(list));
         }
     }
 

@@ -75,7 +75,8 @@ pub struct TreeStatus {
     /// Files that have grown and of which what lies before was not compared again since.
     #[serde(default)]
     pub unverified: u64,
-    /// Files that change faster than they can be read: not in sync while they do (master).
+    /// Files that change faster than they can be read, not in sync while they do (master); or of which what lies here was read
+    /// while they did, and may be torn (standby, and a master that was one).
     #[serde(default)]
     pub fuzzy: Vec<String>,
 }

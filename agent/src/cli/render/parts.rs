@@ -279,7 +279,7 @@ fn tree(t: &TreeStatus, master: bool, now: u64) -> Row {
     if let Some(first) = t.fuzzy.first() {
         let files = count(t.fuzzy.len() as u64, "file");
         notes.push(plain(format!(
-            "not in sync, changing faster than it can be read: {files}, the first {first}"
+            "not in sync, read while written and perhaps torn: {files}, the first {first}"
         )));
     }
     Row { cells, notes }

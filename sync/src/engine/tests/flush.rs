@@ -69,11 +69,58 @@ async fn a_file_that_never_rests_is_sent_again_and_again_and_keeps_nothing_else_
         b.until("a newer version", |_| there() != before).await;
     }
     assert!(kept(&a) <= 1, "the one before goes");
+    b.until("marked", |s| s.trees[0].fuzzy == ["busy"]).await;
     writer.end();
     a.until("at rest", |s| s.trees[0].fuzzy.is_empty()).await;
     flush(&a).await;
+    b.until("not marked", |s| s.trees[0].fuzzy.is_empty()).await;
     assert!(std::fs::read(a.tree().join("busy")).unwrap() == there());
     assert_eq!(kept(&a), 0);
+    cable.cut().await;
+}
+
+/// A standby knows which of its files may be torn, over a restart too, and as master says so until they are written again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_takes_over_names_what_may_be_torn() {
+    let (a, mut b) = pair(|_| {}).await;
+    const SIZE: usize = 24 << 20;
+    for name in ["busy", "quiet"] {
+        write(&a.tree().join(name), noise(SIZE, 1));
+    }
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let there = || std::fs::read(b.tree().join("busy")).unwrap();
+    let before = there();
+    let writer = Busy::begin(&a, SIZE as u64);
+    b.until("a newer version", |_| there() != before).await;
+    b.until("marked", |s| s.trees[0].fuzzy == ["busy"]).await;
+    cable.cut().await;
+    writer.end();
+    b.stop().await;
+    b.start();
+    b.engine().begin_source(2).await.unwrap();
+    let alarm = |s: &crate::engine::EngineStatus| {
+        let alarm = s.alarms.iter().find(|a| a.kind == "fuzzy");
+        alarm.map(|a| a.text.clone())
+    };
+    b.until("an alarm", |s| alarm(s).is_some()).await;
+    let text = alarm(&b.engine().status()).unwrap();
+    assert!(
+        text.starts_with("1 file(s)") && text.contains(": busy;"),
+        "{text}"
+    );
+    assert_eq!(b.engine().status().trees[0].fuzzy, ["busy"]);
+    // A standby of the new master hears of it, too.
+    a.engine().begin_replica().await.unwrap();
+    let cable = Cable::plug(&b, &a);
+    a.until("marked", |s| s.trees[0].fuzzy == ["busy"]).await;
+    write(&b.tree().join("busy"), "whole");
+    b.until("let go", |s| {
+        alarm(s).is_none() && s.trees[0].fuzzy.is_empty()
+    })
+    .await;
+    flush(&b).await;
+    a.until("let go", |s| s.trees[0].fuzzy.is_empty()).await;
     cable.cut().await;
 }
 
