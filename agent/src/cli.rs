@@ -20,6 +20,7 @@ mod rescue;
 mod status;
 mod takeover;
 mod text;
+mod trash;
 mod tree;
 mod verify;
 
@@ -90,6 +91,9 @@ enum Command {
     /// What was put aside before it was overwritten
     #[command(subcommand)]
     Rescue(rescue::Command),
+    /// What the master deleted and this node keeps for a while (deletes = "trash")
+    #[command(subcommand)]
+    Trash(trash::Command),
     /// Switch automatic moves off and on
     #[command(subcommand)]
     Maintenance(maintenance::Command),
@@ -195,6 +199,7 @@ async fn ask(command: Command, context: &Context) -> Outcome {
         Command::Tree(command) => tree::run(command, &client).await,
         Command::Adopt(args) => adopt::run(args, &client).await,
         Command::Rescue(command) => rescue::run(command, &client).await,
+        Command::Trash(command) => trash::run(command, &client).await,
         Command::Maintenance(command) => maintenance::run(command, &client).await,
         Command::Restart => reload::restart(&client).await,
         Command::Reload => reload::reload(&client).await,

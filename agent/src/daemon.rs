@@ -30,6 +30,7 @@ mod setup;
 mod start;
 mod status;
 mod tickets;
+mod trash;
 mod tree_hooks;
 mod verify;
 

@@ -52,6 +52,9 @@ fn request(bytes: &[u8]) {
     same::<types::RescueShowRequest>(bytes);
     same::<types::RescueFileRequest>(bytes);
     same::<types::RescueSelection>(bytes);
+    same::<types::TrashListRequest>(bytes);
+    same::<types::TrashRestoreRequest>(bytes);
+    same::<types::TrashEmptyRequest>(bytes);
 }
 
 /// What can be read is written so that it is read alike.

@@ -39,7 +39,7 @@ mod prepare;
 mod settle;
 mod stage;
 mod step;
-mod trash;
+pub(crate) mod trash;
 
 pub use complete::{Aside, Complete, Content};
 pub use inplace::{IN_PLACE_FROM, Redo, finish_journals};
@@ -47,7 +47,7 @@ pub(crate) use kept::holds_only;
 pub use partial::{Partial, clear_partials, clone_as_partial, new_partial};
 pub use stage::{Staged, Staging};
 pub use step::{Outcome, Report, Work};
-pub(crate) use trash::{purge, purge_oldest};
+pub(crate) use trash::{Purged, Which, purge, purge_oldest};
 
 /// Up to this many paths are made durable one by one. An `fsync` costs about 0.3 ms, a `syncfs` writes whatever else is
 /// dirty on the file system.

@@ -60,6 +60,7 @@ pub mod status;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod stream;
 mod tombstones;
+#[allow(clippy::disallowed_types)]
 mod trash;
 pub(crate) mod tree;
 mod trees;
@@ -75,8 +76,9 @@ mod worker;
 pub use error::{CommandError, OpenError, SessionError};
 pub use handle::Engine;
 pub use report::{
-    AcceptPrice, FlushReport, InitReport, NotCovered, PutFile, PutReport, RescueSet, RevokeReport,
-    SessionEnd, VerifyDifference, VerifyReport,
+    AcceptPrice, FlushReport, InitReport, NotCovered, PutEntry, PutFile, PutReport, RescueSet,
+    RevokeReport, SessionEnd, TrashContent, TrashEmptied, TrashItem, TrashKind, TrashListing,
+    Trashed, VerifyDifference, VerifyReport,
 };
 pub use sets::FreezeHooks;
 pub(crate) use sets::set_key;

@@ -100,6 +100,11 @@ impl Stat {
         self.file_type() == FileType::Directory
     }
 
+    /// Whether it is a symbolic link.
+    pub fn is_symlink(&self) -> bool {
+        self.file_type() == FileType::Symlink
+    }
+
     /// Whether both lie on the same mount. By device where the kernel does not number mounts.
     pub fn same_mount(&self, other: &Stat) -> bool {
         self.dev == other.dev && self.mount_id == other.mount_id

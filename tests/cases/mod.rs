@@ -34,7 +34,7 @@
 //! | status under 100 ms and heartbeats on time during a full first copy | `load::status_and_heartbeats_during_a_first_copy` |
 //! | a link that is slower than the core gets compressed data | `slow_link` |
 //! | a cut transfer of a large file goes on where it was | `resume::a_large_file_goes_on_where_it_was_cut_by_kill_9_of_either_agent` |
-//! | the commands | `commands`, `hold`, `rescue`, `configuration` |
+//! | the commands | `commands`, `hold`, `rescue`, `trash`, `configuration` |
 //! | the watchdog of systemd starves when the failover loop hangs | `systemd::the_watchdog_starves_when_the_failover_loop_hangs` |
 //! | replicas follow the master without a resend, keep what is past the branch, slow nothing | `replicas` |
 //! | a reload applies by difference, whole or not at all, with the role kept | `reload` |
@@ -64,3 +64,4 @@ mod splits;
 mod story;
 mod systemd;
 mod takeover;
+mod trash;

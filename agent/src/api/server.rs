@@ -76,6 +76,15 @@ pub trait Backend: Send + Sync + 'static {
     ) -> Answer<'_, Lines<types::RestoreEvent>>;
     /// `POST /v1/rescue/drop`.
     fn rescue_drop(&self, request: types::RescueSelection) -> Answer<'_, types::Done>;
+    /// `POST /v1/trash`.
+    fn trash_list(&self, request: types::TrashListRequest) -> Answer<'_, Lines<types::TrashEvent>>;
+    /// `POST /v1/trash/restore`.
+    fn trash_restore(
+        &self,
+        request: types::TrashRestoreRequest,
+    ) -> Answer<'_, Lines<types::RestoreEvent>>;
+    /// `POST /v1/trash/empty`.
+    fn trash_empty(&self, request: types::TrashEmptyRequest) -> Answer<'_, types::Done>;
     /// `POST /v1/maintenance`.
     fn maintenance(&self, request: types::MaintenanceRequest) -> Answer<'_, types::Done>;
     /// `POST /v1/restart`.
@@ -248,6 +257,9 @@ fn router<B: Backend>(backend: Arc<B>) -> Router {
         .route(path::RESCUE_FILE, poster!(rescue_file, file))
         .route(path::RESCUE_RESTORE, poster!(rescue_restore, lines))
         .route(path::RESCUE_DROP, poster!(rescue_drop, answer))
+        .route(path::TRASH, poster!(trash_list, lines))
+        .route(path::TRASH_RESTORE, poster!(trash_restore, lines))
+        .route(path::TRASH_EMPTY, poster!(trash_empty, answer))
         .route(path::MAINTENANCE, poster!(maintenance, answer))
         .route(
             path::RESTART,

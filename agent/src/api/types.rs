@@ -3,13 +3,14 @@
 //! Rules of compatibility: within a version fields and enum values are only added. A reader ignores fields that it
 //! does not know and reads an unknown enum value as `Unknown`. Durations are whole milliseconds (`*_ms`), moments are
 //! milliseconds since 1970 (`*_unix_ms`). A path of a file is text in which bytes that are not printable UTF-8 are
-//! escaped as `\xNN`; a request therefore names files by number, never by such a text.
+//! escaped as `\xNN` and a backslash as `\\`, so that it can be read back; a request names files by number, or by such a text.
 
 mod command;
 mod error;
 mod event;
 mod rescue;
 mod status;
+mod trash;
 mod tree;
 
 pub use command::*;
@@ -17,6 +18,7 @@ pub use error::*;
 pub use event::*;
 pub use rescue::*;
 pub use status::*;
+pub use trash::*;
 pub use tree::*;
 
 /// Version of the API, and the first component of each path.
@@ -58,6 +60,12 @@ pub mod path {
     pub const RESCUE_RESTORE: &str = "/v1/rescue/restore";
     /// POST [`super::RescueSelection`]: [`super::Done`].
     pub const RESCUE_DROP: &str = "/v1/rescue/drop";
+    /// POST [`super::TrashListRequest`]: lines of [`super::TrashEvent`].
+    pub const TRASH: &str = "/v1/trash";
+    /// POST [`super::TrashRestoreRequest`]: lines of [`super::RestoreEvent`].
+    pub const TRASH_RESTORE: &str = "/v1/trash/restore";
+    /// POST [`super::TrashEmptyRequest`]: [`super::Done`].
+    pub const TRASH_EMPTY: &str = "/v1/trash/empty";
     /// POST [`super::MaintenanceRequest`]: [`super::Done`].
     pub const MAINTENANCE: &str = "/v1/maintenance";
     /// POST [`super::Empty`]: [`super::Done`], and then the agent executes itself again.

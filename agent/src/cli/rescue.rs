@@ -194,8 +194,11 @@ async fn restore(request: &RestoreRequest, yes: bool, client: &Client) -> Outcom
         output::complain("nothing was done");
         return Ok(Exit::No);
     }
-    let mut events: EventStream<RestoreEvent> =
-        client.stream(path::RESCUE_RESTORE, request).await?;
+    follow(client.stream(path::RESCUE_RESTORE, request).await?).await
+}
+
+/// Shows what is put back, and what is not.
+pub(super) async fn follow(mut events: EventStream<RestoreEvent>) -> Outcome {
     while let Some(event) = events.next().await? {
         match event {
             RestoreEvent::Restored { path } => {

@@ -32,9 +32,10 @@ fn not_covered(of: &NotCovered) -> types::NotCovered {
 /// The engine's errors in the API's words.
 pub fn engine_error(error: &CommandError) -> ApiError {
     let code = match error {
-        CommandError::NoSuchTree(_) | CommandError::BadPath(_) | CommandError::NotInRescue(_) => {
-            ErrorCode::NotFound
-        }
+        CommandError::NoSuchTree(_)
+        | CommandError::BadPath(_)
+        | CommandError::NotInRescue(_)
+        | CommandError::NotInTrash(_) => ErrorCode::NotFound,
         CommandError::NotSource | CommandError::IsSource => ErrorCode::WrongRole,
         CommandError::NoSession => ErrorCode::PeerUnreachable,
         CommandError::Timeout(..) => ErrorCode::Timeout,
@@ -42,6 +43,7 @@ pub fn engine_error(error: &CommandError) -> ApiError {
         CommandError::Unborn(_)
         | CommandError::Root { .. }
         | CommandError::Occupied(_)
+        | CommandError::TooMuch(..)
         | CommandError::MoreGone { .. } => ErrorCode::Refused,
         _ => ErrorCode::Internal,
     };
@@ -370,6 +372,21 @@ impl Backend for Api {
         request: types::RestoreRequest,
     ) -> Answer<'_, Lines<types::RestoreEvent>> {
         answer!(self.0.rescue_restore(request).await)
+    }
+
+    fn trash_list(&self, request: types::TrashListRequest) -> Answer<'_, Lines<types::TrashEvent>> {
+        answer!(self.0.trash().list(request).await)
+    }
+
+    fn trash_restore(
+        &self,
+        request: types::TrashRestoreRequest,
+    ) -> Answer<'_, Lines<types::RestoreEvent>> {
+        answer!(self.0.trash_restore(request).await)
+    }
+
+    fn trash_empty(&self, request: types::TrashEmptyRequest) -> Answer<'_, types::Done> {
+        answer!(self.0.trash().empty(request).await)
     }
 
     fn rescue_drop(&self, request: types::RescueSelection) -> Answer<'_, types::Done> {

@@ -10,6 +10,7 @@ use super::on_disk::OnDisk;
 use super::rescue::RescueSide;
 use super::roles::unix_ms;
 use super::start::{ANSWERS, AgentStart, PULSE, StartError, lock};
+use super::trash::TrashSide;
 use super::{execute, setup};
 use crate::api::server;
 use crate::api::types::{ApiError, Done, ErrorCode, ReloadReport};
@@ -133,6 +134,13 @@ impl Replica {
 
     fn rescue(&self) -> RescueSide<'_> {
         RescueSide {
+            engine: &self.engine,
+            journal: &self.journal,
+        }
+    }
+
+    fn trash(&self) -> TrashSide<'_> {
+        TrashSide {
             engine: &self.engine,
             journal: &self.journal,
         }

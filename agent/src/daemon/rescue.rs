@@ -2,7 +2,7 @@
 
 use super::Daemon;
 use super::backend::engine_error;
-use super::restore::Header;
+use super::restore::{Header, What};
 use crate::api::server::{Lines, STREAM_QUEUE};
 use crate::api::types::{
     self, ApiError, ErrorCode, Line, RescueChange, RescueItem, RescueSelection, RestoreEvent,
@@ -194,9 +194,9 @@ impl Daemon {
             mode,
             owner,
             replace,
-            size: item.size,
+            what: What::File { size: item.size },
         };
-        self.restore_file(header, file).await
+        self.restore(header, Some(file)).await
     }
 }
 

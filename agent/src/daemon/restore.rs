@@ -1,4 +1,4 @@
-//! `tandem rescue restore`: a file goes from this node's rescue to the master, and from there its usual way.
+//! `tandem rescue restore` and `tandem trash restore`: an entry goes from this node to the master, and from there its usual way.
 
 use super::Daemon;
 use crate::link::message::{CHUNK_MAX, ErrorCode, Request, Response};
@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tandem_sync::engine::{CommandError, PutFile};
+use tandem_sync::engine::{CommandError, Engine, PutEntry, PutFile};
 use tandem_sync::path::RelPath;
 
 /// Files that are on their way at the same time: the command line sends one after the other.
@@ -34,19 +34,52 @@ pub struct Header {
     pub owner: (u32, u32),
     /// Whether another version on the master gives way.
     pub replace: bool,
-    /// Bytes that will come.
-    pub size: u64,
+    /// What it is.
+    pub what: What,
+}
+
+/// What comes back.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum What {
+    /// A file of so many bytes, which will come.
+    File {
+        /// How many.
+        size: u64,
+    },
+    /// A directory. One that is there is left as it is.
+    Directory,
+    /// A symbolic link to this.
+    Symlink(Vec<u8>),
 }
 
 impl Header {
-    fn parts(self) -> (String, PutFile) {
-        let file = PutFile {
+    /// Bytes that will come.
+    fn size(&self) -> u64 {
+        match self.what {
+            What::File { size } => size,
+            What::Directory | What::Symlink(_) => 0,
+        }
+    }
+
+    /// Puts it into the tree of this node, which is the master. `content` is that of a file.
+    async fn put(self, engine: &Engine, content: Option<File>) -> Result<(), CommandError> {
+        let to = PutFile {
             path: self.path,
             mode: self.mode,
             owner: self.owner,
             replace: self.replace,
         };
-        (self.tree, file)
+        let entry = match (self.what, content) {
+            (What::File { .. }, Some(content)) => {
+                return engine.put_file(&self.tree, to, content).await.map(drop);
+            }
+            (What::File { .. }, None) => {
+                return Err(CommandError::BadPath("a file without content".to_owned()));
+            }
+            (What::Directory, _) => PutEntry::Directory,
+            (What::Symlink(target), _) => PutEntry::Symlink(target),
+        };
+        engine.put_entry(&self.tree, to, entry).await.map(drop)
     }
 }
 
@@ -110,7 +143,7 @@ impl Restores {
             return unknown_transfer();
         };
         open.received += data.len() as u64;
-        if data.len() > CHUNK_MAX || open.received > open.header.size {
+        if data.len() > CHUNK_MAX || open.received > open.header.size() {
             return Response::error(ErrorCode::Refused, "more bytes than were announced");
         }
         let written = tokio::task::spawn_blocking(move || {
@@ -132,15 +165,14 @@ impl Restores {
         let Some(open) = self.take(transfer) else {
             return unknown_transfer();
         };
-        if open.hasher.finalize() != hash || open.received != open.header.size {
+        if open.hasher.finalize() != hash || open.received != open.header.size() {
             return Response::error(ErrorCode::Failed, "the file arrived damaged");
         }
         if let Err(error) = daemon.must_be_master() {
             return Response::error(ErrorCode::Refused, error.message);
         }
-        let (tree, file) = open.header.parts();
-        match daemon.engine.put_file(&tree, file, open.file).await {
-            Ok(_) => Response::Done,
+        match open.header.put(&daemon.engine, Some(open.file)).await {
+            Ok(()) => Response::Done,
             Err(CommandError::Occupied(_)) => Response::error(ErrorCode::Refused, OCCUPIED),
             Err(error) => Response::error(ErrorCode::Failed, error.to_string()),
         }
@@ -175,17 +207,16 @@ fn unknown_transfer() -> Response {
 }
 
 impl Daemon {
-    /// Sends one file to the master, or puts it into the tree when this node is master itself.
-    pub async fn restore_file(
+    /// Sends one entry to the master, or puts it into the tree when this node is master itself. `file` has the content of a
+    /// file.
+    pub async fn restore(
         self: &Arc<Self>,
         header: Header,
-        mut file: File,
+        mut file: Option<File>,
     ) -> Result<(), String> {
         if self.must_be_master().is_ok() {
-            let (tree, to) = header.parts();
-            let done = self.engine.put_file(&tree, to, file);
-            return match done.await {
-                Ok(_) => Ok(()),
+            return match header.put(&self.engine, file).await {
+                Ok(()) => Ok(()),
                 Err(CommandError::Occupied(_)) => Err(OCCUPIED.to_owned()),
                 Err(error) => Err(error.to_string()),
             };
@@ -205,12 +236,12 @@ impl Daemon {
             other => return Err(format!("unexpected answer {other:?}")),
         };
         let mut hasher = blake3::Hasher::new();
-        loop {
-            let (data, back) = read_chunk(file).await?;
-            file = back;
+        while let Some(rest) = file.take() {
+            let (data, rest) = read_chunk(rest).await?;
             if data.is_empty() {
                 break;
             }
+            file = Some(rest);
             hasher.update(&data);
             call(Request::RestoreChunk { transfer, data }).await?;
         }

@@ -22,11 +22,14 @@ use crate::fault::Fault;
 use crate::meta;
 use crate::path::{MAX_DEPTH, RelPath};
 use crate::private::{Private, names};
+use hour::{ROUNDS, SECONDS};
 
-/// Seconds of one directory of the trash.
-const HOUR: u64 = 3600;
-/// Directories of one hour: how often a path can go within it. Then what is removed once more replaces the newest.
-const ROUNDS: u32 = 100;
+mod hour;
+mod look;
+
+pub(crate) use hour::Hour;
+pub(crate) use look::{Content as TrashContent, Found, each, newest, open};
+
 /// Deepest directory that is removed: any that can come here. Each is an open directory and a call on the stack.
 const DEEPEST: usize = MAX_DEPTH + 1;
 /// Entries that go at once, at most, when there is no room for what comes to the trash: some ten milliseconds.
@@ -38,7 +41,7 @@ const OPEN: usize = 256;
 #[derive(Debug)]
 pub(super) struct Trash<'p> {
     private: &'p Private,
-    hour: String,
+    hour: Hour,
     /// By round and path.
     dirs: HashMap<(u32, RelPath), Arc<OwnedFd>>,
 }
@@ -48,7 +51,7 @@ impl<'p> Trash<'p> {
     pub fn new(private: &'p Private, now: u64) -> Trash<'p> {
         Trash {
             private,
-            hour: name_of(now / HOUR),
+            hour: Hour::of(now),
             dirs: HashMap::new(),
         }
     }
@@ -125,10 +128,7 @@ impl<'p> Trash<'p> {
         if let Some(dir) = self.dirs.get(&(round, path.clone())) {
             return Ok(Some(Arc::clone(dir)));
         }
-        let hour = match round {
-            0 => self.hour.clone(),
-            _ => format!("{}.{round}", self.hour),
-        };
+        let hour = self.hour.round(round).to_string();
         let Some(mut dir) = make(self.private.trash(), hour.as_bytes())? else {
             return Ok(None);
         };
@@ -173,15 +173,39 @@ pub(crate) struct Purged {
     pub stays: Option<Fault>,
 }
 
-/// Removes what is older than `age` (seconds), at most `most` entries.
-pub(crate) fn purge(private: &Private, now: u64, age: u64, most: usize) -> Result<Purged, Fault> {
-    let old = |hour: u64| (hour + 1).saturating_mul(HOUR).saturating_add(age) <= now;
+/// What goes from the trash.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Which {
+    /// The hours of which all is older than `age` at `now`, both in seconds.
+    Older {
+        /// Since 1970.
+        now: u64,
+        age: u64,
+    },
+    /// All hours, the present one too.
+    All,
+}
+
+impl Which {
+    fn has(self, hour: Hour) -> bool {
+        match self {
+            Which::Older { now, age } => {
+                let end = (hour.hour + 1).saturating_mul(SECONDS);
+                end.saturating_add(age) <= now
+            }
+            Which::All => true,
+        }
+    }
+}
+
+/// Removes these, at most `most` entries.
+pub(crate) fn purge(private: &Private, which: Which, most: usize) -> Result<Purged, Fault> {
     let mut sweep = Sweep::new(most);
-    for (_, name) in hours(private)?
+    for hour in look::hours(private)?
         .into_iter()
-        .take_while(|(hour, _)| old(*hour))
+        .take_while(|hour| which.has(*hour))
     {
-        sweep.remove(private.trash(), &name, 0);
+        sweep.remove(private.trash(), hour.to_string().as_bytes(), 0);
     }
     Ok(sweep.purged)
 }
@@ -189,23 +213,13 @@ pub(crate) fn purge(private: &Private, now: u64, age: u64, most: usize) -> Resul
 /// Makes room: removes from the oldest hour of which anything can be removed, whatever its age, at most `most` entries.
 pub(crate) fn purge_oldest(private: &Private, most: usize) -> Result<Purged, Fault> {
     let mut sweep = Sweep::new(most);
-    for (_, name) in hours(private)? {
-        sweep.remove(private.trash(), &name, 0);
+    for hour in look::hours(private)? {
+        sweep.remove(private.trash(), hour.to_string().as_bytes(), 0);
         if sweep.purged.removed > 0 {
             break;
         }
     }
     Ok(sweep.purged)
-}
-
-/// The directories of the trash, oldest first. What has another name is left alone.
-fn hours(private: &Private) -> Result<Vec<(u64, Vec<u8>)>, Fault> {
-    let mut hours: Vec<_> = names(private.trash())?
-        .into_iter()
-        .filter_map(|name| Some((hour_of(&name)?, name)))
-        .collect();
-    hours.sort_unstable();
-    Ok(hours)
 }
 
 /// Removing in a bounded step.
@@ -273,79 +287,19 @@ impl Sweep {
     }
 }
 
-/// An hour since 1970 as `2026-11-28T03`.
-fn name_of(hour: u64) -> String {
-    let (mut days, mut year) = (hour / 24, 1970u64);
-    loop {
-        let length = 365 + u64::from(leap(year));
-        if days < length {
-            break;
-        }
-        (days, year) = (days - length, year + 1);
-    }
-    let mut month = 1;
-    for length in months(year) {
-        if days < length {
-            break;
-        }
-        (days, month) = (days - length, month + 1);
-    }
-    format!("{year:04}-{month:02}-{:02}T{:02}", days + 1, hour % 24)
-}
-
-/// The hour of a name; `None` for what [`name_of`] does not make, a round after it or not.
-fn hour_of(name: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(name).ok()?;
-    let (hour, round) = text.split_once('.').unwrap_or((text, "0"));
-    round.parse::<u32>().ok().filter(|round| *round < ROUNDS)?;
-    let part = |range: std::ops::Range<usize>| hour.get(range)?.parse::<u64>().ok();
-    let (year, month, day, of_day) = (part(0..4)?, part(5..7)?, part(8..10)?, part(11..13)?);
-    if year < 1970 || !(1..=12).contains(&month) || day == 0 || of_day > 23 {
-        return None;
-    }
-    let years = (1970..year).map(|year| 365 + u64::from(leap(year)));
-    // At most 12, which fits.
-    let before = months(year).into_iter().take(month as usize - 1);
-    let found = (years.chain(before).sum::<u64>() + day - 1) * 24 + of_day;
-    (name_of(found) == hour).then_some(found)
-}
-
-fn leap(year: u64) -> bool {
-    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-}
-
-fn months(year: u64) -> [u64; 12] {
-    let february = 28 + u64::from(leap(year));
-    [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::beneath::Root;
     use crate::private;
 
-    #[test]
-    fn names_of_hours_are_read_as_they_are_written() {
-        assert_eq!(name_of(0), "1970-01-01T00");
-        assert_eq!(name_of(1_764_298_800 / HOUR), "2025-11-28T03");
-        assert_eq!(name_of(1_709_164_800 / HOUR), "2024-02-29T00");
-        for hour in (0..1_000_000).step_by(997) {
-            let name = name_of(hour);
-            assert_eq!(hour_of(name.as_bytes()), Some(hour), "{name}");
-            assert_eq!(hour_of(format!("{name}.7").as_bytes()), Some(hour));
-        }
-        for other in [
-            "",
-            "mine",
-            "2026-02-30T03",
-            "2026-1-1T1",
-            "2026-11-28T03.x",
-            "2026-11-28T03.100",
-            "2026-11-28 03",
-        ] {
-            assert_eq!(hour_of(other.as_bytes()), None, "{other}");
-        }
+    fn older(age: u64) -> Which {
+        let now = 1_000_000 * SECONDS;
+        Which::Older { now, age }
+    }
+
+    fn named(hour: u64) -> String {
+        Hour { hour, round: 0 }.to_string()
     }
 
     #[test]
@@ -353,10 +307,9 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp dir");
         let root = Root::open(temp.path(), false).expect("root");
         let private = Private::open(&root).expect("private");
-        let now = 1_000_000 * HOUR;
         let trash = temp.path().join(".tandem/trash");
         let make = |hour: u64, files: usize| {
-            let dir = trash.join(name_of(hour)).join("a/b");
+            let dir = trash.join(named(hour)).join("a/b");
             std::fs::create_dir_all(&dir).expect("mkdir");
             for i in 0..files {
                 std::fs::write(dir.join(format!("{i}")), b"x").expect("write");
@@ -368,10 +321,10 @@ mod tests {
         std::fs::create_dir(trash.join("mine")).expect("mkdir");
         let count = || std::fs::read_dir(&trash).expect("dir").count();
         // Three hours: the last moment of what goes is older.
-        let step = purge(&private, now, 3 * HOUR, 10).expect("purged");
+        let step = purge(&private, older(3 * SECONDS), 10).expect("purged");
         assert!(step.more && (1..=10).contains(&step.removed), "{step:?}");
         assert_eq!(count(), 4);
-        let step = purge(&private, now, 3 * HOUR, 1000).expect("purged");
+        let step = purge(&private, older(3 * SECONDS), 1000).expect("purged");
         assert_eq!((step.more, step.stays), (false, None));
         assert_eq!(count(), 2);
         // A few at a time; what has no right name is left alone.
@@ -388,9 +341,8 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp dir");
         let root = Root::open(temp.path(), false).expect("root");
         let private = Private::open(&root).expect("private");
-        let now = 1_000_000 * HOUR;
         let trash = temp.path().join(".tandem/trash");
-        let (first, second) = (name_of(999_000), name_of(999_001));
+        let (first, second) = (named(999_000), named(999_001));
         for hour in [&first, &second] {
             std::fs::create_dir_all(trash.join(hour).join("z")).expect("mkdir");
             std::fs::write(trash.join(hour).join("z/file"), b"x").expect("write");
@@ -403,7 +355,7 @@ mod tests {
                 .expect("a directory");
         }
         drop(dir);
-        let step = purge(&private, now, HOUR, 20_000).expect("purged");
+        let step = purge(&private, older(SECONDS), 20_000).expect("purged");
         assert!(step.stays.is_some() && !step.more, "{step:?}");
         assert!(!trash.join(&first).join("z").exists());
         assert!(!trash.join(&second).exists());

@@ -12,6 +12,8 @@ use super::status::{Alarm, EngineStatus, Mode, SessionStatus, TreeState};
 use super::tree::Roots;
 use crate::accounts::AccountFiles;
 use crate::chunks::ChunkMemory;
+use crate::commit::Purged;
+use crate::fault::Fault;
 use crate::index::Index;
 use crate::lineage::NodeHeads;
 use crate::path::RelPath;
@@ -131,6 +133,12 @@ pub(crate) enum Command {
     },
     /// A pass for a consistent set ended.
     Set(Box<Pass>),
+    /// Remove some of what is in a tree's trash: hours that are older, or any. `None`: the tree is not open.
+    EmptyTrash {
+        tree: TreeId,
+        older: Option<Duration>,
+        reply: Reply<Option<Result<Purged, Fault>>>,
+    },
     /// Single paths that a flush cannot speak for.
     Exceptions(Reply<Vec<NotCovered>>),
 }

@@ -122,6 +122,9 @@ impl Worker {
             Command::Accept { tree, most, reply } => drop(reply.send(self.accept(&tree, most))),
             Command::AcceptPrice { tree, reply } => drop(reply.send(self.accept_price(&tree))),
             Command::Set(pass) => self.end_pass(*pass),
+            Command::EmptyTrash { tree, older, reply } => {
+                drop(reply.send(self.empty_trash(tree, older)));
+            }
             Command::Exceptions(reply) => drop(reply.send(self.exceptions())),
         }
         self.touch();

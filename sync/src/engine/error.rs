@@ -94,6 +94,20 @@ pub enum CommandError {
     /// No such set in the rescue of this node, or no such entry in the set.
     #[error("the rescue has no {0}")]
     NotInRescue(String),
+    /// The trash of a tree cannot be read.
+    #[error("trash of tree {tree:?}: {why}")]
+    Trash {
+        /// Tree.
+        tree: String,
+        /// What happened.
+        why: String,
+    },
+    /// There is no such thing in the trash of this node.
+    #[error("the trash has no {0}")]
+    NotInTrash(String),
+    /// More lies below a path than one command puts back.
+    #[error("{0}: more than {1} entries are there: put back one part after the other")]
+    TooMuch(String, usize),
     /// Something else is at the path, and was not to be replaced.
     #[error("{0}: another version is there")]
     Occupied(String),

@@ -4,7 +4,7 @@
 use super::command::Shared;
 use super::error::CommandError;
 use super::handle::Engine;
-use super::report::{PutFile, PutReport, RescueSet};
+use super::report::{PutEntry, PutFile, PutReport, RescueSet};
 use super::status::Mode;
 use super::tree::Open;
 use crate::beneath::Place;
@@ -14,11 +14,13 @@ use crate::path::RelPath;
 use crate::private::Private;
 use crate::rescue::{self, Item, RescueError};
 use crate::tree::TreeId;
+use rustix::fs::{AtFlags, Gid, Uid};
+use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::ops::ControlFlow;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// Items that one listing may have. A set of more is listed up to here; its manifest has all.
@@ -116,6 +118,37 @@ impl Engine {
         file: PutFile,
         content: File,
     ) -> Result<PutReport, CommandError> {
+        self.put(tree, file, false, move |open, file| {
+            put(open, file, content)
+        })
+        .await
+    }
+
+    /// Makes a directory or a symbolic link at a path of a tree on the master, as [`Engine::put_file`] does with a file.
+    ///
+    /// # Errors
+    /// Those of [`Engine::put_file`].
+    pub async fn put_entry(
+        &self,
+        tree: &str,
+        file: PutFile,
+        entry: PutEntry,
+    ) -> Result<PutReport, CommandError> {
+        let is_dir = entry == PutEntry::Directory;
+        self.put(tree, file, is_dir, move |open, file| match entry {
+            PutEntry::Directory => put_directory(open, file),
+            PutEntry::Symlink(target) => put_link(open, file, &target),
+        })
+        .await
+    }
+
+    async fn put(
+        &self,
+        tree: &str,
+        file: PutFile,
+        is_dir: bool,
+        work: impl FnOnce(&Open, &PutFile) -> std::io::Result<PutReport> + Send + 'static,
+    ) -> Result<PutReport, CommandError> {
         let tree = TreeId::of(tree);
         let shown = file.path.to_string();
         self.keeping(move |shared| {
@@ -129,13 +162,13 @@ impl Engine {
             };
             // The path may come from the other node: it gets no further than a record of its would.
             let path = &file.path;
-            if path.is_root() || path.is_private() || config.exclude.covers(path, false) {
+            if path.is_root() || path.is_private() || config.exclude.covers(path, is_dir) {
                 return Err(CommandError::File {
                     path: shown,
                     source: std::io::Error::other("it is no part of the tree"),
                 });
             }
-            put(&open, &file, content).map_err(|source| match source.kind() {
+            work(&open, &file).map_err(|source| match source.kind() {
                 std::io::ErrorKind::AlreadyExists => CommandError::Occupied(shown),
                 _ => CommandError::File {
                     path: shown,
@@ -146,7 +179,7 @@ impl Engine {
         .await
     }
 
-    async fn keeping<T: Send + 'static>(
+    pub(super) async fn keeping<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T, CommandError> + Send + 'static,
     ) -> Result<T, CommandError> {
@@ -226,6 +259,56 @@ fn put(open: &Open, file: &PutFile, mut content: File) -> std::io::Result<PutRep
     Ok(PutReport { bytes })
 }
 
+/// One that is there is as good. Durable when it returns.
+fn put_directory(open: &Open, file: &PutFile) -> std::io::Result<PutReport> {
+    let done = PutReport { bytes: 0 };
+    if let Some(stat) = open.root.stat(&file.path).map_err(io)? {
+        let occupied = || std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+        return stat.is_dir().then_some(done).ok_or_else(occupied);
+    }
+    make_parents(open, &file.path)?;
+    let staged = open.private.staging_place().map_err(io)?;
+    staged.mkdir().map_err(io)?;
+    let place = open.root.place(&file.path).map_err(io)?;
+    let made = staged.open_dir().map_err(io).and_then(|dir| {
+        give(&dir, file)?;
+        rustix::fs::fsync(&dir)?;
+        staged.rename_new(&place).map_err(io)
+    });
+    if let Err(error) = made {
+        let _ = staged.rmdir();
+        return Err(error);
+    }
+    place.sync_dir().map_err(io)?;
+    Ok(done)
+}
+
+/// Durable when it returns.
+fn put_link(open: &Open, file: &PutFile, target: &[u8]) -> std::io::Result<PutReport> {
+    let done = PutReport { bytes: 0 };
+    if !file.replace && open.root.stat(&file.path).map_err(io)?.is_some() {
+        let there = open.root.open_path(&file.path).map_err(io)?;
+        let there = rustix::fs::readlinkat(&there, "", Vec::new());
+        let same = there.is_ok_and(|there| there.as_bytes() == target);
+        let occupied = || std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+        return same.then_some(done).ok_or_else(occupied);
+    }
+    make_parents(open, &file.path)?;
+    let place = open.root.place(&file.path).map_err(io)?;
+    let staged = open.private.staging_place().map_err(io)?;
+    staged.symlink(target).map_err(io)?;
+    let held = staged.open_path().map_err(io);
+    let made = held
+        .and_then(|held| own(&held, file))
+        .and_then(|()| take_place(open, &staged, &place, file.replace));
+    if let Err(error) = made {
+        let _ = staged.unlink();
+        return Err(error);
+    }
+    place.sync_dir().map_err(io)?;
+    Ok(done)
+}
+
 fn take_place(open: &Open, staged: &Place, place: &Place, replace: bool) -> std::io::Result<()> {
     if !replace {
         return staged.rename_new(place).map_err(io);
@@ -254,19 +337,25 @@ fn hash_of(mut file: File) -> std::io::Result<blake3::Hash> {
 }
 
 /// Owner and permission bits. Never set-user-id: what it would run as now is the administrator's to say.
-fn give(new: &File, file: &PutFile) -> std::io::Result<()> {
+fn give(new: &impl AsFd, file: &PutFile) -> std::io::Result<()> {
+    own(new, file)?;
+    rustix::fs::fchmod(new, rustix::fs::Mode::from_raw_mode(file.mode & 0o777))?;
+    Ok(())
+}
+
+/// Gives what `held` is to its owner.
+fn own(held: &impl AsFd, file: &PutFile) -> std::io::Result<()> {
     let (uid, gid) = file.owner;
-    match std::os::unix::fs::fchown(new, Some(uid), Some(gid)) {
-        // In a user namespace not every number is one's own. The content counts.
-        Err(error)
-            if error.kind() != std::io::ErrorKind::PermissionDenied
-                && error.raw_os_error() != Some(22) =>
-        {
-            return Err(error);
-        }
-        _ => {}
+    // To the kernel that number is nobody's.
+    if uid == u32::MAX || gid == u32::MAX {
+        return Ok(());
     }
-    new.set_permissions(std::fs::Permissions::from_mode(file.mode & 0o777))
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    match rustix::fs::chownat(held, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH) {
+        // In a user namespace not every number is one's own. The content counts.
+        Ok(()) | Err(Errno::PERM | Errno::ACCESS | Errno::INVAL) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn make_parents(open: &Open, path: &RelPath) -> std::io::Result<()> {

@@ -97,6 +97,93 @@ pub struct PutFile {
     pub replace: bool,
 }
 
+/// What `put_entry` makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PutEntry {
+    /// A directory. One that is there already is left as it is.
+    Directory,
+    /// A symbolic link to this.
+    Symlink(Vec<u8>),
+}
+
+/// What lies in the trash.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrashListing {
+    /// The first of it.
+    pub items: Vec<TrashItem>,
+    /// How many more there are.
+    pub beyond: u64,
+    /// Bytes of the files, those beyond included.
+    pub bytes: u64,
+    /// All was counted. False: there is still more.
+    pub whole: bool,
+}
+
+/// One entry of the trash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrashItem {
+    /// Tree.
+    pub tree: String,
+    /// The directory of the trash: when it was removed from the tree.
+    pub hour: String,
+    /// Where it was in the tree.
+    pub path: RelPath,
+    /// What it is.
+    pub kind: TrashKind,
+    /// Bytes of a file.
+    pub size: u64,
+    /// Its modification time.
+    pub mtime_unix_ms: i64,
+}
+
+/// What an entry of the trash is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrashKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// Anything else.
+    Other,
+}
+
+/// An entry of the trash, opened.
+#[derive(Debug)]
+pub struct Trashed {
+    /// Permission bits.
+    pub mode: u32,
+    /// User and group, by number.
+    pub owner: (u32, u32),
+    /// Bytes of a file.
+    pub size: u64,
+    /// What it holds.
+    pub content: TrashContent,
+}
+
+/// What an entry of the trash holds.
+#[derive(Debug)]
+pub enum TrashContent {
+    /// A regular file.
+    File(std::fs::File),
+    /// A directory.
+    Directory,
+    /// A symbolic link to this.
+    Symlink(Vec<u8>),
+    /// Anything else.
+    Other,
+}
+
+/// What emptying the trash did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrashEmptied {
+    /// Entries that are gone, directories included.
+    pub removed: u64,
+    /// Why something that was to go is still there.
+    pub stays: Option<String>,
+}
+
 /// Answer to `put_file`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutReport {

@@ -1,9 +1,11 @@
 //! The trash of trees with `deletes = "trash"`: what is old goes, and it gives way when room is needed.
 
+mod operator;
+
 use super::clock::{self, ms};
 use super::tree::Open;
 use super::worker::Worker;
-use crate::commit;
+use crate::commit::{self, Which};
 use crate::hash;
 use crate::tree::Deletes;
 
@@ -26,7 +28,7 @@ impl Worker {
                 continue;
             };
             let age = tree.config.trash_age.as_secs();
-            let purged = commit::purge(&open.private, now(), age, STEP);
+            let purged = commit::purge(&open.private, Which::Older { now: now(), age }, STEP);
             let more = purged.as_ref().is_ok_and(|purged| purged.more);
             tree.purge_at = if more { at } else { at + PAUSE };
             let stays = match purged {

@@ -134,7 +134,7 @@ pub enum DifferenceKind {
     Unknown,
 }
 
-/// Events of `rescue restore`. `Done` is last.
+/// Events of `rescue restore` and `trash restore`. `Done` is last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestoreEvent {

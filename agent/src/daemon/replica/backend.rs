@@ -139,6 +139,23 @@ impl Backend for Api {
         answer!(Err(ApiError::new(ErrorCode::WrongRole, text)))
     }
 
+    fn trash_list(&self, request: types::TrashListRequest) -> Answer<'_, Lines<types::TrashEvent>> {
+        answer!(self.0.trash().list(request).await)
+    }
+
+    fn trash_restore(
+        &self,
+        _: types::TrashRestoreRequest,
+    ) -> Answer<'_, Lines<types::RestoreEvent>> {
+        let text = "a replica puts nothing back into the pair's trees: its trash is .tandem/trash below the root of the tree, \
+                    copy the files to the master";
+        answer!(Err(ApiError::new(ErrorCode::WrongRole, text)))
+    }
+
+    fn trash_empty(&self, request: types::TrashEmptyRequest) -> Answer<'_, types::Done> {
+        answer!(self.0.trash().empty(request).await)
+    }
+
     fn rescue_drop(&self, request: types::RescueSelection) -> Answer<'_, types::Done> {
         answer!(self.0.rescue().drop(request).await)
     }

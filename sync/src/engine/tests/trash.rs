@@ -4,6 +4,7 @@ use super::compare::assert_equal;
 use super::pair::{Cable, Node, flush, pair, write};
 use super::reversal::rescued;
 use crate::engine::apply::Batch;
+use crate::engine::{CommandError, TrashContent};
 use crate::path::RelPath;
 use crate::replica::machine::Ready;
 use crate::tree::{Deletes, MaxDelete, TreeId};
@@ -119,11 +120,7 @@ async fn what_is_old_goes_from_the_trash() {
 /// Whatever a source announces: only a disk that was full makes room, a step at a time, and first by what nobody needs.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_lack_of_room_takes_from_the_trash_and_cut_transfers_go_first() {
-    let aged = |t: &mut crate::tree::TreeConfig| {
-        let century = Duration::from_secs(100 * 365 * 24 * 3600);
-        (t.deletes, t.trash_age) = (Deletes::Trash, century);
-    };
-    let (a, b) = pair(aged).await;
+    let (a, b) = pair(century).await;
     write(&a.tree().join("file"), "x");
     let cable = Cable::plug(&a, &b);
     settled(&a, &b).await;
@@ -176,4 +173,149 @@ async fn only_a_lack_of_room_takes_from_the_trash_and_cut_transfers_go_first() {
         handed.unwrap().unwrap();
         assert_eq!(left(), wanted);
     }
+}
+
+fn century(t: &mut crate::tree::TreeConfig) {
+    let century = Duration::from_secs(100 * 365 * 24 * 3600);
+    (t.deletes, t.trash_age) = (Deletes::Trash, century);
+}
+
+fn path(text: &str) -> RelPath {
+    RelPath::from_escaped(text).unwrap()
+}
+
+/// The newest versions of the newest hour are what comes back, nothing is followed out of the trash, and what went meanwhile is
+/// named.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trash_is_listed_and_looked_up() {
+    let (_a, b) = pair(century).await;
+    let trash = b.tree().join(".tandem/trash");
+    for (at, text) in [
+        ("2020-02-29T22/d/old", "older"),
+        ("2020-02-29T23/d/f", "first"),
+        ("2020-02-29T23/again", "file"),
+        (
+            "2020-02-29T23/was/dir",
+            "below what is a file in the newer one",
+        ),
+        ("2020-02-29T23.1/d/f", "second"),
+        ("2020-02-29T23.1/d/g", "g"),
+        ("2020-02-29T23.1/again/inside", "i"),
+        ("2020-02-29T23.1/was", "file"),
+        ("mine/d/f", "of no hour"),
+    ] {
+        write(&trash.join(at), text);
+    }
+    let mode = std::fs::Permissions::from_mode(0o751);
+    std::fs::set_permissions(trash.join("2020-02-29T23/d"), mode).unwrap();
+    std::fs::create_dir(trash.join("2020-02-29T23/bare")).unwrap();
+    let link = |to: &std::path::Path, at| std::os::unix::fs::symlink(to, at);
+    link("nowhere".as_ref(), trash.join("2020-02-29T23/link")).unwrap();
+    link(b.dir.path(), trash.join("2020-02-29T21")).unwrap();
+    link(b.dir.path(), trash.join("2020-02-29T20-out")).unwrap();
+    link(b.dir.path(), trash.join("2020-02-29T22/out")).unwrap();
+    let list = async |tree: Option<&str>, below| b.engine().trash_list(tree, path(below)).await;
+    let all = list(None, ".").await.unwrap();
+    let shown = |items: &[crate::engine::TrashItem]| {
+        let one = |item: &crate::engine::TrashItem| format!("{} {}", item.hour, item.path);
+        items.iter().map(one).collect::<Vec<_>>()
+    };
+    let wanted = [
+        "2020-02-29T23.1 again/inside",
+        "2020-02-29T23.1 d/f",
+        "2020-02-29T23.1 d/g",
+        "2020-02-29T23.1 was",
+        "2020-02-29T23 again",
+        "2020-02-29T23 bare",
+        "2020-02-29T23 d/f",
+        "2020-02-29T23 link",
+        "2020-02-29T23 was/dir",
+        "2020-02-29T22 d/old",
+        "2020-02-29T22 out",
+    ];
+    assert_eq!(shown(&all.items), wanted);
+    assert_eq!((all.beyond, all.whole), (0, true));
+    let below = list(Some("data"), "d").await.unwrap();
+    assert_eq!(below.items.len(), 4, "{below:?}");
+    assert_eq!(list(Some("data"), "out/tree").await.unwrap().items, []);
+    let unknown = list(Some("other"), ".").await;
+    assert!(matches!(unknown, Err(CommandError::NoSuchTree(_))));
+
+    let find = async |what, at| b.engine().trash_find("data", path(what), at).await;
+    let found = find("d", None).await.unwrap();
+    let wanted = [
+        "2020-02-29T23 d",
+        "2020-02-29T23.1 d/f",
+        "2020-02-29T23.1 d/g",
+    ];
+    assert_eq!(shown(&found), wanted);
+    let found = find("d", Some("2020-02-29T22")).await.unwrap();
+    assert_eq!(shown(&found), ["2020-02-29T22 d", "2020-02-29T22 d/old"]);
+    let found = find("was", None).await.unwrap();
+    assert_eq!(shown(&found), ["2020-02-29T23.1 was"]);
+    let found = find("again", None).await.unwrap();
+    assert_eq!(found.len(), 2, "{found:?}");
+    let found = find("d/old", None).await.unwrap();
+    assert_eq!(shown(&found), ["2020-02-29T22 d/old"]);
+    let none = find("d/none", None).await;
+    assert!(matches!(none, Err(CommandError::NotInTrash(_))), "{none:?}");
+    for at in ["2020-02-29T21", "mine", "..", "2020-02-29T23/.."] {
+        assert!(find("tree", Some(at)).await.is_err(), "{at}");
+    }
+
+    let open = async |at, what| b.engine().trash_open("data", at, path(what)).await;
+    let opened = open("2020-02-29T23.1", "d/f").await.unwrap();
+    let TrashContent::File(mut file) = opened.content else {
+        panic!("{opened:?}");
+    };
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut file, &mut text).unwrap();
+    assert_eq!((text.as_str(), opened.size), ("second", 6));
+    assert_eq!(open("2020-02-29T23", "d").await.unwrap().mode, 0o751);
+    let opened = open("2020-02-29T23", "link").await.unwrap();
+    assert!(matches!(opened.content, TrashContent::Symlink(to) if to == b"nowhere"));
+    for (at, what) in [("2020-02-29T21", "tree"), ("2020-02-29T22", "out/tree")] {
+        assert!(open(at, what).await.is_err(), "{at}/{what}");
+    }
+    // Between the two it is emptied.
+    std::fs::remove_dir_all(trash.join("2020-02-29T23.1")).unwrap();
+    let gone = open("2020-02-29T23.1", "d/g").await.unwrap_err();
+    assert!(gone.to_string().contains("any more"), "{gone}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trash_is_emptied_by_age_or_whole_and_nothing_else() {
+    let (a, b) = pair(century).await;
+    write(&a.tree().join("file"), "x");
+    let cable = Cable::plug(&a, &b);
+    settled(&a, &b).await;
+    std::fs::remove_file(a.tree().join("file")).unwrap();
+    settled(&a, &b).await;
+    let trash = b.tree().join(".tandem/trash");
+    // More than goes in one step.
+    for i in 0..2500 {
+        write(&trash.join(format!("2020-02-29T23/{}/{i}", i % 7)), "old");
+    }
+    write(&trash.join("mine"), "of no hour");
+    let empty = async |older: Option<u64>| {
+        let older = older.map(Duration::from_secs);
+        b.engine().trash_empty("data", older).await
+    };
+    let day = empty(Some(24 * 3600)).await.unwrap();
+    assert_eq!((day.removed, day.stays), (2500 + 7 + 1, None));
+    assert!(!trash.join("2020-02-29T23").exists());
+    assert_eq!(in_trash(&b, "file").len(), 1, "it is of this hour");
+    let all = empty(None).await.unwrap();
+    assert_eq!((all.removed, all.stays), (2, None));
+    assert_eq!(in_trash(&b, "file"), Vec::<PathBuf>::new());
+    assert!(trash.join("mine").exists());
+    // What is deleted after it has its place again.
+    write(&a.tree().join("file"), "y");
+    settled(&a, &b).await;
+    std::fs::remove_file(a.tree().join("file")).unwrap();
+    settled(&a, &b).await;
+    assert_eq!(in_trash(&b, "file").len(), 1);
+    let unknown = b.engine().trash_empty("other", None).await;
+    assert!(matches!(unknown, Err(CommandError::NoSuchTree(_))));
+    cable.cut().await;
 }
