@@ -9,7 +9,7 @@
 pub(crate) mod ahead;
 
 use crate::holes;
-use crate::lineage::NodeHeads;
+use crate::lineage::{Lineage, NodeHeads};
 use crate::tree::TreeId;
 use crate::wire::{Commit, Record, Total};
 use serde::{Deserialize, Serialize};
@@ -105,8 +105,8 @@ pub(crate) struct Spool {
     /// Numbers of the batches in it, in order.
     numbers: std::collections::VecDeque<u64>,
     bytes: u64,
-    /// Of the newest batch: the trees of its session, and how far it takes them.
-    reach: (Vec<TreeId>, u64),
+    /// Of the newest batch: the lineages of the trees of its session, and how far it takes them.
+    reach: Option<(NodeHeads, u64)>,
     /// A batch in it lacks a content; until it is empty again, although that batch may have left it before.
     lacks: bool,
 }
@@ -142,13 +142,13 @@ impl Spool {
             dir,
             numbers: numbers.into(),
             bytes,
-            reach: (Vec::new(), 0),
+            reach: None,
             lacks: false,
         };
         for at in 0..spool.numbers.len() {
             let head = spool.read(spool.numbers[at])?.head;
             spool.lacks |= !head.failed.is_empty();
-            spool.reach = reach(&head);
+            spool.reach = Some((head.source, head.commit.upto));
         }
         Ok(spool)
     }
@@ -171,11 +171,13 @@ impl Spool {
     /// With what is in it, everything of the tree up to here has arrived. 0: nothing of it is in it, or not to the end: the
     /// newest session was without this tree.
     pub fn upto(&self, tree: TreeId) -> u64 {
-        let (trees, upto) = &self.reach;
-        match !self.is_empty() && trees.contains(&tree) {
-            true => *upto,
-            false => 0,
-        }
+        self.reaches(tree).map_or(0, |(_, upto)| upto)
+    }
+
+    /// The same, with the lineage of the tree at the source.
+    pub fn reaches(&self, tree: TreeId) -> Option<(&Lineage, u64)> {
+        let (source, upto) = self.reach.as_ref().filter(|_| !self.is_empty())?;
+        Some((&source.get(tree)?.head.lineage, *upto))
     }
 
     /// Adds a batch; `contents` are the files that the head names. Durable when it returns.
@@ -241,7 +243,7 @@ impl Spool {
         self.lacks = self.lacks() || !head.failed.is_empty();
         self.numbers.push_back(number);
         self.bytes += size;
-        self.reach = reach(head);
+        self.reach = Some((head.source.clone(), head.commit.upto));
         Ok(())
     }
 
@@ -269,7 +271,7 @@ impl Spool {
             fs::remove_file(self.path(number))?;
             self.numbers.pop_back();
         }
-        (self.bytes, self.reach) = (0, (Vec::new(), 0));
+        (self.bytes, self.reach) = (0, None);
         File::open(&self.dir)?.sync_all()
     }
 
@@ -335,11 +337,6 @@ pub(crate) fn head_of(batch: &[u8]) -> io::Result<Head> {
         HeadError::Bad(why) => io::Error::new(io::ErrorKind::InvalidData, why),
     });
     read.map(|(head, _)| head)
-}
-
-fn reach(head: &Head) -> (Vec<TreeId>, u64) {
-    let trees = head.source.trees().iter().map(|t| t.tree).collect();
-    (trees, head.commit.upto)
 }
 
 /// The head of a spooled batch, and the slot.

@@ -5,7 +5,7 @@ use super::status::Mode;
 use super::tree::Tree;
 use super::worker::Worker;
 use crate::index::{IndexError, Mode as IndexMode, Snapshot};
-use crate::lineage::{Branch, CopyState, Head, NodeHeads, Side, TreeRelation, compare};
+use crate::lineage::{AdvanceError, Branch, CopyState, Head, NodeHeads, Side, TreeRelation, compare};
 use crate::tree::{Part, TreeId};
 use crate::wire::Refuse;
 use crate::writers;
@@ -105,10 +105,12 @@ impl Worker {
             if !tree.moves() {
                 continue;
             }
+            let head = self.with_spooled(tree.id, &a.head);
+            let head = head.map_err(|why| refuse(&format!("tree {}: {why}", tree.config.name), true))?;
             let sides = (
                 Side {
                     node: &mine.node,
-                    head: &a.head,
+                    head: &head,
                 },
                 Side {
                     node: &theirs.node,
@@ -160,7 +162,13 @@ impl Worker {
                 // What this node deleted after the branch must be asked for: it must still know what that is.
                 floor = floor.max(own_floor);
             }
-            turns.push((at, self.or_anew(at, turn, &a.head, floor)));
+            let turn = self.or_anew(at, turn, &head, floor);
+            let spooled = self.spool.as_ref().and_then(|s| s.reaches(tree.id));
+            if spooled.is_some() && !matches!(turn, Turn::Continue) {
+                let why = "what was spooled ends elsewhere: the end of the hold is waited for";
+                return Err(refuse(&format!("tree {name}: {why}"), true));
+            }
+            turns.push((at, turn));
         }
         for (at, turn) in &turns {
             if self.trees[*at].is_in_sets() && !matches!(turn, Turn::Continue) {
@@ -195,6 +203,15 @@ impl Worker {
         self.prepared(&snapshot, &turns).map_err(|e| failed(&e))
     }
 
+    /// Where a tree is when what a hold has spooled for it is applied.
+    fn with_spooled(&self, tree: TreeId, head: &Head) -> Result<Head, AdvanceError> {
+        let spooled = self.spool.as_ref().and_then(|spool| spool.reaches(tree));
+        match spooled.filter(|(_, upto)| *upto > head.seq) {
+            Some((source, upto)) => head.advance(source, upto, false),
+            None => Ok(head.clone()),
+        }
+    }
+
     /// A history that ends below the floor cannot be gone on with.
     fn or_anew(&self, at: usize, turn: Turn, head: &Head, floor: u64) -> Turn {
         let tree = self.trees[at].id;
@@ -202,8 +219,7 @@ impl Worker {
             Turn::Rewind(branch) => branch.seq,
             Turn::Fresh | Turn::Anew => return turn,
             Turn::Continue => {
-                let spooled = self.spool.as_ref().map_or(0, |spool| spool.upto(tree));
-                head.seq.max(spooled).max(self.set_upto(tree))
+                head.seq.max(self.set_upto(tree))
             }
         };
         if has >= floor {

@@ -8,6 +8,7 @@ use super::trees::{both, data, more};
 use crate::engine::{EngineStatus, TreeState};
 use std::fs::{read, rename};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Both have a file, and the cable is cut.
 async fn equal() -> (Node, Node) {
@@ -145,5 +146,40 @@ async fn what_waited_in_the_slot_is_not_applied_behind_what_came_later() {
     flush(&a).await;
     b.until("consistent", |s| s.consistent).await;
     assert_equal(&a.tree(), &b.tree());
+    cable.cut().await;
+}
+
+/// The one that holds had more than the node that took over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_that_spooled_past_the_branch_gets_what_the_new_master_wrote_instead() {
+    let (a, b) = equal().await;
+    let c = Node::new("c", |_| {});
+    c.engine().begin_replica().await.unwrap();
+    let cable = Cable::plug(&a, &c);
+    flush(&a).await;
+    c.until("consistent", |s| s.consistent).await;
+    cable.cut().await;
+    b.engine().hold().await.unwrap();
+    let cable = Cable::plug(&a, &b);
+    write(&a.tree().join("lost"), "of a");
+    write(&a.tree().join("file"), "of a");
+    flush(&a).await;
+    cable.cut().await;
+    c.engine().revoke(PATIENCE);
+    c.engine().begin_source(2).await.unwrap();
+    write(&c.tree().join("new"), "of c");
+    write(&c.tree().join("other"), "of c");
+    c.until("known", |s| s.trees[0].files > 2).await;
+    let cable = Cable::plug(&c, &b);
+    let _ = c.engine().flush(Duration::from_millis(500)).await.unwrap();
+    cable.cut().await;
+    b.engine().release_hold(PATIENCE).await.unwrap();
+    let cable = Cable::plug(&c, &b);
+    flush(&c).await;
+    b.until("consistent", |s| s.consistent).await;
+    assert_equal(&c.tree(), &b.tree());
+    let kept = rescued(&b);
+    let kept: Vec<&str> = kept.keys().map(String::as_str).collect();
+    assert_eq!(kept, ["file", "lost"]);
     cable.cut().await;
 }
