@@ -5,7 +5,9 @@ use super::status::Mode;
 use super::tree::Tree;
 use super::worker::Worker;
 use crate::index::{IndexError, Mode as IndexMode, Snapshot};
-use crate::lineage::{AdvanceError, Branch, CopyState, Head, NodeHeads, Side, TreeRelation, compare};
+use crate::lineage::{
+    AdvanceError, Branch, CopyState, Head, NodeHeads, Side, TreeRelation, compare,
+};
 use crate::tree::{Part, TreeId};
 use crate::wire::Refuse;
 use crate::writers;
@@ -106,7 +108,8 @@ impl Worker {
                 continue;
             }
             let head = self.with_spooled(tree.id, &a.head);
-            let head = head.map_err(|why| refuse(&format!("tree {}: {why}", tree.config.name), true))?;
+            let head =
+                head.map_err(|why| refuse(&format!("tree {}: {why}", tree.config.name), true))?;
             let sides = (
                 Side {
                     node: &mine.node,
@@ -218,9 +221,7 @@ impl Worker {
         let has = match &turn {
             Turn::Rewind(branch) => branch.seq,
             Turn::Fresh | Turn::Anew => return turn,
-            Turn::Continue => {
-                head.seq.max(self.set_upto(tree))
-            }
+            Turn::Continue => head.seq.max(self.set_upto(tree)),
         };
         if has >= floor {
             return turn;
