@@ -31,6 +31,8 @@ pub struct Root {
     fd: OwnedFd,
     path: PathBuf,
     stat: Stat,
+    /// The device that its entries have, if it stands for another root.
+    device: u64,
     cross_mounts: bool,
     flags: bool,
     /// False once the kernel has refused `openat2` itself.
@@ -44,15 +46,40 @@ impl Root {
     pub fn open(path: &Path, cross_mounts: bool) -> Result<Root, Fault> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Fault::os("open", e))?;
+        Root::of(fd, path, cross_mounts)
+    }
+
+    /// The root that this directory is, which was opened by the path.
+    pub(crate) fn of(fd: OwnedFd, path: &Path, cross_mounts: bool) -> Result<Root, Fault> {
         let stat = Stat::of_fd(fd.as_fd())?;
         Ok(Root {
             fd,
             path: path.to_path_buf(),
             stat,
+            device: stat.dev,
             cross_mounts,
             flags: false,
             openat2: AtomicBool::new(true),
         })
+    }
+
+    /// A snapshot stands for the root that it was taken of: its entries have the same numbers but the one of the device,
+    /// which they are given, so that their keys are those of the entries there.
+    pub(crate) fn standing_for(mut self, other: &Root) -> Root {
+        self.stat.dev = other.stat.dev;
+        self.flags = other.flags;
+        self
+    }
+
+    /// What an entry beneath is seen as.
+    pub(crate) fn sees(&self, stat: Stat) -> Stat {
+        match stat.dev == self.device {
+            true => Stat {
+                dev: self.stat.dev,
+                ..stat
+            },
+            false => stat,
+        }
     }
 
     /// Whether the flags of `chattr` are part of what its entries are.
@@ -153,10 +180,10 @@ impl Root {
     /// The entry's stat without following it; `None` when it does not exist.
     pub fn stat(&self, path: &RelPath) -> Result<Option<Stat>, Fault> {
         if path.is_root() {
-            return Stat::of_fd(self.fd()).map(Some);
+            return Stat::of_fd(self.fd()).map(|stat| Some(self.sees(stat)));
         }
         match self.place(path) {
-            Ok(place) => place.stat(),
+            Ok(place) => Ok(place.stat()?.map(|stat| self.sees(stat))),
             Err(Fault::Missing) => Ok(None),
             Err(fault) => Err(fault),
         }
@@ -239,7 +266,7 @@ impl Root {
 
     fn same_mount(&self, fd: BorrowedFd<'_>) -> Result<bool, Errno> {
         let stat = Stat::read(fd, "", AtFlags::EMPTY_PATH)?;
-        Ok(self.stat.same_mount(&stat))
+        Ok(self.stat.same_mount(&self.sees(stat)))
     }
 }
 

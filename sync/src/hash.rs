@@ -106,7 +106,11 @@ fn hash_on(
     if read_up_to(file, &mut hasher, before.size, go_on)?.is_break() {
         return Ok(None);
     }
-    let after = Stat::of_fd(file.as_fd())?;
+    // What was seen before may be seen through a root that stands for another one.
+    let after = Stat {
+        dev: before.dev,
+        ..Stat::of_fd(file.as_fd())?
+    };
     let size = hasher.written();
     let chunks = hasher.take_chunks();
     let (hash, tail) = hasher.finish();
@@ -252,14 +256,14 @@ pub fn read(root: &Root, wanted: Wanted<'_>, how: How<'_>) -> Result<Option<Read
     if wanted.file
         && let Some(file) = root.open_regular(wanted.path)
     {
-        return read_file(&file, wanted, how, root.flags()).map(Some);
+        return read_file(&file, wanted, how, root).map(Some);
     }
     let held = match root.open_path(wanted.path) {
         Ok(held) => held,
         Err(Fault::Missing) => return Ok(None),
         Err(fault) => return Err(fault),
     };
-    let seen = meta::read_fd(held.as_fd(), root.flags())?;
+    let seen = meta::read_fd(held.as_fd(), root)?;
     if !matches!(seen.what, What::File(_)) || wanted.unread.covers(&seen) {
         return Ok(Some(Read::unread(seen)));
     }
@@ -267,14 +271,14 @@ pub fn read(root: &Root, wanted: Wanted<'_>, how: How<'_>) -> Result<Option<Read
         Fault::Missing | Fault::NotBeneath => Fault::Changed("it is gone"),
         fault => fault,
     })?;
-    read_file(&file, wanted, how, root.flags()).map(Some)
+    read_file(&file, wanted, how, root).map(Some)
 }
 
-fn read_file(file: &File, wanted: Wanted<'_>, how: How<'_>, flags: bool) -> Result<Read, Fault> {
+fn read_file(file: &File, wanted: Wanted<'_>, how: How<'_>, root: &Root) -> Result<Read, Fault> {
     if how.flush_first {
         rustix::fs::fdatasync(file).map_err(|e| Fault::os("fdatasync", e))?;
     }
-    let seen = meta::read_open(file, flags)?;
+    let seen = meta::read_open(file, root)?;
     if wanted.unread.covers(&seen) {
         return Ok(Read::unread(seen));
     }

@@ -53,6 +53,8 @@ pub mod source;
 pub(crate) mod spool;
 #[allow(clippy::disallowed_methods)]
 pub mod stat;
+#[allow(clippy::disallowed_methods)]
+pub(crate) mod subvolume;
 pub mod tail;
 #[allow(clippy::disallowed_methods)]
 pub mod token;

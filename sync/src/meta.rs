@@ -96,24 +96,24 @@ pub fn read(root: &Root, path: &RelPath) -> Result<Option<Seen>, Fault> {
         Err(Fault::Missing) => return Ok(None),
         Err(fault) => return Err(fault),
     };
-    read_fd(held.as_fd(), root.flags()).map(Some)
+    read_fd(held.as_fd(), root).map(Some)
 }
 
 /// Reads the entry of an open descriptor, best an `O_PATH` one.
 ///
 /// Between two changes of the entry the result can mix the old and the new version; its [`LocalKey`] is then the old
-/// one, so that a later look sees the change. `flags`: those of `chattr` are read too.
-pub fn read_fd(fd: BorrowedFd<'_>, flags: bool) -> Result<Seen, Fault> {
-    read_with(fd, Named::Proc(&proc_path(fd)), flags)
+/// one, so that a later look sees the change. It lies beneath the root.
+pub fn read_fd(fd: BorrowedFd<'_>, root: &Root) -> Result<Seen, Fault> {
+    read_with(fd, Named::Proc(&proc_path(fd)), root)
 }
 
-/// Reads the entry of an open regular file or directory.
-pub fn read_open(file: &std::fs::File, flags: bool) -> Result<Seen, Fault> {
-    read_with(file.as_fd(), Named::Fd(file.as_fd()), flags)
+/// Reads the entry of an open regular file or directory beneath the root.
+pub fn read_open(file: &std::fs::File, root: &Root) -> Result<Seen, Fault> {
+    read_with(file.as_fd(), Named::Fd(file.as_fd()), root)
 }
 
-fn read_with(fd: BorrowedFd<'_>, named: Named<'_>, flags: bool) -> Result<Seen, Fault> {
-    let stat = Stat::of_fd(fd)?;
+fn read_with(fd: BorrowedFd<'_>, named: Named<'_>, root: &Root) -> Result<Seen, Fault> {
+    let stat = root.sees(Stat::of_fd(fd)?);
     let what = match stat.file_type() {
         FileType::RegularFile => What::File(stat.size),
         FileType::Directory => What::Dir,
@@ -129,7 +129,7 @@ fn read_with(fd: BorrowedFd<'_>, named: Named<'_>, flags: bool) -> Result<Seen, 
     } else {
         stat.mode & 0o7777
     };
-    let flags = match flags && (stat.is_file() || stat.is_dir()) {
+    let flags = match root.flags() && (stat.is_file() || stat.is_dir()) {
         true => chattr::read(fd)?,
         false => Flags::default(),
     };

@@ -285,7 +285,7 @@ impl Walker<'_> {
             return None;
         }
         let stat = match Stat::read(dir.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
+            Ok(stat) => self.root.sees(stat),
             Err(Errno::NOENT) => return None,
             Err(errno) => {
                 let found = Found::Unreadable(Fault::os("stat", errno));

@@ -34,7 +34,7 @@ pub(crate) fn keep(
     if place.stat()?.is_some_and(|found| found.size == key.size) {
         return Ok(());
     }
-    let still = |file: &File| match Stat::of_fd(file.as_fd())?.key() == key {
+    let still = |file: &File| match root.sees(Stat::of_fd(file.as_fd())?).key() == key {
         true => Ok(()),
         false => Err(Fault::Changed("it does not hold still")),
     };

@@ -101,6 +101,17 @@ pub struct Freeze {
     pub timeout: Duration,
     /// From the begin of one set to the next one.
     pub every: Duration,
+    /// What is read in place of the tree, which goes on meanwhile.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// What a set is read from, if not from the tree itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Snapshot {
+    /// The tree is a btrfs subvolume: a snapshot is made and removed by Tandem. `after` is run as soon as it is there.
+    Btrfs,
+    /// `before` makes a snapshot of the tree's file system and mounts it, so that the tree lies here; `after` removes it.
+    At(PathBuf),
 }
 
 /// How much of a tree may vanish at once before the tree is stopped (invariant 4).

@@ -10,7 +10,7 @@ use super::schema::{self, Need};
 use super::time::format_duration;
 use super::types::{
     CatchingUp, Check, Config, CountsFor, Deletes, HookEvent, LocalChanges, MailVia, MaxDelete,
-    Owners, ServiceControl, Update,
+    Owners, ServiceControl, Snapshot, Update,
 };
 use crate::keys::public_line;
 use std::collections::BTreeMap;
@@ -263,6 +263,13 @@ impl Facts {
                 put("after", words(&freeze.after));
                 put("timeout", time(freeze.timeout));
                 put("every", time(freeze.every));
+                match &freeze.snapshot {
+                    Some(Snapshot::Btrfs) => put("snapshot", quoted("btrfs")),
+                    Some(Snapshot::At(path)) => {
+                        put("snapshot", quoted(&path.display().to_string()))
+                    }
+                    None => {}
+                }
             }
             for (number, limit) in tree.limits.iter().enumerate() {
                 // Their order counts.

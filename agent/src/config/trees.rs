@@ -6,7 +6,7 @@ use super::problem::Problem;
 use super::rate::parse_rate;
 use super::section::{At, Reader, read_tables};
 use super::time::duration;
-use super::types::{Agent, Deletes, Freeze, LocalChanges, Owners, Tree, Update};
+use super::types::{Agent, Deletes, Freeze, LocalChanges, Owners, Snapshot, Tree, Update};
 use super::value::{Complaint, argv, boolean, choice, list, max_delete, name, path, text, within};
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
@@ -137,8 +137,23 @@ fn decode_one(
     let owners = reader.get("owners", choice(OWNERS), errors);
     let flags = reader.get("flags", boolean, errors);
     let devices = reader.get("devices", boolean, errors);
-    let freeze = reader.given("freeze").map(|_| freeze(reader, errors));
+    let root = path.as_ref().map(|at| at.value.as_path());
+    let freeze = reader.given("freeze").map(|_| freeze(reader, root, errors));
     let cross_mounts = reader.get("cross_mounts", boolean, errors);
+    if let (
+        Some(Some(Freeze {
+            snapshot: Some(_), ..
+        })),
+        Some(cross),
+    ) = (&freeze, &cross_mounts)
+        && cross.value
+    {
+        let message = "a snapshot does not hold what lies on other mounts".to_owned();
+        errors.push(
+            Problem::new(cross.span.clone(), message)
+                .hint("make the mounts trees of their own, or leave `snapshot` out"),
+        );
+    }
     if let (Some(deletes), Some(cross)) = (&deletes, &cross_mounts)
         && deletes.value == Deletes::Trash
         && cross.value
@@ -182,18 +197,42 @@ fn decode_one(
     })
 }
 
-fn freeze(tree: &Reader<'_>, errors: &mut Vec<Problem>) -> Option<Freeze> {
+fn freeze(tree: &Reader<'_>, root: Option<&Path>, errors: &mut Vec<Problem>) -> Option<Freeze> {
     let reader = tree.below("freeze", "tree.freeze", errors)?;
     let before = reader.get("before", argv, errors);
     let after = reader.get("after", argv, errors);
     let timeout = reader.get("timeout", duration(millis(100)..=seconds(3600)), errors);
     let every = reader.get("every", duration(seconds(1)..=seconds(24 * 3600)), errors);
+    let source = reader.optional("snapshot", snapshot, errors);
+    if let (Some(At { value, span }), Some(root)) = (&source, root)
+        && let Snapshot::At(path) = value
+        && (within(path, root) || within(root, path))
+    {
+        let message = format!("the snapshot {} and its tree are nested", path.display());
+        errors.push(
+            Problem::new(span.clone(), message)
+                .hint("name the directory that the tree is in the mounted snapshot"),
+        );
+    }
     Some(Freeze {
         before: before?.value,
         after: after?.value,
         timeout: timeout?.value,
         every: every?.value,
+        snapshot: source.map(|at| at.value),
     })
+}
+
+/// What a set is read from.
+fn snapshot(value: &Spanned<DeValue<'_>>) -> Result<Snapshot, Complaint> {
+    match value.get_ref().as_str() {
+        Some("btrfs") => Ok(Snapshot::Btrfs),
+        _ => super::value::path(value)
+            .map(Snapshot::At)
+            .map_err(|complaint| {
+                complaint.hint("\"btrfs\", or where the tree lies in a mounted snapshot")
+            }),
+    }
 }
 
 /// Bytes each second.

@@ -229,6 +229,17 @@ pub struct Freeze {
     pub timeout: Duration,
     /// From one set to the next.
     pub every: Duration,
+    /// What is read in place of the tree.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// `snapshot = "btrfs"` or a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Snapshot {
+    /// One that Tandem makes of the subvolume that the tree is.
+    Btrfs,
+    /// One that `before` makes and mounts there.
+    At(PathBuf),
 }
 
 /// `max_delete = "50%"` or a count.

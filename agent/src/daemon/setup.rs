@@ -16,7 +16,8 @@ use tandem_failover::probe::http::HttpCheck;
 use tandem_failover::probe::monitor;
 use tandem_sync::filter::{Filter, PatternError};
 use tandem_sync::tree::{
-    Deletes, Freeze, LocalChanges, MaxDelete, Owners, PairConfig, Part, TreeConfig, Update,
+    Deletes, Freeze, LocalChanges, MaxDelete, Owners, PairConfig, Part, Snapshot, TreeConfig,
+    Update,
 };
 
 /// The pair's id in every heartbeat.
@@ -213,6 +214,10 @@ fn everything(
                 after: f.after.clone(),
                 timeout: f.timeout,
                 every: f.every,
+                snapshot: f.snapshot.as_ref().map(|snapshot| match snapshot {
+                    config::Snapshot::Btrfs => Snapshot::Btrfs,
+                    config::Snapshot::At(path) => Snapshot::At(path.clone()),
+                }),
             }),
             max_delete: match tree.max_delete {
                 config::MaxDelete::Percent(p) => MaxDelete::Percent(p),

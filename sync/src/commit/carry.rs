@@ -387,7 +387,7 @@ impl Run<'_> {
         self.touch(&old);
         if dir {
             let was = match &self.trash {
-                Some(_) => meta::read_fd(hold(place, now)?.0.as_fd(), false).ok(),
+                Some(_) => meta::read_fd(hold(place, now)?.0.as_fd(), self.target.root).ok(),
                 None => None,
             };
             match place.rmdir() {

@@ -11,12 +11,15 @@ use super::look::{Looker, Names, Sight, Sights};
 use super::status::{Mode, SetStatus};
 use super::tree::{Dirt, Open, Tree};
 use super::worker::Worker;
+use crate::beneath::Root;
 use crate::entry::Kind;
 use crate::hash::now_ns;
+use crate::identity::{self, RootFacts};
 use crate::index::IndexError;
 use crate::path::RelPath;
 use crate::set;
-use crate::tree::{Freeze, TreeConfig, TreeId};
+use crate::subvolume;
+use crate::tree::{Freeze, Snapshot, TreeConfig, TreeId};
 use crate::wire::SetMark;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,6 +30,8 @@ const SLICE: usize = 256;
 /// A change just after the freeze must carry another stamp than what was read in it: two jiffies of the slowest clock, and
 /// some more.
 const STAMP: Duration = Duration::from_millis(25);
+/// Bound of reading a snapshot, beside which the tree goes on: the longest time from one set to the next.
+const SNAPSHOT_READ: Duration = Duration::from_secs(24 * 3600);
 /// Time between two tries of a hook that lets a tree go on.
 const THAW_AGAIN: u64 = ms(10_000);
 
@@ -333,14 +338,37 @@ struct Taking<'a> {
 impl Taking<'_> {
     fn pass(&self, look: bool) -> Pass {
         let begun = Instant::now();
-        let found = match look {
+        self.clear_snapshot();
+        let held = match look {
             true => self
                 .hook("freeze", &self.freeze.before)
-                .and_then(|()| self.collect(begun + self.freeze.timeout)),
+                .and_then(|()| self.held()),
             false => Err("the agent ended while it was taken".into()),
         };
-        let made = now_ns() / 1_000_000;
-        let thawed = self.hook("thaw", &self.freeze.after);
+        let thaw = || self.hook("thaw", &self.freeze.after);
+        let within = match &self.freeze.snapshot {
+            None => self.freeze.timeout,
+            Some(_) => SNAPSHOT_READ,
+        };
+        let collect =
+            |held: Result<Open, String>| held.and_then(|o| self.collect(&o, begun + within));
+        let moment = || now_ns() / 1_000_000;
+        let (found, made, thawed) = match &self.freeze.snapshot {
+            // It holds still by itself.
+            Some(Snapshot::Btrfs) => {
+                let (made, thawed) = (moment(), thaw());
+                (collect(held), made, thawed)
+            }
+            Some(Snapshot::At(_)) => {
+                let made = moment();
+                (collect(held), made, thaw())
+            }
+            None => {
+                let found = collect(held);
+                (found, moment(), thaw())
+            }
+        };
+        self.clear_snapshot();
         Pass {
             tree: self.config.id(),
             made_unix_ms: u64::try_from(made).unwrap_or(0),
@@ -358,14 +386,62 @@ impl Taking<'_> {
         hooks.run(&self.config.name, event, argv, self.freeze.timeout)
     }
 
+    /// What is read: the tree, or a snapshot in its place.
+    fn held(&self) -> Result<Open, String> {
+        let open = self.open;
+        let root = match &self.freeze.snapshot {
+            None => return Ok(open.clone()),
+            Some(Snapshot::Btrfs) => {
+                let taken = subvolume::take(&open.root, &open.private);
+                // The tree goes on at once: what changes in it then must carry another stamp.
+                std::thread::sleep(STAMP);
+                taken.and_then(|dir| Root::of(dir, open.root.path(), false))
+            }
+            Some(Snapshot::At(path)) => {
+                let shown = path.display();
+                let root = Root::open(path, false).map_err(|e| format!("{shown}: {e}"))?;
+                self.is_snapshot(&root)
+                    .map_err(|why| format!("{shown} {why}"))?;
+                Ok(root)
+            }
+        };
+        let root = root.map_err(|fault| fault.to_string())?;
+        Ok(Open {
+            root: Arc::new(root.standing_for(&open.root)),
+            ..open.clone()
+        })
+    }
+
+    /// What is mounted there is a snapshot of this very tree; else its emptiness would be taken for the tree's.
+    fn is_snapshot(&self, root: &Root) -> Result<(), String> {
+        let facts = |root| identity::facts(root).map_err(|fault| fault.to_string());
+        let (there, here) = (facts(root)?, facts(&self.open.root)?);
+        let id = |facts: &RootFacts| facts.marker.as_ref().map(|marker| marker.id.clone());
+        let (is, of) = (root.opened_as(), self.open.root.opened_as());
+        if id(&there).is_none() || id(&there) != id(&here) || is.ino != of.ino {
+            return Err("is no snapshot of the tree: did `before` mount it?".into());
+        }
+        match is.dev == of.dev {
+            true => Err("is the tree itself".into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Nothing is left of a snapshot of Tandem's, of one that a crash left behind neither.
+    fn clear_snapshot(&self) {
+        if let Err(fault) = subvolume::remove(&self.open.private) {
+            tracing::warn!(tree = self.config.name, %fault, "a snapshot cannot be removed");
+        }
+    }
+
     /// Everything that differs from the index, with the contents kept.
-    fn collect(&self, deadline: Instant) -> Result<Vec<Sight>, String> {
+    fn collect(&self, open: &Open, deadline: Instant) -> Result<Vec<Sight>, String> {
         let text = |e: IndexError| e.to_string();
         let snapshot = self.shared.index.snapshot().map_err(text)?;
         let looker = Looker {
             tree: self.config.id(),
             config: self.config,
-            open: self.open,
+            open,
             index: &snapshot,
             source: &self.shared.index,
             read_since: None,
@@ -396,7 +472,7 @@ impl Taking<'_> {
         }
         for sight in &sights.seen {
             self.in_time(deadline)?;
-            self.keep(sight)?;
+            self.keep(open, sight)?;
         }
         if !sights.again.is_empty() {
             std::thread::sleep(STAMP);
@@ -434,21 +510,16 @@ impl Taking<'_> {
         }
         match Instant::now() < deadline {
             true => Ok(()),
-            false => Err(format!("it was not read within {:?}", self.freeze.timeout)),
+            false => Err("it was not read in time".into()),
         }
     }
 
-    fn keep(&self, sight: &Sight) -> Result<(), String> {
+    fn keep(&self, open: &Open, sight: &Sight) -> Result<(), String> {
         let kind = sight.state.as_ref().map(|state| &state.kind);
         let (Some(Kind::File { hash, .. }), Some(key)) = (kind, sight.local) else {
             return Ok(());
         };
-        set::keep(
-            &self.open.root,
-            &self.open.private,
-            &sight.path,
-            (*hash, key),
-        )
-        .map_err(|fault| format!("{}: {fault}", sight.path))
+        set::keep(&open.root, &open.private, &sight.path, (*hash, key))
+            .map_err(|fault| format!("{}: {fault}", sight.path))
     }
 }

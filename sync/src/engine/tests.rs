@@ -29,6 +29,7 @@ mod rsync_filters;
 mod seen;
 mod sets;
 mod silent;
+mod snapshots;
 mod sparse;
 mod spooled;
 mod stores;

@@ -160,6 +160,12 @@ pub(super) const FREEZE: Section = Section {
             DefaultsTo("\"60s\""),
             "From the end of one set to the next one. It waits until the standby has the one before.",
         ),
+        key(
+            "snapshot",
+            "\"btrfs\" or absolute path",
+            Optional("\"btrfs\""),
+            "What a set is read from in place of the tree. btrfs: the tree's root is a subvolume, of which Tandem takes a snapshot between the two commands; the set is read when the tree goes on already. A path: `before` makes a snapshot of the file system (LVM) and mounts it so that the tree lies there; `after` removes it.",
+        ),
     ],
 };
 

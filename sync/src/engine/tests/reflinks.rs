@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A small btrfs of the test's own, gone with it.
-struct Disk {
-    at: PathBuf,
+pub(super) struct Disk {
+    pub(super) at: PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl Disk {
     /// `None`, and said, where it cannot be made.
-    fn btrfs() -> Option<Disk> {
+    pub(super) fn btrfs() -> Option<Disk> {
         let dir = tempfile::tempdir().unwrap();
         let (image, at) = (dir.path().join("image"), dir.path().join("disk"));
         File::create(&image).unwrap().set_len(512 << 20).unwrap();

@@ -53,6 +53,7 @@ fn in_sets(tree: &mut crate::tree::TreeConfig) {
         timeout: Duration::from_secs(10),
         // A flush wants one at once; nothing else does after the first one.
         every: Duration::from_secs(3600),
+        snapshot: None,
     });
 }
 

@@ -46,6 +46,27 @@ fn trees() {
         &["found the number 2.5"],
     );
     let key = |line: &str, says: &[&str]| one(path, &format!("{path}\n{line}"), says);
+    let frozen = |line: &str| {
+        let commands = "before = [\"/bin/true\"]\nafter = [\"/bin/true\"]";
+        format!("{SMALL}[tree.freeze]\n{commands}\nsnapshot = {line}\n")
+    };
+    for good in ["\"btrfs\"", "\"/mnt/snapshot\""] {
+        parse(&frozen(good)).unwrap();
+    }
+    for (bad, says) in [
+        ("\"zfs\"", "where the tree lies in a mounted snapshot"),
+        (
+            "\"/home/snapshot\"",
+            "/home/snapshot and its tree are nested",
+        ),
+        ("true", "\"btrfs\", or where"),
+    ] {
+        let found = problems(&frozen(bad));
+        assert!(found.len() == 1 && found[0].contains(says), "{found:#?}");
+    }
+    let crossed = super::super::changed(path, &format!("{path}\ncross_mounts = true"));
+    let found = problems(&frozen("\"btrfs\"").replace(SMALL, &crossed));
+    assert!(found[0].contains("other mounts"), "{found:#?}");
     key("poll = \"500ms\"", &["37:8", "found \"500ms\""]);
     key("poll = \"2h\"", &["from 1s to 1h"]);
     key("pass = \"1s\"", &["37:8", "from 10s to 7d"]);

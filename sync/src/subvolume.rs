@@ -1,0 +1,108 @@
+//! The snapshot of a tree that is a btrfs subvolume: `.tandem/snapshot`, one at a time, read-only, made and removed by ioctl.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::beneath::Root;
+use crate::fault::Fault;
+use crate::private::Private;
+use crate::stat::Stat;
+
+const NAME: &[u8] = b"snapshot";
+/// `BTRFS_SUPER_MAGIC`.
+const BTRFS: u64 = 0x9123_683E;
+/// The inode number of every subvolume's root directory (`BTRFS_FIRST_FREE_OBJECTID`).
+const ROOT_INODE: u64 = 256;
+/// `BTRFS_IOC_SNAP_CREATE_V2` and `BTRFS_IOC_SNAP_DESTROY`: `_IOW(0x94, 23 and 15, 4096 bytes)`.
+const CREATE: u64 = 0x5000_9417;
+const DESTROY: u64 = 0x5000_940F;
+/// `BTRFS_SUBVOL_RDONLY`.
+const READ_ONLY: u64 = 1 << 1;
+
+/// `struct btrfs_ioctl_vol_args_v2`, of 4096 bytes.
+#[repr(C)]
+struct Create {
+    fd: i64,
+    transid: u64,
+    flags: u64,
+    unused: [u64; 4],
+    name: [u8; 4040],
+}
+
+/// `struct btrfs_ioctl_vol_args`, of 4096 bytes.
+#[repr(C)]
+struct Destroy {
+    fd: i64,
+    name: [u8; 4088],
+}
+
+const _: () = assert!(size_of::<Create>() == 4096 && size_of::<Destroy>() == 4096);
+
+/// Takes one of the tree as it is at this moment, and opens its root.
+///
+/// # Errors
+/// The tree is not on btrfs, or its root is not that of a subvolume.
+pub(crate) fn take(root: &Root, private: &Private) -> Result<OwnedFd, Fault> {
+    if !is_subvolume(root.fd())? {
+        return Err(Fault::Changed(
+            "its root is not the root of a btrfs subvolume, so no snapshot of it can be taken",
+        ));
+    }
+    let mut create = Create {
+        fd: i64::from(root.fd().as_raw_fd()),
+        transid: 0,
+        flags: READ_ONLY,
+        unused: [0; 4],
+        name: [0; 4040],
+    };
+    create.name[..NAME.len()].copy_from_slice(NAME);
+    // SAFETY: the kernel reads exactly the 4096 bytes of `create`, which lives until the call ends.
+    let made = unsafe { libc::ioctl(private.dir().as_raw_fd(), CREATE as _, &raw const create) };
+    done("take a snapshot", made)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(private.dir(), NAME, flags, Mode::empty())
+        .map_err(|e| Fault::os("open the snapshot", e))
+}
+
+/// Removes what is left of one, if anything is. Nothing but a subvolume goes.
+pub(crate) fn remove(private: &Private) -> Result<(), Fault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let left = match rustix::fs::openat(private.dir(), NAME, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        left => left.map_err(|e| Fault::os("open the snapshot", e))?,
+    };
+    if Stat::of_fd(left.as_fd())?.dev == Stat::of_fd(private.dir())?.dev {
+        // What a snapshot of the tree has in place of the one that was in it, in a copy of the tree for example.
+        let gone = rustix::fs::unlinkat(private.dir(), NAME, AtFlags::REMOVEDIR);
+        return gone.map_err(|e| Fault::os("remove the place of a snapshot", e));
+    }
+    if !is_subvolume(left.as_fd())? {
+        return Err(Fault::Changed(
+            "something else lies in place of its snapshot",
+        ));
+    }
+    let mut destroy = Destroy {
+        fd: 0,
+        name: [0; 4088],
+    };
+    destroy.name[..NAME.len()].copy_from_slice(NAME);
+    // SAFETY: the kernel reads exactly the 4096 bytes of `destroy`, which lives until the call ends.
+    let gone = unsafe { libc::ioctl(private.dir().as_raw_fd(), DESTROY as _, &raw const destroy) };
+    done("remove the snapshot", gone)
+}
+
+fn is_subvolume(dir: BorrowedFd<'_>) -> Result<bool, Fault> {
+    let system = rustix::fs::fstatfs(dir).map_err(|e| Fault::os("statfs", e))?;
+    // The field's type differs between machines; the magic number has 32 bits.
+    let is_btrfs = system.f_type as u64 & 0xFFFF_FFFF == BTRFS;
+    Ok(is_btrfs && Stat::of_fd(dir)?.ino == ROOT_INODE)
+}
+
+fn done(what: &'static str, answer: libc::c_int) -> Result<(), Fault> {
+    match answer {
+        0 => Ok(()),
+        _ => Err(Fault::io(what, &std::io::Error::last_os_error())),
+    }
+}
