@@ -48,6 +48,14 @@ pub enum Event {
         /// Everything below it may have changed too.
         recursive: bool,
     },
+    /// Whoever wrote the file at this path has closed it, and it was neither made nor renamed meanwhile. Behind [`Event::Dirty`]
+    /// of the path. A hint that not every detector gives: what is to be read there is likely to be whole.
+    Closed {
+        /// The tree.
+        tree: TreeId,
+        /// The path.
+        path: RelPath,
+    },
     /// What was at one path of the tree was renamed to another one. Both are reported as [`Event::Dirty`] behind it, the new
     /// one without what lies beneath: that is as it was, or to be listed if it is not known. Not every detector tells it,
     /// nor every rename.

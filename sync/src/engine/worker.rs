@@ -438,6 +438,7 @@ impl Worker {
                     );
                 }
             }
+            Event::Closed { tree, path } => self.closed(tree, &path),
             Event::Moved { tree, from, to } => {
                 if let Some(at) = self.position(tree).filter(|_| !to.is_private()) {
                     self.trees[at].saw_rename(from, to);
@@ -467,6 +468,27 @@ impl Worker {
                     self.dirty_due = Some(0);
                 }
             }
+        }
+    }
+
+    /// A file that is known was written and closed, and nothing else waits to be looked at: no rename of it is to be waited for,
+    /// as of one that was just made.
+    fn closed(&mut self, tree: TreeId, path: &RelPath) {
+        let Some(at) = self.position(tree) else {
+            return;
+        };
+        let dirty = &self.trees[at].dirty;
+        let parent = path.parent();
+        let alone = dirty.contains_key(path)
+            && dirty
+                .keys()
+                .all(|other| other == path || Some(other) == parent.as_ref());
+        let known = || {
+            let entry = self.shared.index.snapshot().and_then(|s| s.get(tree, path));
+            entry.is_ok_and(|entry| entry.is_some_and(|e| e.current.is_some()))
+        };
+        if alone && known() {
+            self.due_at(clock::now());
         }
     }
 

@@ -10,8 +10,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::io::Errno;
 
 use super::fanotify_sys::{
-    self as sys, FAN_ATTRIB, FAN_CREATE, FAN_DELETE, FAN_MODIFY, FAN_MOVED_FROM, FAN_MOVED_TO,
-    FAN_ONDIR, FAN_Q_OVERFLOW, FAN_RENAME, NameRecord, RawEvent,
+    self as sys, FAN_ATTRIB, FAN_CLOSE_WRITE, FAN_CREATE, FAN_DELETE, FAN_MODIFY, FAN_MOVED_FROM,
+    FAN_MOVED_TO, FAN_ONDIR, FAN_Q_OVERFLOW, FAN_RENAME, NameRecord, RawEvent,
 };
 use super::handles::{Handles, Where};
 use super::report::Reporter;
@@ -27,7 +27,8 @@ const REST: rustix::event::Timespec = rustix::event::Timespec {
     tv_sec: 0,
     tv_nsec: 1_000_000,
 };
-const CHANGES: u64 = FAN_ATTRIB | FAN_CREATE | FAN_DELETE | FAN_MODIFY | FAN_ONDIR;
+const CHANGES: u64 =
+    FAN_ATTRIB | FAN_CLOSE_WRITE | FAN_CREATE | FAN_DELETE | FAN_MODIFY | FAN_ONDIR;
 
 #[derive(Debug)]
 pub(super) struct Fanotify {
@@ -228,6 +229,9 @@ impl Reader {
             if !own || sentinel_token(record.name).is_some() {
                 self.name(&record, on_dir && structural && (record.old || !told));
             }
+            if !own && !structural && event.mask & FAN_CLOSE_WRITE != 0 {
+                self.closed(&record);
+            }
         }
     }
 
@@ -253,6 +257,18 @@ impl Reader {
                 self.reporter.moved(one, from, to)
             }
             _ => false,
+        }
+    }
+
+    /// Whoever wrote a file that was there has closed it, behind the news of its path.
+    fn closed(&mut self, record: &NameRecord<'_>) {
+        let Where::Inside(places) = self.handles.resolve(record.fsid, record.handle) else {
+            return;
+        };
+        for (tree, dir) in places.iter().filter(|(_, dir)| !dir.is_private()) {
+            if let Ok(path) = dir.join(record.name) {
+                self.reporter.closed(*tree, path);
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 
 pub(super) const FAN_ATTRIB: u64 = libc::FAN_ATTRIB;
+pub(super) const FAN_CLOSE_WRITE: u64 = libc::FAN_CLOSE_WRITE;
 pub(super) const FAN_CREATE: u64 = libc::FAN_CREATE;
 pub(super) const FAN_DELETE: u64 = libc::FAN_DELETE;
 pub(super) const FAN_MODIFY: u64 = libc::FAN_MODIFY;

@@ -128,6 +128,15 @@ impl Reporter {
         }
     }
 
+    /// Whoever wrote a file has closed it. A hint: without room for it nothing is lost.
+    pub(super) fn closed(&self, tree: usize, path: RelPath) {
+        let state = self.lock();
+        let id = self.trees[tree].id;
+        if !state[tree].is_pending() {
+            (self.sink)(Event::Closed { tree: id, path });
+        }
+    }
+
     /// A rename within the tree, ahead of the news of its two paths. False: there was no room for it.
     pub(super) fn moved(&self, tree: usize, from: RelPath, to: RelPath) -> bool {
         let state = self.lock();

@@ -107,6 +107,7 @@ fn follow(setup: &Setup, known: &mut BTreeSet<RelPath>, event: &Event) {
                 known.extend(listed.filter(|path| !path.is_private()));
             }
         }
+        Event::Closed { .. } => {}
         other => panic!("{other:?}"),
     }
 }
@@ -357,4 +358,36 @@ fn directories_that_come_and_go_elsewhere_are_not_told() {
         }
     });
     assert_eq!(setup.until_barrier(1), []);
+}
+
+/// The end of a writing is told of a file that was there, behind the news of it, and not of one that is new.
+#[test]
+fn fanotify_tells_when_a_file_that_was_there_is_closed() {
+    let Some(setup) = start(Detector::Fanotify) else {
+        return;
+    };
+    let path = |name: &str| RelPath::new(name).expect("valid");
+    let closed = |events: &[Event], name: &str| {
+        let at = |wanted: &dyn Fn(&Event) -> bool| events.iter().position(wanted);
+        let dirty = at(&|event| matches!(event, Event::Dirty { path: p, .. } if *p == path(name)));
+        let closed =
+            at(&|event| matches!(event, Event::Closed { path: p, .. } if *p == path(name)));
+        assert!(dirty.is_some(), "{name} not in {events:?}");
+        assert!(closed.is_none() || closed > dirty, "{events:?}");
+        closed.is_some()
+    };
+    let file = setup.dir().join("f");
+    std::fs::write(&file, b"1").expect("write");
+    setup.until_barrier(1);
+    std::fs::write(&file, b"2").expect("write");
+    assert!(closed(&setup.until_barrier(2), "f"));
+    // Open still: there is more to come.
+    let open = std::fs::File::options().append(true).open(&file);
+    let mut open = open.expect("open");
+    std::io::Write::write_all(&mut open, b"3").expect("write");
+    assert!(!closed(&setup.until_barrier(3), "f"));
+    drop(open);
+    assert!(closed(&setup.until_barrier(4), "f"));
+    std::fs::rename(&file, setup.dir().join("g")).expect("rename");
+    assert!(!closed(&setup.until_barrier(5), "g"));
 }
