@@ -162,6 +162,7 @@ fn source(bytes: &[u8]) {
                     acked,
                     applied,
                     durable,
+                    follows: _,
                 }) => {
                     assert!(acked.max(applied).max(durable) <= machine.cursor());
                 }
