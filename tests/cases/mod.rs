@@ -29,6 +29,7 @@
 //! | a file that is changed in place is never left a mixture; no room for its journal | `in_place` |
 //! | a database under load is carried in sets, and starts on the standby with what was committed before the last one | `sets` |
 //! | an emptied or unmounted source stops replication | `guards::an_emptied_source_stops`, `guards::an_unmounted_source_stops` |
+//! | a source that is mounted over, or unmounted and mounted again, goes on with a scan | `remount::what_is_mounted_over_or_away_and_back_is_scanned` |
 //! | a stranger's key gets nowhere | `identity::a_strangers_key_gets_nowhere` |
 //! | a garbage peer and a half-open connection get nowhere | `identity::garbage_and_half_open_connections_get_nowhere` |
 //! | status under 100 ms and heartbeats on time during a full first copy | `load::status_and_heartbeats_during_a_first_copy` |
@@ -54,6 +55,7 @@ mod load;
 mod moves;
 mod no_takeover;
 mod reload;
+mod remount;
 mod replicas;
 mod rescue;
 mod resume;

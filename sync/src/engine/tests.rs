@@ -17,6 +17,7 @@ mod limits;
 mod logs;
 mod odd;
 mod order;
+mod overflow;
 mod owners;
 pub(super) mod pair;
 mod policy;
