@@ -30,6 +30,7 @@ use crate::path::RelPath;
 use crate::progress::Work;
 use crate::tree::{MAX_TREES, TreeId};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::num::NonZeroU64;
 use thiserror::Error;
 
@@ -583,6 +584,12 @@ impl Message {
                 let marks = batch.totals.iter().filter_map(|t| t.set);
                 marks.map(|m| m.upto).try_for_each(check_seq)?;
                 batch.records.iter().try_for_each(check_record)?;
+                // What lies nowhere and was never known has none.
+                let numbers = batch.records.iter().map(|r| r.seq).filter(|seq| *seq != 0);
+                let mut seen = HashSet::with_capacity(batch.records.len());
+                if !numbers.into_iter().all(|seq| seen.insert(seq)) {
+                    return Err(BadMessage("two records of one number"));
+                }
                 let inline = batch.records.iter().filter(|r| r.inline);
                 // Each is at most INLINE_FILE, and there are at most MAX_RECORDS: no overflow.
                 match inline.map(Record::size).sum::<u64>() > INLINE_BATCH_BYTES + INLINE_FILE {

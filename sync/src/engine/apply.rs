@@ -5,6 +5,7 @@
 //! leaves each path whole, and the next start knows which paths it changed itself.
 
 use super::ahead::Ahead;
+use super::foreign::is_free;
 use super::intent::{self, Intent};
 use super::look::Sight;
 use super::set_apply::Part;
@@ -16,7 +17,7 @@ use super::worker::Worker;
 use crate::commit::{self, Content, Report, Target};
 use crate::entry::{Kind, LocalKey, State};
 use crate::fault::Fault;
-use crate::index::{IndexError, Snapshot};
+use crate::index::{Index, IndexError, Snapshot};
 use crate::lineage::NodeHeads;
 use crate::meta;
 use crate::path::RelPath;
@@ -27,6 +28,9 @@ use crate::wire::{Commit, Record};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio::sync::oneshot;
+
+/// Why a record is asked for again.
+const TAKEN: &str = "the source sent it with the number of another path";
 
 /// A batch with its contents, for the worker.
 pub(crate) struct Batch {
@@ -137,6 +141,7 @@ impl Worker {
             .copied()
             .collect();
         let mut results = Results::default();
+        let mut numbers = Numbers::new(&self.shared.index).map_err(|e| e.to_string())?;
         let mut by_tree: BTreeMap<TreeId, Vec<Item>> = BTreeMap::new();
         for (number, record) in (0u32..).zip(ready.records) {
             if ready.failed.contains(&number) {
@@ -146,6 +151,10 @@ impl Worker {
             } else if let Some(why) = self.refused(&record) {
                 self.path_error(record.tree, &record.path, why);
                 results.failed.push((record.tree, record.path, Here::Open));
+            } else if numbers.are_taken(&record).map_err(|e| e.to_string())? {
+                self.path_error(record.tree, &record.path, TAKEN.into());
+                results.failed.push((record.tree, record.path, Here::Open));
+                self.ahead.iter_mut().for_each(Ahead::withdraw);
             } else {
                 by_tree
                     .entry(record.tree)
@@ -554,6 +563,31 @@ impl Worker {
             Why::Protected | Why::Excluded => self.note_skipped(at, &record.path),
         }
         results.settled.insert((tree, record.path.clone()));
+    }
+}
+
+/// The numbers of the records of a batch.
+pub(super) struct Numbers {
+    index: Snapshot,
+    seen: BTreeSet<u64>,
+}
+
+impl Numbers {
+    pub fn new(index: &Index) -> Result<Numbers, IndexError> {
+        Ok(Numbers {
+            index: index.snapshot()?,
+            seen: BTreeSet::new(),
+        })
+    }
+
+    /// The number of a record is another path's. Such a record could not be written down: it is asked for again, so that
+    /// nothing that was spooled or answered stands in the way for ever.
+    pub fn are_taken(&mut self, record: &Record) -> Result<bool, IndexError> {
+        let Record {
+            tree, path, seq, ..
+        } = record;
+        // What was never known has none.
+        Ok(*seq != 0 && !(self.seen.insert(*seq) && is_free(&self.index, *tree, path, *seq)?))
     }
 }
 

@@ -111,6 +111,7 @@ impl Worker {
         let aside: Aside = snapshot.value(ASIDE)?.unwrap_or_default();
         let open = self.trees[at].open.clone();
         let mut changes = Changes::default();
+        let mut taken = BTreeSet::new();
         let intent: HashMap<&RelPath, (u64, &Option<State>)> = intent
             .0
             .iter()
@@ -133,7 +134,11 @@ impl Worker {
             let unfinished = listed.is_some_and(|listed| listed.is_nothing());
             match intent.get(&sight.path) {
                 _ if moved => changes.between.push(sight),
-                Some((seq, state)) if *seq != 0 && same(state.as_ref(), sight.state.as_ref()) => {
+                Some((seq, state))
+                    if same(state.as_ref(), sight.state.as_ref())
+                        && is_free(snapshot, tree, &sight.path, *seq)?
+                        && taken.insert(*seq) =>
+                {
                     changes.own.push((sight, *seq, (*state).clone()));
                 }
                 Some((_, state))
@@ -265,6 +270,24 @@ impl Worker {
             && inode(there) == inode(key)
             && is_clean(first.as_ref(), there)
     }
+}
+
+/// Whether a path may have this number: one that belongs to another path is an error of the source's.
+pub(super) fn is_free(
+    index: &Snapshot,
+    tree: TreeId,
+    path: &RelPath,
+    seq: u64,
+) -> Result<bool, IndexError> {
+    if seq > index.last_seq() {
+        return Ok(true);
+    }
+    let Some(before) = seq.checked_sub(1) else {
+        return Ok(false);
+    };
+    let next = index.changes(before, 1)?;
+    let owner = next.first().filter(|row| row.entry.seq == seq);
+    Ok(owner.is_none_or(|row| row.tree == tree && row.path == *path))
 }
 
 /// What differs from the index on a node that only receives.

@@ -7,7 +7,7 @@
 //! That one note is the commit. After a crash without it nothing of the set was applied, and a takeover throws it away; with
 //! it all of the set is applied, before this node can become master. Applying a batch again is harmless, as for a hold.
 
-use super::apply::{Batch, Item, Results};
+use super::apply::{Batch, Here, Item, Numbers, Results};
 use super::error::CommandError;
 use super::sets::set_key;
 use super::tree::Tree;
@@ -256,8 +256,17 @@ impl Worker {
                 .zip(ready.records)
                 .map(|(number, record)| Item { number, record })
                 .collect();
-            let (mut results, mut intent) = (Results::default(), self.left.intent.clone());
-            self.apply_tree(at, items, &quiet, &mut intent, &mut contents, &mut results)?;
+            let mut numbers = Numbers::new(&self.shared.index).map_err(text)?;
+            let mut results = Results::default();
+            let mut left = Vec::with_capacity(items.len());
+            for item in items {
+                match numbers.are_taken(&item.record).map_err(text)? {
+                    true => results.failed.push((tree, item.record.path, Here::Open)),
+                    false => left.push(item),
+                }
+            }
+            let mut intent = self.left.intent.clone();
+            self.apply_tree(at, left, &quiet, &mut intent, &mut contents, &mut results)?;
             crate::cut::here("before the result of a set");
             self.write_results(quiet, &nobody, results).map_err(text)?;
             self.set_spool(tree)?

@@ -195,6 +195,11 @@ fn rules_are_checked() {
             seq: MAX_SEQ + 1,
             ..record(path("x"), None)
         }),
+        Message::Batch(Batch {
+            id: 1,
+            records: vec![record(path("x"), None), record(path("y"), None)],
+            totals: vec![],
+        }),
         Message::Commit(Commit {
             batch: 1,
             upto: u64::MAX,
@@ -236,7 +241,12 @@ fn rules_are_checked() {
         },
         Message::Batch(Batch {
             id: 1,
-            records: vec![full; (INLINE_BATCH_BYTES / INLINE_FILE) as usize + 2],
+            records: (1..=INLINE_BATCH_BYTES / INLINE_FILE + 2)
+                .map(|seq| Record {
+                    seq,
+                    ..full.clone()
+                })
+                .collect(),
             totals: vec![],
         }),
         Message::Fetch {

@@ -5,6 +5,7 @@ use super::cuts::{batch_of, hand_batch, items};
 use super::pair::{Cable, Node, flush, pair, write};
 use super::reversal::rescued;
 use crate::engine::intent::{INTENT, Intent};
+use crate::path::RelPath;
 use crate::tree::TreeId;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,6 +33,14 @@ async fn looked_at(b: &Node) {
     b.until("looked at", |s| !is_left(s)).await;
 }
 
+/// What became of the file is known as somebody's own.
+fn is_listed(b: &Node) -> bool {
+    let (tree, path) = (TreeId::of("data"), RelPath::new("file").unwrap());
+    let index = b.engine().shared.index.snapshot().unwrap();
+    let listed = index.listed(tree, &path).unwrap();
+    listed.is_some_and(|listed| !listed.is_nothing())
+}
+
 /// Takes the source's version of the file, and then fails over a tree that nobody knows.
 async fn fail(a: &Node, b: &Node) {
     let mut batch = batch_of(a, b, &[("file", false)], a.engine().status().seq);
@@ -53,7 +62,7 @@ async fn what_a_failed_apply_left_is_known_and_what_comes_later_is_seen() {
         looked_at(&b).await;
         if local {
             std::fs::remove_file(b.tree().join("file")).unwrap();
-            b.until("seen", |s| !s.consistent).await;
+            b.until("seen", |_| is_listed(&b)).await;
         }
         write(&a.tree().join("file"), "third");
         let cable = Cable::plug(&a, &b);
@@ -87,6 +96,7 @@ async fn a_deletion_behind_an_apply_that_was_cut_is_in_the_rescue() {
         scanned.wait_for(|scanned| *scanned).await.unwrap();
         looked_at(&b).await;
         std::fs::remove_file(b.tree().join("file")).unwrap();
+        b.until("seen", |_| is_listed(&b)).await;
         let cable = Cable::plug(&a, &b);
         flush(&a).await;
         b.until("consistent", |s| s.consistent).await;
@@ -94,4 +104,25 @@ async fn a_deletion_behind_an_apply_that_was_cut_is_in_the_rescue() {
         assert_eq!(items(&b), 1, "cut {n}, {place}");
         cable.cut().await;
     }
+}
+
+/// A record with the number of another path cannot be written down: it is asked for again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_of_another_path_stops_nothing() {
+    let (a, b) = newer().await;
+    let mut batch = batch_of(&a, &b, &[("file", false)], a.engine().status().seq);
+    let (tree, path) = (TreeId::of("data"), RelPath::new("stays").unwrap());
+    let index = b.engine().shared.index.snapshot().unwrap();
+    batch.ready.records[0].seq = index.get(tree, &path).unwrap().unwrap().seq;
+    drop(index);
+    // Nor is it answered, or kept to be applied later.
+    let applied = hand_batch(&b, batch).await.unwrap();
+    assert!(applied.is_ok_and(|applied| applied.unsettled == 1));
+    looked_at(&b).await;
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(items(&b), 0);
+    cable.cut().await;
 }
