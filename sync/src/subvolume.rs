@@ -40,15 +40,26 @@ struct Destroy {
 
 const _: () = assert!(size_of::<Create>() == 4096 && size_of::<Destroy>() == 4096);
 
+/// Why there is no snapshot, or one stays.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SnapshotError {
+    #[error("no snapshot of the tree can be taken: it does not lie on btrfs")]
+    NotBtrfs,
+    #[error("no snapshot of the tree can be taken: its root is not the root of a btrfs subvolume")]
+    NoSubvolume,
+    #[error(".tandem/snapshot is no snapshot: it is left alone, and no other one is taken")]
+    Foreign,
+    #[error("the snapshot of the tree: {0}")]
+    Fault(#[from] Fault),
+}
+
 /// Takes one of the tree as it is at this moment, and opens its root.
-///
-/// # Errors
-/// The tree is not on btrfs, or its root is not that of a subvolume.
-pub(crate) fn take(root: &Root, private: &Private) -> Result<OwnedFd, Fault> {
-    if !is_subvolume(root.fd())? {
-        return Err(Fault::Changed(
-            "its root is not the root of a btrfs subvolume, so no snapshot of it can be taken",
-        ));
+pub(crate) fn take(root: &Root, private: &Private) -> Result<OwnedFd, SnapshotError> {
+    if !is_btrfs(root.fd())? {
+        return Err(SnapshotError::NotBtrfs);
+    }
+    if root.opened_as().ino != ROOT_INODE {
+        return Err(SnapshotError::NoSubvolume);
     }
     let mut create = Create {
         fd: i64::from(root.fd().as_raw_fd()),
@@ -60,28 +71,30 @@ pub(crate) fn take(root: &Root, private: &Private) -> Result<OwnedFd, Fault> {
     create.name[..NAME.len()].copy_from_slice(NAME);
     // SAFETY: the kernel reads exactly the 4096 bytes of `create`, which lives until the call ends.
     let made = unsafe { libc::ioctl(private.dir().as_raw_fd(), CREATE as _, &raw const create) };
-    done("take a snapshot", made)?;
+    done("take", made)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(private.dir(), NAME, flags, Mode::empty())
-        .map_err(|e| Fault::os("open the snapshot", e))
+    let opened = rustix::fs::openat(private.dir(), NAME, flags, Mode::empty());
+    Ok(opened.map_err(|e| Fault::os("open", e))?)
 }
 
 /// Removes what is left of one, if anything is. Nothing but a subvolume goes.
-pub(crate) fn remove(private: &Private) -> Result<(), Fault> {
+pub(crate) fn remove(private: &Private) -> Result<(), SnapshotError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let left = match rustix::fs::openat(private.dir(), NAME, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(()),
-        left => left.map_err(|e| Fault::os("open the snapshot", e))?,
+        Err(Errno::NOTDIR | Errno::LOOP) => return Err(SnapshotError::Foreign),
+        left => left.map_err(|e| Fault::os("open", e))?,
     };
-    if Stat::of_fd(left.as_fd())?.dev == Stat::of_fd(private.dir())?.dev {
-        // What a snapshot of the tree has in place of the one that was in it, in a copy of the tree for example.
-        let gone = rustix::fs::unlinkat(private.dir(), NAME, AtFlags::REMOVEDIR);
-        return gone.map_err(|e| Fault::os("remove the place of a snapshot", e));
+    let (stat, above) = (Stat::of_fd(left.as_fd())?, Stat::of_fd(private.dir())?);
+    if stat.dev == above.dev {
+        // A snapshot of the whole has an empty directory where this one was: of a tree that was put back from one.
+        return match rustix::fs::unlinkat(private.dir(), NAME, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY) => Err(SnapshotError::Foreign),
+            gone => Ok(gone.map_err(|e| Fault::os("rmdir", e))?),
+        };
     }
-    if !is_subvolume(left.as_fd())? {
-        return Err(Fault::Changed(
-            "something else lies in place of its snapshot",
-        ));
+    if !is_btrfs(left.as_fd())? || stat.ino != ROOT_INODE {
+        return Err(SnapshotError::Foreign);
     }
     let mut destroy = Destroy {
         fd: 0,
@@ -90,19 +103,18 @@ pub(crate) fn remove(private: &Private) -> Result<(), Fault> {
     destroy.name[..NAME.len()].copy_from_slice(NAME);
     // SAFETY: the kernel reads exactly the 4096 bytes of `destroy`, which lives until the call ends.
     let gone = unsafe { libc::ioctl(private.dir().as_raw_fd(), DESTROY as _, &raw const destroy) };
-    done("remove the snapshot", gone)
+    done("remove", gone)
 }
 
-fn is_subvolume(dir: BorrowedFd<'_>) -> Result<bool, Fault> {
+fn is_btrfs(dir: BorrowedFd<'_>) -> Result<bool, Fault> {
     let system = rustix::fs::fstatfs(dir).map_err(|e| Fault::os("statfs", e))?;
     // The field's type differs between machines; the magic number has 32 bits.
-    let is_btrfs = system.f_type as u64 & 0xFFFF_FFFF == BTRFS;
-    Ok(is_btrfs && Stat::of_fd(dir)?.ino == ROOT_INODE)
+    Ok(system.f_type as u64 & 0xFFFF_FFFF == BTRFS)
 }
 
-fn done(what: &'static str, answer: libc::c_int) -> Result<(), Fault> {
+fn done(what: &'static str, answer: libc::c_int) -> Result<(), SnapshotError> {
     match answer {
         0 => Ok(()),
-        _ => Err(Fault::io(what, &std::io::Error::last_os_error())),
+        _ => Err(Fault::io(what, &std::io::Error::last_os_error()).into()),
     }
 }

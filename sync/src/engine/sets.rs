@@ -393,9 +393,10 @@ impl Taking<'_> {
             None => return Ok(open.clone()),
             Some(Snapshot::Btrfs) => {
                 let taken = subvolume::take(&open.root, &open.private);
+                let dir = taken.map_err(|error| error.to_string())?;
                 // The tree goes on at once: what changes in it then must carry another stamp.
                 std::thread::sleep(STAMP);
-                taken.and_then(|dir| Root::of(dir, open.root.path(), false))
+                Root::of(dir, open.root.path(), false)
             }
             Some(Snapshot::At(path)) => {
                 let shown = path.display();
@@ -429,8 +430,8 @@ impl Taking<'_> {
 
     /// Nothing is left of a snapshot of Tandem's, of one that a crash left behind neither.
     fn clear_snapshot(&self) {
-        if let Err(fault) = subvolume::remove(&self.open.private) {
-            tracing::warn!(tree = self.config.name, %fault, "a snapshot cannot be removed");
+        if let Err(error) = subvolume::remove(&self.open.private) {
+            tracing::warn!(tree = self.config.name, %error, "a snapshot cannot be removed");
         }
     }
 

@@ -175,6 +175,8 @@ async fn flags_come_and_go_with_what_they_are_of() {
 
 /// What is done on the source with things that cannot be changed on the replica. Each keeps or loses its flags.
 fn turn_over(tree: &Path) {
+    // In a directory that nobody opens for it.
+    write(&tree.join("closed/open"), "newer");
     // A file with a new content, one with a new mode, one that goes, one that gets another name.
     for (name, again) in [
         ("content", true),
@@ -221,6 +223,8 @@ fn turn_over(tree: &Path) {
 }
 
 fn begin_tree(tree: &Path) {
+    write(&tree.join("closed/open"), "older");
+    set(&tree.join("closed"), IMMUTABLE);
     for name in [
         "content",
         "mode",

@@ -158,14 +158,19 @@ async fn a_snapshot_that_a_crash_left_is_removed_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_that_is_no_subvolume_is_said() {
-    let (a, b) = begin(Node::new("a", of_btrfs), Node::new("b", of_btrfs)).await;
-    by_hooks(&a, |_| Ok(()));
-    write(&a.tree().join("file"), "content");
-    let cable = Cable::plug(&a, &b);
-    let named = |s: &EngineStatus| s.alarms.iter().any(|a| a.text.contains("btrfs subvolume"));
-    a.until("an alarm", named).await;
-    assert!(!b.tree().join("file").exists());
-    cable.cut().await;
+    let disk = Disk::btrfs();
+    let on_btrfs = disk.iter().map(|disk| (disk.at.clone(), "btrfs subvolume"));
+    for (at, why) in on_btrfs.chain([(std::env::temp_dir(), "does not lie on btrfs")]) {
+        let node = |name| Node::new_in(&at, name, of_btrfs);
+        let (a, b) = begin(node("a"), node("b")).await;
+        by_hooks(&a, |_| Ok(()));
+        write(&a.tree().join("file"), "content");
+        let cable = Cable::plug(&a, &b);
+        let named = |s: &EngineStatus| s.alarms.iter().any(|a| a.text.contains(why));
+        a.until(why, named).await;
+        assert!(!b.tree().join("file").exists());
+        cable.cut().await;
+    }
 }
 
 /// As LVM does it: the tree lies in a snapshot that the commands mount. Here a btrfs of the test's own gives it.
