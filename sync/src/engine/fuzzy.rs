@@ -7,19 +7,20 @@
 
 use super::command::Shared;
 use super::status::Mode;
-use super::tree::Tree;
+use super::tree::{MAX_NAMED, Tree};
 use super::worker::Worker;
 use crate::index::IndexError;
 use crate::path::RelPath;
 use crate::tree::TreeId;
-use crate::wire::{Fuzzy, LIST_BYTES};
+use crate::wire::{Fuzzy, LIST_BYTES, MAX_PATHS};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The marks of a tree.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
-    /// Files that are marked here. Durable on a receiver; on a source those that it had when it became one.
+    /// Files that are marked here, at most [`MAX_NAMED`]. Durable on a receiver; on a source those that it had when it became
+    /// one.
     here: BTreeSet<RelPath>,
     /// Files without a name in the list, by the source's word.
     more: u64,
@@ -33,6 +34,20 @@ impl Marks {
     /// What is marked.
     pub fn here(&self) -> &BTreeSet<RelPath> {
         &self.here
+    }
+
+    /// Marks what a list names, and counts what has no room. True: the marks are other ones.
+    fn add(&mut self, list: &Fuzzy) -> bool {
+        let before = (self.here.len(), self.more);
+        let mut more = list.more;
+        for path in &list.paths {
+            match self.here.len() < MAX_NAMED || self.here.contains(path) {
+                true => drop(self.here.insert(path.clone())),
+                false => more = more.saturating_add(1),
+            }
+        }
+        self.more = self.more.max(more);
+        before != (self.here.len(), self.more)
     }
 
     /// A rename that concerns one of them is not carried out as one: the marks go by name.
@@ -56,7 +71,8 @@ fn list(tree: TreeId, paths: &BTreeSet<RelPath>, upto: u64) -> Fuzzy {
         bytes += path.as_bytes().len() + 8;
         bytes < LIST_BYTES
     };
-    let named: Vec<RelPath> = paths.iter().take_while(fits).cloned().collect();
+    let named = paths.iter().take(MAX_PATHS).take_while(fits);
+    let named: Vec<RelPath> = named.cloned().collect();
     Fuzzy {
         tree,
         upto,
@@ -103,10 +119,7 @@ impl Worker {
             return Ok(());
         };
         let marks = &mut self.trees[at].marks;
-        let before = (marks.here.len(), marks.more);
-        marks.here.extend(list.paths.iter().cloned());
-        marks.more = marks.more.max(list.more);
-        let grew = before != (marks.here.len(), marks.more);
+        let grew = marks.add(&list);
         marks.next = Some(list);
         if grew {
             self.write_marks(at)?;
@@ -244,5 +257,20 @@ mod tests {
         assert!(told.more > 0 && told.paths.len() as u64 + told.more == 400);
         let message = crate::wire::Message::Fuzzy(told);
         assert!(crate::wire::encode(&message).expect("it fits").len() < crate::wire::MAX_FRAME);
+        let short = |n: usize| RelPath::new(n.to_string()).expect("valid");
+        let told = list(TreeId::of("t"), &(0..2000).map(short).collect(), 7);
+        assert_eq!((told.paths.len(), told.more), (MAX_PATHS, 976));
+    }
+
+    #[test]
+    fn a_source_that_names_ever_more_takes_no_more_memory() {
+        let mut marks = Marks::default();
+        for round in 0..20 {
+            let path = |n: usize| RelPath::new(format!("{round}/{n}")).expect("valid");
+            let named: BTreeSet<RelPath> = (0..MAX_PATHS).map(path).collect();
+            marks.add(&list(TreeId::of("t"), &named, 7));
+        }
+        assert_eq!(marks.here.len(), MAX_NAMED);
+        assert!(marks.more > 0);
     }
 }
