@@ -5,9 +5,10 @@
 //! knows which of its files may be torn, says so with an alarm, and keeps saying it until each of them is written again or
 //! removed.
 
+use super::clock;
 use super::command::Shared;
 use super::status::Mode;
-use super::tree::{MAX_NAMED, Tree};
+use super::tree::{Dirt, MAX_NAMED, Tree};
 use super::worker::Worker;
 use crate::index::IndexError;
 use crate::path::RelPath;
@@ -26,8 +27,11 @@ pub(crate) struct Marks {
     more: u64,
     /// The source's newest list, until everything up to its number is applied.
     next: Option<Fuzzy>,
-    /// What a source told last.
+    /// What a source told last. Durable.
     told: BTreeSet<RelPath>,
+    /// Of what this node told before it began anew as source, what it has not looked at since. Until then nobody can say
+    /// whether it has come to rest.
+    owed: BTreeSet<RelPath>,
 }
 
 impl Marks {
@@ -60,7 +64,17 @@ impl Marks {
 impl Tree {
     /// Files of this tree of which a receiver may have no state that existed.
     pub(super) fn fuzzy_paths(&self) -> BTreeSet<RelPath> {
-        self.fuzzy.union(&self.marks.here).cloned().collect()
+        let Marks { here, owed, .. } = &self.marks;
+        self.fuzzy.iter().chain(here).chain(owed).cloned().collect()
+    }
+
+    /// Source: these were looked at, whatever was found. What does not rest is restless at once, as it was.
+    pub(super) fn looked_at(&mut self, paths: &[(RelPath, Dirt)]) {
+        for (path, _) in paths.iter().filter(|(_, dirt)| dirt.force) {
+            if self.marks.owed.remove(path) && self.later.contains_key(path) {
+                self.fuzzy.insert(path.clone());
+            }
+        }
     }
 }
 
@@ -106,7 +120,18 @@ impl Worker {
         }
         let id = self.trees[at].id;
         let new = list(id, &all, *self.shared.head.borrow());
-        self.trees[at].marks.told = all;
+        if all != self.trees[at].marks.told {
+            // Before it is told: who begins anew as source must not tell less.
+            let key = told_key(id);
+            let kept = self.shared.index.write(|w| match all.is_empty() {
+                true => w.remove_value(&key),
+                false => w.put_value(&key, &all),
+            });
+            if let Err(error) = kept {
+                return self.index_failed(&error);
+            }
+            self.trees[at].marks.told = all;
+        }
         self.shared.fuzzy.send_modify(|lists| {
             let others = lists.iter().filter(|list| list.tree != id);
             *lists = Arc::new(others.cloned().chain([new]).collect());
@@ -194,16 +219,55 @@ impl Worker {
     pub(super) fn turn_marks(&mut self) {
         self.shared.fuzzy.send_replace(Arc::default());
         for at in 0..self.trees.len() {
-            let marks = &mut self.trees[at].marks;
-            (marks.next, marks.told) = (None, BTreeSet::new());
-            if self.mode == Mode::Replica {
-                // What never rested here is the other side's to say now.
-                self.trees[at].fuzzy.clear();
+            if let Err(error) = self.turn_told(at) {
+                self.index_failed(&error);
             }
             self.alarm_marks(at);
             // Also if there is none: what a receiver has marked may have come to rest without its hearing of it.
             let all = self.trees[at].fuzzy_paths();
             self.tell_fuzzy(at, all);
+        }
+    }
+
+    fn turn_told(&mut self, at: usize) -> Result<(), IndexError> {
+        let tree = &mut self.trees[at];
+        let (key, marks) = (told_key(tree.id), &mut tree.marks);
+        marks.next = None;
+        // What never rested is looked at anew, or is the other side's to say now.
+        tree.fuzzy.clear();
+        (marks.told, marks.owed) = Default::default();
+        let told: Option<BTreeSet<RelPath>> = self.shared.index.snapshot()?.value(&key)?;
+        match (&self.mode, told) {
+            (Mode::Source { .. }, Some(told)) => {
+                // A tree that is sent in sets is looked at by passes only.
+                if !tree.is_in_sets() {
+                    let marks = &mut tree.marks;
+                    marks.owed = told.difference(&marks.here).cloned().collect();
+                }
+                tree.marks.told = told;
+            }
+            (Mode::Replica, Some(_)) => self.shared.index.write(|w| w.remove_value(&key))?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Source: has a look taken at what was restless when it began. What the scan does not find changed is read too.
+    pub(super) fn look_at_owed(&mut self) {
+        if !matches!(self.mode, Mode::Source { .. }) {
+            return;
+        }
+        let mut any = false;
+        for tree in &mut self.trees {
+            if tree.moves() && !tree.is_scanned() {
+                for path in tree.marks.owed.clone() {
+                    tree.mark(path, Dirt::FORCED);
+                    any = true;
+                }
+            }
+        }
+        if any {
+            self.due_at(clock::now());
         }
     }
 
@@ -231,6 +295,11 @@ pub(crate) fn untold(shared: &Shared, told: &[Fuzzy], gets: impl Fn(TreeId) -> b
         .iter()
         .filter(|list| gets(list.tree) && !told.contains(list));
     new.cloned().collect()
+}
+
+/// Where it is kept in the index what a source told.
+fn told_key(tree: TreeId) -> String {
+    format!("restless/{tree}")
 }
 
 /// Where the marks are kept in the index.

@@ -249,7 +249,10 @@ impl Worker {
             _ => self.record(at, sights, |_| Ok(())),
         };
         match result {
-            Ok(()) => self.tell_rested(at),
+            Ok(()) => {
+                self.trees[at].looked_at(&paths);
+                self.tell_rested(at);
+            }
             Err(error) => self.index_failed(&error),
         }
     }

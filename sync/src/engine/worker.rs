@@ -310,6 +310,7 @@ impl Worker {
         }
         self.compare_contents();
         self.verify_unverified();
+        self.look_at_owed();
         self.purge_tombstones();
         if let Err(error) = self.shared.index.rest() {
             self.index_failed(&error);

@@ -124,6 +124,45 @@ async fn a_standby_that_takes_over_names_what_may_be_torn() {
     cable.cut().await;
 }
 
+/// A master that was restarted does not know of a file that never rested whether it rests now, until it has looked at it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_begins_anew_takes_no_mark_back_unseen() {
+    let (mut a, b) = pair(|_| {}).await;
+    const SIZE: usize = 24 << 20;
+    write(&a.tree().join("busy"), noise(SIZE, 1));
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let writer = Busy::begin(&a, SIZE as u64);
+    b.until("marked", |s| s.trees[0].fuzzy == ["busy"]).await;
+    cable.cut().await;
+    writer.end();
+    a.stop().await;
+    // Its file system is mounted late.
+    let away = a.dir.path().join("away");
+    std::fs::rename(a.tree(), &away).unwrap();
+    a.start();
+    a.engine().begin_source(1).await.unwrap();
+    let told = || {
+        let lists = Arc::clone(&a.engine().shared.fuzzy.borrow());
+        let paths = lists.iter().flat_map(|list| &list.paths);
+        paths.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told(), ["busy"]);
+    std::fs::rename(&away, a.tree()).unwrap();
+    a.until("at rest", |s| {
+        let stopped = matches!(s.trees[0].state, TreeState::Stopped { .. });
+        !stopped && s.trees[0].fuzzy.is_empty()
+    })
+    .await;
+    assert!(told().is_empty());
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("not marked", |s| s.trees[0].fuzzy.is_empty()).await;
+    let read = |node: &super::pair::Node| std::fs::read(node.tree().join("busy")).unwrap();
+    assert!(read(&a) == read(&b));
+    cable.cut().await;
+}
+
 /// Somebody writes into `busy` all the time, all over it.
 struct Busy {
     stop: Arc<AtomicBool>,
