@@ -455,7 +455,7 @@ impl Staged {
         }
     }
 
-    /// What makes the disk begin with all of it, to be run by another thread; [`Staged::sync`] waits for that. `None`: the
+    /// What makes the disk begin with all of it, to be run by another thread; `Staged::sync` waits for that. `None`: the
     /// system has no descriptor for it.
     pub fn sync_ahead(&mut self) -> Option<impl FnOnce() + Send + use<>> {
         let file = self.file.try_clone().ok()?;
