@@ -1,6 +1,8 @@
 //! Two engines in one process, real directories, a stream between them.
 
 mod ahead;
+#[cfg(target_arch = "x86_64")]
+mod coarse;
 pub(super) mod compare;
 mod copy;
 mod cuts;

@@ -61,16 +61,25 @@ pub(crate) fn mount_image(
     bytes: u64,
     inodes: u64,
 ) -> Result<(), LabError> {
+    make_image(file, bytes, Some(inodes))?;
+    let mut mount = Command::new("mount");
+    mount.args(["-o", "loop"]).arg(file).arg(disk);
+    run(mount)
+}
+
+/// Makes a sparse file with an empty ext4 in it.
+pub(crate) fn make_image(file: &Path, bytes: u64, inodes: Option<u64>) -> Result<(), LabError> {
     let image = fs::File::create(file).map_err(LabError::io("make the disk's image"))?;
     image
         .set_len(bytes)
         .map_err(LabError::io("set the size of the disk's image"))?;
     let mut make = Command::new("mkfs.ext4");
-    make.args(["-q", "-F", "-N", &inodes.to_string()]).arg(file);
-    run(make)?;
-    let mut mount = Command::new("mount");
-    mount.args(["-o", "loop"]).arg(file).arg(disk);
-    run(mount)
+    make.args(["-q", "-F"]);
+    if let Some(inodes) = inodes {
+        make.args(["-N", &inodes.to_string()]);
+    }
+    make.arg(file);
+    run(make)
 }
 
 fn run(mut command: Command) -> Result<(), LabError> {

@@ -32,6 +32,9 @@ pub enum LabError {
         /// What its first process said.
         why: String,
     },
+    /// A guest kernel could not be used; the text says why.
+    #[error("{0}")]
+    Guest(String),
     /// The host is switched off.
     #[error("host {0} is off")]
     Off(String),

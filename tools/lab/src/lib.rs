@@ -22,6 +22,7 @@ pub mod pair;
 mod privilege;
 mod rootfs;
 mod start;
+mod uml;
 mod web;
 
 pub use client::{Answer, HttpClient, Probe, ProbeLog};
@@ -32,6 +33,7 @@ pub use host::{Host, HostSpec, Nic, Process, Snapshot};
 pub use network::{Cable, Network};
 pub use privilege::{Privilege, privilege};
 pub use start::{PROGRAM_DIR, at_start, own_path};
+pub use uml::{Guest, GuestOutput};
 
 use floor::Floor;
 use janitor::Janitor;
