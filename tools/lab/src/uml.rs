@@ -68,12 +68,16 @@ impl Guest {
         arguments: &[&str],
         most: Duration,
     ) -> Result<GuestOutput, LabError> {
-        let job = Job::make(program, arguments)?;
+        self.run_job(&Job::make(program, arguments)?, most)
+    }
+
+    fn run_job(&self, job: &Job, most: Duration) -> Result<GuestOutput, LabError> {
         let (processor, _lock) = a_processor()?;
         let console = File::create(job.0.join("console")).map_err(failed("make the console"))?;
         let also = console.try_clone().map_err(failed("share the console"))?;
         let status = Command::new("timeout")
-            .args(["--signal=KILL", &most.as_secs().to_string()])
+            // At SIGTERM the kernel ends its helpers, which are in a session of their own; SIGKILL would leave them.
+            .args(["--kill-after=10", &most.as_secs().to_string()])
             // Between two processors it is three times slower.
             .args(["taskset", "-c", &processor.to_string()])
             .arg(&self.kernel)
@@ -245,8 +249,27 @@ mod tests {
     #[test]
     fn a_guest_that_does_not_end_is_ended() {
         let guest = Guest::find().unwrap();
-        let most = Duration::from_secs(5);
-        let ended = guest.run(Path::new("/bin/sh"), &["-c", "echo here; sleep 1000"], most);
+        let script = "echo here; sleep 1000";
+        let job = Job::make(Path::new("/bin/sh"), &["-c", script]).unwrap();
+        let ended = guest.run_job(&job, Duration::from_secs(5));
         assert!(ended.is_err_and(|e| e.to_string().contains("here")));
+        // Each of the guest's processes has the kernel's command line, which names the job. Killed ones take a moment.
+        let name = job.0.as_os_str().as_bytes();
+        let begun = std::time::Instant::now();
+        while processes_naming(name) > 0 {
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "something is left"
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    fn processes_naming(name: &[u8]) -> usize {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+        lines
+            .filter(|line| line.windows(name.len()).any(|part| part == name))
+            .count()
     }
 }
