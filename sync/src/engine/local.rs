@@ -249,10 +249,12 @@ impl Worker {
             _ => self.record(at, sights, |_| Ok(())),
         };
         match result {
-            Ok(()) => {
+            Ok(()) if self.trees[at].moves() => {
                 self.trees[at].looked_at(&paths);
                 self.tell_rested(at);
             }
+            // A tree that was stopped meanwhile has nothing recorded: what has come to rest in it lifts no mark.
+            Ok(()) => {}
             Err(error) => self.index_failed(&error),
         }
     }
