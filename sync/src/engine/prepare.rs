@@ -192,6 +192,8 @@ impl Worker {
         });
         if text.is_some() {
             self.shared.alarm(None, "diverged", text);
+            // Both nodes may be equal again within moments, and it is to be heard of even so.
+            self.show_now();
         }
         self.check_writers(
             &turns

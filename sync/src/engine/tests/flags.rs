@@ -323,8 +323,8 @@ async fn a_cut_between_the_steps_loses_no_flag() {
             b.engine().begin_replica().await.unwrap();
             cable = Cable::plug(&a, &b);
         }
-        flush(&a).await;
         println!("cut {n}, {place:?}");
+        settled(&a, &b).await;
         assert_same(&a, &b);
         cable.cut().await;
         if !cut {

@@ -129,7 +129,8 @@ async fn a_backlog_of_a_hundred_thousand_is_in_the_index_and_not_in_memory() {
     let report = a.engine().flush(6 * PATIENCE).await.unwrap();
     assert_eq!(report.covered, ["data"], "{report:?}");
     let (_, most) = memory();
-    assert!(most - before < 200 << 10, "{} KiB more", most - before);
+    // Two indexes' caches of 64 MiB are half of it.
+    assert!(most - before < 256 << 10, "{} KiB more", most - before);
     let names = |node: &Node| {
         let entries = walkdir::WalkDir::new(node.tree()).into_iter();
         let ours = entries.filter_entry(|e| e.file_name() != ".tandem");
