@@ -324,7 +324,7 @@ impl Worker {
         let (tree, acked) = (self.trees[at].id, self.shared.peer.borrow().acked);
         let mut changes: Vec<Counted> = Vec::new();
         let mut written = Vec::new();
-        let marked = self.trees[at].marks.here().clone();
+        let marked = self.trees[at].marks.here();
         let unverified = self.trees[at].unverified.to_write();
         let deletes = &self.trees[at].deletes;
         let head = self.shared.index.write(|w| {
