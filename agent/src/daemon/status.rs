@@ -3,7 +3,7 @@
 use super::alarms::alarms;
 use super::feeds::Away;
 use crate::api::types as api;
-use crate::config::types::{Config, CountsFor};
+use crate::config::types::{Config, CountsFor, Replica};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tandem_failover::address::AddressState;
@@ -12,6 +12,7 @@ use tandem_failover::role::Role;
 use tandem_failover::time::Instant;
 use tandem_failover::view::{PeerIdentity, View};
 use tandem_sync::engine as sync;
+use tandem_sync::tree::TreeId;
 
 /// Both clocks at one moment, so that every age in one report is of the same moment.
 #[derive(Debug, Clone, Copy)]
@@ -141,6 +142,7 @@ pub fn report(parts: Parts<'_>) -> api::StatusReport {
     let away = parts.away.iter().filter(|(_, away)| away.is_long());
     let away = away.map(|(name, away)| format!("the replica {name} is not fed: {}", away.why));
     report.alarms.extend(away);
+    report.alarms.extend(lacking(&report.replicas));
     report.alarms.extend(parts.troubles);
     report
 }
@@ -312,6 +314,20 @@ pub fn tree_statuses(
         .collect()
 }
 
+/// Replicas that are there and do not take all that they should have.
+fn lacking(replicas: &[api::ReplicaStatus]) -> Vec<String> {
+    let those = replicas.iter().filter(|replica| replica.up);
+    let alarm = |r: &api::ReplicaStatus| Some(format!("the replica {}: {}", r.name, r.why.as_ref()?));
+    those.filter_map(alarm).collect()
+}
+
+/// Why a replica that is there is not in sync.
+fn lacks(config: &Replica, replica: &sync::ReplicaStatus) -> Option<String> {
+    let lacks = |tree: &&String| replica.lacks.contains(&TreeId::of(tree));
+    let names: Vec<&str> = config.trees.iter().filter(lacks).map(String::as_str).collect();
+    (!names.is_empty()).then(|| format!("it does not take {} now: see `tandem status` there", names.join(", ")))
+}
+
 /// The replicas that this node feeds; none where it is not master.
 fn replicas(parts: &Parts<'_>) -> Vec<api::ReplicaStatus> {
     let known = |name: &str| parts.engine.replicas.iter().find(|r| r.name == name);
@@ -328,7 +344,10 @@ fn replicas(parts: &Parts<'_>) -> Vec<api::ReplicaStatus> {
             in_sync: session.is_some_and(|s| s.caught_up),
             lag_ms: replica.lag.map(millis),
             acked: replica.acked,
-            why: away.filter(|_| session.is_none()).map(|a| a.why.clone()),
+            why: match session {
+                Some(_) => lacks(config, replica),
+                None => away.map(|a| a.why.clone()),
+            },
         })
     })
     .collect()

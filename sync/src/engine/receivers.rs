@@ -24,6 +24,8 @@ struct Receiver {
     ticket: u64,
     running: Option<CancellationToken>,
     session: Option<SessionStatus>,
+    /// Trees that it does not take in its session.
+    lacks: BTreeSet<TreeId>,
     acked: u64,
     /// Changes that it has not acknowledged. `None`: what it has was not heard since this node began to send.
     lag: Option<LagQueue>,
@@ -117,6 +119,16 @@ impl Receivers {
         });
     }
 
+    /// The replica does not take all of its trees: it stays where it was, and what comes makes it no newer.
+    pub fn lacks(&self, ticket: &Ticket, head: u64, now: u64) {
+        self.with(ticket, |receiver| {
+            let lag = receiver.lag.get_or_insert_default();
+            if lag.is_empty() && receiver.acked < head {
+                lag.push(head, now);
+            }
+        });
+    }
+
     /// Everything up to `seq` is durable there.
     pub fn acked(&self, ticket: &Ticket, seq: u64) {
         self.with(ticket, |receiver| {
@@ -132,14 +144,18 @@ impl Receivers {
         self.lock().values().map(|receiver| receiver.acked).min()
     }
 
-    /// What the session shows of itself; `None`: it has ended. True: somebody who waits for it to be in sync, or to be
-    /// there, should hear of it.
-    pub fn show(&self, ticket: &Ticket, session: Option<SessionStatus>) -> bool {
+    /// What the session shows of itself, and the trees that it lacks; `None`: it has ended. True: somebody who waits for it to
+    /// be in sync, or to be there, should hear of it.
+    pub fn show(&self, ticket: &Ticket, shown: Option<(SessionStatus, BTreeSet<TreeId>)>) -> bool {
         let mut told = false;
+        let (session, lacks) = match shown {
+            Some((session, lacks)) => (Some(session), lacks),
+            None => (None, BTreeSet::new()),
+        };
         self.with(ticket, |receiver| {
             let in_sync = |s: &Option<SessionStatus>| s.as_ref().map(|s| s.caught_up);
             told = in_sync(&receiver.session) != in_sync(&session);
-            receiver.session = session;
+            (receiver.session, receiver.lacks) = (session, lacks);
         });
         told
     }
@@ -157,6 +173,7 @@ impl Receivers {
         let shown = |(name, receiver): (&String, &Receiver)| ReplicaStatus {
             name: name.clone(),
             session: receiver.session.clone(),
+            lacks: receiver.lacks.clone(),
             acked: receiver.acked,
             lag: receiver.lag.as_ref().map(|lag| lag.lag(now)),
         };

@@ -1,7 +1,9 @@
 //! What the engine shows of itself. Published by a watch channel, so that reading it never waits for the worker.
 
 use crate::progress::Work;
+use crate::tree::TreeId;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What the engine does with the trees.
@@ -208,6 +210,8 @@ pub struct ReplicaStatus {
     pub name: String,
     /// The session with it, while there is one.
     pub session: Option<SessionStatus>,
+    /// Trees that it does not take in this session: it is not in sync then.
+    pub lacks: BTreeSet<TreeId>,
     /// Highest sequence number that it answered as durable; 0: not heard since this node began to send.
     pub acked: u64,
     /// Age of the oldest change that is not durable there. `None`: not heard since this node began to send.

@@ -33,6 +33,9 @@ pub(super) enum Books {
     Replica {
         ticket: Ticket,
         trees: BTreeSet<TreeId>,
+        /// Which of them it does not take now, because they are stopped there for example. Of what is sent to it nothing is
+        /// acknowledged meanwhile.
+        lacks: BTreeSet<TreeId>,
     },
 }
 
@@ -48,7 +51,11 @@ impl Books {
             To::Replica(name) => {
                 let begun = shared.receivers.begin(name, token);
                 let (ticket, trees) = begun.ok_or(SessionError::Role("send to this replica"))?;
-                Ok(Books::Replica { ticket, trees })
+                Ok(Books::Replica {
+                    ticket,
+                    trees,
+                    lacks: BTreeSet::new(),
+                })
             }
         }
     }
@@ -111,9 +118,21 @@ impl Books {
                     }
                 });
             }
-            Books::Replica { ticket, .. } => {
-                let head = *shared.head.borrow();
-                shared.receivers.accepted(ticket, begin, head, clock::now());
+            Books::Replica {
+                ticket,
+                trees,
+                lacks,
+            } => {
+                let configured = shared.trees();
+                let gets = configured.iter().map(|t| t.id());
+                let gets = gets.filter(|id| trees.contains(id));
+                let takes = |id: &TreeId| accept.from.iter().any(|(tree, _)| tree == id);
+                *lacks = gets.filter(|id| !takes(id)).collect();
+                let (head, now) = (*shared.head.borrow(), clock::now());
+                match lacks.is_empty() {
+                    true => shared.receivers.accepted(ticket, begin, head, now),
+                    false => shared.receivers.lacks(ticket, head, now),
+                }
             }
         }
         Ok(())
@@ -130,7 +149,11 @@ impl Books {
                 peer.applied = applied;
                 peer.follows = follows;
             }),
-            Books::Replica { ticket, .. } => shared.receivers.acked(ticket, acked),
+            Books::Replica { ticket, lacks, .. } => {
+                if lacks.is_empty() {
+                    shared.receivers.acked(ticket, acked);
+                }
+            }
         }
     }
 
@@ -152,9 +175,13 @@ impl Books {
                     std::mem::replace(&mut peer.caught_up, caught_up) != caught_up
                 });
             }
-            Books::Replica { ticket, .. } => {
+            Books::Replica { ticket, lacks, .. } => {
                 // Status is made where this is waited for.
-                let told = shared.receivers.show(ticket, Some(status.clone()));
+                let status = SessionStatus {
+                    caught_up: status.caught_up && lacks.is_empty(),
+                    ..status.clone()
+                };
+                let told = shared.receivers.show(ticket, Some((status, lacks.clone())));
                 shared.peer.send_if_modified(|_| told);
             }
         }

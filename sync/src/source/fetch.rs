@@ -1,6 +1,6 @@
 //! Reading records from the index for the next batch.
 
-use super::machine::{Fetched, Reads};
+use super::machine::{Fetched, Reads, weight};
 use crate::engine::command::Shared;
 use crate::engine::set_key;
 use crate::entry::{IndexEntry, Kind};
@@ -245,7 +245,7 @@ impl Fetcher {
         self.from.keys().map(total).collect()
     }
 
-    /// The records of what the replica asked for, and how many questions they answer.
+    /// The records of what the replica asked for, and the weight of the questions that they answer.
     pub fn answer(
         &mut self,
         index: &Index,
@@ -257,7 +257,8 @@ impl Fetcher {
         while !batch.is_full()
             && let Some((tree, path)) = self.asked.pop_front()
         {
-            settled += 1;
+            let weight = weight(&path);
+            settled += weight;
             if !self.from.contains_key(&tree) {
                 continue;
             }
@@ -266,7 +267,7 @@ impl Fetcher {
             let entry = entry.unwrap_or_else(gone);
             let row = Located { tree, path, entry };
             if let Some(row) = self.add(&snapshot, &mut batch, row, sent_upto)? {
-                settled -= 1;
+                settled -= weight;
                 self.asked.push_front((row.tree, row.path));
                 break;
             }

@@ -13,17 +13,18 @@
 
 use crate::delta;
 use crate::engine::moving::MoveOrder;
-use crate::path::RelPath;
+use crate::path::{MAX_PATH, RelPath};
 use crate::tree::TreeId;
 use crate::wire::{
-    Batch, Commit, Durable, Idle, Item, MAX_PATHS, MAX_SUMS, Message, Move, Need, Record, Total,
-    WINDOW, Want,
+    Batch, ChunkSums, Commit, Durable, Idle, Item, LIST_BYTES, MAX_PATHS, MAX_SUMS, Message, Move,
+    Need, Record, Total, WINDOW, Want,
 };
 use std::collections::{BTreeSet, VecDeque};
 use thiserror::Error;
 
-/// Most paths that the replica may have asked for and not yet got. It asks for [`MAX_PATHS`] at a time and waits.
-const MAX_ASKED: usize = 4 * MAX_PATHS;
+/// What the paths that the replica has asked for and not yet got may weigh together. It asks for a list at a time, of at most
+/// [`MAX_PATHS`] that is closed at [`LIST_BYTES`], and waits.
+const MAX_ASKED: usize = 4 * (2 * LIST_BYTES + MAX_PATH);
 /// Most chunk sums of the old versions of a batch's files, 2 MiB: they wait here until their file's turn. What fits in a batch
 /// needs a few thousand, and [`MAX_SUMS`] for one that is huge.
 const MAX_BATCH_SUMS: usize = 4 * MAX_SUMS;
@@ -32,6 +33,12 @@ pub const IDLE_EVERY: u64 = 1_000_000_000;
 
 /// Of which at most so many may be in order while one waits for its limit: the others are for what overtakes them.
 const SLOW_WINDOW: usize = 2;
+
+/// What a path weighs that waits for its answer: its bytes, and so much for itself that many short ones weigh as much as few
+/// long ones.
+pub fn weight(path: &RelPath) -> usize {
+    path.as_bytes().len() + LIST_BYTES / MAX_PATHS
+}
 
 /// The replica broke the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -168,7 +175,7 @@ pub struct SourceMachine {
     fetching: Option<Reads>,
     /// The last fetch was one ahead: it is the others' turn.
     was_ahead: bool,
-    /// Paths asked for by the replica, not yet fetched.
+    /// Weight of the paths asked for by the replica, not yet fetched.
     asked: usize,
     /// Something was given up: nothing after this number is claimed. No fetch until all batches are through, then it
     /// goes on from here.
@@ -281,7 +288,7 @@ impl SourceMachine {
         self.pump();
     }
 
-    /// The answer to `Fetch`. `settled` is how many asked paths it settles.
+    /// The answer to `Fetch`. `settled` is the weight of the asked paths that it settles.
     pub fn fetched(&mut self, mut fetched: Fetched, settled: Option<usize>) {
         let reads = self.fetching.take();
         self.asked = self.asked.saturating_sub(settled.unwrap_or(0));
@@ -459,7 +466,7 @@ impl SourceMachine {
             Message::Durable(durable) => self.durable(durable)?,
             Message::Moved { seq, done } => self.moved(seq, done)?,
             Message::Fetch { tree, paths } => {
-                self.asked += paths.len();
+                self.asked += paths.iter().map(weight).sum::<usize>();
                 if self.asked > MAX_ASKED {
                     return Err(Violation("the replica asks for too many paths at once"));
                 }
@@ -508,7 +515,7 @@ impl SourceMachine {
                 // Offered, so the record is there.
                 let size = flight.records[index as usize].size();
                 flight.sums += sums.sums.len();
-                if size < delta::SMALLEST || flight.sums > MAX_BATCH_SUMS {
+                if size < delta::SMALLEST || !fit(sums, size) || flight.sums > MAX_BATCH_SUMS {
                     return Err(Violation("more sums than a batch can need"));
                 }
             }
@@ -675,6 +682,14 @@ impl SourceMachine {
         self.effects
             .push_back(Effect::Send(Message::Commit(commit)));
     }
+}
+
+/// Whether a replica can have a basis with these sums for a file of this size. The chunk is its choice, and is read into memory
+/// here.
+fn fit(sums: &ChunkSums, size: u64) -> bool {
+    // What lies farther behind is of no use, see `replica::basis`.
+    let most = size.saturating_add(delta::SLACK);
+    sums.size <= most && delta::chunk_size(most).is_none_or(|chunk| sums.chunk <= chunk)
 }
 
 fn is_file(record: &Record) -> bool {

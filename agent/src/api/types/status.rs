@@ -162,7 +162,7 @@ pub struct ReplicaStatus {
     pub lag_ms: Option<u64>,
     /// Durable there up to here.
     pub acked: u64,
-    /// Why there is no session.
+    /// Why there is no session, or why it cannot get in sync with the one that there is.
     pub why: Option<String>,
 }
 

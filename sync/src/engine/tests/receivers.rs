@@ -4,6 +4,7 @@ use super::compare::assert_equal;
 use super::hostile::Puppet;
 use super::pair::{Cable, Node, PATIENCE, flush, noise, write};
 use super::reversal::rescued;
+use crate::engine::clock;
 use crate::engine::tombstones::tests as tombstones;
 use crate::engine::{CommandError, EngineStatus, SessionEnd};
 use crate::tree::{Part, ReplicaConfig, TreeConfig, TreeId};
@@ -310,6 +311,44 @@ async fn one_that_forgot_what_it_must_take_back_is_compared_whole() {
     cable.cut().await;
 }
 
+/// A source's session with a puppet in the place of a replica.
+async fn puppet(source: &Node, name: &'static str) -> Puppet {
+    let (mine, theirs) = tokio::io::duplex(64 << 10);
+    let engine = source.engine().clone();
+    let session = tokio::spawn(async move {
+        let cancel = CancellationToken::new();
+        engine.run_feed_session(name, theirs, None, cancel).await
+    });
+    let hello = Hello {
+        end: End::Replica,
+        pair: "test".into(),
+        heads: source.engine().lineages().unwrap(),
+        floors: Vec::new(),
+    };
+    Puppet::begin(mine, session, hello).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_does_not_take_a_tree_is_not_in_sync() {
+    let (a, _b, _web, _cables) = three().await;
+    let mut puppet = puppet(&a, "web2").await;
+    let accept = Accept {
+        from: Vec::new(),
+        inline: true,
+        stamp: 0,
+    };
+    puppet.say(&Message::Accept(accept)).await;
+    // All that it takes is there.
+    puppet
+        .hear("Idle", |m| matches!(m, Message::Idle(_)))
+        .await;
+    let status = a.engine().shared.receivers.status(clock::now());
+    let web2 = status.iter().find(|r| r.name == "web2").unwrap();
+    assert!(web2.session.as_ref().is_some_and(|s| !s.caught_up));
+    assert!(web2.lacks.contains(&TreeId::of("data")));
+    assert_eq!(web2.acked, 0, "nothing of the tree is there");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_gets_the_trees_that_it_is_given_and_no_other() {
     let (a, _b, _web, _cables) = three().await;
@@ -320,19 +359,7 @@ async fn it_gets_the_trees_that_it_is_given_and_no_other() {
         TreeConfig::new("private", private),
     ];
     a.engine().set_trees(trees).await.unwrap();
-    let (mine, theirs) = tokio::io::duplex(64 << 10);
-    let engine = a.engine().clone();
-    let session = tokio::spawn(async move {
-        let cancel = CancellationToken::new();
-        engine.run_feed_session("web2", theirs, None, cancel).await
-    });
-    let hello = Hello {
-        end: End::Replica,
-        pair: "test".into(),
-        heads: a.engine().lineages().unwrap(),
-        floors: Vec::new(),
-    };
-    let mut puppet = Puppet::begin(mine, session, hello).await;
+    let mut puppet = puppet(&a, "web2").await;
     let hello = puppet.hear("Hello", |m| matches!(m, Message::Hello(_)));
     let Message::Hello(hello) = hello.await else {
         unreachable!("it is one")

@@ -562,3 +562,52 @@ fn sums_that_wait_are_bounded() {
     let small = need(1, vec![(0, against(4))]);
     assert!(m.received(small).is_err(), "for what is sent whole");
 }
+
+#[test]
+fn what_a_replica_asks_for_is_bounded_by_its_bytes() {
+    let long = |n: usize| RelPath::new(vec![format!("{n:0250}"); 256].join("/")).unwrap();
+    let mut m = SourceMachine::new(0, 0, 7, 0);
+    let mut taken = 0;
+    let refused = (0..100).find(|n| {
+        let paths = (0..8).map(|part| long(n * 8 + part)).collect::<Vec<_>>();
+        taken += paths.iter().map(|p| p.as_bytes().len()).sum::<usize>();
+        let tree = TreeId::of("t");
+        m.received(Message::Fetch { tree, paths }).is_err()
+    });
+    assert!(refused.is_some() && taken < 6 << 20, "{taken} bytes");
+    // What an honest one asks for, once and again.
+    let mut m = SourceMachine::new(0, 0, 7, 0);
+    let paths: Vec<_> = (0..MAX_PATHS)
+        .map(|n| RelPath::new(vec![format!("{n:0254}"); 2].join("/")).unwrap())
+        .collect();
+    for _ in 0..3 {
+        let (tree, paths) = (TreeId::of("t"), paths.clone());
+        m.received(Message::Fetch { tree, paths }).unwrap();
+    }
+}
+
+/// A chunk is read into memory: its size is not the replica's to choose.
+#[test]
+fn sums_of_no_basis_that_a_replica_can_have_are_refused() {
+    let size = 1 << 30;
+    for (basis, chunk, fits) in [
+        (size, 64 << 10, true),
+        (size + delta::SLACK, 64 << 10, true),
+        (size, 64 << 20, false),
+        (2 * size, 64 << 10, false),
+    ] {
+        let mut m = SourceMachine::new(0, 1, 7, 0);
+        m.fetched(fetched(vec![record(1, Some(size), false)], 1, true), None);
+        let sums = ChunkSums {
+            size: basis,
+            chunk,
+            sums: vec![[0; 16]; basis.div_ceil(u64::from(chunk)) as usize],
+        };
+        let need = Need {
+            batch: 1,
+            items: vec![(0, Want::Against(sums))],
+            last: true,
+        };
+        assert_eq!(m.received(Message::Need(need)).is_ok(), fits, "{basis} {chunk}");
+    }
+}
