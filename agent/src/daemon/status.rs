@@ -317,15 +317,26 @@ pub fn tree_statuses(
 /// Replicas that are there and do not take all that they should have.
 fn lacking(replicas: &[api::ReplicaStatus]) -> Vec<String> {
     let those = replicas.iter().filter(|replica| replica.up);
-    let alarm = |r: &api::ReplicaStatus| Some(format!("the replica {}: {}", r.name, r.why.as_ref()?));
+    let alarm =
+        |r: &api::ReplicaStatus| Some(format!("the replica {}: {}", r.name, r.why.as_ref()?));
     those.filter_map(alarm).collect()
 }
 
 /// Why a replica that is there is not in sync.
 fn lacks(config: &Replica, replica: &sync::ReplicaStatus) -> Option<String> {
     let lacks = |tree: &&String| replica.lacks.contains(&TreeId::of(tree));
-    let names: Vec<&str> = config.trees.iter().filter(lacks).map(String::as_str).collect();
-    (!names.is_empty()).then(|| format!("it does not take {} now: see `tandem status` there", names.join(", ")))
+    let names: Vec<&str> = config
+        .trees
+        .iter()
+        .filter(lacks)
+        .map(String::as_str)
+        .collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "it does not take {} now: see `tandem status` there",
+            names.join(", ")
+        )
+    })
 }
 
 /// The replicas that this node feeds; none where it is not master.

@@ -608,6 +608,10 @@ fn sums_of_no_basis_that_a_replica_can_have_are_refused() {
             items: vec![(0, Want::Against(sums))],
             last: true,
         };
-        assert_eq!(m.received(Message::Need(need)).is_ok(), fits, "{basis} {chunk}");
+        assert_eq!(
+            m.received(Message::Need(need)).is_ok(),
+            fits,
+            "{basis} {chunk}"
+        );
     }
 }
