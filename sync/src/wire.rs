@@ -23,26 +23,30 @@
 //! for it, a count inside a frame is bounded by the frame's bytes and then by [`Message::check`]. An unknown variant is
 //! an error of the session. The numbers of variants are the wire format: new ones go to the end, with a new version.
 
-use crate::entry::{ContentHash, Kind, State};
-use crate::lineage::{MAX_SEQ, NodeHeads};
+use crate::entry::{Kind, State};
 use crate::owners::Names;
 use crate::path::RelPath;
 use crate::progress::Work;
-use crate::tree::{MAX_TREES, TreeId};
+use crate::tree::TreeId;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
-use std::num::NonZeroU64;
-use thiserror::Error;
 
 mod bytes;
+mod check;
+mod compare;
 mod frame;
+mod opening;
 mod pack;
+mod want;
 pub use bytes::Bytes;
+pub use check::BadMessage;
+pub use compare::{Differs, VerifyAnswer, VerifyEntry, VerifyPart};
 pub use frame::{
     Body, FrameError, begins_with_frame, decode, decode_greeting, encode, encode_into, read_body,
     read_frame,
 };
+pub use opening::{Accept, End, Greeting, Hello, Refuse};
 pub use pack::{MAX_PACK, next_frame, pack, unpack};
+pub use want::{ChunkSums, Need, Want};
 
 /// Lowest protocol version that this code speaks.
 pub const MIN_VERSION: u16 = 1;
@@ -78,82 +82,6 @@ pub const MAX_QUESTIONS: usize = 4;
 /// Longest text for a person.
 pub const MAX_TEXT: usize = 1024;
 
-/// First words of each end. Its format never changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Greeting {
-    /// [`Greeting::MAGIC`].
-    pub magic: [u8; 8],
-    /// Lowest version spoken.
-    pub min: u16,
-    /// Highest version spoken.
-    pub max: u16,
-}
-
-impl Greeting {
-    /// Says what this is.
-    pub const MAGIC: [u8; 8] = *b"tandem-s";
-
-    /// This code's greeting.
-    pub fn ours() -> Self {
-        Greeting {
-            magic: Self::MAGIC,
-            min: MIN_VERSION,
-            max: MAX_VERSION,
-        }
-    }
-
-    /// The highest version that both speak.
-    pub fn common(&self, theirs: &Greeting) -> Option<u16> {
-        let version = self.max.min(theirs.max);
-        (theirs.magic == Self::MAGIC && version >= self.min && version >= theirs.min)
-            .then_some(version)
-    }
-}
-
-/// The end of the stream that somebody stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum End {
-    /// Sends its trees.
-    Source,
-    /// Receives.
-    Replica,
-}
-
-/// Who speaks, and what it has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    /// Which end the sender takes.
-    pub end: End,
-    /// Name of the pair.
-    pub pair: String,
-    /// The node and its trees: lineages, positions, completeness.
-    pub heads: NodeHeads,
-    /// Source, per tree: changes alone bring nobody up to date who has less than this, for something that left no record
-    /// came before it. Such a receiver begins anew, by contents. A tree that is not named has no such number. At most
-    /// [`MAX_TREES`].
-    pub floors: Vec<(TreeId, u64)>,
-}
-
-/// The replica agrees.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Accept {
-    /// Per tree: what it has already, as a sequence number of the source's. A tree that is not named is not sent.
-    pub from: Vec<(TreeId, u64)>,
-    /// Small files may come with their batch: it is unlikely that the replica has them already.
-    pub inline: bool,
-    /// Clock stamp for [`Idle`]; see [`Durable::stamp`].
-    pub stamp: u64,
-}
-
-/// This end does not go on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refuse {
-    /// Why, for a person.
-    pub why: String,
-    /// The reason goes away by itself.
-    pub retry: bool,
-}
-
 /// The newest state of one path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -188,7 +116,7 @@ pub struct Batch {
     pub id: u64,
     /// At most [`MAX_RECORDS`].
     pub records: Vec<Record>,
-    /// How much the source has, for progress. At most [`MAX_TREES`].
+    /// How much the source has, for progress. At most [`MAX_TREES`](crate::tree::MAX_TREES).
     pub totals: Vec<Total>,
 }
 
@@ -240,55 +168,6 @@ pub struct Fuzzy {
     pub more: u64,
 }
 
-/// How the replica wants the content of an item.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Want {
-    /// All of it.
-    Whole,
-    /// By differences to a basis with these sums: what lies at the path, or what a transfer left that was cut.
-    Against(ChunkSums),
-    /// What is behind this content, with which it begins if it has only grown. The source begins with a [`Message::Copy`] of it,
-    /// or with other bytes if it has not.
-    Behind {
-        /// Bytes.
-        size: u64,
-        /// Of all of them.
-        hash: ContentHash,
-    },
-}
-
-/// Short hashes of the aligned chunks of a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChunkSums {
-    /// Bytes of the basis.
-    pub size: u64,
-    /// Bytes of a chunk: a power of two from 64 KiB to 1 GiB. The last chunk may be shorter.
-    pub chunk: u32,
-    /// First 16 bytes of each chunk's hash as a content. At most [`MAX_SUMS`].
-    pub sums: Vec<[u8; 16]>,
-}
-
-impl Want {
-    /// Bytes that it adds to a message, rounded up.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Want::Against(sums) => 64 + 16 * sums.sums.len(),
-            Want::Whole | Want::Behind { .. } => 64,
-        }
-    }
-}
-
-/// What the replica lacks of a batch. One message per batch ends with `last`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Need {
-    /// Batch.
-    pub batch: u64,
-    /// (index of the record in the batch, how). At most [`MAX_RECORDS`].
-    pub items: Vec<(u32, Want)>,
-    /// No further `Need` for this batch.
-    pub last: bool,
-}
-
 /// An item of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Item {
@@ -336,63 +215,6 @@ pub struct Durable {
     pub stamp: u64,
     /// No path here is kept as it is against the source's word (an immutable file): `flush` need not ask for such.
     pub follows: bool,
-}
-
-/// How `verify` sees one path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerifyEntry {
-    /// Path.
-    pub path: RelPath,
-    /// Freshly read.
-    pub state: State,
-    /// As in [`Record`].
-    pub names: Option<Names>,
-}
-
-/// A part of a tree, in path order, as the source reads it now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerifyPart {
-    /// Number of the question.
-    pub id: u64,
-    /// Tree.
-    pub tree: TreeId,
-    /// The part reaches from after the first path (`None`: from the beginning) to the second one (`None`: to the end).
-    /// No range: only the paths that are named are compared.
-    pub range: Option<(Option<RelPath>, Option<RelPath>)>,
-    /// What lies there. At most [`MAX_PATHS`].
-    pub entries: Vec<VerifyEntry>,
-    /// Paths at which nothing lies. At most [`MAX_PATHS`].
-    pub absent: Vec<RelPath>,
-    /// The replica puts what differs into its rescue and asks for the source's versions.
-    pub repair: bool,
-    /// Bytes each second that the replica reads for it; none: as fast as it goes.
-    pub per_second: Option<NonZeroU64>,
-}
-
-/// What differs in a part.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerifyAnswer {
-    /// Number of the question.
-    pub id: u64,
-    /// Differing paths, at most twice [`MAX_PATHS`].
-    pub differences: Vec<(RelPath, Differs)>,
-}
-
-/// How a path differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Differs {
-    /// Content of a file, target of a link, device number.
-    Content,
-    /// Mode, owner, time or extended attributes.
-    Metadata,
-    /// One is a directory, the other is not, and so on.
-    Kind,
-    /// Only the source has it.
-    Missing,
-    /// Only the replica has it.
-    Extra,
-    /// The replica could not read it.
-    Unreadable,
 }
 
 /// A message of version 1.
@@ -492,7 +314,7 @@ pub enum Message {
         /// The item is complete.
         last: bool,
     },
-    /// Source, each second until everything is durable. At most [`MAX_TREES`].
+    /// Source, each second until everything is durable. At most [`MAX_TREES`](crate::tree::MAX_TREES).
     Outlook(Vec<Outlook>),
     /// Source: its list for a tree, ahead of what is read of a file that is new in it.
     Fuzzy(Fuzzy),
@@ -530,212 +352,6 @@ pub fn entry_bytes(path: &RelPath, state: Option<&State>, names: Option<&Names>)
         xattrs + target
     };
     OVERHEAD + path.as_bytes().len() + state.map_or(0, of_state) + names.map_or(0, Names::bytes)
-}
-
-/// Why a decoded message is not acceptable.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub struct BadMessage(pub &'static str);
-
-impl Message {
-    /// Checks what the types cannot say. Called on every message from the wire, before it is acted on.
-    pub fn check(&self) -> Result<(), BadMessage> {
-        let too_many = |n: usize, most: usize, what| {
-            if n > most {
-                Err(BadMessage(what))
-            } else {
-                Ok(())
-            }
-        };
-        match self {
-            Message::Hello(hello) => {
-                too_many(
-                    hello.pair.len(),
-                    MAX_TEXT,
-                    "a Hello with a name that is too long",
-                )?;
-                too_many(
-                    hello.floors.len(),
-                    MAX_TREES,
-                    "a Hello with too many floors",
-                )?;
-                hello.floors.iter().try_for_each(|(_, seq)| check_seq(*seq))
-            }
-            Message::Accept(accept) => {
-                too_many(
-                    accept.from.len(),
-                    MAX_TREES,
-                    "an Accept with too many trees",
-                )?;
-                accept.from.iter().try_for_each(|(_, seq)| check_seq(*seq))
-            }
-            Message::Refuse(refuse) => too_many(
-                refuse.why.len(),
-                MAX_TEXT,
-                "a Refuse with a text that is too long",
-            ),
-            Message::Batch(batch) => {
-                too_many(
-                    batch.records.len(),
-                    MAX_RECORDS,
-                    "a Batch with too many records",
-                )?;
-                too_many(batch.totals.len(), MAX_TREES, "a Batch with too many trees")?;
-                let marks = batch.totals.iter().filter_map(|t| t.set);
-                marks.map(|m| m.upto).try_for_each(check_seq)?;
-                batch.records.iter().try_for_each(check_record)?;
-                // What lies nowhere and was never known has none.
-                let numbers = batch.records.iter().map(|r| r.seq).filter(|seq| *seq != 0);
-                let mut seen = HashSet::with_capacity(batch.records.len());
-                if !numbers.into_iter().all(|seq| seen.insert(seq)) {
-                    return Err(BadMessage("two records of one number"));
-                }
-                let inline = batch.records.iter().filter(|r| r.inline);
-                // Each is at most INLINE_FILE, and there are at most MAX_RECORDS: no overflow.
-                match inline.map(Record::size).sum::<u64>() > INLINE_BATCH_BYTES + INLINE_FILE {
-                    true => Err(BadMessage("a Batch with too much inline content")),
-                    false => Ok(()),
-                }
-            }
-            Message::Need(need) => {
-                too_many(need.items.len(), MAX_RECORDS, "a Need with too many items")?;
-                need.items.iter().try_for_each(|(_, want)| check_want(want))
-            }
-            Message::Data { bytes, .. } => {
-                too_many(bytes.len(), MAX_DATA, "a Data that is too long")
-            }
-            Message::Sums { signature, .. } => too_many(
-                signature.len(),
-                MAX_SIGNATURE,
-                "a signature that is too long",
-            ),
-            Message::Copy { from, len, .. } | Message::SumsOf { from, len, .. } => {
-                match from.checked_add(*len) {
-                    Some(_) => Ok(()),
-                    None => Err(BadMessage("a range beyond the end of numbers")),
-                }
-            }
-            Message::Fetch { paths, .. } => {
-                too_many(paths.len(), MAX_PATHS, "a Fetch with too many paths")?;
-                paths.iter().try_for_each(check_path)
-            }
-            Message::Verify(part) => {
-                too_many(
-                    part.entries.len().max(part.absent.len()),
-                    MAX_PATHS,
-                    "a Verify with too many entries",
-                )?;
-                part.absent.iter().try_for_each(check_path)?;
-                part.entries.iter().try_for_each(|e| {
-                    check_names(e.names.as_ref())?;
-                    check_path(&e.path)
-                })
-            }
-            Message::Verified(answer) => {
-                too_many(
-                    answer.differences.len(),
-                    2 * MAX_PATHS,
-                    "a Verified with too many paths",
-                )?;
-                answer
-                    .differences
-                    .iter()
-                    .try_for_each(|(path, _)| check_path(path))
-            }
-            Message::Commit(commit) => check_seq(commit.upto),
-            Message::Idle(idle) => check_seq(idle.upto),
-            Message::Durable(durable) => {
-                check_seq(durable.upto.max(durable.acked).max(durable.applied))
-            }
-            Message::Move(one) => {
-                check_seq(one.seq)?;
-                check_path(&one.from)?;
-                check_path(&one.to)?;
-                match one.from.is_at_or_below(&one.to) || one.to.is_at_or_below(&one.from) {
-                    true => Err(BadMessage("a Move into itself")),
-                    false => Ok(()),
-                }
-            }
-            Message::Moved { seq, .. } => check_seq(*seq),
-            Message::Outlook(trees) => {
-                too_many(trees.len(), MAX_TREES, "an Outlook with too many trees")
-            }
-            Message::Fuzzy(list) => {
-                too_many(list.paths.len(), MAX_PATHS, "a Fuzzy with too many paths")?;
-                check_seq(list.upto)?;
-                list.paths.iter().try_for_each(check_path)
-            }
-            Message::Hole { len, .. } if *len == 0 || *len > MAX_HOLE => {
-                Err(BadMessage("a Hole of no bytes or that is too long"))
-            }
-            Message::Wait | Message::GivenUp(_) | Message::Room { .. } | Message::Hole { .. } => {
-                Ok(())
-            }
-        }
-    }
-}
-
-fn check_path(path: &RelPath) -> Result<(), BadMessage> {
-    if path.is_private() {
-        Err(BadMessage("a path inside Tandem's own directory"))
-    } else {
-        Ok(())
-    }
-}
-
-fn check_seq(seq: u64) -> Result<(), BadMessage> {
-    if seq > MAX_SEQ {
-        Err(BadMessage("a sequence number that nobody can have reached"))
-    } else {
-        Ok(())
-    }
-}
-
-fn check_record(record: &Record) -> Result<(), BadMessage> {
-    check_path(&record.path)?;
-    check_seq(record.seq)?;
-    check_names(record.names.as_ref())?;
-    let kind = record.state.as_ref().map(|s| &s.kind);
-    if record.path.is_root() && !matches!(kind, Some(Kind::Dir)) {
-        return Err(BadMessage(
-            "a record that makes the root anything but a directory",
-        ));
-    }
-    if let Some(Kind::HardLink { to }) = kind
-        && (to.is_private() || to.is_root() || *to == record.path)
-    {
-        return Err(BadMessage("a hard link to what cannot be linked"));
-    }
-    if record.inline && !matches!(kind, Some(Kind::File { size, .. }) if *size <= INLINE_FILE) {
-        return Err(BadMessage("inline content of what is not a small file"));
-    }
-    Ok(())
-}
-
-fn check_names(names: Option<&Names>) -> Result<(), BadMessage> {
-    match names.is_none_or(Names::fit) {
-        true => Ok(()),
-        false => Err(BadMessage("too many names of owners, or too long ones")),
-    }
-}
-
-fn check_want(want: &Want) -> Result<(), BadMessage> {
-    let Want::Against(sums) = want else {
-        return Ok(());
-    };
-    if !sums.chunk.is_power_of_two() || !(64 << 10..=1 << 30).contains(&sums.chunk) {
-        return Err(BadMessage(
-            "a chunk size that is not a power of two from 64 KiB to 1 GiB",
-        ));
-    }
-    if sums.sums.len() > MAX_SUMS
-        || sums.sums.len() as u64 != sums.size.div_ceil(u64::from(sums.chunk))
-    {
-        return Err(BadMessage(
-            "a number of chunk sums that does not fit the size",
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::entry::{ContentHash, Meta, Xattrs};
+use crate::lineage::MAX_SEQ;
 use proptest::prelude::*;
 
 fn meta() -> Meta {
