@@ -12,15 +12,19 @@
 //! claims its number or a later one until its newer version has come by; see `floor`.
 
 use crate::delta;
-use crate::engine::moving::MoveOrder;
 use crate::path::{MAX_PATH, RelPath};
 use crate::tree::TreeId;
 use crate::wire::{
-    Batch, ChunkSums, Commit, Durable, Idle, Item, LIST_BYTES, MAX_PATHS, MAX_SUMS, Message, Move,
-    Need, Record, Total, WINDOW, Want,
+    Batch, ChunkSums, Idle, Item, LIST_BYTES, MAX_PATHS, MAX_SUMS, Message, Need, Record, WINDOW,
+    Want,
 };
+use rename::Renaming;
 use std::collections::{BTreeSet, VecDeque};
-use thiserror::Error;
+
+mod commits;
+mod effect;
+mod rename;
+pub use effect::{Effect, Fetched, Reads, Violation};
 
 /// What the paths that the replica has asked for and not yet got may weigh together. It asks for a list at a time, of at most
 /// [`MAX_PATHS`] that is closed at [`LIST_BYTES`], and waits.
@@ -38,95 +42,6 @@ const SLOW_WINDOW: usize = 2;
 /// long ones.
 pub fn weight(path: &RelPath) -> usize {
     path.as_bytes().len() + LIST_BYTES / MAX_PATHS
-}
-
-/// The replica broke the protocol.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub struct Violation(pub &'static str);
-
-/// What the session has to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Read these records and call [`SourceMachine::fetched`].
-    Fetch(Reads),
-    /// Remember these paths for [`Reads::Asked`].
-    Asked {
-        /// Tree.
-        tree: TreeId,
-        /// Paths.
-        paths: Vec<RelPath>,
-    },
-    /// Send this.
-    Send(Message),
-    /// Send the content of an item and call [`SourceMachine::sent`].
-    SendContent {
-        /// Item.
-        item: Item,
-        /// How the replica wants it.
-        want: Want,
-    },
-    /// Have the worker look at the path again and call [`SourceMachine::examined`].
-    Examine {
-        /// Tree.
-        tree: TreeId,
-        /// Path.
-        path: RelPath,
-        /// Number of what could not be sent.
-        seq: u64,
-    },
-    /// The rename was carried out by the replica, or is to be sent as records.
-    MoveEnded {
-        /// The order.
-        order: MoveOrder,
-        /// It was.
-        done: bool,
-    },
-    /// The replica holds everything up to here.
-    Acked {
-        /// Durable, nothing unsettled.
-        acked: u64,
-        /// Applied as well.
-        applied: u64,
-        /// The stream up to here is durable, but for what the replica must still settle.
-        durable: u64,
-        /// See [`Durable::follows`].
-        follows: bool,
-    },
-}
-
-/// What to read from the index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reads {
-    /// The next records.
-    Next {
-        /// Exclusive.
-        after: u64,
-        /// Those of trees without a limit are sent up to here.
-        ahead: u64,
-        /// Not past `ahead`: what follows there is to overtake what is read now.
-        only_behind: bool,
-    },
-    /// The next records of trees without a limit.
-    Ahead {
-        /// Exclusive.
-        after: u64,
-    },
-    /// Paths that the replica asked for.
-    Asked,
-}
-
-/// Records read from the index.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fetched {
-    /// In the order of the batch.
-    pub records: Vec<Record>,
-    /// With these records everything up to here has been sent.
-    pub upto: u64,
-    /// `upto` was the newest number when they were read: the trees at one moment.
-    pub at_head: bool,
-    /// How much there is.
-    pub totals: Vec<Total>,
 }
 
 #[derive(Debug)]
@@ -190,15 +105,6 @@ pub struct SourceMachine {
     /// A rename that is to be sent, or was.
     renaming: Option<Renaming>,
     effects: VecDeque<Effect>,
-}
-
-/// Where a rename stands.
-#[derive(Debug)]
-enum Renaming {
-    /// Everything before it is sent first.
-    Ordered(MoveOrder),
-    /// The replica has not answered yet.
-    Sent(MoveOrder),
 }
 
 impl SourceMachine {
@@ -349,80 +255,6 @@ impl SourceMachine {
         self.pump();
     }
 
-    /// A rename is to be sent, when everything before it is durable on the replica. One at a time.
-    pub fn rename(&mut self, order: MoveOrder) {
-        if self.renaming.is_some() {
-            self.effects
-                .push_back(Effect::MoveEnded { order, done: false });
-            return;
-        }
-        self.renaming = Some(Renaming::Ordered(order));
-        self.pump();
-    }
-
-    /// The rename that the session ends with, whose fate is not known.
-    pub fn give_up_rename(&mut self) -> Option<MoveOrder> {
-        match self.renaming.take()? {
-            Renaming::Ordered(order) | Renaming::Sent(order) => Some(order),
-        }
-    }
-
-    fn moved(&mut self, seq: u64, done: bool) -> Result<(), Violation> {
-        let order = match self.renaming.take() {
-            Some(Renaming::Sent(order)) if order.seq == seq => order,
-            _ => return Err(Violation("a Moved for what was not sent")),
-        };
-        if done {
-            self.cursor = self.cursor.max(seq);
-            self.effects.push_back(Effect::Acked {
-                acked: seq,
-                applied: seq,
-                durable: seq,
-                follows: self.follows,
-            });
-        }
-        self.effects.push_back(Effect::MoveEnded { order, done });
-        Ok(())
-    }
-
-    /// Sends the rename if it is its turn. False: nothing else may be sent now.
-    fn pump_rename(&mut self) -> bool {
-        let Some(renaming) = self.renaming.take() else {
-            return true;
-        };
-        let Renaming::Ordered(order) = renaming else {
-            self.renaming = Some(renaming);
-            return false;
-        };
-        let below = order.seq.saturating_sub(1);
-        let past = self.cursor.max(self.ahead) > below;
-        if self.floor.is_some() || self.examining > 0 || past || self.slow_waits() {
-            // Something changed while it was sent, the session is past it, or it would wait for a tree with a limit: it is
-            // a change like others.
-            self.effects
-                .push_back(Effect::MoveEnded { order, done: false });
-            return true;
-        }
-        if self.cursor == below
-            && self.flights.is_empty()
-            && self.fetching.is_none()
-            && self.asked == 0
-        {
-            let one = Move {
-                tree: order.tree,
-                from: order.from.clone(),
-                to: order.to.clone(),
-                seq: order.seq,
-                stamp: self.stamp,
-            };
-            self.effects.push_back(Effect::Send(Message::Move(one)));
-            self.renaming = Some(Renaming::Sent(order));
-            return false;
-        }
-        self.renaming = Some(Renaming::Ordered(order));
-        true
-    }
-
     /// An item's content is sent (`ok`), or could not be and was given up; the session has said so to the replica.
     pub fn sent(&mut self, item: Item, ok: bool) {
         let Some(flight) = self.flights.iter_mut().find(|f| f.id == item.batch) else {
@@ -533,33 +365,6 @@ impl SourceMachine {
         Ok(())
     }
 
-    fn durable(&mut self, durable: Durable) -> Result<(), Violation> {
-        if let Some(batch) = durable.batch {
-            let is_it = |f: &Flight| f.id == batch && f.committed == Some(durable.upto);
-            let at = self.flights.iter().position(is_it);
-            match at.filter(|_| self.committed.front() == Some(&batch)) {
-                Some(at) => drop((self.flights.remove(at), self.committed.pop_front())),
-                None => return Err(Violation("a Durable for what was not committed")),
-            }
-        }
-        if durable.acked > self.cursor
-            || durable.applied > self.cursor
-            || durable.upto > self.cursor
-        {
-            return Err(Violation("a Durable beyond what was sent"));
-        }
-        self.stamp = self.stamp.max(durable.stamp);
-        self.follows = durable.follows;
-        let (acked, applied) = (durable.acked, durable.applied);
-        self.effects.push_back(Effect::Acked {
-            acked,
-            applied,
-            durable: durable.upto,
-            follows: self.follows,
-        });
-        Ok(())
-    }
-
     fn pump(&mut self) {
         self.commit_in_order();
         if !self.pump_rename() {
@@ -610,77 +415,6 @@ impl SourceMachine {
             true => next.or(ahead),
             false => ahead.or(next),
         }
-    }
-
-    fn commit_in_order(&mut self) {
-        // Every batch before is committed; every one that does not wait for a limit.
-        let (mut all, mut fast) = (true, true);
-        for at in 0..self.flights.len() {
-            let flight = &self.flights[at];
-            if flight.committed.is_some() {
-                continue;
-            }
-            let turn = if flight.ahead { fast } else { all };
-            if !turn || !flight.open.is_empty() || flight.awaits_need {
-                all = false;
-                // One without records only claims what went ahead.
-                fast &= flight.slow || flight.records.is_empty();
-            } else if flight.ahead {
-                self.commit_ahead(at);
-            } else {
-                self.commit(at);
-            }
-        }
-    }
-
-    /// What overtakes others claims nothing, and what it overtakes is of no single moment any more.
-    fn commit_ahead(&mut self, at: usize) {
-        for before in self.flights.range_mut(..at) {
-            before.at_head = false;
-        }
-        if let Some(seq) = self.flights[at].given_up {
-            // It is read again with its newer version; until then nobody claims it.
-            let below = seq.saturating_sub(1);
-            if self.fetching.is_some() {
-                self.below = Some(self.below.map_or(below, |other| other.min(below)));
-            }
-            self.ahead = self.ahead.min(below);
-            self.cursor = self.cursor.min(below.max(self.claimed));
-            for after in self.flights.range_mut(at..).filter(|f| !f.ahead) {
-                after.at_head = false;
-                after.upto = after.upto.min(below);
-            }
-        }
-        self.send_commit(at, self.claimed, false);
-    }
-
-    fn commit(&mut self, at: usize) {
-        let flight = &self.flights[at];
-        if let Some(seq) = flight.given_up {
-            // The number before what was given up; numbers start at 1.
-            let below = seq.saturating_sub(1).min(flight.upto);
-            self.floor = Some(self.floor.map_or(below, |floor| floor.min(below)));
-        }
-        let upto = self
-            .floor
-            .map_or(flight.upto, |floor| floor.min(flight.upto));
-        let caught_up = self.scanned && flight.at_head && self.floor.is_none();
-        self.claimed = self.claimed.max(upto);
-        self.send_commit(at, upto, caught_up);
-    }
-
-    fn send_commit(&mut self, at: usize, upto: u64, caught_up: bool) {
-        let flight = &mut self.flights[at];
-        flight.committed = Some(upto);
-        self.committed.push_back(flight.id);
-        let commit = Commit {
-            batch: flight.id,
-            upto,
-            caught_up,
-            stamp: flight.stamp,
-        };
-        self.effects
-            .push_back(Effect::Send(Message::Commit(commit)));
     }
 }
 

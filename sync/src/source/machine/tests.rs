@@ -1,5 +1,7 @@
 use super::*;
+use crate::engine::moving::MoveOrder;
 use crate::entry::{ContentHash, Kind, Meta, State, Xattrs};
+use crate::wire::{Commit, Durable};
 
 fn record(seq: u64, size: Option<u64>, inline: bool) -> Record {
     let meta = Meta {
