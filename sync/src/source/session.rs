@@ -5,27 +5,21 @@
 //! and the index happens in that thread between two waits, in pieces of at most a chunk.
 
 use super::books::{Books, To};
-use super::content::{Content, Step};
-use super::fetch::{Fetcher, Stretch};
+use super::fetch::Fetcher;
 use super::lanes::Lanes;
-use super::machine::{Effect, SourceMachine};
-use super::outlook::{self, Outlooks};
+use super::machine::SourceMachine;
+use super::outlook::Outlooks;
 use crate::engine::clock;
-use crate::engine::command::{Command, Shared, VerifyAsk, floors, heads};
+use crate::engine::command::{Shared, VerifyAsk};
 use crate::engine::fuzzy;
 use crate::engine::localtime::minute_of_day;
 use crate::engine::moving::MoveOrder;
-use crate::engine::stream::{self, Channel, Ended, Gone, Pack};
+use crate::engine::stream::{self, Channel, Ended, Gone};
 use crate::engine::{Gauge, Mode, SessionEnd, SessionError, SessionStatus};
-use crate::entry::{ContentHash, Kind, State};
-use crate::index::IndexError;
 use crate::limit::Limit;
-use crate::path::RelPath;
 use crate::progress::{Transfers, Work};
 use crate::tree::{MAX_TREES, TreeId};
-use crate::wire::{
-    Accept, End, Fuzzy, Hello, Item, MAX_QUESTIONS, Message, Record, VerifyAnswer, Want,
-};
+use crate::wire::{Fuzzy, MAX_QUESTIONS, Message, VerifyAnswer};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,17 +28,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-/// How long the source waits for a word of the replica while that prepares itself; it says `Wait` every second.
-const PATIENCE: Duration = Duration::from_secs(15);
+mod amount;
+mod effects;
+mod opening;
+mod output;
+
 /// How long a replica may be silent while something of it is awaited. It answers an `Idle` each second, and a batch when
 /// it is durable; a large batch on a slow disk takes some seconds.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Questions of `verify` that may wait until they can be asked.
 const QUESTIONS: usize = 4;
-/// Time between two tries to send what could not be read, while nothing newer is known.
-const AGAIN: Duration = Duration::from_secs(1);
-/// Time between two words of how much there is to send (nanoseconds).
-const OUTLOOK: u64 = clock::ms(1000);
 /// Time between two looks at the time of day (nanoseconds).
 const PACES: u64 = clock::ms(1000);
 /// Paths that may wait to be looked at again because they changed while they were sent.
@@ -93,21 +86,7 @@ async fn session(
     books: &mut Books,
     mut channel: Channel,
 ) -> Result<SessionEnd, SessionError> {
-    fn local(error: impl std::fmt::Display) -> SessionError {
-        SessionError::Local(error.to_string())
-    }
-    let mine = books.shown(heads(shared).map_err(local)?);
-    let floors = floors(shared, |tree| books.gets(tree)).map_err(local)?;
-    let hello = Hello {
-        end: End::Source,
-        pair: shared.config.pair.clone(),
-        heads: mine,
-        floors,
-    };
-    if channel.outgoing.send(Message::Hello(hello)).await.is_err() {
-        return Ok(SessionEnd::PeerClosed);
-    }
-    let accept = match accepted(shared, &mut channel).await? {
+    let accept = match opening::agree(shared, books, &mut channel).await? {
         Ok(accept) => accept,
         Err(end) => return Ok(end),
     };
@@ -159,43 +138,6 @@ async fn session(
     match ended {
         Ok(SessionEnd::Cancelled) => channel.cancelled(),
         other => other,
-    }
-}
-
-/// Waits for the replica's Hello and its answer.
-async fn accepted(
-    shared: &Arc<Shared>,
-    channel: &mut Channel,
-) -> Result<Result<Accept, SessionEnd>, SessionError> {
-    let mut mode = shared.mode.subscribe();
-    loop {
-        let next = tokio::select! {
-            biased;
-            changed = mode.wait_for(|m| !matches!(m, Mode::Source { .. })) => {
-                drop(changed);
-                return Ok(Err(SessionEnd::RoleChanged));
-            }
-            next = tokio::time::timeout(PATIENCE, channel.incoming.recv()) => next,
-        };
-        match next.map_err(|_| SessionError::Silent(PATIENCE, "preparing to receive"))? {
-            Some(Ok(Message::Hello(hello)))
-                if hello.end == End::Replica && hello.pair == shared.config.pair => {}
-            Some(Ok(Message::Hello(_))) => {
-                return Err(SessionError::Protocol(
-                    "a Hello of another pair or role".into(),
-                ));
-            }
-            Some(Ok(Message::Wait)) => {}
-            Some(Ok(Message::Accept(accept))) => return Ok(Ok(accept)),
-            Some(Ok(Message::Refuse(refuse))) => {
-                return Ok(Err(SessionEnd::Refused {
-                    why: refuse.why,
-                    retry: refuse.retry,
-                }));
-            }
-            Some(Ok(_)) => return Err(SessionError::Protocol("a message before Accept".into())),
-            other => return ended(other).map(Err),
-        }
     }
 }
 
@@ -256,12 +198,7 @@ impl Session<'_> {
         let newest = *self.shared.head.borrow();
         self.scanned(known, newest);
         let mut heard = clock::now();
-        let (verifier, mut asks) = mpsc::channel(QUESTIONS);
-        let (mover, mut moves) = mpsc::channel(MAX_TREES);
-        if self.books.is_standby() {
-            self.shared.set_verifier(Some(verifier));
-            self.shared.set_mover(Some(mover));
-        }
+        let (mut asks, mut moves) = self.take_orders();
         let (outgoing, cancelled) = (channel.outgoing.clone(), channel.cancel.clone());
         let mut lifted = self.shared.lifted.subscribe();
         let mut fuzzy = self.shared.fuzzy.subscribe();
@@ -296,13 +233,13 @@ impl Session<'_> {
                     let now = *scanned.borrow_and_update();
                     // What the scan found is known before it is told to be over.
                     let newest = *self.shared.head.borrow();
-                    self.machine.head_moved(up_to_rename(self.shared, newest));
+                    self.head_moved(newest);
                     self.scanned(now, newest);
                 }
                 Ok(()) = lifted.changed() => self.paces_at = 0,
                 Ok(()) = fuzzy.changed() => drop(fuzzy.borrow_and_update()),
                 Some(order) = moves.recv() => {
-                    self.machine.head_moved(up_to_rename(self.shared, order.seq));
+                    self.head_moved(order.seq);
                     self.machine.rename(order);
                 }
                 Some(ask) = asks.recv(), if self.questions.len() < MAX_QUESTIONS => self.question(ask),
@@ -313,7 +250,7 @@ impl Session<'_> {
                 Some(head) = examined.recv() => self.machine.examined(up_to_rename(self.shared, head)),
                 Ok(()) = head.changed() => {
                     let newest = *head.borrow_and_update();
-                    self.machine.head_moved(up_to_rename(self.shared, newest));
+                    self.head_moved(newest);
                 }
                 room = outgoing.reserve(), if has_output => match room {
                     Ok(room) => room.send(self.pack()?),
@@ -326,6 +263,22 @@ impl Session<'_> {
                 }
             }
         }
+    }
+
+    /// From now on the worker's questions and renames come here, if this is the standby's session.
+    fn take_orders(&self) -> (mpsc::Receiver<VerifyAsk>, mpsc::Receiver<MoveOrder>) {
+        let (verifier, asks) = mpsc::channel(QUESTIONS);
+        let (mover, moves) = mpsc::channel(MAX_TREES);
+        if self.books.is_standby() {
+            self.shared.set_verifier(Some(verifier));
+            self.shared.set_mover(Some(mover));
+        }
+        (asks, moves)
+    }
+
+    fn head_moved(&mut self, newest: u64) {
+        let newest = up_to_rename(self.shared, newest);
+        self.machine.head_moved(newest);
     }
 
     /// Files that never rest are told before anything is sent that was read of them: the worker tells them before it tells of
@@ -384,85 +337,6 @@ impl Session<'_> {
         self.out.push_back(Message::Verify(part));
     }
 
-    /// Carries out what the machine wants.
-    fn effects(&mut self) -> Result<(), SessionError> {
-        let index = |e: IndexError| SessionError::Local(format!("index: {e}"));
-        while let Some(effect) = self.machine.next_effect() {
-            match effect {
-                Effect::Fetch(reads) => match Stretch::of(reads) {
-                    Some(stretch) => {
-                        let stop = self.shared.move_at.load(Ordering::Acquire);
-                        let fetched = self.fetcher.stream(&self.shared.index, stretch, stop);
-                        let fetched = fetched.map_err(index)?;
-                        self.outlooks.put(&fetched.records);
-                        self.machine.fetched(fetched, None);
-                    }
-                    None => {
-                        let upto = self.machine.cursor();
-                        let answer = self.fetcher.answer(&self.shared.index, upto);
-                        let (fetched, settled) = answer.map_err(index)?;
-                        self.machine.fetched(fetched, Some(settled));
-                    }
-                },
-                Effect::Asked { tree, paths } => self.fetcher.ask(tree, paths),
-                Effect::Send(message) => {
-                    if let Message::Commit(commit) = &message {
-                        self.through(commit.batch);
-                    }
-                    self.out.push_back(message);
-                }
-                Effect::SendContent { item, want } => {
-                    if let Some(record) = self.machine.record(item) {
-                        self.lanes.push(record.tree, item, want);
-                    }
-                }
-                Effect::MoveEnded { order, done } => self.move_ended(order, done),
-                Effect::Examine { tree, path, seq } => {
-                    let (shared, examined) = (Arc::clone(self.shared), self.examined.clone());
-                    let in_sets = shared.roots.get(tree).is_some_and(|open| open.in_sets);
-                    tokio::spawn(async move {
-                        if in_sets {
-                            // Nothing is new before the next set.
-                            tokio::time::sleep(AGAIN).await;
-                        }
-                        let here = path.clone();
-                        let head = shared
-                            .ask(|reply| Command::Examine { tree, path, reply })
-                            .await
-                            .unwrap_or(0);
-                        if !is_newer(&shared, tree, &here, seq) {
-                            // The same would only fail again at once.
-                            tokio::time::sleep(AGAIN).await;
-                        }
-                        // The session may have ended.
-                        let _ = examined.send(head).await;
-                    });
-                }
-                Effect::Acked {
-                    acked,
-                    applied,
-                    durable: _,
-                    follows,
-                } => self.books.acked(self.shared, acked, applied, follows),
-            }
-        }
-        Ok(())
-    }
-
-    /// The worker goes on with what became of a rename. It waits for it only so long, should it not hear.
-    fn move_ended(&self, order: MoveOrder, done: bool) {
-        let command = Command::Moved {
-            tree: order.tree,
-            seq: order.seq,
-            done,
-        };
-        let commands = self.shared.commands.clone();
-        tokio::spawn(async move {
-            // An engine that ended needs no answer.
-            let _ = commands.send(command).await;
-        });
-    }
-
     fn show(&mut self) {
         let caught_up = self.machine.caught_up();
         let in_flight = u32::try_from(self.machine.in_flight()).unwrap_or(u32::MAX);
@@ -473,67 +347,6 @@ impl Session<'_> {
         }
     }
 
-    fn has_output(&self) -> bool {
-        let ready = |at| at <= clock::now();
-        !self.out.is_empty() || self.lanes.ready_at().is_some_and(ready)
-    }
-
-    /// A batch is through.
-    fn through(&self, batch: u64) {
-        let records = self.machine.records(batch).unwrap_or_default();
-        let sizes = records.iter().map(|r| (r.tree, r.size()));
-        held(&self.transfers).batch(clock::now(), batch, sizes);
-    }
-
-    /// Keeps up what there is to send in all, and tells the replica.
-    fn look_out(&mut self, cancel: &CancellationToken) -> Result<(), SessionError> {
-        let now = clock::now();
-        if self.machine.caught_up() {
-            self.outlooks.caught_up(now);
-            *held(&self.transfers) = self.outlooks.transfers(now);
-            self.outlook_at = now + OUTLOOK;
-        }
-        // What waits for a link that takes nothing says enough.
-        if now < self.outlook_at || !self.out.is_empty() {
-            return Ok(());
-        }
-        self.outlook_at = now + OUTLOOK;
-        if self.outlooks.begin_count(now) {
-            self.count(cancel.clone());
-        }
-        let snapshot = self.shared.index.snapshot();
-        let snapshot = snapshot.map_err(|e| SessionError::Local(e.to_string()))?;
-        let there = |tree| {
-            let counts = snapshot.counts(tree).unwrap_or_default();
-            Work {
-                entries: counts.entries(),
-                bytes: counts.bytes,
-            }
-        };
-        let all = self.outlooks.all(there, *self.shared.scanned.borrow());
-        let mut transfers = held(&self.transfers);
-        for one in &all {
-            transfers.set_total(one.tree, one.total, one.whole);
-        }
-        self.out.push_back(Message::Outlook(all));
-        Ok(())
-    }
-
-    /// Counts what is not in a batch yet, aside of the session.
-    fn count(&self, cancel: CancellationToken) {
-        let (shared, counts) = (Arc::clone(self.shared), self.counts.clone());
-        let after = self.machine.cursor();
-        tokio::task::spawn_blocking(move || {
-            let begun = clock::now();
-            match outlook::count(&shared.index, after, &cancel) {
-                // The session may have ended.
-                Ok(Some(left)) => drop(counts.blocking_send((left, clock::now() - begun))),
-                Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "what is to be sent cannot be counted"),
-            }
-        });
-    }
-
     /// Limits change with the time of day, and are lifted for a planned move.
     fn set_paces(&mut self) {
         let now = clock::now();
@@ -542,105 +355,6 @@ impl Session<'_> {
             let lifted = *self.shared.lifted.borrow() > 0;
             self.lanes.set_paces(minute_of_day(), lifted, now);
         }
-    }
-
-    /// What there is to say, as much of it as goes in one piece. It is small as soon as nothing else is to be said: no
-    /// message waits for one that does not exist yet.
-    fn pack(&mut self) -> Result<Pack, SessionError> {
-        let mut pack = Pack::new();
-        while !pack.is_due() {
-            if let Some(message) = self.output() {
-                pack.push(&message)?;
-            } else if !self.has_output() {
-                // The end of an item may be the end of its batch, and lead to the next one.
-                self.effects()?;
-                if !self.has_output() {
-                    break;
-                }
-            }
-        }
-        Ok(pack)
-    }
-
-    /// The next message to the peer.
-    fn output(&mut self) -> Option<Message> {
-        if let Some(message) = self.out.pop_front() {
-            return Some(message);
-        }
-        let now = clock::now();
-        let lane = self.lanes.turn(now)?;
-        if lane.content.is_none() {
-            let (item, want) = lane.next()?;
-            lane.content = open(self.shared, self.machine.record(item), item, want);
-            if lane.content.is_none() {
-                self.machine.sent(item, false);
-                return Some(Message::GivenUp(item));
-            }
-        }
-        let content = lane.content.as_mut()?;
-        let item = content.item();
-        let (message, ended) = match content.step() {
-            Step::Send(message) => (message, None),
-            Step::Wait | Step::Again => return None,
-            Step::Complete(message) => (message, Some(true)),
-            Step::GivenUp(message) => (message, Some(false)),
-        };
-        let done = match &message {
-            Message::Data { bytes, .. } => {
-                lane.sent(now, bytes.len());
-                self.status.bytes += bytes.len() as u64;
-                bytes.len() as u64
-            }
-            Message::Copy { len, .. } | Message::Hole { len, .. } => *len,
-            _ => 0,
-        };
-        if let Some(record) = self.machine.record(item) {
-            let mut transfers = held(&self.transfers);
-            transfers.content(now, item.batch, record.tree, done);
-        }
-        if let Some(whole) = ended {
-            lane.content = None;
-            self.machine.sent(item, whole);
-        }
-        Some(message)
-    }
-}
-
-fn open(shared: &Shared, record: Option<&Record>, item: Item, want: Want) -> Option<Content> {
-    let record = record?;
-    let open = shared.roots.get(record.tree)?;
-    // Of a tree that is sent in sets the content as it was then, and of a file that never rests the copy; what did not
-    // change since is read where it lies. What is there is proven by the hash of what is read.
-    let hash = record.state.as_ref().and_then(|s| s.kind.hash());
-    let keeps = open.in_sets || shared.kept.load(Ordering::Acquire) > 0;
-    let kept = hash.filter(|_| keeps);
-    let kept = kept.and_then(|hash| crate::set::open(&open.private, *hash));
-    let file = match kept {
-        Some(file) => file,
-        None => open.root.open_regular(&record.path)?,
-    };
-    let known = match (&want, &record.state) {
-        (Want::Behind { size, hash }, Some(state)) => hash_of(state).is_some_and(|new| {
-            let (tree, path, old) = (record.tree, &record.path, (*size, *hash));
-            shared.tails.begins(tree, path, old, new)
-        }),
-        _ => false,
-    };
-    let chunks = hash.and_then(|hash| shared.chunks.of(hash));
-    Content::new(item, record, file, want, known, chunks)
-}
-
-/// The index has something newer at the path than this.
-fn is_newer(shared: &Shared, tree: TreeId, path: &RelPath, seq: u64) -> bool {
-    let entry = shared.index.snapshot().and_then(|s| s.get(tree, path));
-    // An index that fails is met by the next reading.
-    entry.is_ok_and(|entry| entry.is_none_or(|entry| entry.seq > seq))
-}
-
-fn hash_of(state: &State) -> Option<(u64, ContentHash)> {
-    match state.kind {
-        Kind::File { size, hash } => Some((size, hash)),
-        _ => None,
     }
 }
 
