@@ -30,6 +30,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 mod epochs;
 mod key;
@@ -46,6 +47,11 @@ pub use write::{HASHED_FROM, Observed, Writer};
 
 /// Memory for cached pages. Bounds what the index takes; a tree of a million files has about 300 MB of index.
 const CACHE_BYTES: usize = 64 << 20;
+
+/// How long an index that is in use is waited for: an agent ends within [`crate::engine::Engine::close`]'s five seconds.
+const IN_USE: Duration = Duration::from_secs(10);
+/// How often it is tried.
+const IN_USE_AGAIN: Duration = Duration::from_millis(20);
 
 /// What went wrong with the index.
 #[derive(Debug, thiserror::Error)]
@@ -148,36 +154,67 @@ impl std::fmt::Debug for Index {
     }
 }
 
+/// The database in the file at `path`, which is made if it is not there.
+fn create(path: &Path) -> Result<Database, IndexError> {
+    let failed = |source| IndexError::Open {
+        path: path.to_owned(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    let said = AtomicBool::new(false);
+    builder.set_repair_callback(move |_| {
+        if !said.swap(true, Ordering::Relaxed) {
+            tracing::info!("the index was not closed: it is walked once");
+        }
+    });
+    let database = builder.create_file(file.map_err(failed)?);
+    database.map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => IndexError::InUse {
+            path: path.to_owned(),
+        },
+        redb::DatabaseError::Storage(redb::StorageError::Io(source)) => failed(source),
+        other => IndexError::Database(Box::new(other.into())),
+    })
+}
+
 impl Index {
-    /// Opens the index at `path`, or makes it (mode 0600). Blocks for disk.
+    /// Opens the index at `path`, or makes it (mode 0600). Blocks for disk, and for at most ten seconds while somebody else
+    /// has it open: an agent that is ending.
     pub fn open(path: &Path, identity: &IndexIdentity) -> Result<Self, IndexError> {
+        let begun = Instant::now();
+        let mut told = false;
+        Self::open_while(path, identity, || {
+            if !std::mem::replace(&mut told, true) {
+                tracing::info!(path = %path.display(), within = ?IN_USE, "the index is in use: its holder is waited for");
+            }
+            std::thread::sleep(IN_USE_AGAIN);
+            begun.elapsed() < IN_USE
+        })
+    }
+
+    /// The same; `again` says whether an index that is in use is tried again.
+    fn open_while(
+        path: &Path,
+        identity: &IndexIdentity,
+        mut again: impl FnMut() -> bool,
+    ) -> Result<Self, IndexError> {
         let failed = |source| IndexError::Open {
             path: path.to_owned(),
             source,
         };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path);
-        let mut builder = Builder::new();
-        builder.set_cache_size(CACHE_BYTES);
-        let said = AtomicBool::new(false);
-        builder.set_repair_callback(move |_| {
-            if !said.swap(true, Ordering::Relaxed) {
-                tracing::info!("the index was not closed: it is walked once");
-            }
-        });
-        let database = builder.create_file(file.map_err(failed)?);
-        let database = database.map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => IndexError::InUse {
-                path: path.to_owned(),
-            },
-            redb::DatabaseError::Storage(redb::StorageError::Io(source)) => failed(source),
-            other => IndexError::Database(Box::new(other.into())),
-        })?;
+        let mut database = create(path);
+        while matches!(database, Err(IndexError::InUse { .. })) && again() {
+            database = create(path);
+        }
+        let database = database?;
         let index = Index {
             database: Arc::new(database),
             activity: Arc::new(AtomicU8::new(WRITTEN)),

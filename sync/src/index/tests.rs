@@ -306,7 +306,7 @@ fn another_pairs_nodes_or_versions_file_is_refused_by_name() {
     let f = fixture();
     f.observe(WWW, "a", Some(file("1")));
     assert!(matches!(
-        Index::open(&f.path, &identity()),
+        Index::open_while(&f.path, &identity(), || false),
         Err(IndexError::InUse { .. })
     ));
     let Fixture {
@@ -407,3 +407,14 @@ fn a_crash_behind_a_rest_costs_no_walk() {
 
 mod random;
 mod roles;
+
+/// Whoever restarts an agent meets the one that is ending.
+#[test]
+fn an_index_whose_holder_is_ending_is_waited_for() {
+    let f = fixture();
+    f.observe(WWW, "a", Some(file("1")));
+    let mut holder = Some(f.index);
+    let index = Index::open_while(&f.path, &identity(), || holder.take().is_some());
+    assert_eq!(index.unwrap().snapshot().unwrap().last_seq(), 1);
+    assert!(holder.is_none(), "it was in use");
+}
