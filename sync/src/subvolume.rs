@@ -14,7 +14,7 @@ const NAME: &[u8] = b"snapshot";
 /// `BTRFS_SUPER_MAGIC`.
 const BTRFS: u64 = 0x9123_683E;
 /// The inode number of every subvolume's root directory (`BTRFS_FIRST_FREE_OBJECTID`).
-const ROOT_INODE: u64 = 256;
+pub(crate) const ROOT_INODE: u64 = 256;
 /// `BTRFS_IOC_SNAP_CREATE_V2` and `BTRFS_IOC_SNAP_DESTROY`: `_IOW(0x94, 23 and 15, 4096 bytes)`.
 const CREATE: u64 = 0x5000_9417;
 const DESTROY: u64 = 0x5000_940F;

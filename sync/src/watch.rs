@@ -48,6 +48,14 @@ pub enum Event {
         /// Everything below it may have changed too.
         recursive: bool,
     },
+    /// A directory was made at this path, empty: what comes into it is reported by itself, and it need not be listed. Not every
+    /// detector can promise that.
+    Made {
+        /// The tree.
+        tree: TreeId,
+        /// The path.
+        path: RelPath,
+    },
     /// Whoever wrote the file at this path has closed it, and it was neither made nor renamed meanwhile. Behind [`Event::Dirty`]
     /// of the path. A hint that not every detector gives: what is to be read there is likely to be whole.
     Closed {

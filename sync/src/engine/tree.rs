@@ -107,7 +107,7 @@ pub(crate) struct Dirt {
     pub force: bool,
     /// And all of it, even if it has only grown.
     pub whole: bool,
-    /// It comes from a walk, which lists everything below by itself.
+    /// What lies below is told by itself: it comes from a walk, or a directory was made there.
     pub walked: bool,
     /// A walk has just seen a regular file there.
     pub file: bool,
@@ -131,7 +131,7 @@ impl Dirt {
         whole: false,
         ..Dirt::FORCED
     };
-    /// Found by a walk.
+    /// Found by a walk, or made just now.
     pub const WALKED: Dirt = Dirt {
         recursive: false,
         force: false,

@@ -439,6 +439,14 @@ impl Worker {
                     );
                 }
             }
+            Event::Made { tree, path } => {
+                if self.mode != Mode::Idle && !path.is_private() {
+                    if let Some(parent) = path.parent() {
+                        self.mark(tree, parent, Dirt::WALKED);
+                    }
+                    self.mark(tree, path, Dirt::WALKED);
+                }
+            }
             Event::Closed { tree, path } => self.closed(tree, &path),
             Event::Moved { tree, from, to } => {
                 if let Some(at) = self.position(tree).filter(|_| !to.is_private()) {

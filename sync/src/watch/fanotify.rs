@@ -14,7 +14,7 @@ use super::fanotify_sys::{
     FAN_MOVED_TO, FAN_ONDIR, FAN_Q_OVERFLOW, FAN_RENAME, NameRecord, RawEvent,
 };
 use super::handles::{Handles, Where};
-use super::report::Reporter;
+use super::report::{Reach, Reporter};
 use super::{Detector, sentinel_token};
 use crate::path::{PRIVATE_DIR, RelPath};
 
@@ -220,14 +220,22 @@ impl Reader {
         if on_dir && moved {
             self.handles.forget();
         }
-        // A directory that came, went or moved stands for all below it. Its own attributes stand for themselves.
         let structural = moved || event.mask & (FAN_CREATE | FAN_DELETE) != 0;
+        // A directory that went or moved stands for all below it. One that was made is empty, and the mark is on all that comes
+        // into it; listed, it would show what is renamed into it before the event that says from where. Its own attributes
+        // stand for themselves.
+        let made = !moved && event.mask & FAN_DELETE == 0;
         // What this node does in a tree itself is known to it. Sentinels are its own, too.
         let own = event.thread == self.own.load(Ordering::Relaxed);
         let told = event.mask & FAN_RENAME != 0 && !own && self.renamed(event);
         for record in event.names() {
             if !own || sentinel_token(record.name).is_some() {
-                self.name(&record, on_dir && structural && (record.old || !told));
+                let reach = match on_dir && structural && (record.old || !told) {
+                    false => Reach::Path,
+                    true if made => Reach::Made,
+                    true => Reach::Below,
+                };
+                self.name(&record, reach);
             }
             if !own && !structural && event.mask & FAN_CLOSE_WRITE != 0 {
                 self.closed(&record);
@@ -272,24 +280,24 @@ impl Reader {
         }
     }
 
-    fn name(&mut self, record: &NameRecord<'_>, recursive: bool) {
+    fn name(&mut self, record: &NameRecord<'_>, reach: Reach) {
         match self.handles.resolve(record.fsid, record.handle) {
             Where::Inside(places) => {
                 for (tree, dir) in places.iter() {
-                    self.inside(*tree, dir, record.name, recursive);
+                    self.inside(*tree, dir, record.name, reach);
                 }
             }
             Where::Below(places) | Where::Unknown(places) => {
                 self.others = true;
                 for (tree, above) in places.iter().filter(|(_, above)| !above.is_private()) {
-                    self.reporter.dirty(*tree, above.clone(), true);
+                    self.reporter.dirty(*tree, above.clone(), Reach::Below);
                 }
             }
             Where::Outside | Where::Gone => {}
         }
     }
 
-    fn inside(&mut self, tree: usize, dir: &RelPath, name: &[u8], recursive: bool) {
+    fn inside(&mut self, tree: usize, dir: &RelPath, name: &[u8], reach: Reach) {
         if dir.is_private() {
             if dir.as_bytes() == PRIVATE_DIR
                 && let Some(token) = sentinel_token(name)
@@ -306,9 +314,9 @@ impl Reader {
         };
         match path {
             Ok(path) if path.is_private() => {}
-            Ok(path) => self.reporter.dirty(tree, path, recursive),
+            Ok(path) => self.reporter.dirty(tree, path, reach),
             // Longer than any path of a tree may be: the directory above is looked at.
-            Err(_) => self.reporter.dirty(tree, dir.clone(), true),
+            Err(_) => self.reporter.dirty(tree, dir.clone(), Reach::Below),
         }
     }
 }

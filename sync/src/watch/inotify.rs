@@ -19,7 +19,7 @@ use std::time::Duration;
 use notify::event::{CreateKind, EventKind, ModifyKind, RenameMode};
 use notify::{Config, ErrorKind, INotifyWatcher, RecursiveMode, Watcher as _};
 
-use super::report::Reporter;
+use super::report::{Reach, Reporter};
 use super::{Detector, sentinel_token};
 use crate::fault::Fault;
 use crate::path::{PRIVATE_DIR, RelPath};
@@ -294,7 +294,7 @@ impl Worker {
             if item.structural && !path.is_root() {
                 self.structural(&base, path);
             } else {
-                self.reporter.dirty(base.tree, path, false);
+                self.reporter.dirty(base.tree, path, Reach::Path);
             }
         }
     }
@@ -318,6 +318,10 @@ impl Worker {
         }
         // Gone or unreadable: whatever was below went with it.
         let recursive = is_dir || !matches!(now, Ok(Some(_)));
-        self.reporter.dirty(base.tree, path, recursive);
+        let reach = match recursive {
+            true => Reach::Below,
+            false => Reach::Path,
+        };
+        self.reporter.dirty(base.tree, path, reach);
     }
 }

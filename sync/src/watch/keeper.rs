@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::report::Reporter;
+use super::report::{Reach, Reporter};
 use crate::path::RelPath;
 
 /// How often the roots are looked at: one `statx` each.
@@ -90,7 +90,7 @@ fn run(reporter: &Reporter, stop: &AtomicBool) {
             if now >= *next {
                 *next = after(tree);
                 if reporter.is_polled(tree) {
-                    reporter.dirty(tree, RelPath::root(), true);
+                    reporter.dirty(tree, RelPath::root(), Reach::Below);
                 }
             }
         }

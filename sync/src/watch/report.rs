@@ -18,6 +18,17 @@ pub(super) struct Reporter {
     pub(super) pending: Condvar,
 }
 
+/// What a change of a path says of what lies below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Nothing.
+    Path,
+    /// It may be another.
+    Below,
+    /// There was nothing: a new directory, and what comes into it has events of its own.
+    Made,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct TreeState {
     watching: Option<Watching>,
@@ -111,16 +122,22 @@ impl Reporter {
         !self.is_armed(tree)
     }
 
-    pub(super) fn dirty(&self, tree: usize, path: RelPath, recursive: bool) {
+    pub(super) fn dirty(&self, tree: usize, path: RelPath, reach: Reach) {
         let mut state = self.lock();
         self.deliver(tree, &mut state[tree]);
         if state[tree].overflow {
             return;
         }
-        let event = Event::Dirty {
-            tree: self.trees[tree].id,
-            path,
+        let id = self.trees[tree].id;
+        let dirty = |recursive| Event::Dirty {
+            tree: id,
+            path: path.clone(),
             recursive,
+        };
+        let event = match reach {
+            Reach::Path => dirty(false),
+            Reach::Below => dirty(true),
+            Reach::Made => Event::Made { tree: id, path },
         };
         if !(self.sink)(event) {
             state[tree].overflow = true;
@@ -181,7 +198,7 @@ impl Reporter {
             state.issued.insert(token);
         }
         if self.is_polled(tree) {
-            self.dirty(tree, RelPath::root(), true);
+            self.dirty(tree, RelPath::root(), Reach::Below);
             self.sentinel_seen(tree, token);
             return Ok(());
         }

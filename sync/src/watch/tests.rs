@@ -79,6 +79,7 @@ fn covers(events: &[Event], wanted: &RelPath) -> bool {
         Event::Dirty {
             path, recursive, ..
         } => path == wanted || *recursive && wanted.is_below(path),
+        Event::Made { path, .. } => path == wanted,
         Event::Moved { to, .. } => wanted.is_below(to),
         Event::Overflow { .. } => true,
         _ => false,
@@ -106,6 +107,9 @@ fn follow(setup: &Setup, known: &mut BTreeSet<RelPath>, event: &Event) {
                 let listed = walk.flatten().map(|entry| relative(&base, entry.path()));
                 known.extend(listed.filter(|path| !path.is_private()));
             }
+        }
+        Event::Made { path, .. } => {
+            known.insert(path.clone());
         }
         Event::Closed { .. } => {}
         other => panic!("{other:?}"),
@@ -358,6 +362,34 @@ fn directories_that_come_and_go_elsewhere_are_not_told() {
         }
     });
     assert_eq!(setup.until_barrier(1), []);
+}
+
+/// Listed, a new directory would show what is renamed into it before it is told from where.
+#[test]
+fn fanotify_tells_by_itself_what_comes_into_a_new_directory() {
+    let Some(setup) = start(Detector::Fanotify) else {
+        return;
+    };
+    let path = |name: &str| RelPath::new(name).expect("valid");
+    let (base, tree) = (setup.dir(), setup.tree);
+    std::fs::create_dir(base.join("old")).expect("mkdir");
+    setup.until_barrier(1);
+    std::fs::create_dir_all(base.join("new/deep")).expect("mkdir");
+    std::fs::write(base.join("new/deep/file"), b"x").expect("write");
+    std::fs::rename(base.join("old"), base.join("new/moved")).expect("rename");
+    let events = setup.until_barrier(2);
+    for name in ["new", "new/deep"] {
+        let made = Event::Made {
+            tree,
+            path: path(name),
+        };
+        assert!(events.contains(&made), "{name} in {events:?}");
+    }
+    let (from, to) = (path("old"), path("new/moved"));
+    assert!(events.contains(&Event::Moved { tree, from, to }));
+    assert!(covers(&events, &path("new/deep/file")), "{events:?}");
+    let listed = |event: &Event| matches!(event, Event::Dirty { path, recursive: true, .. } if !path.as_bytes().starts_with(b"old"));
+    assert!(!events.iter().any(listed), "{events:?}");
 }
 
 /// The end of a writing is told of a file that was there, behind the news of it, and not of one that is new.
