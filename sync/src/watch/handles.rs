@@ -1,5 +1,6 @@
 //! From a directory's file handle to its path in a tree.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -48,6 +49,8 @@ pub(super) struct Handles {
     groups: Vec<Group>,
     roots: HashMap<usize, Vec<u8>>,
     cache: HashMap<Box<[u8]>, Where>,
+    /// See [`open_patiently`].
+    patience: Cell<Duration>,
 }
 
 impl Handles {
@@ -57,6 +60,7 @@ impl Handles {
             groups: Vec::new(),
             roots: HashMap::new(),
             cache: HashMap::new(),
+            patience: Cell::new(PATIENCE),
         }
     }
 
@@ -114,7 +118,7 @@ impl Handles {
                 continue;
             };
             let mount = &self.reporter.trees()[*first].root;
-            let dir = match open_patiently(mount.fd(), handle) {
+            let dir = match open_patiently(&self.patience, mount.fd(), handle) {
                 Ok(dir) => dir,
                 Err(Errno::STALE | Errno::NOENT) => continue,
                 Err(errno) => {
@@ -171,21 +175,36 @@ impl Handles {
     }
 }
 
-/// How often a directory is asked for while the file system says that it has no memory. Where directories come and go in
-/// a storm, one question in three can meet that; sixteen in a row do not, and take 6 ms.
-const TRIES: u32 = 16;
-const TRY_AGAIN: Duration = Duration::from_micros(50);
+/// How long a directory is asked for while the file system says that it has no memory. On a disk of whose journal others wait
+/// it took 6 ms and more; this is longer than any journal should.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Pauses between the questions: each one longer, up to the longest.
+const PAUSE: Duration = Duration::from_micros(50);
+const PAUSE_MOST: Duration = Duration::from_millis(5);
 
 /// [`open_by_handle`], patiently: `iget_locked` (fs/inode.c) does not wait for an inode that is just being made, and ext4
-/// calls that `ENOMEM` (`__ext4_iget`). So says the handle of a removed directory whose number is given to a new file.
-fn open_patiently(mount: BorrowedFd<'_>, handle: &[u8]) -> Result<OwnedFd, Errno> {
-    for tried in 0..TRIES {
-        match open_by_handle(mount, handle) {
-            Err(Errno::NOMEM) => std::thread::sleep(TRY_AGAIN * tried),
-            other => return other,
+/// calls that `ENOMEM` (`__ext4_iget`). So says the handle of a removed directory whose number is given to a new file, for as
+/// long as that file's making takes. What is left of the patience is kept: where there is no memory indeed, it is waited for
+/// once and not for each event.
+fn open_patiently(
+    left: &Cell<Duration>,
+    mount: BorrowedFd<'_>,
+    handle: &[u8],
+) -> Result<OwnedFd, Errno> {
+    let mut pause = PAUSE;
+    loop {
+        let opened = open_by_handle(mount, handle);
+        if !matches!(opened, Err(Errno::NOMEM)) {
+            left.set(PATIENCE);
+            return opened;
         }
+        let Some(less) = left.get().checked_sub(pause) else {
+            return opened;
+        };
+        std::thread::sleep(pause);
+        left.set(less);
+        pause = (pause * 2).min(PAUSE_MOST);
     }
-    open_by_handle(mount, handle)
 }
 
 /// The part of `path` below `root`, both as the kernel prints them; empty for the root itself.

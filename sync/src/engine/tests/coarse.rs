@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 /// What is run in the guest: all that depends on the grain of the stamps, and what the detectors promise.
-const IN_THE_GUEST: [&str; 21] = [
+const IN_THE_GUEST: [&str; 23] = [
     "engine::tests::coarse::two_writes_in_a_jiffy_carry_one_stamp",
     "engine::tests::coarse::a_store_in_the_jiffy_of_the_write_before_it_arrives",
     "engine::tests::logs::what_changed_before_the_old_end_is_found_when_the_file_rests",
@@ -33,8 +33,10 @@ const IN_THE_GUEST: [&str; 21] = [
     "watch::tests::a_path_beyond_path_max_is_told_by_a_directory_above",
     "watch::tests::a_root_that_goes_is_told",
     "watch::tests::changes_elsewhere_on_the_file_system_are_not_told",
+    "watch::tests::directories_that_come_and_go_elsewhere_are_not_told",
     "watch::tests::fanotify_overflow_is_told",
     "watch::tests::fanotify_reports_every_change",
+    "watch::tests::fanotify_tells_by_itself_what_comes_into_a_new_directory",
     "watch::tests::inotify_overflow_is_told",
     "watch::tests::inotify_reports_every_change",
     "watch::tests::polling_reports_the_whole_tree_again_and_again",
