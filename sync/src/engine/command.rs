@@ -139,6 +139,8 @@ pub(crate) enum Command {
         older: Option<Duration>,
         reply: Reply<Option<Result<Purged, Fault>>>,
     },
+    /// Show the status as it is.
+    Show(Reply<()>),
     /// Single paths that a flush cannot speak for.
     Exceptions(Reply<Vec<NotCovered>>),
 }
@@ -221,6 +223,8 @@ pub(crate) struct Shared {
     pub sessions: AtomicU64,
     /// Something became unsettled: the session asks the source for it.
     pub unsettled: Notify,
+    /// Something that status shows was changed by somebody else than the worker: a session, an alarm.
+    pub shows: Notify,
     /// Number of the rename that is under way, 0 for none: no session goes past it but by the rename itself.
     pub move_at: AtomicU64,
     /// Planned moves that wait for the trees to be equal: while there is one no limit holds.
@@ -312,7 +316,13 @@ impl Shared {
 
     /// Notes the session's status.
     pub fn set_session(&self, status: Option<SessionStatus>) {
-        *lock(&self.session) = status;
+        let news = |s: &Option<SessionStatus>| s.as_ref().map(|s| s.caught_up);
+        let now = news(&status);
+        let before = std::mem::replace(&mut *lock(&self.session), status);
+        // How much is in flight changes all the time, and is shown with what else is.
+        if news(&before) != now {
+            self.shows.notify_one();
+        }
     }
 
     /// The session's status.
@@ -370,15 +380,17 @@ impl Shared {
     /// Raises (`Some`) or ends an alarm.
     pub fn alarm(&self, tree: Option<&str>, kind: &'static str, text: Option<String>) {
         let key = (tree.map(str::to_owned), kind);
-        match text {
-            Some(text) => {
-                let before = lock(&self.alarms).insert(key, text.clone());
-                if before.as_ref() != Some(&text) {
-                    tracing::error!(tree, kind, text, "alarm");
-                }
-            }
-            None => drop(lock(&self.alarms).remove(&key)),
+        let before = match &text {
+            Some(text) => lock(&self.alarms).insert(key, text.clone()),
+            None => lock(&self.alarms).remove(&key),
+        };
+        if before == text {
+            return;
         }
+        if let Some(text) = &text {
+            tracing::error!(tree, kind, text, "alarm");
+        }
+        self.shows.notify_one();
     }
 
     /// The worker panicked: from here on nothing is recorded, sent or applied, and everybody who looks must see that.

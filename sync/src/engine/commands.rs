@@ -29,13 +29,22 @@ impl Worker {
     pub(super) fn command(&mut self, command: Command) {
         // Whoever does not wait for an answer any more does not need it.
         match command {
-            Command::Init(reply) => drop(reply.send(self.init())),
-            Command::BeginSource { term, reply } => drop(reply.send(self.begin_source(term))),
-            Command::BeginReplica(reply) => drop(reply.send(self.begin_replica())),
+            Command::Init(reply) => {
+                let done = self.init();
+                self.answer(reply, done);
+            }
+            Command::BeginSource { term, reply } => {
+                let done = self.begin_source(term);
+                self.answer(reply, done);
+            }
+            Command::BeginReplica(reply) => {
+                let done = self.begin_replica();
+                self.answer(reply, done);
+            }
             Command::Idle(reply) => {
                 self.shared.token.revoke(REVOKE);
                 self.set_mode(Mode::Idle);
-                drop(reply.send(Ok(())));
+                self.answer(reply, Ok(()));
             }
             Command::Examine { tree, path, reply } => {
                 if let Some(at) = self.position(tree).filter(|at| self.trees[*at].moves()) {
@@ -115,16 +124,33 @@ impl Worker {
                 let kept = self.shared.index.write(|w| w.put_value(&key, &*verified));
                 drop(reply.send(kept.map_err(index)));
             }
-            Command::Hold(reply) => drop(reply.send(self.hold())),
-            Command::Release(reply) => drop(reply.send(self.release())),
-            Command::Adopt(reply) => drop(reply.send(self.adopt())),
-            Command::SetTrees { trees, reply } => drop(reply.send(self.set_trees(trees))),
-            Command::Accept { tree, most, reply } => drop(reply.send(self.accept(&tree, most))),
+            Command::Hold(reply) => {
+                let done = self.hold();
+                self.answer(reply, done);
+            }
+            Command::Release(reply) => {
+                let done = self.release();
+                self.answer(reply, done);
+            }
+            Command::Adopt(reply) => {
+                let done = self.adopt();
+                self.answer(reply, done);
+            }
+            Command::SetTrees { trees, reply } => {
+                let done = self.set_trees(trees);
+                self.answer(reply, done);
+            }
+            Command::Accept { tree, most, reply } => {
+                let done = self.accept(&tree, most);
+                self.answer(reply, done);
+            }
             Command::AcceptPrice { tree, reply } => drop(reply.send(self.accept_price(&tree))),
             Command::Set(pass) => self.end_pass(*pass),
             Command::EmptyTrash { tree, older, reply } => {
-                drop(reply.send(self.empty_trash(tree, older)));
+                let done = self.empty_trash(tree, older);
+                self.answer(reply, done);
             }
+            Command::Show(reply) => self.answer(reply, ()),
             Command::Exceptions(reply) => drop(reply.send(self.exceptions())),
         }
         self.touch();

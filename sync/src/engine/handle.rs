@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a closing engine waits for its sessions.
 const CLOSING: Duration = Duration::from_secs(5);
-/// What a flush without time left still waits for the worker to name what it cannot cover.
+/// What a flush without time left still waits for the worker to name what it cannot cover, and any for it to show what there is.
 const ASKING: Duration = Duration::from_millis(200);
 /// Commands that may wait for the worker.
 const COMMANDS: usize = 64;
@@ -122,6 +122,7 @@ impl Engine {
             from: Mutex::new(None),
             sessions: AtomicU64::new(1),
             unsettled: Notify::new(),
+            shows: Notify::new(),
             move_at: AtomicU64::new(0),
             lifted: watch::Sender::new(0),
             transfers: Arc::default(),
@@ -406,6 +407,13 @@ impl Engine {
     /// # Errors
     /// [`CommandError::NotSource`], or not done within `timeout`.
     pub async fn flush(&self, timeout: Duration) -> Result<FlushReport, CommandError> {
+        let report = self.flushed(timeout).await;
+        // Whoever looks at the status next sees what was flushed.
+        let _ = tokio::time::timeout(ASKING, self.shared.ask(Command::Show)).await;
+        report
+    }
+
+    async fn flushed(&self, timeout: Duration) -> Result<FlushReport, CommandError> {
         let begun = Instant::now();
         if !matches!(*self.shared.mode.borrow(), Mode::Source { .. }) {
             return Err(CommandError::NotSource);
@@ -530,7 +538,7 @@ impl Engine {
     /// As [`Engine::drain`].
     pub async fn final_flush(&self, within: Duration) -> Result<FlushReport, CommandError> {
         let _lifted = self.shared.lift_limits();
-        let report = self.flush(within).await?;
+        let report = self.flushed(within).await?;
         if report.covered.len() == self.shared.trees().len() {
             return Ok(report);
         }

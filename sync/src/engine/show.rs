@@ -1,6 +1,7 @@
 //! What the worker shows of itself.
 
 use super::clock;
+use super::command::Reply;
 use super::status::{Alarm, EngineStatus, Mode, Progress, TreeState, TreeStatus};
 use super::tree::Tree;
 use super::worker::Worker;
@@ -27,6 +28,15 @@ impl Worker {
             }
             Err(error) => tracing::error!(%error, "no status: the index cannot be read"),
         }
+        self.status_due = None;
+        self.last_status = clock::now();
+    }
+
+    /// Answers somebody who will look at the status next: it has what the command did.
+    pub(super) fn answer<T>(&mut self, reply: Reply<T>, done: T) {
+        self.publish();
+        // Whoever does not wait for an answer any more does not need it.
+        let _ = reply.send(done);
     }
 
     pub(super) fn status(&self, index: &Snapshot, acked: u64) -> Result<EngineStatus, IndexError> {

@@ -69,8 +69,8 @@ pub(crate) struct Worker {
     next_period: u64,
     /// When watching is tried again after it failed.
     watch_again: u64,
-    status_due: Option<u64>,
-    last_status: u64,
+    pub(super) status_due: Option<u64>,
+    pub(super) last_status: u64,
     /// Changes that are not acknowledged.
     pub(super) lag: LagQueue,
 }
@@ -190,13 +190,17 @@ impl Worker {
             std::thread::sleep(std::time::Duration::from_nanos(wait));
             return Next::Time;
         }
-        let end = self.shared.end.clone();
+        let shared = Arc::clone(&self.shared);
         tokio::select! {
             biased;
-            () = end.cancelled() => Next::Ended,
+            () = shared.end.cancelled() => Next::Ended,
             command = commands.recv() => command.map_or(Next::Ended, Next::Command),
             Some(event) = self.events.recv() => Next::Event(event),
             Ok(()) = peer.changed() => {
+                self.touch();
+                Next::Time
+            }
+            () = shared.shows.notified() => {
                 self.touch();
                 Next::Time
             }
@@ -273,8 +277,6 @@ impl Worker {
         }
         if self.status_due.is_some_and(|due| due <= clock::now()) {
             self.publish();
-            self.status_due = None;
-            self.last_status = clock::now();
         }
     }
 

@@ -58,7 +58,7 @@ async fn a_first_copy_makes_the_trees_equal() {
     flush(&a).await;
     b.until("consistent", |s| s.consistent).await;
     assert_equal(&a.tree(), &b.tree());
-    assert!(b.engine().status().fresh_at.is_some());
+    assert!(b.shown().await.fresh_at.is_some());
     cable.cut().await;
 }
 
@@ -88,7 +88,7 @@ async fn live_changes_arrive_and_the_trees_stay_equal() {
     std::fs::write(root.join("big"), &big).unwrap();
     flush(&a).await;
     assert_equal(&a.tree(), &b.tree());
-    assert!(b.engine().status().trees[0].rescued == 0);
+    assert!(b.shown().await.trees[0].rescued == 0);
     cable.cut().await;
 }
 

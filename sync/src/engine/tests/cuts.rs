@@ -329,7 +329,7 @@ async fn a_version_that_was_not_seen_before_is_rescued_once_wherever_the_apply_i
         flush(&a).await;
         b.until("consistent", |s| s.consistent).await;
         cable.cut().await;
-        let before = a.engine().status().seq;
+        let before = a.shown().await.seq;
         write(&a.tree().join("changed"), "a's");
         let _ = a
             .engine()
@@ -379,7 +379,7 @@ async fn takes_over_a_new_directory(scans: bool) {
         flush(&a).await;
         b.until("consistent", |s| s.consistent).await;
         cable.cut().await;
-        let before = a.engine().status().seq;
+        let before = a.shown().await.seq;
         write(&a.tree().join("dir/file"), "first");
         let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
         std::fs::set_permissions(a.tree().join("dir"), mode(0o2751)).unwrap();
@@ -420,7 +420,7 @@ async fn a_path_made_again_under_a_directory_that_went_was_not_deleted_here() {
     flush(&a).await;
     b.until("consistent", |s| s.consistent).await;
     cable.cut().await;
-    let before = a.engine().status().seq;
+    let before = a.shown().await.seq;
     std::fs::remove_dir_all(a.tree().join("dir")).unwrap();
     write(&a.tree().join("dir/file"), "second");
     let _ = a
@@ -496,7 +496,7 @@ async fn attributes_that_came_by_another_name_are_no_local_version() {
         flush(&a).await;
         b.until("consistent", |s| s.consistent).await;
         cable.cut().await;
-        let before = a.engine().status().seq;
+        let before = a.shown().await.seq;
         let file = std::fs::File::options()
             .write(true)
             .open(a.tree().join("1"));
@@ -552,7 +552,7 @@ async fn a_listed_name_whose_file_changed_is_no_local_version() {
         list(w, tree, &sight, &Unreplicated::nothing())
     });
     listed.unwrap();
-    let before = a.engine().status().seq;
+    let before = a.shown().await.seq;
     let file = std::fs::File::options()
         .write(true)
         .open(a.tree().join("1"));
@@ -590,7 +590,7 @@ async fn a_directory_made_on_the_way_is_no_local_version() {
     flush(&a).await;
     b.until("consistent", |s| s.consistent).await;
     cable.cut().await;
-    let before = a.engine().status().seq;
+    let before = a.shown().await.seq;
     std::fs::remove_dir_all(a.tree().join("dir")).unwrap();
     write(&a.tree().join("dir/file"), "second");
     let _ = a

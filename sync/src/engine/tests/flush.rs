@@ -104,12 +104,12 @@ async fn a_standby_that_takes_over_names_what_may_be_torn() {
         alarm.map(|a| a.text.clone())
     };
     b.until("an alarm", |s| alarm(s).is_some()).await;
-    let text = alarm(&b.engine().status()).unwrap();
+    let text = alarm(&b.shown().await).unwrap();
     assert!(
         text.starts_with("1 file(s)") && text.contains(": busy;"),
         "{text}"
     );
-    assert_eq!(b.engine().status().trees[0].fuzzy, ["busy"]);
+    assert_eq!(b.shown().await.trees[0].fuzzy, ["busy"]);
     // A standby of the new master hears of it, too.
     a.engine().begin_replica().await.unwrap();
     let cable = Cable::plug(&b, &a);

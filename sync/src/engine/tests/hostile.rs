@@ -373,7 +373,7 @@ async fn absurd_answers_end_the_session_and_acknowledge_nothing() {
         }
         puppet.refused().await;
     }
-    assert_eq!(a.engine().status().acked, 0);
+    assert_eq!(a.shown().await.acked, 0);
 }
 
 /// A file that the other node restores gets no further than a record of its would.

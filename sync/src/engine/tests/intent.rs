@@ -43,7 +43,7 @@ fn is_listed(b: &Node) -> bool {
 
 /// Takes the source's version of the file, and then fails over a tree that nobody knows.
 async fn fail(a: &Node, b: &Node) {
-    let mut batch = batch_of(a, b, &[("file", false)], a.engine().status().seq);
+    let mut batch = batch_of(a, b, &[("file", false)], a.shown().await.seq);
     let known = TreeId::of("data");
     let mut others = (0..).map(|n| TreeId::of(&format!("unknown {n}")));
     let mut record = batch.ready.records[0].clone();
@@ -110,7 +110,7 @@ async fn a_deletion_behind_an_apply_that_was_cut_is_in_the_rescue() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_number_of_another_path_stops_nothing() {
     let (a, b) = newer().await;
-    let mut batch = batch_of(&a, &b, &[("file", false)], a.engine().status().seq);
+    let mut batch = batch_of(&a, &b, &[("file", false)], a.shown().await.seq);
     let (tree, path) = (TreeId::of("data"), RelPath::new("stays").unwrap());
     let index = b.engine().shared.index.snapshot().unwrap();
     batch.ready.records[0].seq = index.get(tree, &path).unwrap().unwrap().seq;

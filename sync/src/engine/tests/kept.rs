@@ -30,7 +30,7 @@ async fn settled(a: &Node, b: &Node, kept: u64) {
         s.consistent && s.trees[0].kept == kept && s.trees[0].dirty == 0
     })
     .await;
-    assert_eq!(b.engine().status().trees[0].errors, 0);
+    assert_eq!(b.shown().await.trees[0].errors, 0);
     let found = a.engine().verify(None, false, None).await.unwrap();
     assert_eq!(found.found, 0, "{found:?}");
     assert_eq!(rescued(b), BTreeMap::new());

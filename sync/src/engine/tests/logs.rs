@@ -41,8 +41,8 @@ fn inode(node: &Node) -> u64 {
     std::fs::metadata(node.tree().join("log")).unwrap().ino()
 }
 
-fn unverified(node: &Node) -> u64 {
-    node.engine().status().trees[0].unverified
+async fn unverified(node: &Node) -> u64 {
+    node.shown().await.trees[0].unverified
 }
 
 async fn verified(a: &Node, b: &Node) {
@@ -147,7 +147,7 @@ async fn a_restart_keeps_the_list_and_the_new_master_has_its_own() {
     b.stop().await;
     a.start();
     b.start();
-    assert_eq!((unverified(&a), unverified(&b)), (1, 1));
+    assert_eq!((unverified(&a).await, unverified(&b).await), (1, 1));
     b.engine().begin_source(2).await.unwrap();
     a.engine().begin_replica().await.unwrap();
     let cable = Cable::plug(&b, &a);
@@ -174,7 +174,7 @@ async fn a_log_that_is_written_all_the_time_is_followed_and_is_not_fuzzy() {
         let written = size(&a);
         b.until("follows", |_| size(&b) >= written).await;
     }
-    assert!(a.engine().status().trees[0].fuzzy.is_empty());
+    assert!(a.shown().await.trees[0].fuzzy.is_empty());
     let report = a.engine().flush_verified(Duration::from_millis(300)).await;
     let report = report.unwrap();
     let named = |n: &crate::engine::NotCovered| n.why.contains("log has grown");

@@ -18,7 +18,7 @@ async fn equal(a: &Node, b: &Node) {
     b.until("consistent", |s| s.consistent && s.trees[0].dirty == 0)
         .await;
     assert_equal(&a.tree(), &b.tree());
-    assert_eq!(b.engine().status().trees[0].errors, 0);
+    assert_eq!(b.shown().await.trees[0].errors, 0);
     assert_eq!(rescued(b), BTreeMap::new());
 }
 
@@ -200,7 +200,7 @@ async fn paths_longer_than_one_call_takes() {
         flush(&a).await;
         b.until("consistent", |s| s.consistent && s.trees[0].dirty == 0)
             .await;
-        assert_eq!(b.engine().status().trees[0].errors, 0);
+        assert_eq!(b.shown().await.trees[0].errors, 0);
     };
     settled().await;
     let there = descend(&b, false).expect("the directories are there");

@@ -1,5 +1,6 @@
 //! Two nodes with one tree, and the cable between them.
 
+use crate::engine::command::Command;
 use crate::engine::{Engine, EngineStatus, SessionEnd, SessionError};
 use crate::tree::{PairConfig, Part, TreeConfig};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for anything. Reached only by a failing test.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(50);
 
 /// One node: its engine, if it runs, and its directories.
 pub struct Node {
@@ -114,8 +115,17 @@ impl Node {
         out
     }
 
-    /// Waits until the status fulfils the condition.
+    /// The status as it is now. What is published is of a moment ago while much happens.
+    pub async fn shown(&self) -> EngineStatus {
+        self.engine().shared.ask(Command::Show).await.unwrap();
+        self.engine().status()
+    }
+
+    /// Waits until the status fulfils the condition, from this moment on.
     pub async fn until(&self, what: &str, condition: impl FnMut(&EngineStatus) -> bool) {
+        let show = self.engine().shared.ask(Command::Show);
+        // A worker that was cut shows nothing more.
+        let _ = tokio::time::timeout(PATIENCE, show).await;
         let mut changes = self.engine().status_changes();
         let found = tokio::time::timeout(PATIENCE, changes.wait_for(condition))
             .await

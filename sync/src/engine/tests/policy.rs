@@ -261,7 +261,7 @@ async fn verify_repairs_a_file_with_all_of_its_names() {
     })
     .await;
     assert_equal(&a.tree(), &b.tree());
-    assert_eq!(b.engine().status().trees[0].rescued, 1);
+    assert_eq!(b.shown().await.trees[0].rescued, 1);
     cable.cut().await;
 }
 
@@ -321,7 +321,7 @@ async fn what_is_append_only_is_named_and_follows_when_the_flag_is_gone() {
     flush(&a).await;
     // The directory's own time cannot be put back either.
     b.until("the errors", |s| s.trees[0].errors >= 2).await;
-    let shown = b.engine().status().trees[0].last_error.clone().unwrap();
+    let shown = b.shown().await.trees[0].last_error.clone().unwrap();
     assert!(shown.contains("append-only"), "{shown}");
     let read = |name: &str| std::fs::read_to_string(b.tree().join(name)).ok();
     assert_eq!(read("d1/f1").as_deref(), Some("content 1"));
@@ -397,7 +397,7 @@ async fn an_immutable_file_is_named_and_follows_when_the_flag_is_gone() {
     assert!(except.len() == 1 && named(&except[0]), "{except:?}");
     b.until("an error is shown", |s| s.trees[0].errors == 1)
         .await;
-    let shown = b.engine().status().trees[0].last_error.clone().unwrap();
+    let shown = b.shown().await.trees[0].last_error.clone().unwrap();
     assert!(
         shown.contains("d1/f1") && shown.contains("immutable"),
         "{shown}"
@@ -556,7 +556,7 @@ async fn a_hold_answers_nothing_past_what_lacks_its_content() {
         no_room: Default::default(),
         source: source.clone(),
     };
-    let before = b.engine().status().fresh_at;
+    let before = b.shown().await.fresh_at;
     for (upto, failed) in [(head + 1, vec![0]), (head + 2, vec![])] {
         let applied = hand_batch(&b, part(upto, failed)).await.unwrap().unwrap();
         assert!(applied.acked <= head, "{applied:?}");

@@ -83,7 +83,7 @@ async fn a_replica_gets_everything_and_only_receives() {
     fed(&a, "web1").await;
     assert_equal(&a.tree(), &web.tree());
     assert_equal(&a.tree(), &b.tree());
-    assert_eq!(web.engine().status().from.as_deref(), Some("a"));
+    assert_eq!(web.shown().await.from.as_deref(), Some("a"));
     for refused in [
         web.engine().begin_source(9).await,
         web.engine().init_source().await.map(drop),
@@ -148,7 +148,7 @@ async fn it_follows_the_new_master_without_a_resend() {
     let sent = bytes.load(Ordering::Relaxed);
     assert!(sent < 10_000, "{sent} bytes were sent for one small change");
     assert!(rescued(&web).is_empty());
-    assert_eq!(web.engine().status().from.as_deref(), Some("b"));
+    assert_eq!(web.shown().await.from.as_deref(), Some("b"));
     cable.cut().await;
     b.stop().await;
     drop(a);

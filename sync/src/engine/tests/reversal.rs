@@ -156,7 +156,7 @@ async fn what_a_first_receiver_had_goes_to_its_rescue() {
     assert_eq!(found.get("other").map(String::as_str), Some("b's"));
     assert_eq!(found.get("only/on/b").map(String::as_str), Some("only"));
     // Each once: neither an error nor an alarm says that one is missing that was kept already.
-    let status = b.engine().status();
+    let status = b.shown().await;
     assert_eq!(status.trees[0].errors, 0);
     assert_eq!(status.trees[0].rescued, found.len() as u64, "{found:?}");
     cable.cut().await;

@@ -3,7 +3,7 @@
 use super::compare::assert_equal;
 use super::pair::{Cable, Node, PATIENCE, flush, noise, pair, write};
 use super::reversal::rescued;
-use crate::engine::TreeState;
+use crate::engine::{Mode, TreeState};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
@@ -67,7 +67,7 @@ async fn what_the_standby_itself_writes_is_no_change() {
         last = now;
     }
     assert!(rescued(&b).is_empty());
-    assert_eq!(b.engine().status().trees[0].local_changes, 0);
+    assert_eq!(b.shown().await.trees[0].local_changes, 0);
     cable.cut().await;
 }
 
@@ -138,4 +138,28 @@ async fn a_backlog_of_a_hundred_thousand_is_in_the_index_and_not_in_memory() {
     };
     assert_eq!(names(&a), names(&b));
     cable.cut().await;
+}
+
+/// Whoever asks for the status behind a command finds in it what the command did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_shown_when_it_has_ended() {
+    let (a, b) = pair(|_| {}).await;
+    let mode = |node: &Node| node.engine().status().mode;
+    assert_eq!(mode(&a), Mode::Source { term: 1 });
+    assert_eq!(mode(&b), Mode::Replica);
+    write(&a.tree().join("file"), "content");
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let status = a.engine().status();
+    assert_eq!((status.seq, status.trees[0].files), (status.acked, 1));
+    b.until("consistent", |s| s.consistent).await;
+    b.engine().hold().await.unwrap();
+    assert!(b.engine().status().hold);
+    b.engine().release_hold(PATIENCE).await.unwrap();
+    assert!(!b.engine().status().hold);
+    cable.cut().await;
+    b.engine().adopt().await.unwrap();
+    assert!(!b.engine().status().consistent, "of no history");
+    b.engine().idle().await.unwrap();
+    assert_eq!(mode(&b), Mode::Idle);
 }

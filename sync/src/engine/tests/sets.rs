@@ -114,7 +114,7 @@ async fn a_set_is_of_one_moment() {
         .map(|i| std::fs::read_to_string(b.tree().join(format!("f{i}"))).unwrap())
         .collect();
     assert_eq!(found.len(), 1, "of one moment: {found:?}");
-    assert!(b.engine().status().consistent);
+    assert!(b.shown().await.consistent);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,10 +128,7 @@ async fn a_set_that_cannot_be_taken_is_said_and_the_tree_goes_on() {
         move |s: &crate::engine::EngineStatus| s.alarms.iter().any(|a| a.kind == kind)
     };
     a.until("an alarm", alarm("set")).await;
-    assert!(
-        !b.engine().status().consistent,
-        "nothing is known of the tree"
-    );
+    assert!(!b.shown().await.consistent, "nothing is known of the tree");
     assert!(!b.tree().join("f").exists());
     let run = noted.run.lock().unwrap().clone();
     assert!(

@@ -192,7 +192,7 @@ async fn a_round_goes_on_after_a_restart() {
         s.trees[0].contents.as_ref().unwrap().last.is_some()
     })
     .await;
-    let status = a.engine().status();
+    let status = a.shown().await;
     let last = status.trees[0].contents.as_ref().unwrap().last.unwrap();
     assert_eq!((last.files, last.differed), (600, 0));
     assert!(last.begun_unix_ms < restarted, "it went on: {last:?}");

@@ -23,7 +23,7 @@ async fn equal() -> (Node, Node) {
 
 /// The source writes these, and the replica is cut when the batch of them is in its slot.
 async fn keep_in_slot(a: &Node, b: &mut Node, names: &[&str]) {
-    let known = a.engine().status().seq;
+    let known = a.shown().await.seq;
     for name in names {
         write(&a.tree().join(name), "second");
     }
@@ -31,7 +31,7 @@ async fn keep_in_slot(a: &Node, b: &mut Node, names: &[&str]) {
     a.until("known", |s| s.seq >= all).await;
     b.engine().shared.cuts.arm(2);
     let records: Vec<(&str, bool)> = names.iter().map(|name| (*name, false)).collect();
-    let handed = hand(a, b, &records, a.engine().status().seq).await;
+    let handed = hand(a, b, &records, a.shown().await.seq).await;
     assert!(handed.is_err(), "{handed:?}");
     let place = b.engine().shared.cuts.place();
     assert_eq!(place, Some("after a batch was kept"));

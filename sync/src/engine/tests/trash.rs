@@ -33,7 +33,7 @@ async fn settled(a: &Node, b: &Node) {
         .await;
     assert_equal(&a.tree(), &b.tree());
     assert_eq!(rescued(b), BTreeMap::new());
-    let status = b.engine().status();
+    let status = b.shown().await;
     assert_eq!((status.trees[0].errors, status.trees[0].kept), (0, 0));
 }
 

@@ -197,7 +197,7 @@ async fn one_knows_more() -> (Node, Node, Cable) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_that_comes_does_not_advance_with_the_session_before() {
     let (a, b, cable) = one_knows_more().await;
-    let upto = a.engine().status().seq;
+    let upto = a.shown().await.seq;
     b.engine().set_trees(both(&b)).await.unwrap();
     let late = hand(&a, &b, &[("plain", false)], upto).await.unwrap();
     assert!(late.is_err(), "{late:?}");
