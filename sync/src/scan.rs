@@ -20,6 +20,7 @@ use crate::beneath::Root;
 use crate::fault::Fault;
 use crate::path::RelPath;
 use crate::stat::Stat;
+use crate::subvolume;
 
 /// Entries that may be read ahead of the consumer: about 30 MB with long names.
 const READ_AHEAD: usize = 100_000;
@@ -33,7 +34,7 @@ pub enum Found {
     Entry(Stat),
     /// A socket: listed, never replicated.
     Socket,
-    /// The root of another mount, not crossed: unknown from here down.
+    /// The root of another mount or of a subvolume, not crossed: unknown from here down.
     Mount,
     /// Cannot be read: unknown from here down.
     Unreadable(Fault),
@@ -299,7 +300,7 @@ impl Walker<'_> {
         if (self.skip)(&path, stat.is_dir()) {
             return None;
         }
-        let crossed = self.root.cross_mounts() || self.root.opened_as().same_mount(&stat);
+        let crossed = subvolume::belongs(self.root, &stat);
         let found = match stat.file_type() {
             _ if !crossed => Found::Mount,
             FileType::Socket => Found::Socket,

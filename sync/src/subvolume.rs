@@ -1,4 +1,5 @@
 //! The snapshot of a tree that is a btrfs subvolume: `.tandem/snapshot`, one at a time, read-only, made and removed by ioctl.
+//! And what belongs to a tree where mounts and subvolumes lie below it.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -15,6 +16,8 @@ const NAME: &[u8] = b"snapshot";
 const BTRFS: u64 = 0x9123_683E;
 /// The inode number of every subvolume's root directory (`BTRFS_FIRST_FREE_OBJECTID`).
 pub(crate) const ROOT_INODE: u64 = 256;
+/// The inode number of the empty directory that a snapshot has in the place of a subvolume (`BTRFS_EMPTY_SUBVOL_DIR_OBJECTID`).
+const STUB_INODE: u64 = 2;
 /// `BTRFS_IOC_SNAP_CREATE_V2` and `BTRFS_IOC_SNAP_DESTROY`: `_IOW(0x94, 23 and 15, 4096 bytes)`.
 const CREATE: u64 = 0x5000_9417;
 const DESTROY: u64 = 0x5000_940F;
@@ -39,6 +42,14 @@ struct Destroy {
 }
 
 const _: () = assert!(size_of::<Create>() == 4096 && size_of::<Destroy>() == 4096);
+
+/// Whether an entry beneath the root belongs to the tree. What does not is another mount, a subvolume, or stands for a subvolume
+/// in a snapshot: nothing is known of what lies below, and least of all that it is gone.
+pub(crate) fn belongs(root: &Root, stat: &Stat) -> bool {
+    let same = root.opened_as().same_mount(stat);
+    let stands_for_one = same && stat.is_dir() && stat.ino == STUB_INODE;
+    (root.cross_mounts() || same) && !(stands_for_one && is_btrfs(root.fd()).unwrap_or(false))
+}
 
 /// Why there is no snapshot, or one stays.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use crate::hash::{self, Before, Ends, Hashed, How, ReadResult, Unread, Wanted};
 use crate::index::{Index, IndexError, Snapshot};
 use crate::meta::{Seen, What};
 use crate::path::RelPath;
-use crate::subvolume::ROOT_INODE;
+use crate::subvolume::{self, ROOT_INODE};
 use crate::tail::{GROWS_FROM, Tails};
 use crate::tree::{TreeConfig, TreeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -205,6 +205,11 @@ impl Looker<'_> {
             }
         };
         out.readable.push(path.clone());
+        if let Some(seen) = &seen
+            && !subvolume::belongs(&self.open.root, &seen.stat)
+        {
+            return Ok(());
+        }
         let is_dir = seen.as_ref().is_some_and(|s| s.what == What::Dir);
         if self.is_outside(path, is_dir) {
             return Ok(());

@@ -156,6 +156,63 @@ async fn a_snapshot_that_a_crash_left_is_removed_and_nothing_else() {
     cable.cut().await;
 }
 
+/// A snapshot has an empty directory in the place of a subvolume, of which nothing is known: least of all that it is empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_in_a_subvolume_below_a_snapshot_is_not_gone() {
+    let Some(disk) = Disk::btrfs() else {
+        return;
+    };
+    let (a, b) = (
+        on_subvolume(&disk, "a").await,
+        on_subvolume(&disk, "b").await,
+    );
+    write_all(&a.tree(), 0);
+    write(&a.tree().join("d/sub/file"), "content");
+    by_hooks(&a, |_| Ok(()));
+    let (a, b) = begin(a, b).await;
+    let cable = Cable::plug(&a, &b);
+    next_set(&a, &b).await;
+    let there = || std::fs::read_to_string(b.tree().join("d/sub/file")).unwrap();
+    assert_eq!(there(), "content");
+    // The directory becomes a subvolume, with what it held.
+    std::fs::remove_dir_all(a.tree().join("d/sub")).unwrap();
+    btrfs(&["-q", "subvolume", "create"], &a.tree().join("d/sub"));
+    write(&a.tree().join("d/sub/file"), "content");
+    btrfs(&["-q", "subvolume", "create"], &a.tree().join("new"));
+    write_all(&a.tree(), 1);
+    next_set(&a, &b).await;
+    assert_eq!(version(&b), "version 1");
+    assert_eq!(there(), "content");
+    assert!(!b.tree().join("new").exists());
+    cable.cut().await;
+}
+
+/// Its writes raise no event in the tree: what was listed once of it would be old for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subvolume_that_comes_below_a_tree_is_no_part_of_it() {
+    let Some(disk) = Disk::btrfs() else {
+        return;
+    };
+    let node = |name| Node::new_in(&disk.at, name, |_| {});
+    let (a, b) = begin(node("a"), node("b")).await;
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let from = disk.at.join("elsewhere");
+    btrfs(&["-q", "subvolume", "create"], &from);
+    write(&from.join("file"), "of the subvolume");
+    let of = from.display().to_string();
+    std::fs::create_dir(a.tree().join("d")).unwrap();
+    btrfs(
+        &["-q", "subvolume", "snapshot", &of],
+        &a.tree().join("d/sub"),
+    );
+    write(&a.tree().join("d/own"), "of the tree");
+    flush(&a).await;
+    assert!(b.tree().join("d/own").exists());
+    assert!(!b.tree().join("d/sub").exists());
+    cable.cut().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_that_is_no_subvolume_is_said() {
     let disk = Disk::btrfs();
