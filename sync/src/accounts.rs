@@ -18,7 +18,14 @@ const LARGEST: u64 = 32 << 20;
 pub(crate) struct AccountFiles {
     passwd: PathBuf,
     group: PathBuf,
-    known: Mutex<Option<(Versions, Arc<Accounts>)>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    read: Option<(Versions, Arc<Accounts>)>,
+    /// It was said that they cannot be read.
+    complained: bool,
 }
 
 /// Inode, size and time of both.
@@ -30,23 +37,38 @@ impl AccountFiles {
         AccountFiles {
             passwd: etc.join("passwd"),
             group: etc.join("group"),
-            known: Mutex::new(None),
+            known: Mutex::default(),
         }
     }
 
-    /// What they say now. A file that cannot be read says nothing.
-    pub fn now(&self) -> Arc<Accounts> {
+    /// What they say now. `None`: one of them cannot be read. Nothing is known of any name then, which is another thing than
+    /// that a number has none.
+    pub fn now(&self) -> Option<Arc<Accounts>> {
         let versions = [version(&self.passwd), version(&self.group)];
         // Only ever written whole.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, accounts)) = &*known
+        if let Some((of, accounts)) = &known.read
             && *of == versions
         {
-            return Arc::clone(accounts);
+            return Some(Arc::clone(accounts));
         }
-        let accounts = Arc::new(Accounts::parse(&read(&self.passwd), &read(&self.group)));
-        *known = Some((versions, Arc::clone(&accounts)));
-        accounts
+        let read = read(&self.passwd).and_then(|passwd| Ok((passwd, read(&self.group)?)));
+        match read {
+            Ok((passwd, group)) => {
+                let accounts = Arc::new(Accounts::parse(&passwd, &group));
+                *known = Known {
+                    read: Some((versions, Arc::clone(&accounts))),
+                    complained: false,
+                };
+                Some(accounts)
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut known.complained, true) {
+                    tracing::warn!(%error, "users and groups cannot be read: nothing is given to anybody by name");
+                }
+                None
+            }
+        }
     }
 }
 
@@ -55,13 +77,19 @@ fn version(path: &Path) -> Option<(u64, u64, i64, i64)> {
     Some((found.ino(), found.size(), found.ctime(), found.ctime_nsec()))
 }
 
-fn read(path: &Path) -> Vec<u8> {
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let named = |error| std::io::Error::other(format!("{}: {error}", path.display()));
     let mut text = Vec::new();
-    let file = File::open(path).and_then(|f| f.take(LARGEST).read_to_end(&mut text));
-    if let Err(error) = file {
-        tracing::warn!(path = %path.display(), %error, "accounts cannot be read: no name is known");
+    let file = File::open(path).map_err(named)?;
+    file.take(LARGEST + 1)
+        .read_to_end(&mut text)
+        .map_err(named)?;
+    match text.len() as u64 > LARGEST {
+        true => Err(named(std::io::Error::from(
+            std::io::ErrorKind::FileTooLarge,
+        ))),
+        false => Ok(text),
     }
-    text
 }
 
 #[cfg(test)]
@@ -72,15 +100,36 @@ mod tests {
     fn a_changed_file_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let files = AccountFiles::new(dir.path());
-        assert_eq!(*files.now(), Accounts::default());
         let passwd = b"alice:x:1000:1\n";
         std::fs::write(dir.path().join("passwd"), passwd).unwrap();
-        assert_eq!(*files.now(), Accounts::parse(passwd, b""));
-        assert!(Arc::ptr_eq(&files.now(), &files.now()));
+        std::fs::write(dir.path().join("group"), "").unwrap();
+        let now = || files.now().expect("they can be read");
+        assert_eq!(*now(), Accounts::parse(passwd, b""));
+        assert!(Arc::ptr_eq(&now(), &now()));
         // As useradd does it.
         let more = b"alice:x:1000:1\nbob:x:1001:1\n";
         std::fs::write(dir.path().join("new"), more).unwrap();
         std::fs::rename(dir.path().join("new"), dir.path().join("passwd")).unwrap();
-        assert_eq!(*files.now(), Accounts::parse(more, b""));
+        assert_eq!(*now(), Accounts::parse(more, b""));
+    }
+
+    /// A number whose name cannot be looked up is another one than a number without a name.
+    #[test]
+    fn files_that_cannot_be_read_are_no_empty_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = AccountFiles::new(dir.path());
+        assert!(files.now().is_none(), "there are none");
+        std::fs::write(dir.path().join("passwd"), "alice:x:1000:1\n").unwrap();
+        std::fs::write(dir.path().join("group"), "").unwrap();
+        assert!(files.now().is_some());
+        std::fs::remove_file(dir.path().join("group")).unwrap();
+        std::fs::create_dir(dir.path().join("group")).unwrap();
+        assert!(files.now().is_none(), "no file");
+        std::fs::remove_dir(dir.path().join("group")).unwrap();
+        let huge = File::create(dir.path().join("group")).unwrap();
+        huge.set_len(LARGEST + 1).unwrap();
+        assert!(files.now().is_none(), "not all of it would be known");
+        huge.set_len(0).unwrap();
+        assert!(files.now().is_some());
     }
 }

@@ -8,6 +8,7 @@ use crate::entry::{Meta, Xattrs};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::num::NonZeroU32;
 
 /// Most names of a record and a kind. A record that needs more (an ACL of hundreds of named entries) is not applied: the number of
 /// a name that is left out would be given to whoever has it there.
@@ -27,11 +28,33 @@ pub struct Names {
     pub users: Vec<(u32, String)>,
     /// At most [`MAX_NAMES`].
     pub groups: Vec<(u32, String)>,
-    /// Further names that the bounds had no room for.
-    pub left_out: u32,
+    /// Why these are not all.
+    pub lacks: Lacks,
+}
+
+/// What keeps an entry from being given to anybody: a number whose name is not said would be given to whoever has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Lacks {
+    /// Every number that has a name is named.
+    #[default]
+    Nothing,
+    /// So many names more, for which the bounds had no room.
+    Room(NonZeroU32),
+    /// Users and groups cannot be read on the node that sends.
+    Theirs,
+    /// They cannot be read on the node that receives.
+    Ours,
 }
 
 impl Names {
+    /// None, because users and groups cannot be read.
+    pub fn unread(lacks: Lacks) -> Names {
+        Names {
+            lacks,
+            ..Names::default()
+        }
+    }
+
     /// Within the bounds.
     pub fn fit(&self) -> bool {
         [&self.users, &self.groups].iter().all(|names| {
@@ -41,25 +64,37 @@ impl Names {
 
     /// None at all.
     pub fn is_empty(&self) -> bool {
-        self.users.is_empty() && self.groups.is_empty() && self.left_out == 0
+        self.users.is_empty() && self.groups.is_empty() && self.lacks == Lacks::Nothing
     }
 
     /// Bytes that they add to a message.
     pub fn bytes(&self) -> usize {
         let all = self.users.iter().chain(&self.groups);
-        5 + all.map(|(_, name)| name.len() + 8).sum::<usize>()
+        8 + all.map(|(_, name)| name.len() + 8).sum::<usize>()
     }
 }
 
-/// As an error: names that are not known here, or were too many to come along.
+/// As an error: names that are not known here, were too many to come along, or could not be looked up.
 impl fmt::Display for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.left_out > 0 {
-            let left_out = self.left_out;
-            return write!(
-                f,
-                "{left_out} names more than the {MAX_NAMES} that can be sent for an owner, a group and their ACLs, so it is not applied"
-            );
+        match self.lacks {
+            Lacks::Nothing => {}
+            Lacks::Room(names) => {
+                return write!(
+                    f,
+                    "{names} names more than the {MAX_NAMES} that can be sent for an owner, a group and their ACLs, so it is not applied"
+                );
+            }
+            Lacks::Theirs => {
+                return f.write_str(
+                    "users and groups cannot be read on the sending node, so it is not applied",
+                );
+            }
+            Lacks::Ours => {
+                return f.write_str(
+                    "users and groups cannot be read on this node, so it is not applied",
+                );
+            }
         }
         let kinds = [("user", &self.users), ("group", &self.groups)];
         let all = kinds
@@ -161,7 +196,8 @@ impl Accounts {
         Names {
             users,
             groups,
-            left_out: more_users.saturating_add(more_groups),
+            lacks: NonZeroU32::new(more_users.saturating_add(more_groups))
+                .map_or(Lacks::Nothing, Lacks::Room),
         }
     }
 
@@ -175,7 +211,7 @@ impl Accounts {
         let unknown = Names {
             users: unknown_users,
             groups: unknown_groups,
-            left_out: names.left_out,
+            lacks: names.lacks,
         };
         if !unknown.is_empty() {
             return Err(unknown);
@@ -308,7 +344,7 @@ mod tests {
         let acl = |named: u32| -> Vec<_> { (1..=named).map(|n| (ACL_USER, n)).collect() };
         let fits = meta(5000, 0, &acl(MAX_NAMES as u32 - 1));
         let names = here.names(&fits);
-        assert!(names.fit() && names.left_out == 0);
+        assert!(names.fit() && names.lacks == Lacks::Nothing);
         let mut got = fits.clone();
         there.translate(&mut got, &names).unwrap();
         assert_eq!(got.uid, 15000);
@@ -317,7 +353,7 @@ mod tests {
         assert!(names.fit() && names.users.contains(&(5000, "u5000".into())));
         let mut got = too_many.clone();
         let unknown = there.translate(&mut got, &names).unwrap_err();
-        assert_eq!(unknown.left_out, 1);
+        assert_eq!(unknown.lacks, Lacks::Room(NonZeroU32::MIN));
         assert!(unknown.to_string().starts_with("1 names more"), "{unknown}");
         assert_eq!(got, too_many, "nothing was changed");
     }

@@ -1,8 +1,8 @@
 //! Owners by name, for trees that ask for it: names go out with records, and come in as this node's numbers.
 
 use super::command::Shared;
-use crate::entry::State;
-use crate::owners::Names;
+use crate::entry::{Meta, State};
+use crate::owners::{Lacks, Names};
 use crate::tree::{Owners, TreeId};
 use crate::wire::{Record, VerifyEntry};
 
@@ -16,7 +16,9 @@ impl Shared {
     /// The names that go with a state that is sent.
     pub(crate) fn names_of(&self, tree: TreeId, state: Option<&State>) -> Option<Names> {
         let state = state.filter(|_| self.by_name(tree))?;
-        Some(self.accounts.now().names(&state.meta))
+        let accounts = self.accounts.now();
+        let unread = || Names::unread(Lacks::Theirs);
+        Some(accounts.map_or_else(unread, |a| a.names(&state.meta)))
     }
 
     /// Gives what was received the numbers of this node. The names that stay are not known here.
@@ -33,12 +35,19 @@ impl Shared {
         }
     }
 
+    fn translated(&self, meta: &mut Meta, sent: &Names) -> Result<(), Names> {
+        match self.accounts.now() {
+            Some(accounts) => accounts.translate(meta, sent),
+            None => Err(Names::unread(Lacks::Ours)),
+        }
+    }
+
     fn own_owner(&self, tree: TreeId, state: Option<&mut State>, names: &mut Option<Names>) {
         let sent = names.take();
         if let (Some(sent), Some(state)) = (sent, state)
             && self.by_name(tree)
         {
-            *names = self.accounts.now().translate(&mut state.meta, &sent).err();
+            *names = self.translated(&mut state.meta, &sent).err();
         }
     }
 }

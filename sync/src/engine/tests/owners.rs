@@ -139,3 +139,35 @@ async fn what_the_new_master_never_got_goes_to_the_old_ones_rescue() {
     assert_eq!(rescued(&a), kept);
     cable.cut().await;
 }
+
+/// A number whose name cannot be looked up is not one without a name.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_given_to_a_number_while_names_cannot_be_read() {
+    let (a, b) = pair(by_name).await;
+    let group = "root:x:0:\n";
+    let of_a = "root:x:0:0::/:\nbob:x:3001:1::/:\n";
+    accounts(&a, of_a, group);
+    accounts(&b, "root:x:0:0::/:\nbob:x:4001:1::/:\n", group);
+    let made = a.dir.path().join("bobs");
+    write(&made, "bob's");
+    if std::os::unix::fs::lchown(&made, Some(3001), None).is_err() {
+        eprintln!("no right to give files away: not tested");
+        return;
+    }
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    std::fs::remove_file(a.dir.path().join("passwd")).unwrap();
+    std::fs::rename(&made, a.tree().join("bobs")).unwrap();
+    b.until("an error", |s| {
+        let error = s.trees[0].last_error.as_deref().unwrap_or_default();
+        !s.consistent && error.contains("cannot be read on the sending node")
+    })
+    .await;
+    assert!(!b.tree().join("bobs").exists());
+    accounts(&a, of_a, group);
+    b.until("bob's file", |s| s.consistent && s.trees[0].errors == 0)
+        .await;
+    assert_eq!(owner(&b, "bobs"), (4001, 0));
+    cable.cut().await;
+}
