@@ -181,8 +181,7 @@ impl Daemon {
             }
             .to_owned());
         };
-        let mode = state.meta.mode;
-        let owner = (state.meta.uid, state.meta.gid);
+        let meta = state.meta.clone();
         let file = self
             .engine
             .rescue_open(set, item.number)
@@ -191,8 +190,8 @@ impl Daemon {
         let header = Header {
             tree: tree.to_owned(),
             path: item.path,
-            mode,
-            owner,
+            names: self.engine.names(tree, &meta),
+            meta,
             replace,
             what: What::File { size: item.size },
         };

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tandem_sync::engine::{CommandError, Engine, PutEntry, PutFile};
+use tandem_sync::entry::Meta;
+use tandem_sync::owners::Names;
 use tandem_sync::path::RelPath;
 
 /// Files that are on their way at the same time: the command line sends one after the other.
@@ -28,10 +30,10 @@ pub struct Header {
     pub tree: String,
     /// Path within it.
     pub path: RelPath,
-    /// Permission bits of the file.
-    pub mode: u32,
-    /// Its user and group, by number.
-    pub owner: (u32, u32),
+    /// Its owner, permission bits, time, ACLs and attributes.
+    pub meta: Meta,
+    /// Names of the numbers in that, where owners go by name.
+    pub names: Option<Names>,
     /// Whether another version on the master gives way.
     pub replace: bool,
     /// What it is.
@@ -65,8 +67,8 @@ impl Header {
     async fn put(self, engine: &Engine, content: Option<File>) -> Result<(), CommandError> {
         let to = PutFile {
             path: self.path,
-            mode: self.mode,
-            owner: self.owner,
+            meta: self.meta,
+            names: self.names,
             replace: self.replace,
         };
         let entry = match (self.what, content) {
@@ -111,6 +113,11 @@ impl Restores {
             return Response::error(ErrorCode::Refused, error.message);
         }
         let header: Header = match postcard::from_bytes(header) {
+            Ok(Header {
+                names: Some(names), ..
+            }) if !names.fit() => {
+                return Response::error(ErrorCode::Refused, "too many names of owners");
+            }
             Ok(header) => header,
             Err(error) => return Response::error(ErrorCode::Unsupported, error.to_string()),
         };

@@ -184,8 +184,8 @@ impl Daemon {
         let header = Header {
             tree: order.tree.clone(),
             path: to,
-            mode: opened.mode,
-            owner: opened.owner,
+            names: self.engine.names(&order.tree, &opened.meta),
+            meta: opened.meta,
             replace: order.replace,
             what,
         };

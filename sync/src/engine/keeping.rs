@@ -8,15 +8,19 @@ use super::report::{PutEntry, PutFile, PutReport, RescueSet};
 use super::status::Mode;
 use super::tree::Open;
 use crate::beneath::Place;
+use crate::entry::{FLAGS_NAME, Meta, Xattrs};
 use crate::fault::Fault;
 use crate::holes;
+use crate::meta;
+use crate::owners::Names;
 use crate::path::RelPath;
 use crate::private::Private;
 use crate::rescue::{self, Item, RescueError};
+use crate::stat::Stat;
 use crate::tree::TreeId;
 use rustix::fs::{AtFlags, Gid, Uid};
 use rustix::io::Errno;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::ops::ControlFlow;
@@ -142,10 +146,15 @@ impl Engine {
         .await
     }
 
+    /// The names of the numbers in `meta`, if the owners of the tree go by name.
+    pub fn names(&self, tree: &str, meta: &Meta) -> Option<Names> {
+        self.shared.names_in(TreeId::of(tree), meta)
+    }
+
     async fn put(
         &self,
         tree: &str,
-        file: PutFile,
+        mut file: PutFile,
         is_dir: bool,
         work: impl FnOnce(&Open, &PutFile) -> std::io::Result<PutReport> + Send + 'static,
     ) -> Result<PutReport, CommandError> {
@@ -168,6 +177,14 @@ impl Engine {
                     source: std::io::Error::other("it is no part of the tree"),
                 });
             }
+            let sent = file.names.take();
+            if let Some(unknown) = shared.own_meta(tree, &mut file.meta, sent) {
+                return Err(CommandError::File {
+                    path: shown,
+                    source: std::io::Error::other(unknown.to_string()),
+                });
+            }
+            file.meta = harmless(&file.meta, is_dir);
             work(&open, &file).map_err(|source| match source.kind() {
                 std::io::ErrorKind::AlreadyExists => CommandError::Occupied(shown),
                 _ => CommandError::File {
@@ -246,15 +263,16 @@ fn put(open: &Open, file: &PutFile, mut content: File) -> std::io::Result<PutRep
     let staged = open.private.staging_place().map_err(io)?;
     let new = staged.create_new().map_err(io)?;
     let bytes = content.metadata()?.len();
-    holes::copy(&content, bytes, &new, 0).map_err(io)?;
-    give(&new, file)?;
-    new.sync_all()?;
-    let place = open.root.place(&file.path).map_err(io)?;
-    if let Err(error) = take_place(open, &staged, &place, file.replace) {
+    let placed = holes::copy(&content, bytes, &new, 0)
+        .map_err(io)
+        .and_then(|()| give(&new, file))
+        .and_then(|()| new.sync_all())
+        .and_then(|()| open.root.place(&file.path).map_err(io))
+        .and_then(|place| take_place(open, &staged, &place, file.replace).map(|()| place));
+    let place = placed.inspect_err(|_| {
         // What remains is removed at the next start too.
         let _ = staged.unlink();
-        return Err(error);
-    }
+    })?;
     place.sync_dir().map_err(io)?;
     Ok(PutReport { bytes })
 }
@@ -299,7 +317,7 @@ fn put_link(open: &Open, file: &PutFile, target: &[u8]) -> std::io::Result<PutRe
     staged.symlink(target).map_err(io)?;
     let held = staged.open_path().map_err(io);
     let made = held
-        .and_then(|held| own(&held, file))
+        .and_then(|held| give(&held, file))
         .and_then(|()| take_place(open, &staged, &place, file.replace));
     if let Err(error) = made {
         let _ = staged.unlink();
@@ -336,16 +354,39 @@ fn hash_of(mut file: File) -> std::io::Result<blake3::Hash> {
     Ok(hasher.finalize())
 }
 
-/// Owner and permission bits. Never set-user-id: what it would run as now is the administrator's to say.
+/// Without what it would run as, the flags that would keep the master from changing it, and what a security module says of it: that
+/// is the administrator's to say. Others may not remove what is not theirs from a directory that said so.
+fn harmless(meta: &Meta, is_dir: bool) -> Meta {
+    let mut xattrs: BTreeMap<Vec<u8>, Vec<u8>> = meta.xattrs.clone().into();
+    xattrs.retain(|name, _| !name.starts_with(b"security.") && name != FLAGS_NAME);
+    Meta {
+        mode: meta.mode & if is_dir { 0o1777 } else { 0o777 },
+        // Fewer than before, which fitted.
+        xattrs: Xattrs::try_from(xattrs).unwrap_or_default(),
+        ..meta.clone()
+    }
+}
+
+/// Everything that is known of it. Only the owner may stay another one: without an ACL that cannot be set more people might
+/// read it than before.
 fn give(new: &impl AsFd, file: &PutFile) -> std::io::Result<()> {
     own(new, file)?;
-    rustix::fs::fchmod(new, rustix::fs::Mode::from_raw_mode(file.mode & 0o777))?;
-    Ok(())
+    let has = Stat::of_fd(new.as_fd()).map_err(io)?;
+    let want = Meta {
+        uid: has.uid,
+        gid: has.gid,
+        ..file.meta.clone()
+    };
+    let missed = meta::apply(new.as_fd(), &want).map_err(io)?;
+    match missed.into_iter().next() {
+        None => Ok(()),
+        Some(fault) => Err(std::io::Error::other(fault.to_string())),
+    }
 }
 
 /// Gives what `held` is to its owner.
 fn own(held: &impl AsFd, file: &PutFile) -> std::io::Result<()> {
-    let (uid, gid) = file.owner;
+    let (uid, gid) = (file.meta.uid, file.meta.gid);
     // To the kernel that number is nobody's.
     if uid == u32::MAX || gid == u32::MAX {
         return Ok(());

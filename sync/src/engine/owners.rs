@@ -15,10 +15,16 @@ impl Shared {
 
     /// The names that go with a state that is sent.
     pub(crate) fn names_of(&self, tree: TreeId, state: Option<&State>) -> Option<Names> {
-        let state = state.filter(|_| self.by_name(tree))?;
-        let accounts = self.accounts.now();
+        self.names_in(tree, &state?.meta)
+    }
+
+    /// The names of the numbers in `meta`, if the owners of the tree go by name.
+    pub(crate) fn names_in(&self, tree: TreeId, meta: &Meta) -> Option<Names> {
+        if !self.by_name(tree) {
+            return None;
+        }
         let unread = || Names::unread(Lacks::Theirs);
-        Some(accounts.map_or_else(unread, |a| a.names(&state.meta)))
+        Some(self.accounts.now().map_or_else(unread, |a| a.names(meta)))
     }
 
     /// Gives what was received the numbers of this node. The names that stay are not known here.
@@ -44,10 +50,19 @@ impl Shared {
 
     fn own_owner(&self, tree: TreeId, state: Option<&mut State>, names: &mut Option<Names>) {
         let sent = names.take();
-        if let (Some(sent), Some(state)) = (sent, state)
-            && self.by_name(tree)
-        {
-            *names = self.translated(&mut state.meta, &sent).err();
+        if let Some(state) = state {
+            *names = self.own_meta(tree, &mut state.meta, sent);
         }
+    }
+
+    /// Gives `meta` the numbers of this node. The names that are given back are not known here.
+    pub(crate) fn own_meta(
+        &self,
+        tree: TreeId,
+        meta: &mut Meta,
+        sent: Option<Names>,
+    ) -> Option<Names> {
+        let sent = sent.filter(|_| self.by_name(tree))?;
+        self.translated(meta, &sent).err()
     }
 }

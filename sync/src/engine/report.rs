@@ -89,10 +89,11 @@ impl VerifyReport {
 pub struct PutFile {
     /// Where.
     pub path: RelPath,
-    /// Permission bits.
-    pub mode: u32,
-    /// User and group, by number.
-    pub owner: (u32, u32),
+    /// Owner, permission bits, time, ACLs and attributes. Of these the bits by which something runs as somebody else, the flags of
+    /// `chattr` and what belongs to a security module are left out.
+    pub meta: Meta,
+    /// The names that the numbers of owners have on the node that it comes from, in a tree whose owners go by name.
+    pub names: Option<Names>,
     /// Whether another version that is there gives way.
     pub replace: bool,
 }
@@ -152,10 +153,8 @@ pub enum TrashKind {
 /// An entry of the trash, opened.
 #[derive(Debug)]
 pub struct Trashed {
-    /// Permission bits.
-    pub mode: u32,
-    /// User and group, by number.
-    pub owner: (u32, u32),
+    /// Owner, permission bits, time, ACLs and attributes.
+    pub meta: Meta,
     /// Bytes of a file.
     pub size: u64,
     /// What it holds.

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 
 use super::hour::Hour;
-use crate::beneath::{Place, reopen};
+use crate::beneath::{Place, Root, reopen};
 use crate::fault::Fault;
+use crate::meta::{self, Seen};
 use crate::path::RelPath;
 use crate::private::{Private, names};
 use crate::stat::Stat;
@@ -111,12 +112,13 @@ pub(crate) enum Content {
 
 /// Opens one entry.
 pub(crate) fn open(
-    private: &Private,
+    (root, private): (&Root, &Private),
     hour: Hour,
     path: &RelPath,
-) -> Result<(Stat, Content), Fault> {
+) -> Result<(Seen, Content), Fault> {
     let held = place(private, hour, path)?.open_path()?;
-    let stat = Stat::of_fd(held.as_fd())?;
+    let seen = meta::read_fd(held.as_fd(), root)?;
+    let stat = &seen.stat;
     let content = if stat.is_file() {
         Content::File(reopen(held.as_fd())?)
     } else if stat.is_dir() {
@@ -128,7 +130,7 @@ pub(crate) fn open(
     } else {
         Content::Other
     };
-    Ok((stat, content))
+    Ok((seen, content))
 }
 
 /// The directories of the trash, oldest first. What has another name is left alone.

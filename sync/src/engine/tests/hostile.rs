@@ -388,11 +388,11 @@ async fn a_restored_file_lands_only_where_files_of_the_tree_lie() {
         let path = RelPath::from_bytes(at.as_bytes()).unwrap();
         let file = PutFile {
             path,
-            mode: 0o4755,
-            owner: (
-                rustix::process::getuid().as_raw(),
-                rustix::process::getgid().as_raw(),
-            ),
+            meta: Meta {
+                mode: 0o4755,
+                ..meta()
+            },
+            names: None,
             replace: true,
         };
         a.engine().put_file("data", file, content).await

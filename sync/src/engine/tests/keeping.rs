@@ -1,9 +1,24 @@
 //! Files that come back from a rescue.
 
+use super::odd::acl;
 use super::pair::{pair, write};
 use crate::engine::{CommandError, PutEntry, PutFile};
+use crate::entry::{FLAGS_NAME, Meta, Xattrs};
+use crate::owners::Names;
 use crate::path::RelPath;
-use std::os::unix::fs::PermissionsExt;
+use crate::tree::Owners;
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+fn meta(mode: u32) -> Meta {
+    Meta {
+        mode,
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+        mtime_ns: 1_600_000_000_123_456_789,
+        xattrs: Xattrs::default(),
+    }
+}
 
 /// What the master wrote since is not given up for an older version, unless that is said.
 #[tokio::test(flavor = "multi_thread")]
@@ -15,11 +30,8 @@ async fn a_restored_file_replaces_another_version_only_when_told() {
         std::io::Write::write_all(&mut content, text.as_bytes()).unwrap();
         let file = PutFile {
             path: RelPath::from_bytes(at.as_bytes()).unwrap(),
-            mode: 0o640,
-            owner: (
-                rustix::process::getuid().as_raw(),
-                rustix::process::getgid().as_raw(),
-            ),
+            meta: meta(0o640),
+            names: None,
             replace,
         };
         a.engine().put_file("data", file, content).await
@@ -52,9 +64,13 @@ async fn directories_and_links_are_put_back() {
     let (a, b) = pair(|t| t.exclude = crate::filter::Filter::parse(["out/"]).unwrap()).await;
     let file = |at: &str, replace: bool| PutFile {
         path: RelPath::from_bytes(at.as_bytes()).unwrap(),
-        mode: 0o6751,
-        // Nobody's: it is not changed.
-        owner: (u32::MAX, u32::MAX),
+        meta: Meta {
+            // Nobody's: it is not changed.
+            uid: u32::MAX,
+            gid: u32::MAX,
+            ..meta(0o6751)
+        },
+        names: None,
         replace,
     };
     let dir = async |at: &str| {
@@ -101,6 +117,86 @@ async fn directories_and_links_are_put_back() {
         .engine()
         .put_entry("data", file("x", false), PutEntry::Directory);
     assert!(there.await.is_err(), "only the master");
+    let staging = std::fs::read_dir(a.tree().join(".tandem/staging")).unwrap();
+    assert_eq!(staging.count(), 0, "nothing is left over");
+}
+
+/// All that it was but what it would run as.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_put_back_has_its_time_acls_and_attributes() {
+    let (a, _b) = pair(|t| t.owners = Owners::Name).await;
+    let wanted: BTreeMap<Vec<u8>, Vec<u8>> = [
+        (&b"user.note"[..], b"kept".to_vec()),
+        (&b"system.posix_acl_access"[..], acl(12345)),
+        (
+            &b"security.capability"[..],
+            b"\x01\0\0\x02anything".to_vec(),
+        ),
+        (FLAGS_NAME, 0x10u32.to_le_bytes().to_vec()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_vec(), value))
+    .collect();
+    let Ok(xattrs) = Xattrs::try_from(wanted) else {
+        panic!("they are attributes");
+    };
+    for (name, text) in [("passwd", "bob:x:12346:1::/:\n"), ("group", "")] {
+        write(&a.dir.path().join(name), text);
+    }
+    let file = |names: Option<Names>| PutFile {
+        path: RelPath::new("d/f").unwrap(),
+        meta: Meta {
+            xattrs: xattrs.clone(),
+            ..meta(0o4640)
+        },
+        names,
+        replace: false,
+    };
+    let put = async |names| {
+        let mut content = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut content, b"content").unwrap();
+        a.engine().put_file("data", file(names), content).await
+    };
+    let of = |name: &str| Names {
+        users: vec![(12345, name.into())],
+        ..Names::default()
+    };
+    let unknown = put(Some(of("alice"))).await.unwrap_err();
+    let text = std::error::Error::source(&unknown).map(ToString::to_string);
+    assert!(
+        text.is_some_and(|text| text.contains("user alice: not known")),
+        "{unknown:?}"
+    );
+    put(Some(of("bob"))).await.unwrap();
+    let at = a.tree().join("d/f");
+    let found = std::fs::metadata(&at).unwrap();
+    let time = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
+    assert_eq!(time, meta(0).mtime_ns);
+    assert_eq!(found.mode() & 0o7777, 0o640);
+    let get = |name: &str| {
+        let mut value = [0; 256];
+        let length = rustix::fs::getxattr(&at, name, &mut value).ok()?;
+        Some(value[..length].to_vec())
+    };
+    assert_eq!(get("user.note").as_deref(), Some(&b"kept"[..]));
+    assert_eq!(get("system.posix_acl_access"), Some(acl(12346)));
+    assert_eq!(get("security.capability"), None);
+    let file = std::fs::File::open(&at).unwrap();
+    assert!(!rustix::fs::ioctl_getflags(&file).is_ok_and(|f| f.bits() & 0x10 != 0));
+    // What cannot be set is said, and nothing is left over.
+    let huge = BTreeMap::from([(b"user.huge".to_vec(), vec![0; 100_000])]);
+    let file = PutFile {
+        path: RelPath::new("huge").unwrap(),
+        meta: Meta {
+            xattrs: Xattrs::try_from(huge).unwrap(),
+            ..meta(0o600)
+        },
+        names: None,
+        replace: false,
+    };
+    let content = tempfile::tempfile().unwrap();
+    assert!(a.engine().put_file("data", file, content).await.is_err());
+    assert!(!a.tree().join("huge").exists());
     let staging = std::fs::read_dir(a.tree().join(".tandem/staging")).unwrap();
     assert_eq!(staging.count(), 0, "nothing is left over");
 }

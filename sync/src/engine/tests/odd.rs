@@ -93,7 +93,7 @@ async fn names_of_any_bytes_and_links_to_anywhere() {
 }
 
 /// An ACL as the system keeps it: its own version, then tag, permissions and number of each entry.
-fn acl(user: u32) -> Vec<u8> {
+pub(super) fn acl(user: u32) -> Vec<u8> {
     let mut out = vec![2, 0, 0, 0];
     let none = u32::MAX;
     let entries = [

@@ -271,7 +271,7 @@ async fn the_trash_is_listed_and_looked_up() {
     let mut text = String::new();
     std::io::Read::read_to_string(&mut file, &mut text).unwrap();
     assert_eq!((text.as_str(), opened.size), ("second", 6));
-    assert_eq!(open("2020-02-29T23", "d").await.unwrap().mode, 0o751);
+    assert_eq!(open("2020-02-29T23", "d").await.unwrap().meta.mode, 0o751);
     let opened = open("2020-02-29T23", "link").await.unwrap();
     assert!(matches!(opened.content, TrashContent::Symlink(to) if to == b"nowhere"));
     for (at, what) in [("2020-02-29T21", "tree"), ("2020-02-29T22", "out/tree")] {

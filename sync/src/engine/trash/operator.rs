@@ -9,11 +9,12 @@ use crate::engine::error::CommandError;
 use crate::engine::handle::Engine;
 use crate::engine::report::{TrashContent as Content, TrashEmptied, TrashItem, TrashListing};
 use crate::engine::report::{TrashKind, Trashed};
+use crate::engine::tree::Open;
 use crate::engine::worker::Worker;
 use crate::fault::Fault;
+use crate::meta::Seen;
 use crate::path::RelPath;
 use crate::private::Private;
-use crate::stat::Stat;
 use crate::tree::{TreeConfig, TreeId};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ impl Engine {
     ) -> Result<Vec<TrashItem>, CommandError> {
         let (tree, at) = (tree.to_owned(), at.map(hour).transpose()?);
         self.keeping(move |shared| {
-            let private = one(shared, &tree)?;
+            let private = one(shared, &tree)?.private;
             let found = trash::newest(&private, &path, at, RESTORED);
             let Some(found) = found.map_err(|f| failed(&tree, &f))? else {
                 return Err(CommandError::TooMuch(path.to_string(), RESTORED));
@@ -94,9 +95,9 @@ impl Engine {
     ) -> Result<Trashed, CommandError> {
         let (tree, at) = (tree.to_owned(), hour(at)?);
         self.keeping(move |shared| {
-            let private = one(shared, &tree)?;
-            match trash::open(&private, at, &path) {
-                Ok((stat, content)) => Ok(trashed(&stat, content)),
+            let Open { root, private, .. } = one(shared, &tree)?;
+            match trash::open((&root, &private), at, &path) {
+                Ok((seen, content)) => Ok(trashed(seen, content)),
                 Err(Fault::Missing | Fault::NotBeneath) => {
                     let gone = format!(
                         "{path} of {at} any more: it went since it was looked up, for its age or because room was needed"
@@ -194,10 +195,9 @@ fn opened(
     Ok(open.collect())
 }
 
-fn one(shared: &Shared, tree: &str) -> Result<Arc<Private>, CommandError> {
+fn one(shared: &Shared, tree: &str) -> Result<Open, CommandError> {
     let open = shared.roots.get(TreeId::of(tree));
-    let open = open.ok_or_else(|| not_open(shared, tree))?;
-    Ok(open.private)
+    open.ok_or_else(|| not_open(shared, tree))
 }
 
 fn not_open(shared: &Shared, tree: &str) -> CommandError {
@@ -246,11 +246,10 @@ fn item(tree: &str, found: &Found) -> TrashItem {
     }
 }
 
-fn trashed(stat: &Stat, content: TrashContent) -> Trashed {
+fn trashed(seen: Seen, content: TrashContent) -> Trashed {
     Trashed {
-        mode: stat.mode & 0o7777,
-        owner: (stat.uid, stat.gid),
-        size: stat.size,
+        size: seen.stat.size,
+        meta: seen.meta,
         content: match content {
             TrashContent::File(file) => Content::File(file),
             TrashContent::Directory => Content::Directory,
