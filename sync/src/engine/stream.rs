@@ -309,27 +309,34 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// Waits for one message and takes those along that have come with it whole. An error is the last.
+    /// Waits for one message and takes those along that have come with it whole, as many as a sender puts into a pack. A message can
+    /// take twenty times as much memory as on the wire, and as many packs wait as the queue has. An error is the last.
     async fn pack(&mut self) -> VecDeque<Result<Message, Ended>> {
         let mut pack = VecDeque::new();
+        let mut bytes = 0;
         loop {
             let next = self.message().await;
             let last = next.is_err();
-            pack.push_back(next);
+            bytes += next.as_ref().map_or(0, |(_, length)| *length);
+            pack.push_back(next.map(|(message, _)| message));
             let more =
                 self.at < self.unpacked.len() || wire::begins_with_frame(self.stream.buffer());
-            if last || pack.len() == PACK_MESSAGES || !more {
+            if last || pack.len() == PACK_MESSAGES || bytes >= PACK || !more {
                 return pack;
             }
         }
     }
 
-    async fn message(&mut self) -> Result<Message, Ended> {
+    /// The next message, and its bytes.
+    async fn message(&mut self) -> Result<(Message, usize), Ended> {
         let failed = |error| Ended::Failed(from_frame(error));
         while self.at == self.unpacked.len() {
             match wire::read_body(&mut self.stream).await.map_err(failed)? {
                 None => return Err(Ended::Closed),
-                Some(Body::Message(body)) => return wire::decode(&body).map_err(failed),
+                Some(Body::Message(body)) => {
+                    let message = wire::decode(&body).map_err(failed)?;
+                    return Ok((message, body.len()));
+                }
                 Some(Body::Pack(body)) => {
                     (self.unpacked, self.at) = (wire::unpack(&body).map_err(failed)?, 0);
                 }
@@ -338,7 +345,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let (body, length) = wire::next_frame(&self.unpacked[self.at..]).map_err(failed)?;
         let message = wire::decode(body).map_err(failed)?;
         self.at += length;
-        Ok(message)
+        Ok((message, length))
     }
 }
 

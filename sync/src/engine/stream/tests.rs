@@ -123,6 +123,21 @@ async fn a_compressed_pack_is_given_out_like_others() {
     assert_eq!(heard(last), inside[..2]);
 }
 
+/// What is small when it is compressed is not when it is decoded.
+#[tokio::test]
+async fn a_compressed_pack_is_given_out_in_pieces() {
+    let inside: Vec<Message> = (0..200).map(|n| data(n, 8 << 10)).collect();
+    let bytes = wire::pack(&frames(&inside)).unwrap();
+    let mut reader = Reader::new(&bytes[..]);
+    let mut all = Vec::new();
+    while all.len() < inside.len() {
+        let piece = heard(reader.pack().await);
+        assert!(piece.len() <= PACK / (8 << 10), "{} at once", piece.len());
+        all.extend(piece);
+    }
+    assert_eq!(all, inside);
+}
+
 /// What goes over a full link goes compressed, and over another one as it is.
 #[tokio::test]
 async fn a_full_link_gets_compressed_packs() {
