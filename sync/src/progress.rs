@@ -288,7 +288,9 @@ impl Transfers {
     /// Bytes of an item of this batch came, or went.
     pub fn content(&mut self, now: u64, batch: u64, tree: TreeId, bytes: u64) {
         if let Some(transfer) = self.trees.get_mut(&tree) {
-            *self.came.entry((batch, tree)).or_default() += bytes;
+            // Of a source that announces anything.
+            let came = self.came.entry((batch, tree)).or_default();
+            *came = came.saturating_add(bytes);
             transfer.add(now, Work { entries: 0, bytes });
         }
     }
