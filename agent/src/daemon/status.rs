@@ -309,6 +309,7 @@ pub fn tree_statuses(
                 sockets_skipped: tree.sockets_skipped,
                 unverified: tree.unverified,
                 fuzzy: tree.fuzzy.clone(),
+                fuzzy_more: tree.fuzzy_more,
             }
         })
         .collect()

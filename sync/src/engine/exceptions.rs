@@ -44,14 +44,15 @@ impl Worker {
                         .map_or("it has a flag", String::as_str);
                     format!("{path} is not followed on the standby: {why}")
                 });
-                named(kept, "are not followed on the standby")
+                named(kept, 0, "are not followed on the standby")
             } else {
                 let errors = tree.errors.iter();
                 let unread = errors.map(|(path, why)| format!("{path} cannot be read: {why}"));
                 let fuzzy = tree.fuzzy.iter();
                 let fuzzy = fuzzy.map(|path| format!("{path} changes faster than it can be read"));
-                let mut whys = named(unread, "cannot be read");
-                whys.extend(named(fuzzy, "change faster than they can be read"));
+                let mut whys = named(unread, 0, "cannot be read");
+                let beyond = tree.fuzzy_beyond();
+                whys.extend(named(fuzzy, beyond, "change faster than they can be read"));
                 whys
             };
             except.extend(whys.into_iter().map(|why| NotCovered {
@@ -72,7 +73,7 @@ impl Worker {
             let why = paths
                 .into_iter()
                 .map(|path| format!("{path} has grown and was not compared whole since"));
-            let why = named(why, "have grown and were not compared whole since");
+            let why = named(why, 0, "have grown and were not compared whole since");
             all.extend(why.into_iter().map(|why| NotCovered {
                 tree: Some(tree.config.name.clone()),
                 why,
@@ -82,11 +83,12 @@ impl Worker {
     }
 }
 
-/// The first of them, and how many more there are.
-fn named(mut whys: impl ExactSizeIterator<Item = String>, what: &str) -> Vec<String> {
+/// The first of them, and how many more there are, with those beyond.
+fn named(mut whys: impl ExactSizeIterator<Item = String>, beyond: u64, what: &str) -> Vec<String> {
     let mut out: Vec<String> = whys.by_ref().take(NAMED).collect();
-    if whys.len() > 0 {
-        out.push(format!("{} more paths {what}", whys.len()));
+    let more = whys.len() as u64 + beyond;
+    if more > 0 {
+        out.push(format!("{more} more paths {what}"));
     }
     out
 }
@@ -97,7 +99,7 @@ mod tests {
 
     #[test]
     fn ten_are_named_and_the_others_counted() {
-        let whys = |n: usize| named((0..n).map(|n| format!("f{n}")), "cannot be read");
+        let whys = |n: usize| named((0..n).map(|n| format!("f{n}")), 0, "cannot be read");
         assert_eq!(whys(0), [""; 0]);
         assert_eq!(whys(10).last().unwrap(), "f9");
         assert_eq!(whys(13).len(), 11);

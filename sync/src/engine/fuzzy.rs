@@ -68,18 +68,38 @@ impl Tree {
         self.fuzzy.iter().chain(here).chain(owed).cloned().collect()
     }
 
+    /// How many more there are, without a name here.
+    pub(super) fn fuzzy_more(&self) -> u64 {
+        self.marks.more.saturating_add(self.fuzzy_beyond())
+    }
+
+    /// The tree is sent in sets from here on: only a set shows what has come to rest.
+    pub(super) fn owe_fuzzy(&mut self) {
+        self.marks.owed.append(&mut self.fuzzy);
+    }
+
+    /// Source: what a look must be taken at, whatever the index says of it.
+    pub(super) fn owed(&self) -> &BTreeSet<RelPath> {
+        &self.marks.owed
+    }
+
+    /// Source: a set was taken, for which these were read.
+    pub(super) fn read_in_set(&mut self, paths: &BTreeSet<RelPath>) {
+        self.marks.owed.retain(|path| !paths.contains(path));
+    }
+
     /// Source: these were looked at, whatever was found. What does not rest is restless at once, as it was.
     pub(super) fn looked_at(&mut self, paths: &[(RelPath, Dirt)]) {
         for (path, _) in paths.iter().filter(|(_, dirt)| dirt.force) {
             if self.marks.owed.remove(path) && self.later.contains_key(path) {
-                self.fuzzy.insert(path.clone());
+                self.note_fuzzy(path.clone());
             }
         }
     }
 }
 
-/// A list as it is told, whose names fit into one message.
-fn list(tree: TreeId, paths: &BTreeSet<RelPath>, upto: u64) -> Fuzzy {
+/// A list as it is told, whose names fit into one message. `beyond` are not even among these.
+fn list(tree: TreeId, paths: &BTreeSet<RelPath>, beyond: u64, upto: u64) -> Fuzzy {
     let mut bytes = 0;
     let fits = |path: &&RelPath| {
         bytes += path.as_bytes().len() + 8;
@@ -90,7 +110,7 @@ fn list(tree: TreeId, paths: &BTreeSet<RelPath>, upto: u64) -> Fuzzy {
     Fuzzy {
         tree,
         upto,
-        more: (paths.len() - named.len()) as u64,
+        more: beyond.saturating_add((paths.len() - named.len()) as u64),
         paths: named,
     }
 }
@@ -119,7 +139,8 @@ impl Worker {
             return;
         }
         let id = self.trees[at].id;
-        let new = list(id, &all, *self.shared.head.borrow());
+        let beyond = self.trees[at].fuzzy_more();
+        let new = list(id, &all, beyond, *self.shared.head.borrow());
         if all != self.trees[at].marks.told {
             // Before it is told: who begins anew as source must not tell less.
             let key = told_key(id);
@@ -229,6 +250,22 @@ impl Worker {
         }
     }
 
+    /// Source: trees that come while it is one. What was told of them before they went holds until it is looked at.
+    pub(super) fn begin_marks(&mut self, added: &[TreeId]) -> Result<(), IndexError> {
+        if !matches!(self.mode, Mode::Source { .. }) {
+            return Ok(());
+        }
+        for at in 0..self.trees.len() {
+            if added.contains(&self.trees[at].id) {
+                self.turn_told(at)?;
+                self.alarm_marks(at);
+                let all = self.trees[at].fuzzy_paths();
+                self.tell_fuzzy(at, all);
+            }
+        }
+        Ok(())
+    }
+
     fn turn_told(&mut self, at: usize) -> Result<(), IndexError> {
         let tree = &mut self.trees[at];
         let (key, marks) = (told_key(tree.id), &mut tree.marks);
@@ -239,12 +276,9 @@ impl Worker {
         let told: Option<BTreeSet<RelPath>> = self.shared.index.snapshot()?.value(&key)?;
         match (&self.mode, told) {
             (Mode::Source { .. }, Some(told)) => {
-                // A tree that is sent in sets is looked at by passes only.
-                if !tree.is_in_sets() {
-                    let marks = &mut tree.marks;
-                    marks.owed = told.difference(&marks.here).cloned().collect();
-                }
-                tree.marks.told = told;
+                let marks = &mut tree.marks;
+                marks.owed = told.difference(&marks.here).cloned().collect();
+                marks.told = told;
             }
             (Mode::Replica, Some(_)) => self.shared.index.write(|w| w.remove_value(&key))?,
             _ => {}
@@ -259,7 +293,8 @@ impl Worker {
         }
         let mut any = false;
         for tree in &mut self.trees {
-            if tree.moves() && !tree.is_scanned() {
+            // A tree that is sent in sets is looked at by its passes only.
+            if tree.moves() && !tree.is_scanned() && !tree.is_in_sets() {
                 for path in tree.marks.owed.clone() {
                     tree.mark(path, Dirt::FORCED);
                     any = true;
@@ -315,20 +350,20 @@ mod tests {
     fn a_list_fits_into_a_message_and_counts_the_rest() {
         let path = |n: usize| RelPath::new(format!("{}/{n:03}", "d".repeat(200))).expect("valid");
         let few: BTreeSet<RelPath> = (0..10).map(path).collect();
-        let told = list(TreeId::of("t"), &few, 7);
+        let told = list(TreeId::of("t"), &few, 0, 7);
         assert_eq!((told.paths.len(), told.more, told.upto), (10, 0, 7));
         let long = |n: usize| {
             let part = format!("{n:03}{}", "x".repeat(240));
             RelPath::new(vec![part; 20].join("/")).expect("valid")
         };
         let many: BTreeSet<RelPath> = (0..400).map(long).collect();
-        let told = list(TreeId::of("t"), &many, 7);
+        let told = list(TreeId::of("t"), &many, 0, 7);
         assert!(told.more > 0 && told.paths.len() as u64 + told.more == 400);
         let message = crate::wire::Message::Fuzzy(told);
         assert!(crate::wire::encode(&message).expect("it fits").len() < crate::wire::MAX_FRAME);
         let short = |n: usize| RelPath::new(n.to_string()).expect("valid");
-        let told = list(TreeId::of("t"), &(0..2000).map(short).collect(), 7);
-        assert_eq!((told.paths.len(), told.more), (MAX_PATHS, 976));
+        let told = list(TreeId::of("t"), &(0..2000).map(short).collect(), 5, 7);
+        assert_eq!((told.paths.len(), told.more), (MAX_PATHS, 981));
     }
 
     #[test]
@@ -337,7 +372,7 @@ mod tests {
         for round in 0..20 {
             let path = |n: usize| RelPath::new(format!("{round}/{n}")).expect("valid");
             let named: BTreeSet<RelPath> = (0..MAX_PATHS).map(path).collect();
-            marks.add(&list(TreeId::of("t"), &named, 7));
+            marks.add(&list(TreeId::of("t"), &named, 0, 7));
         }
         assert_eq!(marks.here.len(), MAX_NAMED);
         assert!(marks.more > 0);

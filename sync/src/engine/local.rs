@@ -28,7 +28,7 @@ const AGAIN_MOST: u64 = ms(1000);
 /// file is not read each second until the clock has caught up.
 const STAMP_MOST: u64 = ms(10_000);
 /// A path that was not at rest in so many looks is named as `fuzzy`.
-const FUZZY: u32 = 8;
+pub(super) const FUZZY: u32 = 8;
 /// Files with a young stamp are looked at again together: each round is a commit.
 const ROUND: u64 = ms(100);
 
@@ -284,7 +284,7 @@ impl Worker {
         for (path, moving) in &sights.again {
             let tries = tree.later.get(path).map_or(0, |a| a.tries);
             if *moving && tries >= FUZZY {
-                tree.fuzzy.insert(path.clone());
+                tree.note_fuzzy(path.clone());
             }
             tree.again(path.clone(), next_look(now, *moving, tries));
         }

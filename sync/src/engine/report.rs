@@ -1,5 +1,7 @@
 //! Answers of the engine to the agent's commands.
 
+use crate::entry::Meta;
+use crate::owners::Names;
 use crate::path::RelPath;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

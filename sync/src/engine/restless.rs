@@ -5,6 +5,7 @@
 //! They stay named as `fuzzy`, and a flush does not speak for them.
 
 use super::clock::ms;
+use super::local::FUZZY;
 use super::look::{Looker, Sights};
 use super::tree::{MAX_NAMED, Tree};
 use super::worker::Worker;
@@ -120,11 +121,28 @@ impl Tree {
                 .is_some_and(|again| again.at != u64::MAX)
     }
 
+    /// A file never rests. At most [`MAX_NAMED`] of them are named, copied and sent; the others are tried again until they rest, and
+    /// counted.
+    pub(super) fn note_fuzzy(&mut self, path: RelPath) {
+        if self.fuzzy.len() < MAX_NAMED {
+            self.fuzzy.insert(path);
+        }
+    }
+
+    /// Files that never rest and have no name among these.
+    pub(super) fn fuzzy_beyond(&self) -> u64 {
+        if self.fuzzy.len() < MAX_NAMED {
+            return 0;
+        }
+        let waits = self.later.iter().filter(|(_, again)| again.tries > FUZZY);
+        waits
+            .filter(|(path, _)| !self.fuzzy.contains(*path))
+            .count() as u64
+    }
+
     /// A file was met again that does not rest.
     pub(super) fn note_restless(&mut self, path: RelPath, size: u64, now: u64) {
-        if self.fuzzy.len() < MAX_NAMED {
-            self.fuzzy.insert(path.clone());
-        }
+        self.note_fuzzy(path.clone());
         self.again(path, now.saturating_add(wait(size)));
     }
 
@@ -142,6 +160,26 @@ impl Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::TreeConfig;
+
+    #[test]
+    fn more_files_than_can_be_named_are_counted_until_they_rest() {
+        let mut tree = Tree::new(TreeConfig::new("t", "/srv/t"));
+        let path = |n: usize| RelPath::new(format!("{n}")).expect("a path");
+        for n in 0..MAX_NAMED + 5 {
+            for _ in 0..=FUZZY {
+                tree.again(path(n), 1);
+            }
+            tree.note_fuzzy(path(n));
+        }
+        assert_eq!((tree.fuzzy.len(), tree.fuzzy_beyond()), (MAX_NAMED, 5));
+        // Looked at once, not always in vain.
+        tree.again(path(MAX_NAMED + 7), 1);
+        tree.later.remove(&path(MAX_NAMED));
+        assert_eq!(tree.fuzzy_beyond(), 4);
+        tree.fuzzy.remove(&path(1));
+        assert_eq!(tree.fuzzy_beyond(), 0, "there is room for their names");
+    }
 
     #[test]
     fn a_large_file_is_copied_less_often() {

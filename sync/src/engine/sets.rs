@@ -92,6 +92,8 @@ pub(crate) struct Pass {
     /// When the tree was held still, milliseconds since 1970.
     pub made_unix_ms: u64,
     pub found: Result<Vec<Sight>, String>,
+    /// What was read for it whatever the index says.
+    pub forced: BTreeSet<RelPath>,
     pub thawed: Result<(), String>,
 }
 
@@ -179,12 +181,14 @@ impl Worker {
         tree.sets.kept |= look;
         tree.sets.begun += u64::from(look);
         let (shared, config) = (Arc::clone(&self.shared), Arc::clone(&tree.config));
+        let forced = tree.owed().clone();
         let work = move || {
             let taking = Taking {
                 shared: &shared,
                 config: &config,
                 freeze: &freeze,
                 open: &open,
+                forced: &forced,
             };
             let pass = taking.pass(look);
             // An engine that ended needs it no more.
@@ -244,7 +248,12 @@ impl Worker {
             return;
         }
         let recorded = match pass.found {
-            Ok(sights) => self.record_set(at, sights, pass.made_unix_ms),
+            Ok(sights) => self
+                .record_set(at, sights, pass.made_unix_ms)
+                .inspect(|()| {
+                    self.trees[at].read_in_set(&pass.forced);
+                    self.tell_rested(at);
+                }),
             Err(why) => Err(why),
         };
         self.trees[at].sets.failed = recorded.is_err();
@@ -333,6 +342,7 @@ struct Taking<'a> {
     config: &'a TreeConfig,
     freeze: &'a Freeze,
     open: &'a Open,
+    forced: &'a BTreeSet<RelPath>,
 }
 
 impl Taking<'_> {
@@ -373,6 +383,7 @@ impl Taking<'_> {
             tree: self.config.id(),
             made_unix_ms: u64::try_from(made).unwrap_or(0),
             found,
+            forced: self.forced.clone(),
             thawed,
         }
     }
@@ -463,6 +474,7 @@ impl Taking<'_> {
             return Err(format!("{path}: {why}"));
         }
         let changed = changed.into_iter().chain(walk.gone);
+        let changed = changed.chain(self.forced.iter().cloned());
         let paths: BTreeSet<RelPath> = changed.chain([RelPath::root()]).collect();
         let sights = self.look(&looker, paths, deadline)?;
         if let Some((path, why)) = sights.errors.first() {
@@ -491,7 +503,11 @@ impl Taking<'_> {
         let text = |e: IndexError| e.to_string();
         let mut names = Names::default();
         let mut sights = Sights::default();
-        let mut todo: Vec<_> = paths.iter().map(|p| (p.clone(), Dirt::WALKED)).collect();
+        let dirt = |path: &RelPath| match self.forced.contains(path) {
+            true => Dirt::FORCED,
+            false => Dirt::WALKED,
+        };
+        let mut todo: Vec<_> = paths.iter().map(|p| (p.clone(), dirt(p))).collect();
         while !todo.is_empty() {
             for some in todo.chunks(SLICE) {
                 self.in_time(deadline)?;

@@ -168,6 +168,7 @@ impl Worker {
             set: self.set_status(tree, acked),
             unverified: tree.unverified.len() as u64,
             fuzzy: tree.fuzzy_paths().iter().map(RelPath::to_string).collect(),
+            fuzzy_more: tree.fuzzy_more(),
         })
     }
 }

@@ -117,6 +117,8 @@ pub struct TreeStatus {
     /// Files that change faster than they can be read (source), or of which what lies here was read while they did (replica, and
     /// a source that was one): it may be a mixture of versions.
     pub fuzzy: Vec<String>,
+    /// Further ones without a name here.
+    pub fuzzy_more: u64,
 }
 
 /// The newest consistent set of a tree.

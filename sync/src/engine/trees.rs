@@ -51,6 +51,7 @@ impl Worker {
         self.load_flagged();
         self.load_skipped();
         self.load_marks();
+        self.begin_marks(&added).map_err(index)?;
         self.load_sets().map_err(index)?;
         self.load_read_since().map_err(index)?;
         // What is watched, and how often, may be something else now.
@@ -159,6 +160,9 @@ impl Tree {
         self.errors.retain(|path, _| !outside(path));
         self.later.retain(|path, _| !outside(path));
         self.fuzzy.retain(|path| !outside(path));
+        if self.is_in_sets() {
+            self.owe_fuzzy();
+        }
         // Found again by the scan, as far as they are.
         self.local_changes.clear();
         self.kept.clear();

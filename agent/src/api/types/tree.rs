@@ -79,6 +79,9 @@ pub struct TreeStatus {
     /// while they did, and may be torn (standby, and a master that was one).
     #[serde(default)]
     pub fuzzy: Vec<String>,
+    /// Further ones, of which this node does not know the names.
+    #[serde(default)]
+    pub fuzzy_more: u64,
 }
 
 /// A consistent set of a tree.

@@ -277,7 +277,7 @@ fn tree(t: &TreeStatus, master: bool, now: u64) -> Row {
     }
     notes.extend(t.verified.iter().map(|v| verified(v, t, now)));
     if let Some(first) = t.fuzzy.first() {
-        let files = count(t.fuzzy.len() as u64, "file");
+        let files = count(t.fuzzy.len() as u64 + t.fuzzy_more, "file");
         notes.push(plain(format!(
             "not in sync, read while written and perhaps torn: {files}, the first {first}"
         )));

@@ -63,6 +63,7 @@ fn tree(name: &str) -> TreeStatus {
         sockets_skipped: 0,
         unverified: 0,
         fuzzy: Vec::new(),
+        fuzzy_more: 0,
     }
 }
 

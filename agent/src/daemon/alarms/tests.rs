@@ -428,6 +428,7 @@ fn tree(name: &str) -> TreeStatus {
         sockets_skipped: 0,
         unverified: 0,
         fuzzy: vec![],
+        fuzzy_more: 0,
     }
 }
 

@@ -1,8 +1,9 @@
 //! What a flush cannot cover is named.
 
 use super::pair::{Cable, flush, noise, pair, write};
-use crate::engine::{FlushReport, TreeState};
-use crate::tree::MaxDelete;
+use crate::engine::{FlushReport, FreezeHooks, TreeState};
+use crate::path::RelPath;
+use crate::tree::{Freeze, MaxDelete, TreeConfig};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -161,6 +162,55 @@ async fn a_master_that_begins_anew_takes_no_mark_back_unseen() {
     let read = |node: &super::pair::Node| std::fs::read(node.tree().join("busy")).unwrap();
     assert!(read(&a) == read(&b));
     cable.cut().await;
+}
+
+/// Only a set shows whether it rests, and until one is taken nothing is taken back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_is_sent_in_sets_from_now_on_keeps_its_marks_until_a_set_is_there() {
+    let (mut a, mut b) = pair(|_| {}).await;
+    const SIZE: usize = 24 << 20;
+    write(&a.tree().join("busy"), noise(SIZE, 1));
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let writer = Busy::begin(&a, SIZE as u64);
+    b.until("marked", |s| s.trees[0].fuzzy == ["busy"]).await;
+    cable.cut().await;
+    writer.end();
+    for node in [&mut a, &mut b] {
+        node.stop().await;
+        let mut tree = TreeConfig::new("data", node.tree());
+        tree.freeze = Some(Freeze {
+            before: Vec::new(),
+            after: Vec::new(),
+            timeout: Duration::from_secs(30),
+            every: Duration::from_secs(3600),
+            snapshot: None,
+        });
+        node.start_with(vec![tree]);
+        node.engine().run_freeze_hooks_by(Arc::new(NoHooks));
+    }
+    a.engine().begin_source(1).await.unwrap();
+    b.engine().begin_replica().await.unwrap();
+    let lists = Arc::clone(&a.engine().shared.fuzzy.borrow());
+    let told: Vec<_> = lists.iter().flat_map(|list| &list.paths).collect();
+    assert_eq!(told, [&RelPath::new("busy").unwrap()]);
+    b.until("marked", |s| s.trees[0].fuzzy == ["busy"]).await;
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let read = |node: &super::pair::Node| std::fs::read(node.tree().join("busy")).unwrap();
+    for node in [&a, &b] {
+        node.until("let go", |s| s.trees[0].fuzzy.is_empty()).await;
+    }
+    assert!(read(&a) == read(&b));
+    cable.cut().await;
+}
+
+struct NoHooks;
+
+impl FreezeHooks for NoHooks {
+    fn run(&self, _: &str, _: &'static str, _: &[String], _: Duration) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// Somebody writes into `busy` all the time, all over it.
