@@ -592,17 +592,12 @@ impl Numbers {
 }
 
 impl Results {
-    /// Something lies at the path now, by the source's word.
-    pub(super) fn is_there(&self, tree: TreeId, path: &RelPath) -> bool {
-        let is = |(t, p, state, ..): &Received| *t == tree && p == path && state.is_some();
-        self.received.iter().any(is)
-    }
-
-    /// The path now is as the source has it, in all that could be applied.
-    pub(super) fn applied(&self, tree: TreeId, path: &RelPath) -> bool {
-        self.received
-            .iter()
-            .any(|(t, p, ..)| *t == tree && p == path)
+    /// The paths that now are as the source has them, in all that could be applied, and whether something lies there.
+    pub(super) fn applied(&self) -> HashMap<(TreeId, &RelPath), bool> {
+        let received = self.received.iter();
+        received
+            .map(|(tree, path, state, ..)| ((*tree, path), state.is_some()))
+            .collect()
     }
 
     /// An attribute of the path could not be applied.

@@ -174,14 +174,16 @@ impl Worker {
             tree.unverified.written();
         }
         self.count_unverified();
+        let applied = results.applied();
         for (tree_id, path) in &results.settled {
             if let Some(at) = self.position(*tree_id) {
                 let tree = &mut self.trees[at];
                 tree.local_changes.remove(path);
-                if results.is_there(*tree_id, path) {
+                let is_there = applied.get(&(*tree_id, path));
+                if is_there == Some(&true) {
                     tree.kept.remove(path);
                 }
-                if results.applied(*tree_id, path) {
+                if is_there.is_some() {
                     tree.flagged.remove(path);
                     if !results.lacks(*tree_id, path) {
                         tree.no_error(path);
@@ -230,6 +232,7 @@ impl Worker {
     ) -> Result<Vec<(TreeId, RelPath, State)>, IndexError> {
         let snapshot = self.shared.index.snapshot()?;
         let mut all = Vec::new();
+        let applied = results.applied();
         for at in 0..self.trees.len() {
             let tree = self.trees[at].id;
             if source.get(tree).is_none() {
@@ -242,10 +245,7 @@ impl Worker {
                 continue;
             }
             for (path, state) in self.leftovers(&snapshot, at)? {
-                let comes = results
-                    .received
-                    .iter()
-                    .any(|(t, p, ..)| *t == tree && *p == path);
+                let comes = applied.contains_key(&(tree, &path));
                 if !comes && !results.settled.contains(&(tree, path.clone())) {
                     all.push((tree, path, state));
                 }
