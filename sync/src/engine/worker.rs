@@ -12,6 +12,7 @@ use super::prepare::Preparing;
 use super::scanning::{Piece, next_piece};
 use super::status::Mode;
 use super::tree::{Dirt, Stop, Tree};
+use crate::heap;
 use crate::lineage::NodeName;
 use crate::path::RelPath;
 use crate::progress::LagQueue;
@@ -314,8 +315,10 @@ impl Worker {
         self.verify_unverified();
         self.look_at_owed();
         self.purge_tombstones();
-        if let Err(error) = self.shared.index.rest() {
-            self.index_failed(&error);
+        match self.shared.index.rest() {
+            Ok(true) => heap::give_back(),
+            Ok(false) => {}
+            Err(error) => self.index_failed(&error),
         }
         self.touch();
     }
