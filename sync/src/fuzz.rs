@@ -74,9 +74,11 @@ fn message(bytes: &[u8]) {
     }
 }
 
-/// A source that says whatever it wants: the effects of what it says stay bounded.
+/// A source that says whatever it wants: the effects of what it says stay bounded, and so does how much it may say of a content.
 fn replica(bytes: &[u8]) {
     let mut machine = ReplicaMachine::new(crate::lineage::MAX_SEQ);
+    // Each content: its bytes, a question for each of them and one more, its room, its end.
+    let (mut said, mut may_be_said) = (0u64, 0u64);
     for body in bodies(bytes) {
         let Ok(message) = wire::decode(&body) else {
             return;
@@ -88,6 +90,8 @@ fn replica(bytes: &[u8]) {
             match machine.next_effect() {
                 Some(ReplicaEffect::Lookup { batch }) => {
                     let records = machine.records(batch).unwrap_or_default();
+                    let most = records.iter().map(|r| r.size().saturating_mul(2).saturating_add(3));
+                    may_be_said = most.fold(may_be_said, u64::saturating_add);
                     let lacking = (0u32..).zip(records).filter(|(_, r)| {
                         !r.inline
                             && matches!(r.state.as_ref().map(|s| &s.kind), Some(Kind::File { .. }))
@@ -95,9 +99,18 @@ fn replica(bytes: &[u8]) {
                     let wanted = lacking.map(|(i, _)| (i, Want::Whole)).collect();
                     machine.looked_up(batch, wanted);
                 }
-                Some(ReplicaEffect::Write {
-                    item, last: true, ..
-                }) => machine.failed(item),
+                Some(ReplicaEffect::Write { item, last, .. }) => {
+                    said += 1;
+                    if last {
+                        machine.failed(item);
+                    }
+                }
+                Some(
+                    ReplicaEffect::Copy { .. }
+                    | ReplicaEffect::Hole { .. }
+                    | ReplicaEffect::Room { .. }
+                    | ReplicaEffect::Signature { .. },
+                ) => said += 1,
                 Some(ReplicaEffect::Apply(ready)) => {
                     let upto = ready.commit.upto;
                     machine.applied(upto, upto, 1, true);
@@ -108,6 +121,7 @@ fn replica(bytes: &[u8]) {
         }
         assert!(machine.next_effect().is_none(), "effects without end");
         assert!(machine.in_flight() <= wire::WINDOW);
+        assert!(said <= may_be_said, "instructions without end");
     }
 }
 

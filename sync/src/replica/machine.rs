@@ -107,13 +107,40 @@ enum Content {
     /// Offered, not looked up yet.
     Offered,
     /// Comes; this many bytes have come.
-    Coming { received: u64, size: u64 },
+    Coming {
+        received: u64,
+        size: u64,
+        since: Since,
+    },
     /// Complete.
     Complete,
     /// Given up by the source.
     GivenUp,
     /// Not usable.
     Failed,
+}
+
+/// What the source said of a content since its last bytes. Each of these costs work here: without bytes between them they
+/// would go on without end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    /// Nothing.
+    Bytes,
+    /// How much room it takes.
+    Room,
+    /// A question for a part of the basis.
+    Question,
+}
+
+impl Content {
+    /// Of a content of which nothing has come.
+    fn coming(size: u64) -> Content {
+        Content::Coming {
+            received: 0,
+            size,
+            since: Since::Bytes,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -211,7 +238,11 @@ impl ReplicaMachine {
             }
             Message::Room { item, bytes } => {
                 match self.coming(item)? {
-                    Content::Coming { received: 0, size } if bytes <= *size => {}
+                    Content::Coming {
+                        received: 0,
+                        size,
+                        since: since @ Since::Bytes,
+                    } if bytes <= *size => *since = Since::Room,
                     _ => return Err(Violation("room for more than the content, or too late")),
                 }
                 self.effects.push_back(Effect::Room { item, bytes });
@@ -223,7 +254,13 @@ impl ReplicaMachine {
                 Ok(())
             }
             Message::SumsOf { item, from, len } => {
-                self.coming(item)?;
+                match self.coming(item)? {
+                    Content::Coming {
+                        since: since @ (Since::Bytes | Since::Room),
+                        ..
+                    } => *since = Since::Question,
+                    _ => return Err(Violation("a further question before the bytes of the last")),
+                }
                 self.effects
                     .push_back(Effect::Signature { item, from, len });
                 Ok(())
@@ -273,7 +310,7 @@ impl ReplicaMachine {
         for (index, _) in &wanted {
             let at = *index as usize;
             let size = size_of(&open.records[at]);
-            open.contents[at] = Content::Coming { received: 0, size };
+            open.contents[at] = Content::coming(size);
         }
         for content in &mut open.contents {
             if *content == Content::Offered {
@@ -357,10 +394,9 @@ impl ReplicaMachine {
         }
         self.last_id = batch.id;
         let content = |record: &Record| match &record.state {
-            Some(state) if state.kind.hash().is_some() && record.inline => Content::Coming {
-                received: 0,
-                size: state.kind.size(),
-            },
+            Some(state) if state.kind.hash().is_some() && record.inline => {
+                Content::coming(state.kind.size())
+            }
             Some(state) if state.kind.hash().is_some() => Content::Offered,
             _ => Content::None,
         };
@@ -389,8 +425,17 @@ impl ReplicaMachine {
     }
 
     fn content(&mut self, item: Item, len: u64, last: bool) -> Result<(), Violation> {
+        if len == 0 && !last {
+            return Err(Violation("content of no bytes that ends nothing"));
+        }
         let content = self.coming(item)?;
-        if let Content::Coming { received, size } = content {
+        if let Content::Coming {
+            received,
+            size,
+            since,
+        } = content
+        {
+            *since = Since::Bytes;
             let after = received.checked_add(len).filter(|n| *n <= *size);
             *received = after.ok_or(Violation("more content than was announced"))?;
             if last && *received != *size {

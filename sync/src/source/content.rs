@@ -466,6 +466,8 @@ impl Content {
         );
         for piece in pieces {
             match piece {
+                // Only a strange signature makes one of no bytes.
+                Piece::Copy { len: 0, .. } => {}
                 Piece::Copy { from, len } => {
                     self.queue.push_back(Message::Copy {
                         item: self.item,

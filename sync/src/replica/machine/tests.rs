@@ -171,6 +171,55 @@ fn violations_are_refused() {
 }
 
 #[test]
+fn what_brings_no_bytes_does_not_go_on_without_end() {
+    let item = Item { batch: 1, index: 0 };
+    let copy = |len, last| Message::Copy {
+        item,
+        from: 0,
+        len,
+        last,
+    };
+    let room = || Message::Room { item, bytes: 5 };
+    let question = || Message::SumsOf {
+        item,
+        from: 0,
+        len: 5,
+    };
+    let begun = || {
+        let mut m = ReplicaMachine::new(crate::lineage::MAX_SEQ);
+        m.received(batch(1, vec![file(5, true)])).unwrap();
+        m.looked_up(1, vec![]);
+        m
+    };
+    for (before, bad) in [
+        (vec![], copy(0, false)),
+        (vec![], data(1, 0, 0, false)),
+        (vec![copy(5, false)], copy(0, false)),
+        (vec![copy(5, false)], data(1, 0, 0, false)),
+        (vec![room()], room()),
+        (vec![question()], room()),
+        (vec![question()], question()),
+    ] {
+        let mut m = begun();
+        before.into_iter().for_each(|m1| m.received(m1).unwrap());
+        assert!(m.received(bad.clone()).is_err(), "{bad:?}");
+    }
+    // As an honest source does it: an empty end ends what comes by differences.
+    let mut m = begun();
+    for message in [
+        room(),
+        question(),
+        copy(2, false),
+        question(),
+        copy(3, false),
+        data(1, 0, 0, true),
+        commit(1),
+    ] {
+        m.received(message).unwrap();
+    }
+}
+
+#[test]
 fn a_batch_may_overtake_another() {
     let mut m = ReplicaMachine::new(crate::lineage::MAX_SEQ);
     m.received(batch(1, vec![file(5, true)])).unwrap();
