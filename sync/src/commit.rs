@@ -159,6 +159,7 @@ pub fn apply<E>(
             outcome.result = Err(fault.clone());
         }
         report.stopped = Some(fault);
+        report.unsure = true;
     }
     settle::keys(&run, &mut report);
     drop(guard);

@@ -48,6 +48,7 @@ pub mod report;
 mod restless;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod rolling;
+mod room;
 mod root;
 mod scanning;
 mod set_apply;

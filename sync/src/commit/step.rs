@@ -39,6 +39,8 @@ pub struct Report {
     /// Why the rest was not tried: no room ([`Fault::NoSpace`]), the role changed ([`Fault::Revoked`]), or the result
     /// cannot be made durable. The steps that were not tried carry the same fault. If durability failed, all do.
     pub stopped: Option<Fault>,
+    /// What was changed could not be made durable: it may be visible all the same.
+    pub unsure: bool,
 }
 
 impl Report {

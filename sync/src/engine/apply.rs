@@ -11,7 +11,6 @@ use super::look::Sight;
 use super::set_apply::Part;
 use super::status::Mode;
 use super::trash;
-use super::tree::Stop;
 use super::view::{IndexView, is_same_but_ctime, names_of, with_contents};
 use super::worker::Worker;
 use crate::commit::{self, Content, Report, Target};
@@ -132,7 +131,7 @@ impl Worker {
             .filter_map(|tree| self.position(*tree))
             .collect::<Vec<_>>()
         {
-            self.make_room(at);
+            self.lacks_room(at, "no room for what is received");
         }
         let skip: BTreeSet<u32> = ready
             .given_up
@@ -276,21 +275,7 @@ impl Worker {
         };
         let report = commit::apply(&target, work, &self.shared.token, known, visible);
         let report = report.map_err(|e| e.to_string())?;
-        if let Some(fault) = &report.stopped {
-            if matches!(fault, Fault::Unfinished { .. }) {
-                self.stop(at, Stop::Unfinished(fault.to_string()));
-            }
-            if fault.is_no_space() {
-                self.make_room(at);
-            }
-            self.shared.alarm(
-                Some(&config.name),
-                "apply-error",
-                fault.is_no_space().then(|| fault.to_string()),
-            );
-            return Err(fault.to_string());
-        }
-        self.shared.alarm(Some(&config.name), "apply-error", None);
+        self.ended_early(at, &report)?;
         self.collect(
             at, &snapshot, &items, &plan, &actions, report, &lacking, results,
         )
@@ -441,7 +426,10 @@ impl Worker {
     /// A step was not taken: its path is asked for again, but for what must not be changed here.
     fn step_failed(&mut self, at: usize, path: &RelPath, fault: &Fault, results: &mut Results) {
         let tree = &mut self.trees[at];
-        tree.error(path, fault.to_string());
+        if !fault.is_no_space() {
+            // Of room there is one alarm, and not an error of each path.
+            tree.error(path, fault.to_string());
+        }
         match fault {
             Fault::Protected => {}
             Fault::Flagged(_) if tree.flagged.len() < super::tree::MAX_NAMED => {

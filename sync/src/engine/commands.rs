@@ -278,6 +278,7 @@ impl Worker {
         if self.mode == (Mode::Source { term }) {
             return Ok(());
         }
+        self.open_full();
         self.end_hold_for_takeover()?;
         self.shared.token.revoke(REVOKE);
         self.finish_journals()?;

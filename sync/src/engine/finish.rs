@@ -255,6 +255,7 @@ impl Worker {
     }
 
     pub(super) fn after_batch(&mut self, commit: Commit) -> Applied {
+        self.judge_room();
         self.tell_follows();
         let unsettled: usize = self.trees.iter().map(|t| t.unsettled.len()).sum();
         // What waits for the rest of its set is thrown away by a takeover: it is not the pair's yet.

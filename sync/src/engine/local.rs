@@ -557,7 +557,7 @@ impl Worker {
                 tree.accept_root(&shared.config.pair, &shared.index, &shared.roots);
                 self.prove_all();
             }
-            Some(Stop::Unfinished(_) | Stop::Fault(_)) | None => {}
+            Some(Stop::Unfinished(_) | Stop::Full(_) | Stop::Fault(_)) | None => {}
         }
         self.touch();
         Ok(())

@@ -1,5 +1,6 @@
 //! Opening a tree's root, and proving that it is the one that the index was made for (invariant 4).
 
+use super::room::Room;
 use super::tree::{Open, Roots, Stop, Tree};
 use crate::beneath::Root;
 use crate::commit::finish_journals;
@@ -30,6 +31,7 @@ impl Tree {
                 let ends = |stop: &Stop| !matches!(stop, Stop::Deletes(_));
                 if self.stop.as_ref().is_some_and(ends) {
                     self.stop = None;
+                    self.room = Room::default();
                     self.rescan = true;
                 }
             }

@@ -63,7 +63,12 @@ impl Worker {
         }
         // Also of a batch that is not applied: what was moved until then is not where the index says any more.
         self.forget(at, open, &forget).map_err(|e| e.to_string())?;
-        nothing.map_or(Ok(left), Err)
+        let Some(why) = nothing else {
+            return Ok(left);
+        };
+        // The rescue is on the disk of its tree: the others go on.
+        self.stop_for_room(at, why.clone());
+        Err(why)
     }
 
     /// A path whose local version could not be looked at or put aside: it stays, and the source's version waits.

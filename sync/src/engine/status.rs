@@ -225,7 +225,7 @@ pub struct ReplicaStatus {
 pub struct Alarm {
     /// Tree it is about, if it is about one.
     pub tree: Option<String>,
-    /// Stable short name: `guard`, `identity`, `writers`, `rescue`, `apply-error`, `spool-full`, `diverged`, `index`,
+    /// Stable short name: `guard`, `identity`, `writers`, `rescue`, `no-room`, `spool-full`, `diverged`, `index`,
     /// `watch`, `worker`, `verify`, `fuzzy`.
     pub kind: String,
     /// One sentence.

@@ -4,6 +4,7 @@ use super::burst::Burst;
 use super::contents::Contents;
 use super::fuzzy::Marks;
 use super::moving::{Moving, Rename};
+use super::room::Room;
 use super::scanning::Scan;
 use super::sets::Sets;
 use super::unverified::Unverified;
@@ -73,6 +74,8 @@ pub(crate) enum Stop {
     Deletes(String),
     /// A file was changed in place only in part: nothing is done until its journal is carried out, which is tried again.
     Unfinished(String),
+    /// There is no room for what is received. Tried again at intervals.
+    Full(String),
     /// Something else that is tried again.
     Fault(String),
 }
@@ -81,9 +84,11 @@ impl Stop {
     /// For the operator.
     pub fn why(&self) -> &str {
         match self {
-            Stop::Identity(why) | Stop::Deletes(why) | Stop::Unfinished(why) | Stop::Fault(why) => {
-                why
-            }
+            Stop::Identity(why)
+            | Stop::Deletes(why)
+            | Stop::Unfinished(why)
+            | Stop::Full(why)
+            | Stop::Fault(why) => why,
         }
     }
 
@@ -93,6 +98,7 @@ impl Stop {
             Stop::Identity(_) => "identity",
             Stop::Deletes(_) => "guard",
             Stop::Unfinished(_) => "journal",
+            Stop::Full(_) => "no-room",
             Stop::Fault(_) => "root",
         }
     }
@@ -196,6 +202,8 @@ pub(crate) struct Tree {
     pub sets: Sets,
     /// Why it does not move.
     pub stop: Option<Stop>,
+    /// There is room for what is received, or not.
+    pub room: Room,
     /// Paths to be looked at.
     pub dirty: BTreeMap<RelPath, Dirt>,
     /// When a path was last marked (CLOCK_BOOTTIME nanoseconds).
@@ -297,6 +305,7 @@ impl Tree {
             cleaned: false,
             sets: Sets::default(),
             stop: None,
+            room: Room::default(),
             dirty: BTreeMap::new(),
             marked_at: 0,
             burst: Burst::None,

@@ -294,15 +294,11 @@ impl Worker {
     }
 
     pub(super) fn periodic(&mut self) {
-        let lost = |t: &Tree| {
-            matches!(
-                t.stop,
-                Some(Stop::Identity(_) | Stop::Unfinished(_) | Stop::Fault(_))
-            )
-        };
-        if self.trees.iter().any(lost) {
+        let now = clock::now();
+        if self.trees.iter().any(|t| t.is_worth_a_try(now)) {
             self.prove_all();
         }
+        self.judge_room();
         self.watch_lost();
         self.keep_acked();
         if matches!(self.mode, Mode::Source { .. }) {
@@ -348,7 +344,9 @@ impl Worker {
     pub(super) fn prove_all(&mut self) {
         let shared = Arc::clone(&self.shared);
         let mut moves = false;
-        for tree in self.trees.iter_mut().filter(|t| t.open.is_none()) {
+        let now = clock::now();
+        let due = |t: &&mut Tree| t.open.is_none() && !t.waits_for_room(now);
+        for tree in self.trees.iter_mut().filter(due) {
             tree.prove(&shared.config.pair, &shared.index, &shared.roots);
             moves |= tree.moves();
         }

@@ -3,6 +3,7 @@
 use super::compare::assert_equal;
 use super::pair::{Cable, Node, PATIENCE, begin, flush, pair, write};
 use super::reversal::rescued;
+use super::trees::{both, more};
 use crate::tree::MaxDelete;
 use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 use rustix::mount::MountFlags;
@@ -11,6 +12,7 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 async fn equal(a: &Node, b: &Node) {
@@ -228,6 +230,61 @@ async fn paths_longer_than_one_call_takes() {
 /// Options of a file system in memory with room for so many files.
 fn inodes(most: u32) -> CString {
     CString::new(format!("nr_inodes={most}")).unwrap()
+}
+
+/// One disk of the standby is full. What has no room there waits; the other tree is on another disk, and goes on in the same
+/// session, as do deletions in the full one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_without_room_does_not_hold_up_the_others() {
+    let few = |disk: &Path, what: &str| {
+        let options = CString::new(what).unwrap();
+        rustix::mount::mount("none", disk, "tmpfs", MountFlags::empty(), Some(&*options))
+    };
+    // Inodes, then blocks: the one is met by a step of an apply, the other when a content is staged.
+    for (least, most, files, size) in [
+        ("nr_inodes=40", "nr_inodes=1000", 35, 100),
+        ("size=1m", "size=40m", 3, 700_000),
+    ] {
+        let (a, b) = pair(|_| {}).await;
+        let disk = more(&b);
+        if few(&disk, least).is_err() {
+            eprintln!("no right to mount: a disk without room is not tested");
+            return;
+        }
+        for node in [&a, &b] {
+            node.engine().set_trees(both(node)).await.unwrap();
+        }
+        let goes = more(&a).join("goes");
+        write(&goes, "makes room");
+        let cable = Cable::plug(&a, &b);
+        flush(&a).await;
+        for i in 0..files {
+            write(&more(&a).join(format!("{i}")), vec![b'x'; size]);
+        }
+        b.until("an alarm", |s| {
+            !s.consistent && s.alarms.iter().any(|a| a.tree.as_deref() == Some("more"))
+        })
+        .await;
+        write(&a.tree().join("after"), "on another disk");
+        std::fs::remove_file(goes).unwrap();
+        let after = b.tree().join("after");
+        let gone = disk.join("goes");
+        b.until("the other tree goes on", |_| after.exists() && !gone.exists())
+            .await;
+        let alarmed = b.engine().status();
+        assert!(alarmed.alarms.iter().any(|a| a.text.contains("no room")), "{alarmed:#?}");
+        let options = CString::new(most).unwrap();
+        rustix::mount::mount_remount(&disk, MountFlags::empty(), &*options).unwrap();
+        b.until("in order", |s| s.consistent && s.alarms.is_empty())
+            .await;
+        flush(&a).await;
+        assert_equal(&a.tree(), &b.tree());
+        assert_equal(&more(&a), &disk);
+        assert_eq!(rescued(&b), BTreeMap::new());
+        cable.cut().await;
+        drop((a, b));
+        rustix::mount::unmount(&disk, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
