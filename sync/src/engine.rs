@@ -7,6 +7,7 @@ mod ahead;
 pub(crate) mod apply;
 mod aside;
 mod barrier;
+mod beyond;
 mod burst;
 #[allow(clippy::disallowed_methods)]
 pub mod clock;

@@ -143,6 +143,10 @@ impl Facts<'_> {
     fn data(&self) -> Vec<String> {
         let mut alarms = data_alarms(self.engine);
         alarms.extend(self.stopped_there());
+        alarms.extend(self.engine.peer_keeps.then(|| {
+            let peer = self.peer();
+            format!("{peer} keeps paths as they are for their flags, whatever is here: `tandem status` there names them")
+        }));
         alarms
     }
 

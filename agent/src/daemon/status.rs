@@ -323,8 +323,20 @@ fn lacking(replicas: &[api::ReplicaStatus]) -> Vec<String> {
     those.filter_map(alarm).collect()
 }
 
+/// Nothing is known that it has not as it is here: no change that it has not answered, no path that it keeps, and no file of which
+/// what was sent is of no single moment.
+fn has_all(config: &Replica, replica: &sync::ReplicaStatus, engine: &sync::EngineStatus) -> bool {
+    let gets = |tree: &&sync::TreeStatus| config.trees.contains(&tree.name);
+    let mut trees = engine.trees.iter().filter(gets);
+    replica.lag == Some(Duration::ZERO) && !replica.keeps && trees.all(|t| t.fuzzy.is_empty())
+}
+
 /// Why a replica that is there is not in sync.
 fn lacks(config: &Replica, replica: &sync::ReplicaStatus) -> Option<String> {
+    if replica.keeps {
+        let why = "it keeps paths as they are for their flags: see `tandem status` there";
+        return Some(why.into());
+    }
     let lacks = |tree: &&String| replica.lacks.contains(&TreeId::of(tree));
     let names: Vec<&str> = config
         .trees
@@ -353,7 +365,7 @@ fn replicas(parts: &Parts<'_>) -> Vec<api::ReplicaStatus> {
             address: config.address.to_string(),
             trees: config.trees.clone(),
             up: session.is_some(),
-            in_sync: session.is_some_and(|s| s.caught_up),
+            in_sync: session.is_some_and(|s| s.caught_up) && has_all(config, replica, parts.engine),
             lag_ms: replica.lag.map(millis),
             acked: replica.acked,
             why: match session {

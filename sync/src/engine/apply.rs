@@ -5,6 +5,7 @@
 //! leaves each path whole, and the next start knows which paths it changed itself.
 
 use super::ahead::Ahead;
+use super::beyond::MAX_HELD;
 use super::foreign::is_free;
 use super::intent::{self, Intent};
 use super::look::Sight;
@@ -367,7 +368,7 @@ impl Worker {
             } else if let (Some(Fault::Kept), None) = (faults.get(path), &record.state) {
                 self.stays(at, path, record.seq, results);
             } else if let Some(fault) = faults.get(path) {
-                self.step_failed(at, path, fault, results);
+                self.step_failed(at, (path, record.seq), fault, results);
             } else {
                 let key = keys.get(path).copied().flatten();
                 let key = if record.state.is_some() && key.is_none() {
@@ -389,7 +390,7 @@ impl Worker {
             }
             if let Some(fault) = faults.get(path) {
                 // No record of the batch speaks of it, so nothing else would bring it up again.
-                self.step_failed(at, path, fault, results);
+                self.step_failed(at, (path, 0), fault, results);
                 continue;
             }
             let key = keys.get(path).copied().flatten();
@@ -424,7 +425,14 @@ impl Worker {
     }
 
     /// A step was not taken: its path is asked for again, but for what must not be changed here.
-    fn step_failed(&mut self, at: usize, path: &RelPath, fault: &Fault, results: &mut Results) {
+    /// The source told of it under this number (0: of another one).
+    fn step_failed(
+        &mut self,
+        at: usize,
+        (path, seq): (&RelPath, u64),
+        fault: &Fault,
+        results: &mut Results,
+    ) {
         let tree = &mut self.trees[at];
         if !fault.is_no_space() {
             // Of room there is one alarm, and not an error of each path.
@@ -432,11 +440,11 @@ impl Worker {
         }
         match fault {
             Fault::Protected => {}
-            Fault::Flagged(_) if tree.flagged.len() < super::tree::MAX_NAMED => {
+            Fault::Flagged(_) if tree.flagged.len() < MAX_HELD => {
                 tree.flagged.insert(path.clone());
             }
-            // More than that are found again by `verify`.
-            Fault::Flagged(_) => {}
+            Fault::Flagged(_) if tree.flagged.contains(path) => {}
+            Fault::Flagged(_) => tree.flagged_others.met(seq),
             _ => results.failed.push((tree.id, path.clone(), Here::Settled)),
         }
     }
@@ -548,7 +556,7 @@ impl Worker {
                     .failed
                     .push((tree, record.path.clone(), Here::Settled));
             }
-            Why::Protected | Why::Excluded => self.note_skipped(at, &record.path),
+            Why::Protected | Why::Excluded => self.note_skipped(at, &record.path, record.seq),
         }
         results.settled.insert((tree, record.path.clone()));
     }

@@ -177,6 +177,8 @@ pub(crate) struct Peer {
     pub caught_up: bool,
     /// It is known that it keeps no path as it is.
     pub follows: bool,
+    /// It is known that it keeps some.
+    pub keeps: bool,
 }
 
 /// Shared by the handle, the sessions and the worker.

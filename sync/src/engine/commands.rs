@@ -3,6 +3,7 @@
 use super::clock;
 use super::command::Command;
 use super::error::CommandError;
+use super::beyond::Others;
 use super::flags::flagged_key;
 use super::intent::Left;
 use super::prepare::Preparing;
@@ -314,6 +315,7 @@ impl Worker {
                     unsettle(w, *tree, path)?;
                     w.remove_value(&flagged_key(*tree))?;
                 }
+                self.own_beyond(w, |w, tree| unsettle(w, tree, &RelPath::root()))?;
                 // What an apply left unfinished is data now.
                 w.remove_value(super::intent::INTENT)?;
                 w.remove_value(super::intent::ASIDE)?;
@@ -323,6 +325,7 @@ impl Worker {
             self.left = Left::default();
             for tree in &mut self.trees {
                 tree.flagged.clear();
+                tree.flagged_others = Others::default();
             }
         }
         // What still waits is of a stopped tree, whose history goes on without it: the peer rescues its own.

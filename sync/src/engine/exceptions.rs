@@ -6,6 +6,7 @@ use super::error::CommandError;
 use super::handle::Engine;
 use super::report::NotCovered;
 use super::status::Mode;
+use super::tree::Tree;
 use super::worker::Worker;
 use crate::path::RelPath;
 use std::sync::atomic::Ordering;
@@ -29,7 +30,7 @@ impl Engine {
 impl Worker {
     /// Whether there is none, as replica. Told before anything is answered that could be one.
     pub(super) fn tell_follows(&self) {
-        let follows = self.mode == Mode::Replica && self.trees.iter().all(|t| t.flagged.is_empty());
+        let follows = self.mode == Mode::Replica && self.trees.iter().all(Tree::follows);
         self.shared.follows.store(follows, Ordering::Release);
     }
 
@@ -44,7 +45,9 @@ impl Worker {
                         .map_or("it has a flag", String::as_str);
                     format!("{path} is not followed on the standby: {why}")
                 });
-                named(kept, 0, "are not followed on the standby")
+                // A path of those may be counted twice.
+                let others = tree.flagged_others.times();
+                named(kept, others, "are not followed on the standby")
             } else {
                 let errors = tree.errors.iter();
                 let unread = errors.map(|(path, why)| format!("{path} cannot be read: {why}"));
@@ -61,6 +64,13 @@ impl Worker {
             }));
         }
         except
+    }
+}
+
+impl Tree {
+    /// No path is kept as it is against the source's word, because of a flag.
+    fn follows(&self) -> bool {
+        self.flagged.is_empty() && self.flagged_others.is_empty()
     }
 }
 

@@ -92,6 +92,9 @@ impl Worker {
             .iter()
             .filter_map(|t| Some((t.id, t.unverified.to_write()?)))
             .collect();
+        if commit.caught_up {
+            self.end_passes(|tree| source.get(tree).is_some());
+        }
         // What could not be applied stays to be applied.
         let ahead = self.ahead.as_ref().and_then(Ahead::done);
         let ahead = ahead.filter(|_| unsettled.values().all(BTreeSet::is_empty));
@@ -108,6 +111,7 @@ impl Worker {
             for (tree, unverified) in &unverified {
                 w.put_value(&unverified_key(*tree), unverified)?;
             }
+            self.write_beyond(w)?;
             for (tree, skipped) in &skipped {
                 w.put_value(&skipped_key(*tree), skipped)?;
             }
@@ -163,6 +167,7 @@ impl Worker {
             tree.unsettled = unsettled.remove(&tree.id).unwrap_or_default();
         }
         written?;
+        self.beyond_written();
         self.left = left;
         if ahead.is_some()
             && let Some(own) = &mut self.ahead
@@ -210,7 +215,7 @@ impl Worker {
         };
         self.sets_are_whole(commit, source)?;
         let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
-        let mut waits = false;
+        let mut waits = self.a_pass_runs();
         for tree in self.trees.iter().filter(|t| t.moves()) {
             let head = snapshot.head(tree.id).map_err(|e| e.to_string())?;
             waits |= head.state != CopyState::Consistent && tree.unsettled.is_empty();

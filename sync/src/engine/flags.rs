@@ -1,5 +1,6 @@
 //! Paths that an immutable or append-only flag keeps from following (invariant 6).
 
+use super::clock;
 use super::worker::Worker;
 use crate::path::RelPath;
 use crate::tree::TreeId;
@@ -19,8 +20,10 @@ impl Worker {
 
     /// Asks anew for paths whose flag is gone.
     pub(super) fn try_flagged(&mut self) {
+        let (now, mut told_again) = (clock::now(), false);
         for at in 0..self.trees.len() {
             let tree = &mut self.trees[at];
+            told_again |= tree.moves() && tree.flagged_others.falls_due(now);
             let (Some(open), true) = (&tree.open, tree.stop.is_none()) else {
                 continue;
             };
@@ -36,11 +39,16 @@ impl Worker {
             for path in &paths {
                 tree.flagged.remove(path);
             }
+            tree.flagged_others.want();
             let (key, left) = (flagged_key(tree.id), tree.flagged.clone());
             let kept = self.shared.index.write(|w| w.put_value(&key, &left));
             if let Err(error) = kept.and_then(|()| self.list_as_is(at, paths)) {
                 self.index_failed(&error);
             }
+        }
+        if told_again {
+            tracing::info!("flags may be gone from more paths than are known by name: asking for all of them");
+            self.end_session();
         }
     }
 }

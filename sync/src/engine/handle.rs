@@ -609,6 +609,7 @@ impl EngineStatus {
             seq: 0,
             acked: 0,
             epochs_digest: 0,
+            peer_keeps: false,
             lag: None,
             fresh_at: None,
             hold: false,

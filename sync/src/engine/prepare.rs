@@ -97,6 +97,7 @@ impl Worker {
         let mine = heads(&self.shared).map_err(|e| failed(&e))?;
         let own_floor = self.shared.index.snapshot();
         let own_floor = own_floor.map_err(|e| failed(&e))?.tombstone_floor();
+        let owed = self.begin_passes();
         let mut turns = Vec::new();
         let mut diverged = Vec::new();
         for at in 0..self.trees.len() {
@@ -165,7 +166,8 @@ impl Worker {
                 // What this node deleted after the branch must be asked for: it must still know what that is.
                 floor = floor.max(own_floor);
             }
-            let turn = self.or_anew(at, turn, &head, floor);
+            let has = owed.iter().find(|(id, _)| *id == tree.id);
+            let turn = self.or_anew(at, turn, head.seq.min(has.map_or(u64::MAX, |o| o.1)), floor);
             let spooled = self.spool.as_ref().and_then(|s| s.reaches(tree.id));
             if spooled.is_some() && !matches!(turn, Turn::Continue) {
                 let why = "what was spooled ends elsewhere: the end of the hold is waited for";
@@ -205,7 +207,8 @@ impl Worker {
         self.turn(&turns).map_err(|e| failed(&e))?;
         self.load_unsettled().map_err(|e| failed(&e))?;
         let snapshot = self.shared.index.snapshot().map_err(|e| failed(&e))?;
-        self.prepared(&snapshot, &turns).map_err(|e| failed(&e))
+        self.prepared(&snapshot, &turns, &owed)
+            .map_err(|e| failed(&e))
     }
 
     /// Where a tree is when what a hold has spooled for it is applied.
@@ -218,12 +221,12 @@ impl Worker {
     }
 
     /// A history that ends below the floor cannot be gone on with.
-    fn or_anew(&self, at: usize, turn: Turn, head: &Head, floor: u64) -> Turn {
+    fn or_anew(&self, at: usize, turn: Turn, has: u64, floor: u64) -> Turn {
         let tree = self.trees[at].id;
         let has = match &turn {
-            Turn::Rewind(branch) => branch.seq,
+            Turn::Rewind(branch) => branch.seq.min(has),
             Turn::Fresh | Turn::Anew => return turn,
-            Turn::Continue => head.seq.max(self.set_upto(tree)),
+            Turn::Continue => has.max(self.set_upto(tree)),
         };
         if has >= floor {
             return turn;
@@ -301,7 +304,13 @@ impl Worker {
         Ok(())
     }
 
-    fn prepared(&self, index: &Snapshot, turns: &[(usize, Turn)]) -> Result<Prepared, IndexError> {
+    /// Of what is `owed` the source tells again from there on.
+    fn prepared(
+        &self,
+        index: &Snapshot,
+        turns: &[(usize, Turn)],
+        owed: &[(TreeId, u64)],
+    ) -> Result<Prepared, IndexError> {
         let mut from = Vec::new();
         let mut inline = true;
         for (at, turn) in turns {
@@ -310,7 +319,10 @@ impl Worker {
             let unborn = head.state == CopyState::Unborn;
             let seq = if unborn { 0 } else { head.seq };
             let spooled = self.spool.as_ref().map_or(0, |spool| spool.upto(tree.id));
-            from.push((tree.id, seq.max(spooled).max(self.set_upto(tree.id))));
+            let owed = owed.iter().find(|(id, _)| *id == tree.id);
+            let seq = seq.max(spooled).max(self.set_upto(tree.id));
+            from.push((tree.id, owed.map_or(seq, |(_, after)| seq.min(*after))));
+            inline &= owed.is_none();
             inline &= tree.unsettled.is_empty() && !matches!(turn, Turn::Rewind(_));
             inline &= !unborn || index.counts(tree.id)?.entries() == 0;
         }

@@ -26,6 +26,8 @@ struct Receiver {
     session: Option<SessionStatus>,
     /// Trees that it does not take in its session.
     lacks: BTreeSet<TreeId>,
+    /// It said that it keeps paths as they are there, against this node's word.
+    keeps: bool,
     acked: u64,
     /// Changes that it has not acknowledged. `None`: what it has was not heard since this node began to send.
     lag: Option<LagQueue>,
@@ -139,6 +141,11 @@ impl Receivers {
         });
     }
 
+    /// Whether it keeps paths as they are there.
+    pub fn keeps(&self, ticket: &Ticket, keeps: bool) {
+        self.with(ticket, |receiver| receiver.keeps = keeps);
+    }
+
     /// What every one of them has acknowledged; 0 while one was not heard since this node began to send. `None`: there is none.
     pub fn least_acked(&self) -> Option<u64> {
         self.lock().values().map(|receiver| receiver.acked).min()
@@ -155,6 +162,7 @@ impl Receivers {
         self.with(ticket, |receiver| {
             let in_sync = |s: &Option<SessionStatus>| s.as_ref().map(|s| s.caught_up);
             told = in_sync(&receiver.session) != in_sync(&session);
+            receiver.keeps &= session.is_some();
             (receiver.session, receiver.lacks) = (session, lacks);
         });
         told
@@ -174,6 +182,7 @@ impl Receivers {
             name: name.clone(),
             session: receiver.session.clone(),
             lacks: receiver.lacks.clone(),
+            keeps: receiver.keeps,
             acked: receiver.acked,
             lag: receiver.lag.as_ref().map(|lag| lag.lag(now)),
         };
@@ -238,6 +247,20 @@ mod tests {
         assert_eq!(lags(900), [Some(0), Some(700)]);
         receivers.reset();
         assert_eq!(lags(900), [None, None]);
+    }
+
+    #[test]
+    fn one_that_keeps_paths_is_shown_until_it_keeps_none_or_is_away() {
+        let receivers = Receivers::default();
+        receivers.configure(&[one("web1", &["www"])]);
+        let (ticket, _) = receivers.begin("web1", CancellationToken::new()).unwrap();
+        let keeps = || receivers.status(0)[0].keeps;
+        for said in [true, false, true] {
+            receivers.keeps(&ticket, said);
+            assert_eq!(keeps(), said);
+        }
+        receivers.show(&ticket, None);
+        assert!(!keeps());
     }
 
     #[test]

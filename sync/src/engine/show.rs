@@ -79,6 +79,7 @@ impl Worker {
                 self.shared.answered()
             },
             epochs_digest: digest(&epochs),
+            peer_keeps: source && self.shared.peer.borrow().keeps,
             lag: source.then(|| self.lag.lag(clock::now())),
             fresh_at: self
                 .shared
@@ -146,7 +147,7 @@ impl Worker {
             bytes: counts.bytes,
             queue: tree.dirty.len() as u64 + scanning + sending,
             dirty,
-            errors: tree.errors.len() as u64,
+            errors: (tree.errors.len() as u64).saturating_add(tree.flagged_others.times()),
             last_error: tree.last_error.clone(),
             local_changes: tree.local_changes.len() as u64,
             detector: watching

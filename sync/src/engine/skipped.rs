@@ -1,7 +1,7 @@
 //! Paths that the filters of this node kept from following. When the filters change, their newest versions are asked for:
 //! the source sent them once, and has no reason to send them again.
 
-use super::tree::MAX_NAMED;
+use super::beyond::MAX_HELD;
 use super::worker::Worker;
 use crate::path::RelPath;
 use crate::tree::TreeId;
@@ -19,11 +19,13 @@ impl Worker {
         }
     }
 
-    /// Notes a path that the filters keep from following. More than [`MAX_NAMED`] are found by `verify` only.
-    pub(super) fn note_skipped(&mut self, at: usize, path: &RelPath) {
+    /// Notes a path that the filters keep from following, told under this number.
+    pub(super) fn note_skipped(&mut self, at: usize, path: &RelPath, seq: u64) {
         let tree = &mut self.trees[at];
-        if tree.skipped.len() < MAX_NAMED {
+        if tree.skipped.len() < MAX_HELD {
             tree.skipped_moved |= tree.skipped.insert(path.clone());
+        } else if !tree.skipped.contains(path) {
+            tree.skipped_others.met(seq);
         }
     }
 
@@ -43,13 +45,6 @@ impl Worker {
             let paths: Vec<RelPath> = tree.skipped.iter().filter(free).cloned().collect();
             if paths.is_empty() {
                 continue;
-            }
-            if tree.skipped.len() >= MAX_NAMED {
-                tracing::warn!(
-                    tree = config.name,
-                    remembered = MAX_NAMED,
-                    "the filters kept more paths than are remembered: `tandem verify --repair` finds the rest"
-                );
             }
             tracing::info!(
                 tree = config.name,

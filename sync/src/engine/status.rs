@@ -214,6 +214,8 @@ pub struct ReplicaStatus {
     pub session: Option<SessionStatus>,
     /// Trees that it does not take in this session: it is not in sync then.
     pub lacks: BTreeSet<TreeId>,
+    /// It keeps paths as they are there against this node's word, because of a flag: it is not in sync then.
+    pub keeps: bool,
     /// Highest sequence number that it answered as durable; 0: not heard since this node began to send.
     pub acked: u64,
     /// Age of the oldest change that is not durable there. `None`: not heard since this node began to send.
@@ -251,6 +253,8 @@ pub struct EngineStatus {
     pub acked: u64,
     /// Digest over the newest epochs of all trees: where it is equal, `seq` tells who has more.
     pub epochs_digest: u64,
+    /// Source: the standby said that it keeps paths as they are there against this node's word, because of a flag.
+    pub peer_keeps: bool,
     /// Source: age of the oldest change that is not durable on the peer; zero when there is none. `None` otherwise.
     pub lag: Option<Duration>,
     /// Receiver: CLOCK_BOOTTIME nanoseconds of this node at which the master's last "durable up to here" was made,

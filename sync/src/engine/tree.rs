@@ -1,5 +1,6 @@
 //! One tree as the worker holds it: its opened root, its identity, what waits to be examined.
 
+use super::beyond::Others;
 use super::burst::Burst;
 use super::contents::Contents;
 use super::fuzzy::Marks;
@@ -226,8 +227,12 @@ pub(crate) struct Tree {
     pub contents: Contents,
     /// Paths that were not applied because of a flag; tried again when it is gone.
     pub flagged: BTreeSet<RelPath>,
+    /// More of them.
+    pub flagged_others: Others,
     /// Paths that were not applied because of a filter of this node; asked for when it covers them no more.
     pub skipped: BTreeSet<RelPath>,
+    /// More of them.
+    pub skipped_others: Others,
     /// What the source removed and stays here, because of a filter or by `deletes`. At most [`MAX_NAMED`].
     pub kept: BTreeSet<RelPath>,
     /// When the trash is looked at next (CLOCK_BOOTTIME nanoseconds).
@@ -317,7 +322,9 @@ impl Tree {
             walked_at: 0,
             contents: Contents::default(),
             flagged: BTreeSet::new(),
+            flagged_others: Others::default(),
             skipped: BTreeSet::new(),
+            skipped_others: Others::default(),
             skipped_moved: false,
             kept: BTreeSet::new(),
             purge_at: 0,

@@ -50,6 +50,7 @@ impl Worker {
         }
         self.load_flagged();
         self.load_skipped();
+        self.load_beyond();
         self.load_marks();
         self.begin_marks(&added).map_err(index)?;
         self.load_sets().map_err(index)?;

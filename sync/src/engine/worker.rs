@@ -120,6 +120,7 @@ impl Worker {
         worker.follow_rename();
         worker.load_flagged();
         worker.load_skipped();
+        worker.load_beyond();
         worker.load_unverified();
         worker.load_marks();
         if let Err(error) = worker.load_sets() {

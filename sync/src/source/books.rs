@@ -147,9 +147,10 @@ impl Books {
                     peer.acked = peer.acked.max(acked);
                 }
                 peer.applied = applied;
-                peer.follows = follows;
+                (peer.follows, peer.keeps) = (follows, !follows);
             }),
             Books::Replica { ticket, lacks, .. } => {
+                shared.receivers.keeps(ticket, !follows);
                 if lacks.is_empty() {
                     shared.receivers.acked(ticket, acked);
                 }
@@ -196,6 +197,7 @@ impl Books {
                         session: false,
                         caught_up: false,
                         follows: false,
+                        keeps: false,
                         ..*peer
                     }
                 });

@@ -143,6 +143,7 @@ fn master() -> Scene {
         report: report(),
         view: view(),
         engine: EngineStatus {
+            peer_keeps: false,
             mode: Mode::Source { term: 7 },
             born: true,
             consistent: true,
@@ -266,6 +267,9 @@ fn of_a_master() {
                 s.report.session.why = Some("no control connection: cut".into());
             }),
             ("(solo)", |s| s.view.solo = true),
+            ("mirror2 keeps paths as they are for their flags", |s| {
+                s.engine.peer_keeps = true
+            }),
             ("tree www: emptied", |s| {
                 s.engine.alarms = vec![Alarm {
                     tree: Some("www".into()),

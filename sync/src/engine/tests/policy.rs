@@ -363,6 +363,8 @@ async fn while_the_rescue_takes_nothing_nothing_is_applied() {
         ("b's own", "content 2")
     );
     assert!(set_immutable(&rescue, false));
+    let stopped = |s: &crate::engine::EngineStatus| matches!(s.trees[0].state, TreeState::Stopped { .. });
+    b.until("tried again", |s| !stopped(s)).await;
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
     b.until("consistent", |s| s.consistent && !alarm(s)).await;
@@ -432,6 +434,87 @@ async fn what_a_flag_kept_old_is_the_version_of_a_standby_that_takes_over() {
     assert_equal(&a.tree(), &b.tree());
     cable.cut().await;
     assert!(set(false));
+}
+
+/// More than are kept by name. `None`: the flag cannot be set here.
+async fn many_immutable() -> Option<(Node, Node, Cable)> {
+    let (a, b, cable) = with_files(|_| {}, 30).await;
+    if !all_immutable(&b, true) {
+        cable.cut().await;
+        return None;
+    }
+    for n in 0..30 {
+        write(&a.tree().join(format!("d{}/f{n}", n % 5)), "newer");
+    }
+    flush(&a).await;
+    b.until("all are counted, some of them twice", |s| s.trees[0].errors >= 30)
+        .await;
+    a.until("the master knows", |s| s.peer_keeps).await;
+    Some((a, b, cable))
+}
+
+fn all_immutable(b: &Node, on: bool) -> bool {
+    (0..30).all(|n| set_immutable(&b.tree().join(format!("d{}/f{n}", n % 5)), on))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_immutable_files_than_are_kept_by_name_follow_when_the_flags_are_gone() {
+    let Some((a, mut b, cable)) = many_immutable().await else {
+        return;
+    };
+    cable.cut().await;
+    // How many there are is remembered over a restart, and they are tried again.
+    b.stop().await;
+    b.start();
+    b.engine().begin_replica().await.unwrap();
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    a.until("the master knows", |s| s.peer_keeps).await;
+    assert_eq!(std::fs::read(b.tree().join("d1/f1")).unwrap(), b"content 1");
+    assert!(all_immutable(&b, false));
+    // Those by name are asked for, the others with the session after that.
+    let dials = async {
+        let _ = cable.ended().await;
+        loop {
+            let _ = Cable::plug(&a, &b).ended().await;
+        }
+    };
+    let same = |s: &crate::engine::EngineStatus| {
+        s.consistent && s.trees[0].errors == 0 && differences(&a.tree(), &b.tree()).is_empty()
+    };
+    tokio::select! {
+        () = b.until("all follow", same) => {}
+        _ = tokio::time::timeout(PATIENCE, dials) => panic!("{:#?}", b.engine().status()),
+    }
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    a.until("nothing is kept", |s| !s.peer_keeps && s.session.is_some())
+        .await;
+    assert_eq!(rescued(&b), std::collections::BTreeMap::new());
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_flags_kept_old_is_the_version_of_a_standby_that_takes_over() {
+    let Some((a, b, cable)) = many_immutable().await else {
+        return;
+    };
+    cable.cut().await;
+    let cable = super::reversal::turn(&a, &b).await;
+    flush(&b).await;
+    a.until("consistent", |s| s.consistent).await;
+    assert_equal(&a.tree(), &b.tree());
+    for n in 0..30 {
+        let there = std::fs::read_to_string(a.tree().join(format!("d{}/f{n}", n % 5)));
+        assert_eq!(there.unwrap(), format!("content {n}"));
+    }
+    cable.cut().await;
+    // It goes on from there: nothing is compared anew each time.
+    write(&b.tree().join("after"), "it");
+    let cable = Cable::plug(&b, &a);
+    flush(&b).await;
+    cable.cut().await;
+    assert!(all_immutable(&b, false));
 }
 
 #[tokio::test(flavor = "multi_thread")]

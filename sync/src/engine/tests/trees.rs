@@ -108,6 +108,28 @@ async fn what_the_standbys_filters_kept_is_asked_for_when_they_keep_it_no_more()
     cable.cut().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn more_paths_than_are_kept_by_name_follow_when_no_filter_keeps_them() {
+    let (a, b, cable) = equal(|_| {}).await;
+    let keeping = TreeConfig {
+        exclude: filter(&["/cache"]),
+        ..data(&b)
+    };
+    b.engine().set_trees(vec![keeping]).await.unwrap();
+    let cable = replug(cable, &a, &b).await;
+    for i in 0..40 {
+        write(&a.tree().join(format!("cache/{i}")), "new");
+    }
+    flush(&a).await;
+    b.engine().set_trees(vec![data(&b)]).await.unwrap();
+    let cable = replug(cable, &a, &b).await;
+    b.until("settled", |s| s.consistent && s.trees[0].dirty == 0)
+        .await;
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(rescued(&b), BTreeMap::new());
+    cable.cut().await;
+}
+
 pub fn both(node: &Node) -> Vec<TreeConfig> {
     vec![data(node), TreeConfig::new("more", more(node))]
 }
