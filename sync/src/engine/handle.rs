@@ -139,6 +139,8 @@ impl Engine {
             freeze_hooks: RwLock::new(None),
             #[cfg(test)]
             cuts: Default::default(),
+            #[cfg(test)]
+            held_events: Default::default(),
         });
         let (running, ended) = watch::channel(());
         let worker = Worker::new(Arc::clone(&shared), node);

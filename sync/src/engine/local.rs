@@ -129,6 +129,7 @@ impl Worker {
 
     /// Begins scans that are due, and goes on with what scans found gone.
     pub(super) fn jobs(&mut self) {
+        self.end_waits();
         for at in 0..self.trees.len() {
             if !self.trees[at].moves() {
                 continue;
@@ -142,7 +143,7 @@ impl Worker {
             if due && self.trees[at].moving.is_none() && self.trees[at].job.is_none() {
                 self.scan(at);
             }
-            let job = self.trees[at].job.as_mut();
+            let job = self.trees[at].job.as_mut().filter(|job| job.is_due());
             let Some(gone) = job.and_then(|job| job.gone.as_mut()) else {
                 continue;
             };

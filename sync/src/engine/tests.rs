@@ -1,6 +1,7 @@
 //! Two engines in one process, real directories, a stream between them.
 
 mod ahead;
+mod between;
 #[cfg(target_arch = "x86_64")]
 mod coarse;
 pub(super) mod compare;
@@ -9,6 +10,7 @@ mod cuts;
 mod flags;
 mod flush;
 mod frames;
+pub(super) mod held;
 mod hostile;
 mod in_place;
 mod intent;

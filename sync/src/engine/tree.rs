@@ -165,6 +165,8 @@ pub(crate) struct Job {
     pub scan: Scan,
     /// The walk is over, and this is gone and not yet looked at, in path order.
     pub gone: Option<VecDeque<RelPath>>,
+    /// What is gone waits for what happened until the walk's end.
+    pub waits: Option<Waits>,
     /// A pass for what causes no events, on a tree that is known.
     pub routine: bool,
     /// For progress: paths looked at so far.
@@ -175,12 +177,30 @@ pub(crate) struct Job {
     pub started: u64,
 }
 
+/// Deletions that a walk found wait: a file that was moved from behind the walk to before it is nowhere in it, and its new name
+/// is only in the events.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waits {
+    /// Of the barrier behind those events.
+    pub token: u64,
+    /// They have come.
+    pub came: bool,
+    /// When they are not waited for any longer (CLOCK_BOOTTIME nanoseconds).
+    pub until: u64,
+}
+
 impl Job {
+    /// What is gone is looked at next.
+    pub fn is_due(&self) -> bool {
+        self.gone.is_some() && self.waits.is_none()
+    }
+
     /// A scan that begins.
     pub fn new(scan: Scan, routine: bool, started: u64) -> Self {
         Job {
             scan,
             gone: None,
+            waits: None,
             routine,
             done: 0,
             bytes: 0,

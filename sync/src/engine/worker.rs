@@ -214,7 +214,7 @@ impl Worker {
     /// When there is something to do even if nothing happens.
     pub(super) fn deadline(&self) -> u64 {
         let due = |t: &Tree| match &t.job {
-            Some(job) => job.gone.is_some(),
+            Some(job) => job.is_due(),
             None => t.moving.is_none() && (t.rescan || t.routine),
         };
         if self.mode != Mode::Idle && self.trees.iter().any(|t| t.moves() && due(t)) {
@@ -227,6 +227,8 @@ impl Worker {
             .map(|m| m.until);
         let answer = answer.min();
         let moving = self.trees.iter().filter(|t| t.moves());
+        let waits = self.trees.iter().filter_map(|t| t.job.as_ref()?.waits);
+        let waits = waits.map(|waits| waits.until).min();
         let later = moving.flat_map(|t| t.later.values().map(|a| a.at)).min();
         let all = [
             self.next_set(),
@@ -235,6 +237,7 @@ impl Worker {
             self.status_due,
             answer,
             later,
+            waits,
         ];
         all.into_iter().flatten().min().unwrap_or(0)
     }
@@ -397,7 +400,13 @@ impl Worker {
         };
         let trees: Vec<WatchTree> = self.trees.iter().filter_map(tree).collect();
         let to_events = self.to_events.clone();
-        let sink = Box::new(move |event| to_events.try_send(event).is_ok());
+        #[cfg(test)]
+        let held = Arc::clone(&self.shared.held_events);
+        let sink = Box::new(move |event| {
+            #[cfg(test)]
+            held.pass();
+            to_events.try_send(event).is_ok()
+        });
         let options = Options {
             own: Arc::clone(&self.own),
             ..Options::default()
@@ -479,6 +488,9 @@ impl Worker {
                 if let Some(barrier) = self.barriers.get_mut(&token) {
                     barrier.trees.remove(&tree);
                     self.dirty_due = Some(0);
+                }
+                if let Some(at) = self.position(tree) {
+                    self.events_came(at, token);
                 }
             }
         }

@@ -1,0 +1,98 @@
+//! Moves between trees: what left one of them is in the other before.
+
+use super::cuts::until_cut;
+use super::pair::{Cable, Node, flush, pair, write};
+use super::trees::{both, more};
+use crate::path::RelPath;
+use crate::tree::{TreeConfig, TreeId};
+use std::time::Duration;
+
+/// The number of what lies, or lay, at a path.
+fn number(node: &Node, tree: &str, path: &str) -> u64 {
+    let snapshot = node.engine().shared.index.snapshot().unwrap();
+    let path = RelPath::new(path).unwrap();
+    let entry = snapshot.get(TreeId::of(tree), &path).unwrap();
+    entry.map_or(0, |entry| entry.seq)
+}
+
+/// A pass finds the file gone from one tree while the watcher has not told yet that it is in the other one, where no pass looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_scan_misses_waits_for_the_events_of_before() {
+    let (a, b) = pair(|_| {}).await;
+    let polled = |node: &Node| {
+        let mut trees = both(node);
+        trees[0].poll = Some(Duration::from_millis(50));
+        trees
+    };
+    for node in [&a, &b] {
+        node.engine().set_trees(polled(node)).await.unwrap();
+    }
+    write(&a.tree().join("f"), "is moved");
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let events = &a.engine().shared.held_events;
+    events.hold();
+    std::fs::rename(a.tree().join("f"), more(&a).join("f")).unwrap();
+    a.until("the pass misses it", |s| s.trees[0].queue > 0)
+        .await;
+    events.release();
+    flush(&a).await;
+    let (made, gone) = (number(&a, "more", "f"), number(&a, "data", "f"));
+    assert!(0 < made && made < gone, "made {made}, gone {gone}");
+    assert!(!b.tree().join("f").exists());
+    assert_eq!(std::fs::read(more(&b).join("f")).unwrap(), b"is moved");
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_between_trees_loses_nothing_wherever_the_apply_is_cut() {
+    let places = |node: &Node| -> [Vec<std::path::PathBuf>; 2] {
+        let (data, more) = (node.tree(), more(node));
+        ["one", "two"].map(|name| vec![data.join(name), more.join(name)])
+    };
+    // Each is whole in one of the trees, or in both.
+    let is_there = |node: &Node| {
+        for (of, text) in places(node).iter().zip(["in data first", "in more first"]) {
+            let found = of.iter().filter_map(|at| std::fs::read_to_string(at).ok());
+            let found: Vec<String> = found.collect();
+            assert!(!found.is_empty() && found.iter().all(|f| f == text), "{text}: {found:?}");
+        }
+    };
+    for n in 1.. {
+        let (a, mut b) = pair(|_| {}).await;
+        let trees: fn(&Node) -> Vec<TreeConfig> = both;
+        for node in [&a, &b] {
+            node.engine().set_trees(trees(node)).await.unwrap();
+        }
+        let [one, two] = places(&a);
+        write(&one[0], "in data first");
+        write(&two[1], "in more first");
+        let cable = Cable::plug(&a, &b);
+        flush(&a).await;
+        b.until("consistent", |s| s.consistent).await;
+        cable.cut().await;
+        std::fs::rename(&one[0], &one[1]).unwrap();
+        std::fs::rename(&two[1], &two[0]).unwrap();
+        let _ = a.engine().flush(Duration::from_millis(100)).await;
+        b.engine().shared.cuts.arm(n);
+        let mut cable = Cable::plug(&a, &b);
+        let cut = until_cut(&a, &b).await;
+        is_there(&b);
+        if cut {
+            cable.cut().await;
+            b.stop().await;
+            b.start_with(trees(&b));
+            b.engine().begin_replica().await.unwrap();
+            is_there(&b);
+            cable = Cable::plug(&a, &b);
+        }
+        flush(&a).await;
+        is_there(&b);
+        assert!(places(&b).iter().flatten().filter(|at| at.exists()).count() == 2);
+        cable.cut().await;
+        if !cut {
+            assert!(n > 8, "the places were reached");
+            break;
+        }
+    }
+}
