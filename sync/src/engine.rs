@@ -24,6 +24,7 @@ mod finish;
 mod flags;
 mod foreign;
 pub(crate) mod fuzzy;
+mod gone;
 #[allow(clippy::disallowed_methods)]
 mod handle;
 mod hold;

@@ -81,7 +81,7 @@ impl Worker {
             }
             None => return true,
         };
-        !self.may_go(at, gone)
+        !self.may_go(at, &gone.iter().collect())
     }
 
     /// Whether a burst of deletions seems to begin: more of the next paths are gone than may go unseen.

@@ -3,6 +3,7 @@
 use super::burst::Burst;
 use super::clock::{self, ms};
 use super::error::CommandError;
+use super::gone::Gone;
 use super::look::{Looker, Sight, Sights};
 use super::report::{ACCEPT_EXAMPLES, AcceptPrice};
 use super::restless::Restless;
@@ -147,7 +148,7 @@ impl Worker {
             let Some(gone) = job.and_then(|job| job.gone.as_mut()) else {
                 continue;
             };
-            let next = gone.drain(..gone.len().min(SLICE));
+            let next = gone.take(SLICE).into_iter();
             let paths: Vec<(RelPath, Dirt)> = next.map(|path| (path, Dirt::WALKED)).collect();
             if paths.is_empty() {
                 let tree = &mut self.trees[at];
@@ -431,7 +432,7 @@ impl Worker {
             return Ok(None);
         }
         // Counted once when they are recorded; a walk asks for all of its deletions before.
-        if !self.trees[at].is_doubted() && self.may_go(at, gone.clone()) {
+        if !self.trees[at].is_doubted() && self.may_go(at, &gone.iter().collect()) {
             return Ok(Some(sights));
         }
         if self.trees[at].stop.is_some() {
@@ -452,7 +453,7 @@ impl Worker {
     /// Whether so much may be recorded as deleted. If not, the tree is looked at again as a whole, and stopped when that
     /// says the same: under load a renamed directory is missed at its old place before it is found at the new one. A node
     /// that receives only lists what it finds gone, so there nothing can be lost by it.
-    pub(super) fn may_go(&mut self, at: usize, gone: BTreeSet<RelPath>) -> bool {
+    pub(super) fn may_go(&mut self, at: usize, gone: &Gone) -> bool {
         if self.mode == Mode::Replica {
             return true;
         }
@@ -469,7 +470,7 @@ impl Worker {
             }
         };
         let now = clock::now();
-        let counted = self.trees[at].counted(&gone);
+        let counted = self.trees[at].counted(gone);
         let tree = &mut self.trees[at];
         let max = tree.config.max_delete;
         if tree.deletes.check(now, counted, entries, max).is_ok() {
@@ -514,14 +515,14 @@ impl Worker {
     fn without_moved(
         &self,
         at: usize,
-        gone: BTreeSet<RelPath>,
-    ) -> Result<BTreeSet<RelPath>, IndexError> {
+        gone: &Gone,
+    ) -> Result<Gone, IndexError> {
         let (tree, index) = (self.trees[at].id, self.shared.index.snapshot()?);
-        let mut left = BTreeSet::new();
-        for path in &gone {
-            let entry = index.get(tree, path)?;
-            if !lives_on(|d, i| index.by_inode(d, i, NAMES), path, &entry)? {
-                left.insert(path.clone());
+        let mut left = Gone::default();
+        for path in gone.iter() {
+            let entry = index.get(tree, &path)?;
+            if !lives_on(|d, i| index.by_inode(d, i, NAMES), &path, &entry)? {
+                left.push(&path);
             }
         }
         Ok(left)
@@ -548,7 +549,7 @@ impl Worker {
                 }
                 let tree = &mut self.trees[at];
                 tracing::info!(tree = name, gone = now, "deletions are accepted");
-                tree.accepted = Some(gone.iter().map(Name::of).collect());
+                tree.accepted = Some(gone.iter().map(|path| Name::of(&path)).collect());
                 tree.stop = None;
                 tree.rescan = true;
             }
@@ -569,12 +570,12 @@ impl Worker {
         let at = self.named(name)?;
         let gone = match self.trees[at].stop {
             Some(Stop::Deletes(_)) => self.gone_now(at)?,
-            _ => Vec::new(),
+            _ => Gone::default(),
         };
         Ok(AcceptPrice {
             why: self.trees[at].stop.as_ref().map(|s| s.why().to_owned()),
             gone: gone.len() as u64,
-            examples: gone.into_iter().take(ACCEPT_EXAMPLES).collect(),
+            examples: gone.iter().take(ACCEPT_EXAMPLES).collect(),
         })
     }
 
@@ -584,7 +585,7 @@ impl Worker {
     }
 
     /// What the index has and the tree has not, in path order.
-    fn gone_now(&mut self, at: usize) -> Result<Vec<RelPath>, CommandError> {
+    fn gone_now(&mut self, at: usize) -> Result<Gone, CommandError> {
         let name = self.trees[at].config.name.clone();
         let pass = &mut |_| std::ops::ControlFlow::Continue(());
         let walk = self.looker(at, |looker| looker.walk(&RelPath::root(), pass));

@@ -497,7 +497,7 @@ impl Looker<'_> {
             more.push(found.dirty(false));
             std::ops::ControlFlow::Continue(())
         })?;
-        let gone = walk.gone.into_iter().map(|path| (path, Dirt::WALKED));
+        let gone = walk.gone.iter().map(|path| (path, Dirt::WALKED));
         out.more.extend(gone);
         out.sockets.extend(walk.sockets);
         out.errors.extend(walk.errors);

@@ -10,7 +10,6 @@ use super::worker::Worker;
 use crate::index::{Index, IndexError};
 use crate::path::RelPath;
 use crate::tree::{TreeConfig, TreeId};
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -205,8 +204,7 @@ impl Worker {
         for (path, why) in walk.errors {
             tree.error(&path, why);
         }
-        let gone: BTreeSet<RelPath> = walk.gone.iter().cloned().collect();
-        if self.numbers_changes() && !self.may_go(at, gone) {
+        if self.numbers_changes() && !self.may_go(at, &walk.gone) {
             return;
         }
         let waits = match walk.gone.is_empty() || !self.numbers_changes() {
@@ -214,7 +212,7 @@ impl Worker {
             false => self.wait_for_events(at),
         };
         if let Some(job) = &mut self.trees[at].job {
-            (job.gone, job.waits) = (Some(walk.gone.into()), waits);
+            (job.gone, job.waits) = (Some(walk.gone), waits);
         }
     }
 

@@ -473,7 +473,7 @@ impl Taking<'_> {
         if let Some((path, why)) = walk.errors.first() {
             return Err(format!("{path}: {why}"));
         }
-        let changed = changed.into_iter().chain(walk.gone);
+        let changed = changed.into_iter().chain(walk.gone.iter());
         let changed = changed.chain(self.forced.iter().cloned());
         let paths: BTreeSet<RelPath> = changed.chain([RelPath::root()]).collect();
         let sights = self.look(&looker, paths, deadline)?;

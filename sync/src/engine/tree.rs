@@ -4,6 +4,7 @@ use super::beyond::Others;
 use super::burst::Burst;
 use super::contents::Contents;
 use super::fuzzy::Marks;
+use super::gone::Gone;
 use super::moving::{Moving, Rename};
 use super::room::Room;
 use super::scanning::Scan;
@@ -164,7 +165,7 @@ pub(crate) struct Job {
     /// The walk.
     pub scan: Scan,
     /// The walk is over, and this is gone and not yet looked at, in path order.
-    pub gone: Option<VecDeque<RelPath>>,
+    pub gone: Option<Gone>,
     /// What is gone waits for what happened until the walk's end.
     pub waits: Option<Waits>,
     /// A pass for what causes no events, on a tree that is known.
@@ -417,13 +418,13 @@ impl Tree {
     }
 
     /// The names by which the guard counts what is gone, without those that a person accepted.
-    pub fn counted(&self, gone: &BTreeSet<RelPath>) -> Vec<Name> {
-        let accepted = |path: &&RelPath| {
+    pub fn counted(&self, gone: &Gone) -> Vec<Name> {
+        let accepted = |path: &RelPath| {
             let accepted = self.accepted.as_ref();
             accepted.is_some_and(|set| set.contains(&Name::of(path)))
         };
         let counted = gone.iter().filter(|path| !accepted(path));
-        counted.map(|path| self.deletes.name(path)).collect()
+        counted.map(|path| self.deletes.name(&path)).collect()
     }
 
     /// Takes up to `most` dirty paths at which something lies. Those at which nothing does are marked so and stay.

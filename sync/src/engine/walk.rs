@@ -1,5 +1,6 @@
 //! Walking a tree and comparing it with the index by local keys.
 
+use super::gone::Gone;
 use super::look::Looker;
 use super::reboot::EVERYTHING;
 use super::tree::{Dirt, Open};
@@ -70,7 +71,7 @@ pub(crate) struct Walking<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
     /// Paths of the index that are not there.
-    pub gone: Vec<RelPath>,
+    pub gone: Gone,
     /// Sockets.
     pub sockets: Vec<RelPath>,
     /// Mounts that are not crossed.
@@ -136,6 +137,7 @@ impl<'a> Walking<'a> {
             known: Rows::new(self.index, self.tree, self.dir),
             unknown_below: Vec::new(),
             read_since: self.read_since,
+            is_outside: &|path| self.is_outside(path),
         };
         let mut failed = None;
         let outside = |path: &RelPath, is_dir: bool| {
@@ -160,7 +162,7 @@ impl<'a> Walking<'a> {
         }
         match walked {
             Ok(totals) if totals.stopped => {
-                step.walk.gone.clear();
+                step.walk.gone = Gone::default();
                 return Ok(step.walk);
             }
             Ok(_) => {}
@@ -174,8 +176,6 @@ impl<'a> Walking<'a> {
         while let Some((path, entry)) = step.known.next()? {
             step.missing(path, &entry);
         }
-        // What became excluded is in the index and not in the walk: it is not gone.
-        step.walk.gone.retain(|path| !self.is_outside(path));
         Ok(step.walk)
     }
 }
@@ -237,6 +237,7 @@ struct Step<'a> {
     /// Nothing is concluded about what lies below these.
     unknown_below: Vec<RelPath>,
     read_since: Option<i128>,
+    is_outside: &'a dyn Fn(&RelPath) -> bool,
 }
 
 impl Step<'_> {
@@ -293,8 +294,9 @@ impl Step<'_> {
                 .iter()
                 .any(|dir| path.is_at_or_below(dir))
         };
-        if entry.current.is_some() && !unknown() {
-            self.walk.gone.push(path);
+        // What became excluded is in the index and not in the walk: it is not gone.
+        if entry.current.is_some() && !unknown() && !(self.is_outside)(&path) {
+            self.walk.gone.push(&path);
         }
     }
 }
