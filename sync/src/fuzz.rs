@@ -90,7 +90,9 @@ fn replica(bytes: &[u8]) {
             match machine.next_effect() {
                 Some(ReplicaEffect::Lookup { batch }) => {
                     let records = machine.records(batch).unwrap_or_default();
-                    let most = records.iter().map(|r| r.size().saturating_mul(2).saturating_add(3));
+                    let most = records
+                        .iter()
+                        .map(|r| r.size().saturating_mul(2).saturating_add(3));
                     may_be_said = most.fold(may_be_said, u64::saturating_add);
                     let lacking = (0u32..).zip(records).filter(|(_, r)| {
                         !r.inline

@@ -250,7 +250,10 @@ mod tests {
         others.met(5);
         others.met(7);
         assert_eq!((others.times(), others.begin()), (3, None));
-        assert!(!others.falls_due(PAUSE) && !others.falls_due(2 * PAUSE), "none is free");
+        assert!(
+            !others.falls_due(PAUSE) && !others.falls_due(2 * PAUSE),
+            "none is free"
+        );
         others.want();
         assert!(others.falls_due(2 * PAUSE) && !others.falls_due(2 * PAUSE));
         assert_eq!(others.begin(), Some(4));

@@ -1,9 +1,9 @@
 //! What the worker does with commands, and what it shows of itself.
 
+use super::beyond::Others;
 use super::clock;
 use super::command::Command;
 use super::error::CommandError;
-use super::beyond::Others;
 use super::flags::flagged_key;
 use super::intent::Left;
 use super::prepare::Preparing;

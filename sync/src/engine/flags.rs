@@ -47,7 +47,9 @@ impl Worker {
             }
         }
         if told_again {
-            tracing::info!("flags may be gone from more paths than are known by name: asking for all of them");
+            tracing::info!(
+                "flags may be gone from more paths than are known by name: asking for all of them"
+            );
             self.end_session();
         }
     }

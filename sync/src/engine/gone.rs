@@ -143,7 +143,11 @@ mod tests {
     fn the_longest_paths_fit() {
         let component = "x".repeat(crate::path::MAX_COMPONENT);
         let long = [component.as_str(); crate::path::MAX_PATH / 256].join("/");
-        let paths = [RelPath::root(), RelPath::new(&long).unwrap(), RelPath::root()];
+        let paths = [
+            RelPath::root(),
+            RelPath::new(&long).unwrap(),
+            RelPath::root(),
+        ];
         assert!(gone(&paths).iter().eq(paths));
     }
 
@@ -152,7 +156,9 @@ mod tests {
         let mut all = Gone::default();
         for dir in 0..1000 {
             for file in 0..100 {
-                let path = format!("a directory with a long name/{dir:04}/a file of this directory {file:06}");
+                let path = format!(
+                    "a directory with a long name/{dir:04}/a file of this directory {file:06}"
+                );
                 all.push(&RelPath::new(path).unwrap());
             }
         }

@@ -512,11 +512,7 @@ impl Worker {
     }
 
     /// Without the files that have only left a name for another one, which was recorded before.
-    fn without_moved(
-        &self,
-        at: usize,
-        gone: &Gone,
-    ) -> Result<Gone, IndexError> {
+    fn without_moved(&self, at: usize, gone: &Gone) -> Result<Gone, IndexError> {
         let (tree, index) = (self.trees[at].id, self.shared.index.snapshot()?);
         let mut left = Gone::default();
         for path in gone.iter() {

@@ -77,7 +77,10 @@ impl Worker {
             };
             let waiting = tree.unsettled.len();
             if waiting > MAX_WAITING {
-                self.stop_for_room(at, format!("no room: more than {MAX_WAITING} paths wait for it"));
+                self.stop_for_room(
+                    at,
+                    format!("no room: more than {MAX_WAITING} paths wait for it"),
+                );
                 self.end_session();
             } else if waiting == 0 || now.saturating_sub(lacked) > OVER {
                 tree.room.lacked = None;

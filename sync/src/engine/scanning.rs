@@ -230,7 +230,10 @@ impl Worker {
 
     /// The events behind which a scan's deletions wait have come.
     pub(super) fn events_came(&mut self, at: usize, token: u64) {
-        let waits = self.trees[at].job.as_mut().and_then(|job| job.waits.as_mut());
+        let waits = self.trees[at]
+            .job
+            .as_mut()
+            .and_then(|job| job.waits.as_mut());
         if let Some(waits) = waits.filter(|waits| waits.token == token) {
             waits.came = true;
         }

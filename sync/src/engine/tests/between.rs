@@ -55,7 +55,10 @@ async fn a_move_between_trees_loses_nothing_wherever_the_apply_is_cut() {
         for (of, text) in places(node).iter().zip(["in data first", "in more first"]) {
             let found = of.iter().filter_map(|at| std::fs::read_to_string(at).ok());
             let found: Vec<String> = found.collect();
-            assert!(!found.is_empty() && found.iter().all(|f| f == text), "{text}: {found:?}");
+            assert!(
+                !found.is_empty() && found.iter().all(|f| f == text),
+                "{text}: {found:?}"
+            );
         }
     };
     for n in 1.. {

@@ -269,10 +269,15 @@ async fn a_tree_without_room_does_not_hold_up_the_others() {
         std::fs::remove_file(goes).unwrap();
         let after = b.tree().join("after");
         let gone = disk.join("goes");
-        b.until("the other tree goes on", |_| after.exists() && !gone.exists())
-            .await;
+        b.until("the other tree goes on", |_| {
+            after.exists() && !gone.exists()
+        })
+        .await;
         let alarmed = b.engine().status();
-        assert!(alarmed.alarms.iter().any(|a| a.text.contains("no room")), "{alarmed:#?}");
+        assert!(
+            alarmed.alarms.iter().any(|a| a.text.contains("no room")),
+            "{alarmed:#?}"
+        );
         let options = CString::new(most).unwrap();
         rustix::mount::mount_remount(&disk, MountFlags::empty(), &*options).unwrap();
         b.until("in order", |s| s.consistent && s.alarms.is_empty())

@@ -363,7 +363,8 @@ async fn while_the_rescue_takes_nothing_nothing_is_applied() {
         ("b's own", "content 2")
     );
     assert!(set_immutable(&rescue, false));
-    let stopped = |s: &crate::engine::EngineStatus| matches!(s.trees[0].state, TreeState::Stopped { .. });
+    let stopped =
+        |s: &crate::engine::EngineStatus| matches!(s.trees[0].state, TreeState::Stopped { .. });
     b.until("tried again", |s| !stopped(s)).await;
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
@@ -447,8 +448,10 @@ async fn many_immutable() -> Option<(Node, Node, Cable)> {
         write(&a.tree().join(format!("d{}/f{n}", n % 5)), "newer");
     }
     flush(&a).await;
-    b.until("all are counted, some of them twice", |s| s.trees[0].errors >= 30)
-        .await;
+    b.until("all are counted, some of them twice", |s| {
+        s.trees[0].errors >= 30
+    })
+    .await;
     a.until("the master knows", |s| s.peer_keeps).await;
     Some((a, b, cable))
 }
