@@ -34,6 +34,8 @@ pub(crate) use look::{Content as TrashContent, Found, each, newest, open};
 const DEEPEST: usize = MAX_DEPTH + 1;
 /// Entries that go at once, at most, when there is no room for what comes to the trash: some ten milliseconds.
 const GIVES: usize = 2000;
+/// Entries of an hour that cannot be removed and cost a step nothing: some fifty milliseconds.
+const STUCK: usize = 20_000;
 /// Opened directories of the trash that an apply keeps.
 const OPEN: usize = 256;
 
@@ -200,46 +202,70 @@ impl Which {
 
 /// Removes these, at most `most` entries.
 pub(crate) fn purge(private: &Private, which: Which, most: usize) -> Result<Purged, Fault> {
-    let mut sweep = Sweep::new(most);
+    let mut purged = Purged::default();
     for hour in look::hours(private)?
         .into_iter()
         .take_while(|hour| which.has(*hour))
     {
-        sweep.remove(private.trash(), hour.to_string().as_bytes(), 0);
+        if purged.removed >= most {
+            purged.more = true;
+            break;
+        }
+        purged.add(sweep(private, hour, most - purged.removed));
     }
-    Ok(sweep.purged)
+    Ok(purged)
 }
 
 /// Makes room: removes from the oldest hour of which anything can be removed, whatever its age, at most `most` entries.
 pub(crate) fn purge_oldest(private: &Private, most: usize) -> Result<Purged, Fault> {
-    let mut sweep = Sweep::new(most);
+    let mut purged = Purged::default();
     for hour in look::hours(private)? {
-        sweep.remove(private.trash(), hour.to_string().as_bytes(), 0);
-        if sweep.purged.removed > 0 {
+        purged.add(sweep(private, hour, most));
+        if purged.removed > 0 {
             break;
         }
     }
-    Ok(sweep.purged)
+    Ok(purged)
+}
+
+impl Purged {
+    fn add(&mut self, hour: Purged) {
+        // An hour in which nothing goes is none that there is more to do for.
+        self.more |= hour.more && hour.removed > 0;
+        self.removed += hour.removed;
+        self.stays = self.stays.take().or(hour.stays);
+    }
+}
+
+/// Removes what can be removed of an hour, at most `most` entries.
+fn sweep(private: &Private, hour: Hour, most: usize) -> Purged {
+    let mut sweep = Sweep {
+        left: most,
+        stuck: STUCK,
+        purged: Purged::default(),
+    };
+    sweep.remove(private.trash(), hour.to_string().as_bytes(), 0);
+    sweep.purged
 }
 
 /// Removing in a bounded step.
 struct Sweep {
-    /// Entries that may still be tried: what cannot be removed costs time too.
+    /// Entries that may still be tried.
     left: usize,
+    /// And so many more, of those that cannot be removed: they do not keep the others.
+    stuck: usize,
     purged: Purged,
 }
 
 impl Sweep {
-    fn new(most: usize) -> Sweep {
-        Sweep {
-            left: most,
-            purged: Purged::default(),
-        }
-    }
-
     /// Removes an entry with all below it that can be removed.
     fn remove(&mut self, dir: BorrowedFd<'_>, name: &[u8], depth: usize) {
-        match self.try_remove(dir, name, depth) {
+        let tried = self.try_remove(dir, name, depth);
+        if tried.is_err() && self.stuck > 0 {
+            self.stuck -= 1;
+            self.left += 1;
+        }
+        match tried {
             Ok(()) => {}
             // The reason is that of what is left in it.
             Err(Fault::NotEmpty) if self.purged.more || self.purged.stays.is_some() => {}
@@ -334,6 +360,40 @@ mod tests {
         assert_eq!(oldest(100).removed, 5, "two files, three directories");
         assert_eq!(oldest(100), Purged::default());
         assert!(trash.join("mine").exists());
+    }
+
+    #[test]
+    fn much_that_cannot_be_removed_does_not_keep_the_rest() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let root = Root::open(temp.path(), false).expect("root");
+        let private = Private::open(&root).expect("private");
+        let (first, second) = (named(999_000), named(999_001));
+        let at = |hour: &str, name: &str| temp.path().join(".tandem/trash").join(hour).join(name);
+        for hour in [&first, &second] {
+            std::fs::create_dir_all(at(hour, "d")).expect("mkdir");
+        }
+        let keep = |flags: u32| {
+            (0..300).all(|n| {
+                let file = std::fs::File::create(at(&first, &n.to_string()))
+                    .or_else(|_| std::fs::File::open(at(&first, &n.to_string())))
+                    .expect("a file");
+                crate::chattr::set(file.as_fd(), crate::entry::Flags::of_bits(flags)).is_ok()
+            })
+        };
+        const IMMUTABLE: u32 = 0x10;
+        if !keep(IMMUTABLE) {
+            keep(0);
+            return eprintln!("no immutable files here: not tested");
+        }
+        let steps: Vec<_> = (0..3)
+            .map(|_| purge(&private, older(SECONDS), 100).expect("purged"))
+            .collect();
+        let oldest = purge_oldest(&private, 100).expect("purged");
+        let left = [at(&first, "d").exists(), at(&second, "").exists()];
+        keep(0);
+        assert_eq!(left, [false, false], "{steps:?}");
+        assert!(steps.iter().all(|step| step.stays.is_some() && !step.more));
+        assert_eq!(oldest.removed, 0);
     }
 
     #[test]
