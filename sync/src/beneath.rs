@@ -409,6 +409,14 @@ impl Place {
             .map_err(|e| Fault::os("link", e))
     }
 
+    /// Gives a file of this file system that was made without a name this one.
+    pub fn name_file(&self, file: &std::fs::File) -> Result<(), Fault> {
+        let of = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let flags = AtFlags::SYMLINK_FOLLOW;
+        rustix::fs::linkat(rustix::fs::CWD, of, &self.dir, self.name(), flags)
+            .map_err(|e| Fault::os("link", e))
+    }
+
     /// Renames the entry at this place to `to`, which is replaced in one step.
     pub fn rename_over(&self, to: &Place) -> Result<(), Fault> {
         rustix::fs::renameat(&self.dir, self.name(), &to.dir, to.name())

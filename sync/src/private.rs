@@ -97,6 +97,22 @@ impl Private {
         Place::shared(Arc::clone(&self.staging), self.new_name().as_bytes())
     }
 
+    /// A file in staging that has no name, for reading and writing.
+    pub fn nameless(&self) -> Result<std::fs::File, Fault> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.staging, ".", flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => Ok(file.into()),
+            // A file system that has no such files.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+                let place = self.staging_place()?;
+                let file = place.create_new()?;
+                place.unlink()?;
+                Ok(file)
+            }
+            Err(errno) => Err(Fault::os("make a file", errno)),
+        }
+    }
+
     /// Where contents of large files are received, so that a cut does not lose them.
     pub fn partial(&self) -> BorrowedFd<'_> {
         self.partial.as_fd()

@@ -218,7 +218,7 @@ impl Daemon {
                     format!("this agent does not know the forwarded command: {error}"),
                 ),
             },
-            Request::RestoreBegin(header) => self.restores.begin(&self, &header),
+            Request::RestoreBegin(header) => self.restores.begin(&self, &header).await,
             Request::RestoreChunk { transfer, data } => self.restores.chunk(transfer, data).await,
             Request::RestoreEnd { transfer, hash } => {
                 self.restores.end(&self, transfer, hash).await

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tandem_sync::engine::{CommandError, Engine, PutEntry, PutFile};
@@ -85,9 +84,9 @@ impl Header {
     }
 }
 
-/// Transfers that the peer began and did not end.
+/// Transfers that the peer began and did not end. What comes lies beside the files of its tree, under no name.
+#[derive(Default)]
 pub struct Restores {
-    directory: PathBuf,
     open: Mutex<(u64, HashMap<u64, Transfer>)>,
 }
 
@@ -99,16 +98,8 @@ struct Transfer {
 }
 
 impl Restores {
-    /// Files are collected in `directory`, under no name.
-    pub fn new(directory: PathBuf) -> Self {
-        Self {
-            directory,
-            open: Mutex::default(),
-        }
-    }
-
     /// A file will come. Only the master takes one.
-    pub fn begin(&self, daemon: &Daemon, header: &[u8]) -> Response {
+    pub async fn begin(&self, daemon: &Daemon, header: &[u8]) -> Response {
         if let Err(error) = daemon.must_be_master() {
             return Response::error(ErrorCode::Refused, error.message);
         }
@@ -121,7 +112,7 @@ impl Restores {
             Ok(header) => header,
             Err(error) => return Response::error(ErrorCode::Unsupported, error.to_string()),
         };
-        let file = match self.nameless() {
+        let file = match daemon.engine.nameless(&header.tree).await {
             Ok(file) => file,
             Err(error) => return Response::error(ErrorCode::Failed, error.to_string()),
         };
@@ -189,13 +180,6 @@ impl Restores {
     pub fn abort(&self, transfer: u64) -> Response {
         self.take(transfer);
         Response::Done
-    }
-
-    fn nameless(&self) -> std::io::Result<File> {
-        use rustix::fs::{Mode, OFlags};
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&self.directory, flags, Mode::RUSR | Mode::WUSR)?;
-        Ok(file.into())
     }
 
     fn take(&self, transfer: u64) -> Option<Transfer> {

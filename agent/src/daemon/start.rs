@@ -228,7 +228,7 @@ fn compose(
             peer: Mutex::default(),
             rpc: Default::default(),
             held: Mutex::default(),
-            restores: Restores::new(state_dir),
+            restores: Restores::default(),
             last_decision: Mutex::default(),
             facts_wake: Notify::new(),
             reloading: tokio::sync::Mutex::default(),

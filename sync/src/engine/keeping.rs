@@ -25,6 +25,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 /// Items that one listing may have. A set of more is listed up to here; its manifest has all.
@@ -106,6 +107,25 @@ impl Engine {
             let private = find(shared, &set)?;
             known(&private, &set, &items)?;
             rescue::drop_items(&private, &set, &items).map_err(|e| failed(&e))
+        })
+        .await
+    }
+
+    /// A file without a name beside the files of a tree, for what is to be put into it: that needs no room elsewhere, and
+    /// [`Engine::put_file`] takes it as it is.
+    ///
+    /// # Errors
+    /// No such tree, or it cannot be made.
+    pub async fn nameless(&self, tree: &str) -> Result<File, CommandError> {
+        let shown = tree.to_owned();
+        self.keeping(move |shared| {
+            let Some(open) = shared.roots.get(TreeId::of(&shown)) else {
+                return Err(CommandError::NoSuchTree(shown));
+            };
+            open.private.nameless().map_err(|fault| CommandError::File {
+                path: shown,
+                source: io(fault),
+            })
         })
         .await
     }
@@ -260,13 +280,13 @@ fn put(open: &Open, file: &PutFile, mut content: File) -> std::io::Result<PutRep
         return leave(open, &file.path, content);
     }
     make_parents(open, &file.path)?;
-    let staged = open.private.staging_place().map_err(io)?;
-    let new = staged.create_new().map_err(io)?;
     let bytes = content.metadata()?.len();
-    let placed = holes::copy(&content, bytes, &new, 0)
-        .map_err(io)
-        .and_then(|()| give(&new, file))
-        .and_then(|()| new.sync_all())
+    let staged = open.private.staging_place().map_err(io)?;
+    let placed = stage(&staged, content, bytes)
+        .and_then(|new| {
+            give(&new, file)?;
+            new.sync_all()
+        })
         .and_then(|()| open.root.place(&file.path).map_err(io))
         .and_then(|place| take_place(open, &staged, &place, file.replace).map(|()| place));
     let place = placed.inspect_err(|_| {
@@ -275,6 +295,16 @@ fn put(open: &Open, file: &PutFile, mut content: File) -> std::io::Result<PutRep
     })?;
     place.sync_dir().map_err(io)?;
     Ok(PutReport { bytes })
+}
+
+/// The content under a name in staging: itself, if it was made for that, else a copy.
+fn stage(staged: &Place, content: File, bytes: u64) -> std::io::Result<File> {
+    if content.metadata()?.nlink() == 0 && staged.name_file(&content).is_ok() {
+        return Ok(content);
+    }
+    let new = staged.create_new().map_err(io)?;
+    holes::copy(&content, bytes, &new, 0).map_err(io)?;
+    Ok(new)
 }
 
 /// One that is there is as good. Durable when it returns.

@@ -200,3 +200,23 @@ async fn what_is_put_back_has_its_time_acls_and_attributes() {
     let staging = std::fs::read_dir(a.tree().join(".tandem/staging")).unwrap();
     assert_eq!(staging.count(), 0, "nothing is left over");
 }
+
+/// What came for a tree lies on its file system already.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_without_a_name_is_put_in_place_as_it_is() {
+    let (a, _b) = pair(|_| {}).await;
+    let mut content = a.engine().nameless("data").await.unwrap();
+    std::io::Write::write_all(&mut content, b"content").unwrap();
+    let inode = content.metadata().unwrap().ino();
+    let file = PutFile {
+        path: RelPath::new("d/f").unwrap(),
+        meta: meta(0o640),
+        names: None,
+        replace: false,
+    };
+    a.engine().put_file("data", file, content).await.unwrap();
+    let at = a.tree().join("d/f");
+    assert_eq!(std::fs::read(&at).unwrap(), b"content");
+    assert_eq!(std::fs::metadata(&at).unwrap().ino(), inode);
+    assert!(a.engine().nameless("other").await.is_err());
+}
