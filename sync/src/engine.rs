@@ -15,6 +15,8 @@ pub(crate) mod command;
 #[allow(clippy::disallowed_methods)]
 mod commands;
 #[allow(clippy::disallowed_methods)]
+mod compare;
+#[allow(clippy::disallowed_methods)]
 mod contents;
 #[allow(clippy::disallowed_methods)]
 mod duty;
@@ -69,6 +71,7 @@ pub(crate) mod tree;
 mod trees;
 #[allow(clippy::disallowed_methods)]
 mod unverified;
+mod verified;
 #[allow(clippy::disallowed_methods)]
 mod verify;
 mod view;
@@ -76,8 +79,10 @@ mod walk;
 #[allow(clippy::disallowed_methods)]
 mod worker;
 
+pub use crate::wire::Differs;
 pub use error::{CommandError, OpenError, SessionError};
 pub use handle::Engine;
+pub use receivers::Receiver;
 pub use report::{
     AcceptPrice, FlushReport, InitReport, NotCovered, PutEntry, PutFile, PutReport, RescueSet,
     RevokeReport, SessionEnd, TrashContent, TrashEmptied, TrashItem, TrashKind, TrashListing,

@@ -1,7 +1,6 @@
 //! The commands, each against a running pair.
 
 use crate::harness::*;
-use std::fs;
 use std::time::{Duration, Instant};
 use tandem::api::types::Role;
 
@@ -59,31 +58,6 @@ fn flush_over_a_cut_cable_ends_in_time_and_says_why() {
     assert!(took < Duration::from_secs(2), "took {took:?}");
 }
 
-/// Changes a byte so that neither size nor times show it: memory file systems do not follow a store through a mapping.
-fn damage(path: &std::path::Path, at: usize) {
-    use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-    let file = fs::File::options().read(true).write(true).open(path);
-    let file = file.expect("opened");
-    let length = at + 1;
-    // SAFETY: a new shared mapping of a file that is longer than `length`; nothing else in this process refers to it, and
-    // it is unmapped before the function ends.
-    unsafe {
-        let flags = ProtFlags::READ | ProtFlags::WRITE;
-        let map = mmap(
-            std::ptr::null_mut(),
-            length,
-            flags,
-            MapFlags::SHARED,
-            &file,
-            0,
-        );
-        let map = map.expect("mapped");
-        let byte = map.cast::<u8>().add(at);
-        *byte ^= 1;
-        munmap(map, length).expect("unmapped");
-    }
-}
-
 #[test]
 fn verify_finds_and_repairs_silent_damage() {
     let scene = Scene::replicated();
@@ -122,7 +96,7 @@ fn verify_by_schedule_names_silent_damage() {
         assert!(output.success(), "{output:?}");
     }
     scene.wait_status(ONE, "names it", |s| {
-        let verified = s.trees[0].verified.as_ref();
+        let verified = s.trees[0].verified.first();
         let found = verified.is_some_and(|v| v.last_differ == 1 && v.named == ["d4/f39"]);
         found && s.alarms.iter().any(|alarm| alarm.contains("d4/f39"))
     });

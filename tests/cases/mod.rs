@@ -37,7 +37,7 @@
 //! | a cut transfer of a large file goes on where it was | `resume::a_large_file_goes_on_where_it_was_cut_by_kill_9_of_either_agent` |
 //! | the commands | `commands`, `hold`, `rescue`, `trash`, `configuration` |
 //! | the watchdog of systemd starves when the failover loop hangs | `systemd::the_watchdog_starves_when_the_failover_loop_hangs` |
-//! | replicas follow the master without a resend, keep what is past the branch, slow nothing | `replicas` |
+//! | replicas follow the master without a resend, keep what is past the branch, slow nothing; `verify` of one | `replicas` |
 //! | a reload applies by difference, whole or not at all, with the role kept | `reload` |
 
 mod addresses;

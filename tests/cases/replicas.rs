@@ -160,6 +160,46 @@ fn one_that_hangs_and_one_that_is_dead_slow_nothing() {
     }
 }
 
+/// Damage on one replica is named with it, and mended there alone; who is away is said.
+#[test]
+fn verify_compares_a_replica_and_mends_it_alone() {
+    let scene = fed();
+    scene.flush(ONE);
+    scene.power_cut(WEB2);
+    damage(&scene.file(WEB1, "d4/f39"), 1_000);
+    // From the standby too: the master compares.
+    let output = scene.tandem(TWO, &["verify", "--replica", "web1"]);
+    let named = "www: d4/f39: different contents on web1\n";
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stdout.starts_with(named), "{output:?}");
+    scene.wait_status(ONE, "names the replica", |s| {
+        let mut verified = s.trees[0].verified.iter();
+        let found = verified.any(|v| v.receiver == "web1" && v.named == ["d4/f39"]);
+        let command = "verify --replica web1 --tree www --repair";
+        found && s.alarms.iter().any(|alarm| alarm.contains(command))
+    });
+    let page = scene.tandem(ONE, &["status"]).stdout;
+    assert!(page.contains("verified against web1"), "{page}");
+    let output = scene.tandem(ONE, &["verify"]);
+    assert!(output.success(), "the standby has no damage: {output:?}");
+    let repair = ["verify", "--replica", "web1", "--tree", "www", "--repair"];
+    let output = scene.tandem(ONE, &repair);
+    assert!(output.success(), "{output:?}");
+    assert_equal(&scene, ONE, WEB1);
+    assert_eq!(scene.rescued_paths(WEB1), ["d4/f39"]);
+    assert!(scene.rescued_paths(TWO).is_empty());
+    scene.wait_status(ONE, "has nothing to say of web1", |s| {
+        !s.alarms.iter().any(|alarm| alarm.contains("web1"))
+    });
+    for (replica, said) in [("web2", "replica web2 is away"), ("web9", "web9")] {
+        let output = scene.tandem(ONE, &["verify", "--replica", replica]);
+        assert!(
+            !output.success() && output.stderr.contains(said),
+            "{output:?}"
+        );
+    }
+}
+
 #[test]
 fn its_commands_are_those_of_a_receiver() {
     let scene = fed();

@@ -2,11 +2,13 @@
 //! comparisons of trees.
 
 mod compare;
+mod damage;
 mod freeze;
 mod scene;
 mod wait;
 
 pub use compare::{assert_equal_trees, rsync_sees_no_difference};
+pub use damage::damage;
 pub use freeze::Frozen;
 pub use scene::{Scene, SceneOptions, brief, exists};
 pub use wait::{eventually, holds_for, seed};

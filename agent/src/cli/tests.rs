@@ -34,6 +34,7 @@ fn every_command_of_the_manual_is_understood() {
         "tandem hold -- /backup/backup --all",
         "tandem hold --role standby --for 1h -- tar -c /home",
         "tandem verify --tree home --repair",
+        "tandem verify --replica web1 --tree home --rate 50MB/s --json",
         "tandem tree accept home",
         "tandem adopt --yes",
         "tandem rescue list --json",

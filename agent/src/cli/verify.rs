@@ -10,10 +10,13 @@ use std::num::NonZeroU64;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit code 0: no differences are left. 1: there are some.")]
 pub(super) struct Args {
+    /// Compare with this replica; without it with the standby
+    #[arg(long, value_name = "NAME")]
+    replica: Option<String>,
     /// Only this tree
     #[arg(long, value_name = "NAME")]
     tree: Option<String>,
-    /// Put the master's version in place where the two differ
+    /// Put the master's version in place where the other one differs
     #[arg(long)]
     repair: bool,
     /// Read at most so much each second on each side, for example 50MB/s
@@ -26,6 +29,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, client: &Client) -> Outcome {
     let request = VerifyRequest {
+        replica: args.replica,
         tree: args.tree,
         repair: args.repair,
         rate: args.rate,
@@ -40,25 +44,35 @@ pub(super) async fn run(args: Args, client: &Client) -> Outcome {
             VerifyEvent::Progress { tree, done, total } => {
                 progress.show(&format!("{}: {done} of {total}", escape(&tree)));
             }
-            VerifyEvent::Difference { .. } if args.json => {}
+            VerifyEvent::Difference { .. } | VerifyEvent::NotCovered { .. } if args.json => {}
             VerifyEvent::Difference {
                 tree,
+                receiver,
                 path,
                 what,
-                detail,
                 repaired,
             } => {
                 progress.clear();
                 let done = if repaired { ", repaired" } else { "" };
-                let (tree, path, detail) = (escape(&tree), escape(&path), escape(&detail));
-                output::line(&format!("{tree}: {path}: {}: {detail}{done}", word(what)))?;
+                let (tree, path) = (escape(&tree), escape(&path));
+                let how = differs(what, &escape(&receiver));
+                output::line(&format!("{tree}: {path}: {how}{done}"))?;
+            }
+            VerifyEvent::NotCovered {
+                tree,
+                receiver,
+                why,
+            } => {
+                progress.clear();
+                let tree = tree.map_or_else(String::new, |tree| format!("{}: ", escape(&tree)));
+                let (receiver, why) = (escape(&receiver), escape(&why));
+                output::complain(&format!("{tree}not covered on {receiver}: {why}"));
             }
             VerifyEvent::Done {
                 entries,
                 bytes: size,
                 differences,
                 repaired,
-                unsettled,
             } => {
                 progress.clear();
                 if !args.json {
@@ -70,12 +84,6 @@ pub(super) async fn run(args: Args, client: &Client) -> Outcome {
                     );
                     if repaired > 0 {
                         text.push_str(&format!(", {repaired} repaired"));
-                    }
-                    if unsettled > 0 {
-                        text.push_str(&format!(
-                            "; {} changed meanwhile and cannot be judged",
-                            count(unsettled, "entry")
-                        ));
                     }
                     output::line(&text)?;
                 }
@@ -92,14 +100,15 @@ pub(super) async fn run(args: Args, client: &Client) -> Outcome {
     Ok(Exit::Failed)
 }
 
-fn word(what: DifferenceKind) -> &'static str {
+fn differs(what: DifferenceKind, receiver: &str) -> String {
     match what {
-        DifferenceKind::Missing => "missing on the standby",
-        DifferenceKind::Extra => "on the standby only",
-        DifferenceKind::Kind => "another kind of file",
-        DifferenceKind::Contents => "different contents",
-        DifferenceKind::Metadata => "different metadata",
-        DifferenceKind::Unknown => "differs",
+        DifferenceKind::Missing => format!("missing on {receiver}"),
+        DifferenceKind::Extra => format!("on {receiver} only"),
+        DifferenceKind::Kind => format!("another kind of file on {receiver}"),
+        DifferenceKind::Contents => format!("different contents on {receiver}"),
+        DifferenceKind::Metadata => format!("different metadata on {receiver}"),
+        DifferenceKind::Unreadable => format!("cannot be read on {receiver}"),
+        DifferenceKind::Unknown => format!("differs on {receiver}"),
     }
 }
 

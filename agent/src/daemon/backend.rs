@@ -33,12 +33,14 @@ fn not_covered(of: &NotCovered) -> types::NotCovered {
 pub fn engine_error(error: &CommandError) -> ApiError {
     let code = match error {
         CommandError::NoSuchTree(_)
+        | CommandError::NoSuchReplica(_)
+        | CommandError::NotReceived { .. }
         | CommandError::BadPath(_)
         | CommandError::NotInRescue(_)
         | CommandError::NotInTrash(_) => ErrorCode::NotFound,
         CommandError::NotSource | CommandError::IsSource => ErrorCode::WrongRole,
-        CommandError::NoSession => ErrorCode::PeerUnreachable,
-        CommandError::Timeout(..) => ErrorCode::Timeout,
+        CommandError::NoSession | CommandError::ReplicaAway(_) => ErrorCode::PeerUnreachable,
+        CommandError::Timeout(..) | CommandError::ReplicaBehind(..) => ErrorCode::Timeout,
         CommandError::Ended => ErrorCode::Stopping,
         CommandError::Unborn(_)
         | CommandError::Root { .. }

@@ -2,6 +2,7 @@
 
 use super::alarms::alarms;
 use super::feeds::Away;
+use super::verify::receiver_name;
 use crate::api::types as api;
 use crate::config::types::{Config, CountsFor, Replica};
 use std::collections::BTreeMap;
@@ -260,10 +261,16 @@ fn monitors(parts: &Parts<'_>) -> Vec<api::MonitorStatus> {
 }
 
 fn trees(parts: &Parts<'_>) -> Vec<api::TreeStatus> {
-    tree_statuses(parts.engine, &parts.lineages, parts.now)
+    let standby = &parts.config.nodes[1 - parts.own].name;
+    let mut trees = tree_statuses(parts.engine, &parts.lineages, parts.now);
+    for (shown, tree) in trees.iter_mut().zip(&parts.engine.trees) {
+        let compared = tree.verified.iter();
+        shown.verified = compared.map(|of| verified(of, standby)).collect();
+    }
+    trees
 }
 
-/// Every tree, with the number of epochs of each.
+/// Every tree, with the number of epochs of each, but for what only a master knows: how it compares with those that receive.
 pub fn tree_statuses(
     engine: &sync::EngineStatus,
     lineages: &[u64],
@@ -300,7 +307,7 @@ pub fn tree_statuses(
                 detector_because: tree.detector_because.clone(),
                 poll_ms: tree.poll.map(millis),
                 contents: tree.contents.as_ref().map(contents),
-                verified: tree.verified.as_ref().map(verified),
+                verified: Vec::new(),
                 progress: tree.progress.as_ref().map(progress),
                 rescued: tree.rescued,
                 set: tree.set.as_ref().map(tree_set),
@@ -397,13 +404,14 @@ fn contents(of: &sync::ContentsStatus) -> api::Contents {
     }
 }
 
-fn verified(of: &sync::VerifyStatus) -> api::Verified {
+fn verified(of: &sync::VerifyStatus, standby: &str) -> api::Verified {
     let last = of.last.as_ref();
     let named = match of.named.is_empty() {
         false => of.named.clone(),
         true => last.map(|last| last.named.clone()).unwrap_or_default(),
     };
     api::Verified {
+        receiver: receiver_name(&of.receiver, standby).to_owned(),
         bytes: of.bytes,
         differ: of.differ,
         last_ended_unix_ms: last.map(|last| last.ended_unix_ms),

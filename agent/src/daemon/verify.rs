@@ -1,4 +1,4 @@
-//! `tandem verify`: contents of both sides, compared where the master is.
+//! `tandem verify`: contents of the master and of a receiver, compared where the master is.
 
 use super::Daemon;
 use super::backend::engine_error;
@@ -8,7 +8,7 @@ use crate::api::types::{self, ApiError, DifferenceKind, Line, VerifyEvent, Verif
 use std::sync::Arc;
 use std::time::Duration;
 use tandem_failover::role::Role;
-use tandem_sync::engine::{TreeState, TreeStatus};
+use tandem_sync::engine::{Differs, Receiver, TreeState, TreeStatus};
 use tokio::sync::mpsc;
 
 /// A verify of terabytes takes hours; the bound only ends one whose peer has gone silent.
@@ -21,28 +21,38 @@ impl Daemon {
     /// `verify` on the master.
     pub async fn verify_here(&self, request: VerifyRequest) -> Result<Vec<VerifyEvent>, ApiError> {
         self.must_be_master()?;
+        let of = match &request.replica {
+            Some(name) => Receiver::Replica(name.clone()),
+            None => Receiver::Standby,
+        };
         let report = self
             .engine
-            .verify(request.tree.as_deref(), request.repair, request.rate)
+            .verify(&of, request.tree.as_deref(), request.repair, request.rate)
             .await
             .map_err(|e| engine_error(&e))?;
+        let nodes = &self.config().config.nodes;
+        let receiver = receiver_name(&of, &nodes[1 - self.own].name);
         let mut events: Vec<VerifyEvent> = report
             .differences
             .iter()
             .map(|d| VerifyEvent::Difference {
                 tree: d.tree.clone(),
+                receiver: receiver.to_owned(),
                 path: d.path.clone(),
-                what: kind(&d.what),
-                detail: d.what.clone(),
+                what: kind(d.what),
                 repaired: report.repaired,
             })
             .collect();
+        events.extend(report.not_covered.iter().map(|n| VerifyEvent::NotCovered {
+            tree: n.tree.clone(),
+            receiver: receiver.to_owned(),
+            why: n.why.clone(),
+        }));
         events.push(VerifyEvent::Done {
             entries: report.compared,
             bytes: report.bytes,
             differences: report.found,
             repaired: if report.repaired { report.found } else { 0 },
-            unsettled: report.not_covered.len() as u64,
         });
         Ok(events)
     }
@@ -104,13 +114,21 @@ impl Daemon {
     }
 }
 
-fn kind(what: &str) -> DifferenceKind {
+/// The name of a receiver: that of the standby is in the configuration.
+pub fn receiver_name<'n>(of: &'n Receiver, standby: &'n str) -> &'n str {
+    match of {
+        Receiver::Standby => standby,
+        Receiver::Replica(name) => name,
+    }
+}
+
+fn kind(what: Differs) -> DifferenceKind {
     match what {
-        "content" => DifferenceKind::Contents,
-        "metadata" => DifferenceKind::Metadata,
-        "kind" => DifferenceKind::Kind,
-        "missing on the standby" => DifferenceKind::Missing,
-        "only on the standby" => DifferenceKind::Extra,
-        _ => DifferenceKind::Unknown,
+        Differs::Content => DifferenceKind::Contents,
+        Differs::Metadata => DifferenceKind::Metadata,
+        Differs::Kind => DifferenceKind::Kind,
+        Differs::Missing => DifferenceKind::Missing,
+        Differs::Extra => DifferenceKind::Extra,
+        Differs::Unreadable => DifferenceKind::Unreadable,
     }
 }

@@ -9,11 +9,12 @@ use crate::tree::TreeId;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Worker {
-    /// Begins to wait until everything that happened so far is recorded.
-    pub(super) fn barrier(&mut self, reply: Reply<Recorded>) {
+    /// Begins to wait until everything that happened so far is recorded, in one tree or in all.
+    pub(super) fn barrier(&mut self, only: Option<TreeId>, reply: Reply<Recorded>) {
         let token = self.next_token;
         self.next_token += 1;
         let mut barrier = Barrier {
+            only,
             trees: BTreeSet::new(),
             sets: BTreeMap::new(),
             not_covered: Vec::new(),
@@ -21,7 +22,7 @@ impl Worker {
         };
         let source = matches!(self.mode, Mode::Source { .. });
         let mut in_sets = Vec::new();
-        for tree in &self.trees {
+        for tree in self.trees.iter().filter(|t| concerns(only, t.id)) {
             if tree.is_in_sets() && source && tree.stop.is_none() {
                 in_sets.push(tree.id);
                 continue;
@@ -92,7 +93,8 @@ impl Worker {
             }
             barrier.end_sets(&self.trees);
             let waits = !barrier.trees.is_empty() || !barrier.sets.is_empty();
-            if !waits && !trees.iter().any(|(_, busy, ..)| *busy) {
+            let busy = |(id, busy, ..): &(TreeId, bool, _, _)| *busy && concerns(barrier.only, *id);
+            if !waits && !trees.iter().any(busy) {
                 done.push(*token);
             }
         }
@@ -113,8 +115,14 @@ impl Worker {
     }
 }
 
+fn concerns(only: Option<TreeId>, tree: TreeId) -> bool {
+    only.is_none_or(|only| only == tree)
+}
+
 /// Waits for trees to be recorded.
 pub(super) struct Barrier {
+    /// Of this tree alone.
+    pub only: Option<TreeId>,
     pub trees: BTreeSet<TreeId>,
     /// Trees that are sent in sets, each with the pass that tells of this moment.
     pub sets: BTreeMap<TreeId, u64>,

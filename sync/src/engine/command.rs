@@ -4,12 +4,12 @@ use super::apply::{Applied, Batch};
 use super::error::CommandError;
 use super::moving::MoveOrder;
 use super::prepare::Prepared;
-use super::receivers::Receivers;
+use super::receivers::{Receiver, Receivers};
 use super::report::{AcceptPrice, InitReport, NotCovered};
-use super::rolling::Verified;
 use super::sets::{FreezeHooks, Pass};
 use super::status::{Alarm, EngineStatus, Mode, SessionStatus, TreeState};
 use super::tree::Roots;
+use super::verified::Verified;
 use crate::accounts::AccountFiles;
 use crate::chunks::ChunkMemory;
 use crate::commit::Purged;
@@ -51,8 +51,11 @@ pub(crate) enum Command {
         path: RelPath,
         reply: Reply<u64>,
     },
-    /// Record everything that happened before this command, then tell the newest number.
-    Barrier(Reply<Recorded>),
+    /// Record everything that happened before this command, in one tree or in all, then tell the newest number.
+    Barrier {
+        only: Option<TreeId>,
+        reply: Reply<Recorded>,
+    },
     /// Classify what is here, then say what the source may send. From now on only this session's batches count.
     Prepare {
         session: u64,
@@ -102,9 +105,10 @@ pub(crate) enum Command {
     Unverified(Reply<Vec<NotCovered>>),
     /// The source asked for these paths, and what lies here is what it has.
     Verified { tree: TreeId, paths: Vec<RelPath> },
-    /// Keep how far a tree was compared with the standby's.
+    /// Keep how far a tree was compared with a receiver's.
     KeepVerified {
         tree: TreeId,
+        of: Receiver,
         verified: Box<Verified>,
         reply: Reply<Result<(), CommandError>>,
     },
@@ -235,7 +239,7 @@ pub(crate) struct Shared {
     pub transfers: Arc<Mutex<Transfers>>,
     /// The way to the source session for renames. One may wait for each tree.
     pub mover: Mutex<Option<mpsc::Sender<MoveOrder>>>,
-    /// The way to the source session, for `verify`. 4 questions may wait.
+    /// The way to the standby's session, for `verify`. 4 questions may wait.
     pub verifier: Mutex<Option<mpsc::Sender<VerifyAsk>>>,
     /// The users and groups of this node.
     pub accounts: AccountFiles,
@@ -345,12 +349,29 @@ impl Shared {
         *lock(&self.from) = Some(node.to_owned());
     }
 
-    /// The way to the source session, while there is one.
-    pub fn verifier(&self) -> Option<mpsc::Sender<VerifyAsk>> {
-        lock(&self.verifier).clone()
+    /// The way to the session with a receiver, while there is one.
+    pub fn verifier(&self, of: &Receiver) -> Option<mpsc::Sender<VerifyAsk>> {
+        match of {
+            Receiver::Standby => lock(&self.verifier).clone(),
+            Receiver::Replica(name) => self.receivers.verifier(name),
+        }
     }
 
-    /// A source session begins or ends.
+    /// Whether a receiver gets a tree.
+    pub fn receives(&self, of: &Receiver, tree: TreeId) -> bool {
+        match of {
+            Receiver::Standby => true,
+            Receiver::Replica(name) => self.receivers.gets(name, tree),
+        }
+    }
+
+    /// The standby and the replicas.
+    pub fn all_receivers(&self) -> impl Iterator<Item = Receiver> {
+        let replicas = self.receivers.names().into_iter();
+        std::iter::once(Receiver::Standby).chain(replicas.map(Receiver::Replica))
+    }
+
+    /// A session with the standby begins or ends.
     pub fn set_verifier(&self, verifier: Option<mpsc::Sender<VerifyAsk>>) {
         *lock(&self.verifier) = verifier;
     }

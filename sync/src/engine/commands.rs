@@ -58,7 +58,7 @@ impl Worker {
                 }
                 let _ = reply.send(*self.shared.head.borrow());
             }
-            Command::Barrier(reply) => self.barrier(reply),
+            Command::Barrier { only, reply } => self.barrier(only, reply),
             Command::Prepare {
                 session,
                 theirs,
@@ -118,11 +118,11 @@ impl Worker {
             Command::Verified { tree, paths } => self.verified_here(tree, &paths),
             Command::KeepVerified {
                 tree,
+                of,
                 verified,
                 reply,
             } => {
-                let key = super::rolling::verified_key(tree);
-                let kept = self.shared.index.write(|w| w.put_value(&key, &*verified));
+                let kept = self.keep_verified(tree, of, *verified);
                 drop(reply.send(kept.map_err(index)));
             }
             Command::Hold(reply) => {

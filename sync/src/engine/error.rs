@@ -1,5 +1,6 @@
 //! Errors at the border of the engine.
 
+use super::receivers::Receiver;
 use thiserror::Error;
 
 /// The engine could not be opened.
@@ -63,6 +64,23 @@ pub enum CommandError {
     /// There is no session with the peer.
     #[error("no session with the peer")]
     NoSession,
+    /// No such replica in the configuration.
+    #[error("no replica named {0:?}")]
+    NoSuchReplica(String),
+    /// A receiver does not get a tree.
+    #[error("{by} does not get tree {tree:?}")]
+    NotReceived {
+        /// Tree.
+        tree: String,
+        /// Receiver.
+        by: Receiver,
+    },
+    /// There is no session with a replica.
+    #[error("not compared: replica {0} is away")]
+    ReplicaAway(String),
+    /// A replica has not what it is to be compared with.
+    #[error("not compared: replica {0} did not have everything within {1:?}")]
+    ReplicaBehind(String, std::time::Duration),
     /// It was not done within the bound.
     #[error("not done within {0:?}: {1}")]
     Timeout(std::time::Duration, String),

@@ -2,7 +2,7 @@
 
 use super::command::{Command, Peer, Recorded, Shared, heads};
 use super::error::{CommandError, OpenError, SessionError};
-use super::receivers::Receivers;
+use super::receivers::{Receiver, Receivers};
 use super::report::{AcceptPrice, FlushReport, InitReport, NotCovered, RevokeReport, SessionEnd};
 use super::sets::FreezeHooks;
 use super::status::{EngineStatus, Mode};
@@ -13,7 +13,6 @@ use crate::accounts::AccountFiles;
 use crate::chunks::ChunkMemory;
 use crate::index::{Index, IndexIdentity};
 use crate::lineage::{NodeHeads, NodeName, PairRelation, combine};
-use crate::source::books::To;
 use crate::tail::Tails;
 use crate::token::RoleToken;
 use crate::tree::{MAX_REPLICAS, MAX_TREES, PairConfig, Part, ReplicaConfig, TreeConfig};
@@ -249,7 +248,7 @@ impl Engine {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (shared, to) = (Arc::clone(&self.shared), To::Standby);
+        let (shared, to) = (Arc::clone(&self.shared), Receiver::Standby);
         crate::source::session::run(shared, to, stream, gauge, cancel).await
     }
 
@@ -268,7 +267,7 @@ impl Engine {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let to = To::Replica(replica.to_owned());
+        let to = Receiver::Replica(replica.to_owned());
         crate::source::session::run(Arc::clone(&self.shared), to, stream, gauge, cancel).await
     }
 
@@ -422,7 +421,7 @@ impl Engine {
         }
         let mut barrier = None;
         let work = async {
-            let recorded = barrier.insert(self.shared.ask(Command::Barrier).await?);
+            let recorded = barrier.insert(self.recorded().await?);
             let mut peer = self.shared.peer.subscribe();
             // Also without a session: a healed cable brings one within seconds.
             let reached = peer.wait_for(|p| p.acked >= recorded.head).await;
@@ -468,6 +467,14 @@ impl Engine {
             }
         }
         Ok(report)
+    }
+
+    /// Everything that was written before the call is recorded, or it is named.
+    async fn recorded(&self) -> Result<Recorded, CommandError> {
+        let only = None;
+        self.shared
+            .ask(|reply| Command::Barrier { only, reply })
+            .await
     }
 
     /// What is said of a flush whose barrier did not end in time.
@@ -525,7 +532,7 @@ impl Engine {
         loop {
             let left = within.saturating_sub(begun.elapsed());
             self.final_flush(left).await?;
-            let recorded = self.shared.ask(Command::Barrier).await?;
+            let recorded = self.recorded().await?;
             let acked = self.shared.peer.borrow().acked;
             if recorded.head.saturating_sub(acked) < MAX_RECORDS as u64 {
                 return Ok(());

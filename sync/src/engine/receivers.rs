@@ -3,22 +3,47 @@
 //! Nothing here is of any weight for the pair: what the standby has acknowledged, `flush` and the lag are about the
 //! standby alone.
 
+use super::command::VerifyAsk;
 use super::status::{ReplicaStatus, SessionStatus};
 use crate::progress::LagQueue;
 use crate::tree::{ReplicaConfig, TreeId};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+/// Who receives from the source.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Receiver {
+    /// The other node of the pair.
+    Standby,
+    /// The replica with this name.
+    Replica(String),
+}
+
+impl fmt::Display for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Receiver::Standby => f.write_str("the standby"),
+            Receiver::Replica(name) => write!(f, "replica {name}"),
+        }
+    }
+}
 
 /// All of them, by name.
 #[derive(Debug, Default)]
 pub(crate) struct Receivers {
-    list: Mutex<BTreeMap<String, Receiver>>,
+    list: Mutex<BTreeMap<String, Fed>>,
+    /// Something is known of one of them that somebody may wait for.
+    moved: watch::Sender<()>,
 }
 
 /// One of them.
 #[derive(Debug, Default)]
-struct Receiver {
+struct Fed {
     trees: BTreeSet<TreeId>,
     /// Counts its sessions: of two the newer one counts.
     ticket: u64,
@@ -28,7 +53,10 @@ struct Receiver {
     lacks: BTreeSet<TreeId>,
     /// It said that it keeps paths as they are there, against this node's word.
     keeps: bool,
+    /// The way to its session, for `verify`.
+    verifier: Option<mpsc::Sender<VerifyAsk>>,
     acked: u64,
+    applied: u64,
     /// Changes that it has not acknowledged. `None`: what it has was not heard since this node began to send.
     lag: Option<LagQueue>,
 }
@@ -53,26 +81,30 @@ impl Receivers {
                 }
                 kept
             });
-            let receiver = Receiver {
+            let receiver = Fed {
                 trees,
                 ..kept.unwrap_or_default()
             };
             list.insert(replica.name.clone(), receiver);
         }
         before.into_values().for_each(|mut gone| gone.end());
+        drop(list);
+        self.moved.send_replace(());
     }
 
     /// This node begins to send: what was known is of another time.
     pub fn reset(&self) {
         for receiver in self.lock().values_mut() {
             receiver.end();
-            (receiver.session, receiver.acked, receiver.lag) = (None, 0, None);
+            (receiver.session, receiver.verifier) = (None, None);
+            (receiver.acked, receiver.applied, receiver.lag) = (0, 0, None);
         }
+        self.moved.send_replace(());
     }
 
     /// Ends all sessions.
     pub fn end_all(&self) {
-        self.lock().values_mut().for_each(Receiver::end);
+        self.lock().values_mut().for_each(Fed::end);
     }
 
     /// Whether any of them gets this tree.
@@ -84,7 +116,7 @@ impl Receivers {
     pub fn end_sessions(&self, tree: TreeId) {
         let mut list = self.lock();
         let those = list.values_mut().filter(|r| r.trees.contains(&tree));
-        those.for_each(Receiver::end);
+        those.for_each(Fed::end);
     }
 
     /// A session begins; the one before it ends. `None`: there is no such replica. Else also what it gets.
@@ -108,6 +140,8 @@ impl Receivers {
     /// The replica has everything up to `seq` of all up to `head`. How old the rest is is not known; it counts from now.
     pub fn accepted(&self, ticket: &Ticket, seq: u64, head: u64, now: u64) {
         self.with(ticket, |receiver| {
+            // It says so within a second.
+            receiver.applied = 0;
             let mut lag = receiver.lag.take().unwrap_or_default();
             if seq < receiver.acked {
                 // It has lost something.
@@ -131,10 +165,11 @@ impl Receivers {
         });
     }
 
-    /// Everything up to `seq` is durable there.
-    pub fn acked(&self, ticket: &Ticket, seq: u64) {
+    /// Everything up to `seq` is durable there, and what is up to `applied` is applied.
+    pub fn acked(&self, ticket: &Ticket, seq: u64, applied: u64) {
         self.with(ticket, |receiver| {
             receiver.acked = receiver.acked.max(seq);
+            receiver.applied = applied;
             if let Some(lag) = &mut receiver.lag {
                 lag.ack(seq);
             }
@@ -163,9 +198,64 @@ impl Receivers {
             let in_sync = |s: &Option<SessionStatus>| s.as_ref().map(|s| s.caught_up);
             told = in_sync(&receiver.session) != in_sync(&session);
             receiver.keeps &= session.is_some();
+            if session.is_none() {
+                receiver.verifier = None;
+            }
             (receiver.session, receiver.lacks) = (session, lacks);
         });
         told
+    }
+
+    /// The way to a session of a replica begins.
+    pub fn set_verifier(&self, ticket: &Ticket, verifier: mpsc::Sender<VerifyAsk>) {
+        self.with(ticket, |receiver| receiver.verifier = Some(verifier));
+    }
+
+    /// That way, while there is one.
+    pub fn verifier(&self, name: &str) -> Option<mpsc::Sender<VerifyAsk>> {
+        self.lock().get(name)?.verifier.clone()
+    }
+
+    /// Their names.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// Whether there is such a replica.
+    pub fn has(&self, name: &str) -> bool {
+        self.lock().contains_key(name)
+    }
+
+    /// Whether a replica gets a tree.
+    pub fn gets(&self, name: &str, tree: TreeId) -> bool {
+        let list = self.lock();
+        list.get(name).is_some_and(|r| r.trees.contains(&tree))
+    }
+
+    /// Whether a replica is there, with a tree that it gets.
+    pub fn takes(&self, name: &str, tree: TreeId) -> bool {
+        let list = self.lock();
+        let there = list.get(name).filter(|receiver| receiver.session.is_some());
+        there.is_some_and(|r| r.trees.contains(&tree) && !r.lacks.contains(&tree))
+    }
+
+    /// Returns when a replica has all up to `seq`, durable and applied. False: it is away.
+    pub async fn until_applied(&self, name: &str, seq: u64) -> bool {
+        let mut moved = self.moved.subscribe();
+        loop {
+            let has = {
+                let list = self.lock();
+                let there = list.get(name).filter(|receiver| receiver.session.is_some());
+                there.map(|receiver| receiver.acked.min(receiver.applied))
+            };
+            match has {
+                None => return false,
+                Some(has) if has >= seq => return true,
+                // An error is the end of the engine.
+                Some(_) if moved.changed().await.is_err() => return false,
+                Some(_) => {}
+            }
+        }
     }
 
     /// The source has a new newest number.
@@ -178,7 +268,7 @@ impl Receivers {
 
     /// All of them, for status.
     pub fn status(&self, now: u64) -> Vec<ReplicaStatus> {
-        let shown = |(name, receiver): (&String, &Receiver)| ReplicaStatus {
+        let shown = |(name, receiver): (&String, &Fed)| ReplicaStatus {
             name: name.clone(),
             session: receiver.session.clone(),
             lacks: receiver.lacks.clone(),
@@ -189,21 +279,23 @@ impl Receivers {
         self.lock().iter().map(shown).collect()
     }
 
-    fn with(&self, ticket: &Ticket, work: impl FnOnce(&mut Receiver)) {
+    fn with(&self, ticket: &Ticket, work: impl FnOnce(&mut Fed)) {
         let mut list = self.lock();
         let receiver = list.get_mut(&ticket.name);
         if let Some(receiver) = receiver.filter(|r| r.ticket == ticket.number) {
             work(receiver);
         }
+        drop(list);
+        self.moved.send_replace(());
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Receiver>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Fed>> {
         // Each change of a receiver is whole before the next one begins.
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Receiver {
+impl Fed {
     fn end(&mut self) {
         if let Some(session) = self.running.take() {
             session.cancel();
@@ -239,9 +331,9 @@ mod tests {
         receivers.accepted(&second, 4, 10, 100);
         assert_eq!(lags(150), [Some(0), Some(50)]);
         receivers.changed(11, 200);
-        receivers.acked(&second, 10);
+        receivers.acked(&second, 10, 10);
         assert_eq!(lags(260), [Some(60), Some(60)]);
-        receivers.acked(&first, 11);
+        receivers.acked(&first, 11, 11);
         receivers.show(&second, None);
         // One that is away falls behind.
         assert_eq!(lags(900), [Some(0), Some(700)]);
@@ -273,7 +365,7 @@ mod tests {
         let (new, _) = receivers.begin("web1", CancellationToken::new()).unwrap();
         assert!(token.is_cancelled());
         receivers.accepted(&new, 5, 5, 0);
-        receivers.acked(&old, 9);
+        receivers.acked(&old, 9, 9);
         assert_eq!(receivers.status(0)[0].acked, 5);
         assert!(receivers.begin("web9", CancellationToken::new()).is_none());
     }

@@ -3,6 +3,7 @@
 use crate::entry::Meta;
 use crate::owners::Names;
 use crate::path::RelPath;
+use crate::wire::Differs;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -58,8 +59,8 @@ pub struct VerifyDifference {
     pub tree: String,
     /// Path within the tree, escaped for display.
     pub path: String,
-    /// What differs: `content`, `metadata`, `kind`, `missing on the standby`, `only on the standby`.
-    pub what: String,
+    /// What differs there.
+    pub what: Differs,
 }
 
 /// Answer to `verify`.

@@ -2,7 +2,8 @@
 
 use super::clock;
 use super::command::Reply;
-use super::status::{Alarm, EngineStatus, Mode, Progress, TreeState, TreeStatus};
+use super::receivers::Receiver;
+use super::status::{Alarm, EngineStatus, Mode, Progress, TreeState, TreeStatus, VerifyStatus};
 use super::tree::Tree;
 use super::worker::Worker;
 use crate::index::{IndexError, Snapshot};
@@ -60,7 +61,7 @@ impl Worker {
             heads.push(head);
         }
         alarms.extend(self.shared.alarms());
-        alarms.extend(trees.iter().filter_map(differing));
+        alarms.extend(trees.iter().flat_map(differing));
         let source = matches!(self.mode, Mode::Source { .. });
         let bad = |t: &&TreeStatus| t.state != TreeState::Consistent || !t.proven;
         Ok(EngineStatus {
@@ -158,8 +159,8 @@ impl Worker {
             poll: tree.config.poll,
             contents: self.compared_within(tree).map(|_| tree.contents.shown()),
             verified: match self.mode {
-                Mode::Source { .. } => super::rolling::shown(index, &tree.config)?,
-                _ => None,
+                Mode::Source { .. } => super::rolling::shown(index, &tree.config, &self.shared)?,
+                _ => Vec::new(),
             },
             progress: scan_progress(tree).or_else(|| self.copy_progress(tree, head)),
             rescued: tree.rescued,
@@ -174,25 +175,32 @@ impl Worker {
     }
 }
 
-/// What the newest comparisons with the standby found and nobody has repaired.
-fn differing(tree: &TreeStatus) -> Option<Alarm> {
-    let verified = tree.verified.as_ref()?;
-    let last = verified.last.as_ref();
-    let differ = verified.differ.max(last.map_or(0, |last| last.differ));
-    let named = match verified.named.is_empty() {
-        false => &verified.named,
-        true => &last?.named,
+/// What the newest comparisons with the receivers found and nobody has repaired.
+fn differing(tree: &TreeStatus) -> impl Iterator<Item = Alarm> {
+    let found = |verified: &VerifyStatus| {
+        let last = verified.last.as_ref();
+        let differ = verified.differ.max(last.map_or(0, |last| last.differ));
+        let named = match verified.named.is_empty() {
+            false => &verified.named,
+            true => &last?.named,
+        };
+        let replica = match &verified.receiver {
+            Receiver::Standby => String::new(),
+            Receiver::Replica(name) => format!("--replica {name} "),
+        };
+        (differ > 0).then(|| Alarm {
+            tree: Some(tree.name.clone()),
+            kind: "verify".into(),
+            text: format!(
+                "{differ} paths differ on {} though nothing is on its way: {}; `tandem verify {replica}--tree {} --repair` puts \
+                 the master's versions there",
+                verified.receiver,
+                named.join(", "),
+                tree.name
+            ),
+        })
     };
-    (differ > 0).then(|| Alarm {
-        tree: Some(tree.name.clone()),
-        kind: "verify".into(),
-        text: format!(
-            "{differ} paths differ on the standby though nothing is on its way: {}; `tandem verify --tree {} --repair` puts \
-             the master's versions there",
-            named.join(", "),
-            tree.name
-        ),
-    })
+    tree.verified.iter().filter_map(found)
 }
 
 /// What takes less time than this is not worth a line.

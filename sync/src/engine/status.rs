@@ -1,5 +1,6 @@
 //! What the engine shows of itself. Published by a watch channel, so that reading it never waits for the worker.
 
+use super::receivers::Receiver;
 use crate::progress::Work;
 use crate::tree::TreeId;
 use serde::{Deserialize, Serialize};
@@ -98,8 +99,8 @@ pub struct TreeStatus {
     pub poll: Option<Duration>,
     /// The comparison of contents; `None` where there is none.
     pub contents: Option<ContentsStatus>,
-    /// Source: the comparison with the standby; `None` where nothing was compared and nothing is to be.
-    pub verified: Option<VerifyStatus>,
+    /// Source: the comparisons with the receivers; nothing of one with which nothing was compared and nothing is to be.
+    pub verified: Vec<VerifyStatus>,
     /// First copy, catching up, scan or verify, while one runs.
     pub progress: Option<Progress>,
     /// Files in the rescue.
@@ -160,9 +161,11 @@ pub struct ContentsRound {
     pub differed: u64,
 }
 
-/// How far the comparison with the standby is.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// How far the comparison with a receiver is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyStatus {
+    /// Who it is.
+    pub receiver: Receiver,
     /// Entries compared in this round.
     pub entries: u64,
     /// Bytes compared in this round.
@@ -175,7 +178,7 @@ pub struct VerifyStatus {
     pub last: Option<VerifyRound>,
 }
 
-/// A complete comparison with the standby.
+/// A complete comparison with a receiver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyRound {
     /// When it began, milliseconds since 1970.

@@ -6,6 +6,7 @@
 use super::clock::{self, ms};
 use super::command::{Command, Shared, VerifyAsk};
 use super::contents::piece::{Order, Piece};
+use super::receivers::Receiver;
 use super::status::Mode;
 use super::tree::{Dirt, MAX_NAMED, Tree};
 use super::worker::Worker;
@@ -302,7 +303,7 @@ impl Worker {
         };
         let now = clock::now();
         let snapshot = self.shared.index.snapshot()?;
-        let standby = self.shared.verifier().filter(|_| source);
+        let standby = self.shared.verifier(&Receiver::Standby).filter(|_| source);
         let ready = |grown: &Grown| {
             let rests = now.saturating_sub(grown.at) >= grown.rest(rest) && !self.is_dirty(at);
             rests && (!grown.here || standby.is_some())

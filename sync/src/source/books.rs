@@ -3,27 +3,19 @@
 //! The standby's word counts: for `flush`, the lag and a takeover. A replica's counts for itself alone.
 
 use crate::engine::clock;
-use crate::engine::command::{Command, Peer, Shared};
+use crate::engine::command::{Command, Peer, Shared, VerifyAsk};
 use crate::engine::receivers::Ticket;
-use crate::engine::{SessionError, SessionStatus};
+use crate::engine::{Receiver, SessionError, SessionStatus};
 use crate::lineage::NodeHeads;
 use crate::progress::Transfers;
 use crate::tree::TreeId;
 use crate::wire::Accept;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Whom a session sends to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum To {
-    /// The other node of the pair.
-    Standby,
-    /// The replica with this name.
-    Replica(String),
-}
-
-/// The same while a session runs.
+/// Whom a session sends to, while it runs.
 #[derive(Debug)]
 pub(super) enum Books {
     Standby {
@@ -41,14 +33,18 @@ pub(super) enum Books {
 
 impl Books {
     /// A session begins, and the one before it to the same receiver ends.
-    pub fn open(shared: &Shared, to: &To, token: CancellationToken) -> Result<Books, SessionError> {
+    pub fn open(
+        shared: &Shared,
+        to: &Receiver,
+        token: CancellationToken,
+    ) -> Result<Books, SessionError> {
         match to {
-            To::Standby => {
+            Receiver::Standby => {
                 // Of two sessions the newer one counts: the peer knows why it dialled again.
                 shared.only_session(token);
                 Ok(Books::Standby { whole: false })
             }
-            To::Replica(name) => {
+            Receiver::Replica(name) => {
                 let begun = shared.receivers.begin(name, token);
                 let (ticket, trees) = begun.ok_or(SessionError::Role("send to this replica"))?;
                 Ok(Books::Replica {
@@ -60,9 +56,17 @@ impl Books {
         }
     }
 
-    /// The standby is spoken to by `verify` and renames; a replica is not.
+    /// The standby is told of renames; a replica is not.
     pub fn is_standby(&self) -> bool {
         matches!(self, Books::Standby { .. })
+    }
+
+    /// Questions of `verify` come this way from here on.
+    pub fn take_questions(&self, shared: &Shared, verifier: mpsc::Sender<VerifyAsk>) {
+        match self {
+            Books::Standby { .. } => shared.set_verifier(Some(verifier)),
+            Books::Replica { ticket, .. } => shared.receivers.set_verifier(ticket, verifier),
+        }
     }
 
     /// Packs of 256 KiB that may wait for the receiver to take them.
@@ -152,7 +156,7 @@ impl Books {
             Books::Replica { ticket, lacks, .. } => {
                 shared.receivers.keeps(ticket, !follows);
                 if lacks.is_empty() {
-                    shared.receivers.acked(ticket, acked);
+                    shared.receivers.acked(ticket, acked, applied);
                 }
             }
         }

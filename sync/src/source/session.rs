@@ -4,7 +4,7 @@
 //! a message, new entries in the index, an examined path, room in the queue to the peer, the idle timer. Reading files
 //! and the index happens in that thread between two waits, in pieces of at most a chunk.
 
-use super::books::{Books, To};
+use super::books::Books;
 use super::fetch::Fetcher;
 use super::lanes::Lanes;
 use super::machine::SourceMachine;
@@ -15,7 +15,7 @@ use crate::engine::fuzzy;
 use crate::engine::localtime::minute_of_day;
 use crate::engine::moving::MoveOrder;
 use crate::engine::stream::{self, Channel, Ended, Gone};
-use crate::engine::{Gauge, Mode, SessionEnd, SessionError, SessionStatus};
+use crate::engine::{Gauge, Mode, Receiver, SessionEnd, SessionError, SessionStatus};
 use crate::limit::Limit;
 use crate::progress::{Transfers, Work};
 use crate::tree::{MAX_TREES, TreeId};
@@ -48,7 +48,7 @@ const EXAMINED: usize = 4096;
 /// Dropping the future ends the session at its next step; what was sent and not answered is sent again in the next one.
 pub(crate) async fn run<S>(
     shared: Arc<Shared>,
-    to: To,
+    to: Receiver,
     stream: S,
     gauge: Option<Gauge>,
     cancel: CancellationToken,
@@ -269,8 +269,8 @@ impl Session<'_> {
     fn take_orders(&self) -> (mpsc::Receiver<VerifyAsk>, mpsc::Receiver<MoveOrder>) {
         let (verifier, asks) = mpsc::channel(QUESTIONS);
         let (mover, moves) = mpsc::channel(MAX_TREES);
+        self.books.take_questions(self.shared, verifier);
         if self.books.is_standby() {
-            self.shared.set_verifier(Some(verifier));
             self.shared.set_mover(Some(mover));
         }
         (asks, moves)

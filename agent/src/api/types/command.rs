@@ -145,6 +145,9 @@ pub struct HoldRequest {
 /// `verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyRequest {
+    /// The replica to compare with; `None`: the standby.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<String>,
     /// Only this tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tree: Option<String>,

@@ -91,14 +91,23 @@ pub enum VerifyEvent {
     Difference {
         /// Name of the tree.
         tree: String,
+        /// Name of the machine with which it was compared.
+        receiver: String,
         /// Path below its root, escaped.
         path: String,
         /// How.
         what: DifferenceKind,
-        /// In words: which attribute, which sizes.
-        detail: String,
         /// The master's version was put in place.
         repaired: bool,
+    },
+    /// Something cannot be vouched for.
+    NotCovered {
+        /// Name of the tree; `None`: all of them.
+        tree: Option<String>,
+        /// Name of the machine with which it was to be compared.
+        receiver: String,
+        /// Why.
+        why: String,
     },
     /// The comparison is complete.
     Done {
@@ -110,18 +119,16 @@ pub enum VerifyEvent {
         differences: u64,
         /// Of these, repaired.
         repaired: u64,
-        /// Entries that changed while they were compared, so that nothing can be said.
-        unsettled: u64,
     },
 }
 
-/// How an entry differs between the nodes.
+/// How an entry differs between the master and a receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DifferenceKind {
     /// On the master only.
     Missing,
-    /// On the standby only.
+    /// On the receiver only.
     Extra,
     /// A file here, a directory there, and so on.
     Kind,
@@ -129,6 +136,8 @@ pub enum DifferenceKind {
     Contents,
     /// Mode, owner, time, extended attributes.
     Metadata,
+    /// The receiver cannot read it.
+    Unreadable,
     /// A difference of a newer agent.
     #[serde(other)]
     Unknown,

@@ -51,9 +51,10 @@ pub struct TreeStatus {
     /// The rolling comparison of contents on this node; absent if it is switched off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contents: Option<Contents>,
-    /// On the master: the comparison with the standby; absent if there was none and none is to be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verified: Option<Verified>,
+    /// On the master: the comparisons with the receivers, the standby first; nothing of one with which there was none and
+    /// none is to be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verified: Vec<Verified>,
     /// A scan or a copy that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
@@ -118,9 +119,11 @@ pub struct Contents {
     pub last_differed: u64,
 }
 
-/// How far the comparison of a tree with the standby's is.
+/// How far the comparison of a tree with a receiver's is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
+    /// Name of the machine that receives.
+    pub receiver: String,
     /// Bytes compared in the round of the schedule that is under way.
     pub bytes: u64,
     /// Paths that differed in it.

@@ -313,11 +313,12 @@ fn contents(c: &Contents, t: &TreeStatus, now: u64) -> Cell {
     Cell::new(Tone::Warn, text)
 }
 
-/// How far the comparison with the standby is, and what it found.
+/// How far the comparison with a receiver is, and what it found.
 fn verified(v: &Verified, t: &TreeStatus, now: u64) -> Cell {
     let last = v.last_ended_unix_ms;
     let mut text = format!(
-        "verified against the standby: {} of {} in this round, the last whole one ended {}",
+        "verified against {}: {} of {} in this round, the last whole one ended {}",
+        v.receiver,
         bytes(v.bytes),
         bytes(t.bytes),
         last.map_or("never".to_owned(), |then| ago(then, now)),

@@ -54,7 +54,7 @@ fn tree(name: &str) -> TreeStatus {
         detector_because: None,
         poll_ms: None,
         contents: None,
-        verified: None,
+        verified: vec![],
         progress: None,
         rescued: 0,
         set: None,

@@ -108,7 +108,7 @@ pub(super) const TREE: Section = Section {
             "verify",
             "duration, 1m to 365d",
             Optional("\"30d\""),
-            "Within how long the whole tree is compared with the standby's once, part after part, while replication goes on: contents, metadata, names. What differs is named by an alarm. Without it only `tandem verify` compares. Not for trees with [tree.freeze].",
+            "Within how long the whole tree is compared once with that of the standby and of each replica, part after part, while replication goes on: contents, metadata, names. What differs is named by an alarm. Without it only `tandem verify` compares. Not for trees with [tree.freeze].",
         ),
         key(
             "verify_rate",

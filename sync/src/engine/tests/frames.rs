@@ -1,6 +1,7 @@
 //! Lists of the longest paths there are: no message of them is longer than a frame may be.
 
 use super::pair::{Cable, Node, flush, pair, write};
+use crate::engine::Receiver;
 use crate::entry::{Kind, Meta, State, Xattrs};
 use crate::path::RelPath;
 use crate::source::fetch::{Fetcher, Stretch};
@@ -63,9 +64,17 @@ async fn lists_of_the_longest_paths_fit_in_their_frames() {
     for n in 0..FILES {
         put(&there, &n.to_string(), "other");
     }
-    let looked = a.engine().verify(Some("data"), false, None).await.unwrap();
+    let looked = a
+        .engine()
+        .verify(&Receiver::Standby, Some("data"), false, None)
+        .await
+        .unwrap();
     assert!(looked.found >= FILES as u64, "{}", looked.found);
-    let mended = a.engine().verify(Some("data"), true, None).await.unwrap();
+    let mended = a
+        .engine()
+        .verify(&Receiver::Standby, Some("data"), true, None)
+        .await
+        .unwrap();
     assert!(mended.repaired);
     for n in 0..FILES {
         assert_eq!(got(&there, &n.to_string()).as_deref(), Some("first"));

@@ -3,6 +3,7 @@
 use super::compare::assert_equal;
 use super::pair::{Cable, Node, flush, pair, write};
 use super::reversal::{rescued, turn};
+use crate::engine::Receiver;
 use crate::filter::Filter;
 use crate::tree::{Deletes, TreeConfig};
 use std::collections::BTreeMap;
@@ -31,7 +32,11 @@ async fn settled(a: &Node, b: &Node, kept: u64) {
     })
     .await;
     assert_eq!(b.shown().await.trees[0].errors, 0);
-    let found = a.engine().verify(None, false, None).await.unwrap();
+    let found = a
+        .engine()
+        .verify(&Receiver::Standby, None, false, None)
+        .await
+        .unwrap();
     assert_eq!(found.found, 0, "{found:?}");
     assert_eq!(rescued(b), BTreeMap::new());
 }

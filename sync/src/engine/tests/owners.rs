@@ -2,6 +2,7 @@
 
 use super::pair::{Cable, Node, PATIENCE, flush, pair, write};
 use super::reversal::{rescued, turn};
+use crate::engine::Receiver;
 use crate::tree::{Owners, TreeConfig};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -62,7 +63,11 @@ async fn files_belong_to_the_same_names() {
     assert_eq!(owner(&b, "link"), (4000, 4050));
     assert_eq!(owner(&b, "many/7"), (4000, 4050));
     assert_eq!(owner(&b, "many/8"), (3999, 4050));
-    let found = a.engine().verify(None, false, None).await.unwrap();
+    let found = a
+        .engine()
+        .verify(&Receiver::Standby, None, false, None)
+        .await
+        .unwrap();
     assert_eq!(found.found, 0, "{found:?}");
     // Bob is not known on b: his file waits, the others do not.
     write(&a.tree().join("bobs"), "bob's");
@@ -93,7 +98,10 @@ async fn files_belong_to_the_same_names() {
     assert_eq!(owner(&a, "many/9"), (3001, 3050));
     assert_eq!(owner(&a, "d/file"), (3000, 3050));
     assert_eq!(rescued(&a), BTreeMap::new());
-    let found = tokio::time::timeout(PATIENCE, b.engine().verify(None, false, None));
+    let found = tokio::time::timeout(
+        PATIENCE,
+        b.engine().verify(&Receiver::Standby, None, false, None),
+    );
     assert_eq!(found.await.unwrap().unwrap().found, 0);
     cable.cut().await;
 }

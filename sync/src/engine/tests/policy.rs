@@ -4,9 +4,9 @@ use super::compare::{assert_equal, differences};
 use super::cuts::hand_batch;
 use super::pair::{Cable, Node, PATIENCE, flush, pair, write};
 use super::reversal::rescued;
-use crate::engine::TreeState;
 use crate::engine::apply::Batch;
 use crate::engine::command::Command;
+use crate::engine::{Differs, Receiver, TreeState};
 use crate::filter::Filter;
 use crate::path::RelPath;
 use crate::replica::machine::Ready;
@@ -206,7 +206,11 @@ async fn a_hold_spools_and_the_release_applies() {
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_finds_a_flipped_byte_and_repairs_it() {
     let (a, b, cable) = with_files(|_| {}, 10).await;
-    let clean = a.engine().verify(None, false, None).await.unwrap();
+    let clean = a
+        .engine()
+        .verify(&Receiver::Standby, None, false, None)
+        .await
+        .unwrap();
     assert_eq!((clean.found, clean.compared >= 15), (0, true), "{clean:?}");
     // A flip below the file system: content changes, no time does. Events of this process cannot be told apart, so the
     // engine of b rests meanwhile.
@@ -217,13 +221,17 @@ async fn verify_finds_a_flipped_byte_and_repairs_it() {
     file.write_all_at(b"X", 0).unwrap();
     file.set_modified(before).unwrap();
     b.engine().shared.token.grant();
-    let found = a.engine().verify(Some("data"), true, None).await.unwrap();
+    let found = a
+        .engine()
+        .verify(&Receiver::Standby, Some("data"), true, None)
+        .await
+        .unwrap();
     // Either the watcher repaired it before, or verify found it, perhaps on its way to the rescue.
     if found.found > 0 {
         let first = &found.differences[0];
-        let what = ["content", "missing on the standby"];
+        let what = [Differs::Content, Differs::Missing];
         assert!(
-            first.path == "d1/f1" && what.contains(&first.what.as_str()),
+            first.path == "d1/f1" && what.contains(&first.what),
             "{first:?}"
         );
     }
@@ -255,7 +263,10 @@ async fn verify_repairs_a_file_with_all_of_its_names() {
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     file.write_all_at(b"X", 0).unwrap();
     file.set_modified(before).unwrap();
-    a.engine().verify(Some("data"), true, None).await.unwrap();
+    a.engine()
+        .verify(&Receiver::Standby, Some("data"), true, None)
+        .await
+        .unwrap();
     b.until("repaired", |s| {
         s.trees[0].rescued > 0 && s.consistent && s.trees[0].dirty == 0
     })

@@ -6,7 +6,7 @@ use super::pair::{Cable, Node, PATIENCE, flush, noise, write};
 use super::reversal::rescued;
 use crate::engine::clock;
 use crate::engine::tombstones::tests as tombstones;
-use crate::engine::{CommandError, EngineStatus, SessionEnd};
+use crate::engine::{CommandError, EngineStatus, SessionEnd, SessionError};
 use crate::tree::{Part, ReplicaConfig, TreeConfig, TreeId};
 use crate::wire::{Accept, End, Hello, Message};
 use std::pin::Pin;
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 fn fed_data(name: &str) -> ReplicaConfig {
@@ -24,20 +25,29 @@ fn fed_data(name: &str) -> ReplicaConfig {
     }
 }
 
-fn node(name: &'static str) -> Node {
+fn node(name: &'static str, change: fn(&mut TreeConfig)) -> Node {
     let replicas = vec![fed_data("web1"), fed_data("web2")];
-    Node::with(name, Part::Node { replicas }, |_| {})
+    Node::with(name, Part::Node { replicas }, change)
 }
 
 async fn replica(name: &'static str) -> Node {
-    let web = Node::with(name, Part::Replica, |_| {});
+    replica_with(name, |_| {}).await
+}
+
+async fn replica_with(name: &'static str, change: fn(&mut TreeConfig)) -> Node {
+    let web = Node::with(name, Part::Replica, change);
     web.engine().begin_replica().await.unwrap();
     web
 }
 
-/// Source a, standby b and replica web1, all with the same files.
 async fn three() -> (Node, Node, Node, [Cable; 2]) {
-    let (a, b, web) = (node("a"), node("b"), replica("web1").await);
+    three_with(|_| {}).await
+}
+
+/// Source a, standby b and replica web1, all with the same files.
+pub async fn three_with(change: fn(&mut TreeConfig)) -> (Node, Node, Node, [Cable; 2]) {
+    let (a, b) = (node("a", change), node("b", change));
+    let web = replica_with("web1", change).await;
     for n in 0..40 {
         write(&a.tree().join(format!("dir/file{n}")), noise(9000, n));
     }
@@ -54,7 +64,7 @@ async fn three() -> (Node, Node, Node, [Cable; 2]) {
 }
 
 /// Waits until a replica has everything.
-async fn fed(source: &Node, name: &str) {
+pub async fn fed(source: &Node, name: &str) {
     let there = |status: &EngineStatus| {
         let mut replicas = status.replicas.iter();
         replicas.any(|r| {
@@ -92,29 +102,34 @@ async fn a_replica_gets_everything_and_only_receives() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_that_takes_nothing_delays_nobody() {
-    let (a, b, _web, cables) = three().await;
-    let [standby, feed] = cables;
-    feed.cut().await;
-    let slow = replica("web2").await;
+/// Replica web2, which has everything and takes nothing any more, and the session with it.
+pub async fn stuck(source: &Node) -> (Node, JoinHandle<Result<SessionEnd, SessionError>>) {
+    let web = replica("web2").await;
     let (inner, theirs) = tokio::io::duplex(64 << 10);
     let stuck = Arc::new(AtomicBool::new(false));
     let stream = Sticks {
         inner,
         stuck: Arc::clone(&stuck),
     };
-    let (from, to, cancel) = (
-        a.engine().clone(),
-        slow.engine().clone(),
-        CancellationToken::new(),
-    );
-    let (one, two) = (cancel.clone(), cancel.clone());
-    let source =
-        tokio::spawn(async move { from.run_feed_session("web2", stream, None, one).await });
-    tokio::spawn(async move { to.run_replica_session(theirs, two).await });
-    fed(&a, "web2").await;
+    let (from, to) = (source.engine().clone(), web.engine().clone());
+    let cancel = CancellationToken::new();
+    tokio::spawn({
+        let cancel = cancel.clone();
+        async move { to.run_replica_session(theirs, cancel).await }
+    });
+    let session =
+        tokio::spawn(async move { from.run_feed_session("web2", stream, None, cancel).await });
+    fed(source, "web2").await;
     stuck.store(true, Ordering::Release);
+    (web, session)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_takes_nothing_delays_nobody() {
+    let (a, b, _web, cables) = three().await;
+    let [standby, feed] = cables;
+    feed.cut().await;
+    let (slow, source) = stuck(&a).await;
     for n in 0..60 {
         write(&a.tree().join(format!("more/{n}")), noise(300_000, n));
     }
@@ -128,9 +143,9 @@ async fn one_that_takes_nothing_delays_nobody() {
     })
     .await;
     assert!(!source.is_finished());
-    cancel.cancel();
-    let _ = source.await;
+    source.abort();
     standby.cut().await;
+    drop(slow);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,7 +36,8 @@ async fn cut(old: Option<&[u8]>) -> (Node, Node, Vec<u8>) {
 /// What was written is in the source's index.
 async fn recorded(node: &Node) {
     let shared = &node.engine().shared;
-    shared.ask(Command::Barrier).await.unwrap();
+    let barrier = shared.ask(|reply| Command::Barrier { only: None, reply });
+    barrier.await.unwrap();
 }
 
 fn partials(node: &Node) -> Vec<PathBuf> {
