@@ -28,6 +28,8 @@
 //! | a full disk on the standby | `guards::a_full_standby_follows_when_there_is_room` |
 //! | a file that is changed in place is never left a mixture; no room for its journal | `in_place` |
 //! | a database under load is carried in sets, and starts on the standby with what was committed before the last one | `sets` |
+//! | a set is read from a snapshot while the tree goes on | `snapshots` |
+//! | flags of chattr follow the master, and its files change in spite of them | `chattr` |
 //! | an emptied or unmounted source stops replication | `guards::an_emptied_source_stops`, `guards::an_unmounted_source_stops` |
 //! | a source that is mounted over, or unmounted and mounted again, goes on with a scan | `remount::what_is_mounted_over_or_away_and_back_is_scanned` |
 //! | a stranger's key gets nowhere | `identity::a_strangers_key_gets_nowhere` |
@@ -42,6 +44,7 @@
 
 mod addresses;
 mod boot;
+mod chattr;
 mod commands;
 mod configuration;
 mod crashes;
@@ -62,6 +65,7 @@ mod resume;
 mod returning;
 mod sets;
 mod slow_link;
+mod snapshots;
 mod splits;
 mod story;
 mod systemd;
