@@ -16,6 +16,8 @@ use crate::path::RelPath;
 use crate::stat::Stat;
 use crate::tail::{Tail, TailHasher};
 
+mod ahead;
+
 /// Bytes per read: large enough for BLAKE3's full speed, small enough for the second-level cache.
 const CHUNK: usize = crate::tail::STEP;
 
@@ -72,8 +74,22 @@ pub fn hash_file(file: &File, flush_first: bool) -> Result<Hashed, Fault> {
 
 fn hash_unless(file: &File, ends: Ends<'_>) -> Result<Hashed, Fault> {
     let before = Stat::of_fd(file.as_fd())?;
-    let hashed = hash_while(file, before, &mut unless(ends))?;
-    hashed.ok_or(NOT_READ)
+    let done = hash_whole(file, before, TailHasher::new(before.size), ends)?;
+    Ok(done.hashed)
+}
+
+/// As fast as the machine can. Who is to be slower reads through [`hash_while`].
+fn hash_whole(
+    file: &File,
+    before: Stat,
+    mut hasher: TailHasher,
+    ends: Ends<'_>,
+) -> Result<Done, Fault> {
+    if ahead::feed(file, &mut hasher, ends)?.is_break() {
+        return Err(NOT_READ);
+    }
+    let done = hash_on(file, before, hasher, &mut unless(ends))?;
+    done.ok_or(NOT_READ)
 }
 
 const NOT_READ: Fault = Fault::Changed("it was not read to its end");
@@ -296,8 +312,7 @@ fn read_file(file: &File, wanted: Wanted<'_>, how: How<'_>, root: &Root) -> Resu
     }
     let known = before.map(|before| (before.key.size, before.hash));
     let hasher = TailHasher::new(seen.stat.size).after(known);
-    let read = hash_on(file, seen.stat, hasher, &mut unless(how.ends))?;
-    let done = read.ok_or(NOT_READ)?;
+    let done = hash_whole(file, seen.stat, hasher, how.ends)?;
     let (hashed, tail) = (done.hashed, done.tail);
     // A file that is written all the time is never read at rest; one that only grows has a content that it had.
     let grew = tail.is_some()

@@ -89,6 +89,11 @@ fn ask(file: &File, at: u64) -> Option<(u64, u64, bool)> {
     }
 }
 
+/// The file has fewer blocks than bytes.
+pub(crate) fn is_sparse(file: &File) -> bool {
+    stored(file).is_some()
+}
+
 /// Bytes on the disk of a file that has fewer of them than it is long; `None` for any other.
 fn stored(file: &File) -> Option<u64> {
     let stat = rustix::fs::fstat(file).ok()?;

@@ -26,6 +26,8 @@ pub const GROWS_FROM: u64 = 1 << 20;
 pub const OLD_TAIL: u64 = 64 << 10;
 /// Most bytes that may be hashed in one step: what is compared is at most [`OLD_TAIL`] and this.
 pub const STEP: usize = 256 << 10;
+/// What may be hashed by itself, see [`TailHasher::block`]: 16 leaves.
+pub const BLOCK: u64 = 1 << 20;
 /// Files that are remembered: 2 KiB each.
 const MOST: usize = 4096;
 /// Earlier ends of one file that are remembered: a receiver that is further behind gets differences.
@@ -189,6 +191,33 @@ impl TailHasher {
         self.hasher.chunk(*hash, known.chunk);
         self.written = after;
         true
+    }
+
+    /// Up to where the next bytes may come as the hashes of blocks. What is compared when the content has grown comes as bytes, and
+    /// so does all of a content whose beginning is to be recognised.
+    pub fn blocks_end(&self) -> u64 {
+        let end = self.announced.saturating_sub(OLD_TAIL);
+        match self.old.is_none() && self.written.is_multiple_of(BLOCK) {
+            true => end - end % BLOCK,
+            false => 0,
+        }
+    }
+
+    /// Bytes of what a block is hashed in: a chunk, or all of it.
+    pub fn unit(&self) -> u32 {
+        let chunk = Chunks::size_for(self.announced).map_or(BLOCK, u64::from);
+        // A block fits.
+        chunk.min(BLOCK) as u32
+    }
+
+    /// The next [`BLOCK`] bytes, as the hashes of contents of [`TailHasher::unit`] bytes. They end at [`TailHasher::blocks_end`] at last.
+    pub fn block(&mut self, hashes: &[[u8; 32]]) {
+        let unit = self.unit();
+        debug_assert_eq!(hashes.len() as u64 * u64::from(unit), BLOCK);
+        for hash in hashes {
+            self.hasher.chunk(*hash, unit);
+        }
+        self.written += BLOCK;
     }
 
     fn take(&mut self, mut piece: Piece<'_>) {
