@@ -7,7 +7,7 @@ use super::place::Place;
 use crate::signals;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
@@ -34,13 +34,18 @@ impl Changes {
         }
     }
 
-    /// Writes the next one; returns the file's path below the tree and its content.
-    fn write(&mut self, root: &Path) -> Result<(std::path::PathBuf, [u8; SMALL]), BenchError> {
+    /// The next one: the file's path below the tree and its content.
+    fn choose(&mut self) -> (PathBuf, [u8; SMALL]) {
         self.next += 1;
         let (mut choice, mut content) = ([0; 8], [0; SMALL]);
         fill(self.next, &mut content);
         choice.copy_from_slice(&content[..8]);
-        let path = small_path(u64::from_le_bytes(choice) % self.files);
+        (small_path(u64::from_le_bytes(choice) % self.files), content)
+    }
+
+    /// Writes the next one.
+    fn write(&mut self, root: &Path) -> Result<(PathBuf, [u8; SMALL]), BenchError> {
+        let (path, content) = self.choose();
         fs::write(root.join(&path), content).map_err(BenchError::io("change a file"))?;
         Ok((path, content))
     }
@@ -97,6 +102,37 @@ pub(super) fn fsyncs(dir: &Path) -> Result<Vec<f64>, BenchError> {
         let mut file = fs::File::create(dir.join(n.to_string())).map_err(failed())?;
         file.write_all(&[1; SMALL]).map_err(failed())?;
         file.sync_all().map_err(failed())?;
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(times)
+}
+
+/// What the file system alone takes for the same changes: files of a tree of so many, replaced `every` so often, each durable with its
+/// name when its time ends. In milliseconds. That is one node's part of a change, without an index, a link or another node.
+pub(super) fn replaced(
+    tree: &Path,
+    changes: &mut Changes,
+    every: Duration,
+    count: u64,
+) -> Result<Vec<f64>, BenchError> {
+    let failed = || BenchError::io("replace a file");
+    let temp = tree.join(".replaced");
+    let mut times = Vec::new();
+    let start = Instant::now();
+    for n in 0..count {
+        signals::check()?;
+        let due = every * u32::try_from(n).unwrap_or(u32::MAX);
+        std::thread::sleep(due.saturating_sub(start.elapsed()));
+        let begin = Instant::now();
+        let (path, content) = changes.choose();
+        let path = tree.join(path);
+        let mut file = fs::File::create(&temp).map_err(failed())?;
+        file.write_all(&content).map_err(failed())?;
+        file.sync_all().map_err(failed())?;
+        fs::rename(&temp, &path).map_err(failed())?;
+        let parent = path.parent().unwrap_or(tree);
+        let directory = fs::File::open(parent).and_then(|dir| dir.sync_all());
+        directory.map_err(failed())?;
         times.push(begin.elapsed().as_secs_f64() * 1e3);
     }
     Ok(times)

@@ -65,7 +65,7 @@ pub(super) fn play(
     })?;
     let mut seen = None;
     rows.case(options, place, Case::Changes, |rows| {
-        seen = Some(steady::changes(options, place, rows)?);
+        seen = Some(steady::changes(options, place, &copied.by_rsync, rows)?);
         Ok(())
     })?;
     place.stop_agents()?;

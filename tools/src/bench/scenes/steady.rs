@@ -5,7 +5,7 @@ use crate::bench::SyncOptions;
 use crate::bench::agents::{COPY, SOON};
 use crate::bench::case::Case;
 use crate::bench::error::BenchError;
-use crate::bench::lag::{Changes, fsyncs, until_durable, until_seen};
+use crate::bench::lag::{Changes, fsyncs, replaced, until_durable, until_seen};
 use crate::bench::loops::{Lsyncd, beside_rsync_loop};
 use crate::bench::peers::Rsync;
 use crate::bench::place::Place;
@@ -21,6 +21,8 @@ const EVERY: Duration = Duration::from_millis(10);
 const PER_SECOND: u64 = 100;
 /// One of so many is asked for by a flush.
 const ASKED: u64 = 10;
+/// Changes of a tree without agents.
+const ALONE: u64 = 20 * PER_SECOND;
 /// Changes that the peers are given: each takes a second or more with them.
 const PEER_CHANGES: u64 = 15;
 /// Runs of a broken connection when nothing else is asked for.
@@ -82,10 +84,12 @@ fn flush_after_break(place: &Place) -> Result<(), BenchError> {
     }
 }
 
-/// Changes at a steady rate, by Tandem. Returns the milliseconds until each of some was seen.
+/// Changes at a steady rate, by Tandem. Returns the milliseconds until each of some was seen. `copy`: the same tree, on the
+/// standby's disk, of which nobody knows.
 pub(super) fn changes(
     options: &SyncOptions,
     place: &Place,
+    copy: &str,
     rows: &mut Rows,
 ) -> Result<Vec<f64>, BenchError> {
     place.settle()?;
@@ -98,6 +102,13 @@ pub(super) fn changes(
     )?;
     let one = percentile(&one, 50.0).unwrap_or_default();
     let number = options.seconds * PER_SECOND;
+    let alone = replaced(
+        &place.node(1).host.outside_path(copy),
+        &mut Changes::new(options.files, 3),
+        EVERY,
+        number.min(ALONE),
+    )?;
+    place.settle()?;
     let mut changes = Changes::new(options.files, 0);
     let durable = until_durable(place, &mut changes, EVERY, number, ASKED)?;
     place.flush(COPY)?;
@@ -106,7 +117,8 @@ pub(super) fn changes(
     let how = format!(
         "{} files, one of them rewritten each {EVERY:?} for {} s; of every {ASKED}th: from before the write \
          until a flush that began after it says that it is durable on the standby (an upper bound: the flush is part of it); a file of 1 KiB and its \
-         fsync take {one:.2} ms on this disk",
+         fsync take {one:.2} ms on this disk; one disk alone: files of the same tree replaced at the same rate on the standby's disk while \
+         the agents rest: new file, fsync, rename, fsync of the directory",
         count(options.files),
         options.seconds
     );
@@ -114,6 +126,7 @@ pub(super) fn changes(
         "{number_seen} changes one after the other, at most one each {EVERY:?}: from before the write until the \
          standby's file has the new content"
     );
+    let of_alone = |percent| Some(("one disk alone".to_owned(), percentile(&alone, percent).into_iter().collect()));
     for (what, percent, values, bound, how) in [
         ("durable, median", 50.0, &durable, Some(5.0), &how),
         ("durable, p99", 99.0, &durable, Some(25.0), &how),
@@ -125,7 +138,7 @@ pub(super) fn changes(
             what: what.into(),
             unit: "ms",
             tandem: percentile(values, percent).into_iter().collect(),
-            peer: None,
+            peer: bound.and_then(|_| of_alone(percent)),
             target: bound.map_or(Target::None, Target::AtMost),
             how: how.clone(),
         });
