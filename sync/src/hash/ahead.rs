@@ -194,11 +194,7 @@ mod tests {
         let size = LONG + 3 * ROUND;
         let file = on_disk(&content(size));
         let mut hasher = TailHasher::new(size);
-        assert!(
-            feed(&file, &mut hasher, &|| true)
-                .expect("read")
-                .is_break()
-        );
+        assert!(feed(&file, &mut hasher, &|| true).expect("read").is_break());
         assert_eq!(hasher.written(), LONG);
     }
 

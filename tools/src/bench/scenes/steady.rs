@@ -126,7 +126,12 @@ pub(super) fn changes(
         "{number_seen} changes one after the other, at most one each {EVERY:?}: from before the write until the \
          standby's file has the new content"
     );
-    let of_alone = |percent| Some(("one disk alone".to_owned(), percentile(&alone, percent).into_iter().collect()));
+    let of_alone = |percent| {
+        Some((
+            "one disk alone".to_owned(),
+            percentile(&alone, percent).into_iter().collect(),
+        ))
+    };
     for (what, percent, values, bound, how) in [
         ("durable, median", 50.0, &durable, Some(5.0), &how),
         ("durable, p99", 99.0, &durable, Some(25.0), &how),
