@@ -33,7 +33,7 @@ pub use host::{Host, HostSpec, Nic, Process, Snapshot};
 pub use network::{Cable, Network};
 pub use privilege::{Privilege, privilege};
 pub use start::{PROGRAM_DIR, at_start, own_path};
-pub use uml::{Guest, GuestOutput};
+pub use uml::{Guest, GuestOutput, LastingDisk, Running};
 
 use floor::Floor;
 use janitor::Janitor;

@@ -4,6 +4,10 @@
 //! temporary directory is an ext4 of its own, empty, and gone afterwards. It has one processor, HZ=100, ext4, btrfs, xfs and
 //! tmpfs built in, no network but loopback, and loads no modules. Needs no root. Boot takes a second or two.
 
+mod power;
+
+pub use power::{LastingDisk, Running};
+
 use crate::disk::{make_work_dir, remove_tree};
 use crate::{LabError, disk};
 use rustix::fs::{FlockOperation, flock};
@@ -12,7 +16,7 @@ use std::fs::{self, File};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// Where Debian's package has the kernel.
@@ -72,22 +76,10 @@ impl Guest {
     }
 
     fn run_job(&self, job: &Job, most: Duration) -> Result<GuestOutput, LabError> {
-        let (processor, _lock) = a_processor()?;
-        let console = File::create(job.0.join("console")).map_err(failed("make the console"))?;
-        let also = console.try_clone().map_err(failed("share the console"))?;
-        let status = Command::new("timeout")
-            // At SIGTERM the kernel ends its helpers, which are in a session of their own; SIGKILL would leave them.
-            .args(["--kill-after=10", &most.as_secs().to_string()])
-            // Between two processors it is three times slower.
-            .args(["taskset", "-c", &processor.to_string()])
-            .arg(&self.kernel)
-            .args(job.words())
-            .env("TMPDIR", memory_directory())
-            .stdin(Stdio::null())
-            .stdout(console)
-            .stderr(also)
-            .status()
-            .map_err(failed("start timeout, taskset and the guest's kernel"))?;
+        let (mut kernel, _lock) = self.boot(job, most)?;
+        let status = kernel
+            .wait()
+            .map_err(failed("wait for the guest's kernel"))?;
         let code = job.read("code").trim().parse().map_err(|_| {
             let said = job.read("console");
             let (out, err) = (job.read("stdout"), job.read("stderr"));
@@ -101,14 +93,41 @@ impl Guest {
             stderr: job.read("stderr"),
         })
     }
+
+    /// Starts the kernel, on a processor that is the guest's for as long as the file is held.
+    fn boot(&self, job: &Job, most: Duration) -> Result<(Child, File), LabError> {
+        let (processor, lock) = a_processor()?;
+        let console = File::create(job.dir.join("console")).map_err(failed("make the console"))?;
+        let also = console.try_clone().map_err(failed("share the console"))?;
+        let kernel = Command::new("timeout")
+            // At SIGTERM the kernel ends its helpers, which are in a session of their own; SIGKILL would leave them.
+            .args(["--kill-after=10", &most.as_secs().to_string()])
+            // Between two processors it is three times slower.
+            .args(["taskset", "-c", &processor.to_string()])
+            .arg(&self.kernel)
+            .args(job.words())
+            .env("TMPDIR", memory_directory())
+            .stdin(Stdio::null())
+            .stdout(console)
+            .stderr(also)
+            .spawn()
+            .map_err(failed("start timeout, taskset and the guest's kernel"))?;
+        Ok((kernel, lock))
+    }
 }
 
 /// The directory that the guest shares: its first process, what it runs, what that said, and its disk.
-struct Job(PathBuf);
+#[derive(Debug)]
+struct Job {
+    dir: PathBuf,
+    /// The image of a second disk, which outlives it.
+    lasting: Option<PathBuf>,
+}
 
 impl Job {
     fn make(program: &Path, arguments: &[&str]) -> Result<Self, LabError> {
-        let job = Self(make_work_dir(&std::env::temp_dir())?);
+        let dir = make_work_dir(&std::env::temp_dir())?;
+        let job = Self { dir, lasting: None };
         let mut command = OsString::from("exec");
         for word in [program.as_os_str()]
             .into_iter()
@@ -117,13 +136,13 @@ impl Job {
             command.push(" ");
             command.push(quoted(word));
         }
-        fs::write(job.0.join("command"), command.as_bytes())
+        fs::write(job.dir.join("command"), command.as_bytes())
             .map_err(failed("write the guest's command"))?;
-        let init = job.0.join("init");
+        let init = job.dir.join("init");
         fs::write(&init, INIT).map_err(failed("write the guest's first process"))?;
         fs::set_permissions(&init, fs::Permissions::from_mode(0o755))
             .map_err(failed("set the mode of the guest's first process"))?;
-        disk::make_image(&job.0.join("disk"), DISK, None)?;
+        disk::make_image(&job.dir.join("disk"), DISK, None)?;
         Ok(job)
     }
 
@@ -131,7 +150,7 @@ impl Job {
     fn words(&self) -> Vec<OsString> {
         let path = |before: &str, below: &str| {
             let mut word = OsString::from(before);
-            word.push(self.0.join(below));
+            word.push(self.dir.join(below));
             word
         };
         let mut words: Vec<OsString> = [
@@ -157,19 +176,24 @@ impl Job {
             path("uml_dir=", ""),
             path("job=", ""),
         ]);
+        words.extend(self.lasting.iter().map(|image| {
+            let mut word = OsString::from("ubd1=");
+            word.push(image);
+            word
+        }));
         words
     }
 
     /// Empty when it is not there: the guest did not come so far.
     fn read(&self, name: &str) -> String {
-        let bytes = fs::read(self.0.join(name)).unwrap_or_default();
+        let bytes = fs::read(self.dir.join(name)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
-        let _ = remove_tree(&self.0);
+        let _ = remove_tree(&self.dir);
     }
 }
 
@@ -254,22 +278,13 @@ mod tests {
         let ended = guest.run_job(&job, Duration::from_secs(5));
         assert!(ended.is_err_and(|e| e.to_string().contains("here")));
         // Each of the guest's processes has the kernel's command line, which names the job. Killed ones take a moment.
-        let name = job.0.as_os_str().as_bytes();
         let begun = std::time::Instant::now();
-        while processes_naming(name) > 0 {
+        while power::processes_of(&job).next().is_some() {
             assert!(
                 begun.elapsed() < Duration::from_secs(10),
                 "something is left"
             );
             std::thread::yield_now();
         }
-    }
-
-    fn processes_naming(name: &[u8]) -> usize {
-        let processes = fs::read_dir("/proc").unwrap().flatten();
-        let lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-        lines
-            .filter(|line| line.windows(name.len()).any(|part| part == name))
-            .count()
     }
 }

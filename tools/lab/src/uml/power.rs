@@ -1,0 +1,191 @@
+//! A power cut: a guest whose processes are killed loses what its kernel had not written, and a disk keeps the rest.
+
+use super::{Guest, Job, failed};
+use crate::LabError;
+use crate::disk::{make_image, make_work_dir, remove_tree};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+/// Longest wait for killed processes. They hold nothing that would delay their end.
+const KILLED: Duration = Duration::from_secs(10);
+/// How often what a guest said is looked at.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A disk that outlives its guests: an ext4 in a file of this machine. A guest has it at [`LastingDisk::AT`]. It gets
+/// only what somebody in the guest waits for: its journal is not committed by time, nothing is written because of its age,
+/// and no content because it gets the name of another one.
+#[derive(Debug)]
+pub struct LastingDisk {
+    dir: PathBuf,
+}
+
+impl LastingDisk {
+    /// Where a guest has it.
+    pub const AT: &str = "/mnt/lasting";
+
+    /// An empty one.
+    ///
+    /// # Errors
+    /// The file system's, or that of `mkfs.ext4`.
+    pub fn make() -> Result<Self, LabError> {
+        let dir = make_work_dir(&std::env::temp_dir())?;
+        let made = Self { dir };
+        make_image(&made.image(), super::DISK, None)?;
+        Ok(made)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.join("disk")
+    }
+}
+
+impl Drop for LastingDisk {
+    fn drop(&mut self) {
+        let _ = remove_tree(&self.dir);
+    }
+}
+
+/// A guest that runs. Its power is cut when this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    kernel: Child,
+    job: Job,
+    /// Its processor.
+    _lock: File,
+}
+
+impl Guest {
+    /// Boots with that disk and runs the program. Nothing of the guest is left after `most`, as with [`Guest::run`].
+    ///
+    /// # Errors
+    /// [`LabError`] when it cannot be started. That it does not boot is told by [`Running::wait`].
+    pub fn start(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        lasting: &LastingDisk,
+        most: Duration,
+    ) -> Result<Running, LabError> {
+        let mut job = Job::make(program, arguments)?;
+        job.lasting = Some(lasting.image());
+        let (kernel, lock) = self.boot(&job, most)?;
+        Ok(Running {
+            kernel,
+            job,
+            _lock: lock,
+        })
+    }
+}
+
+impl Running {
+    /// What its command has said so far.
+    pub fn said(&self) -> String {
+        self.job.read("stdout")
+    }
+
+    /// Returns when what it said fulfils the condition.
+    ///
+    /// # Errors
+    /// [`LabError::Guest`] with all that it said when it ended before.
+    pub fn wait(&mut self, condition: impl Fn(&str) -> bool) -> Result<(), LabError> {
+        loop {
+            // Before what it said is read: what it said last counts.
+            let ended = self
+                .kernel
+                .try_wait()
+                .map_err(failed("look for the guest's kernel"))?;
+            if condition(&self.said()) {
+                return Ok(());
+            }
+            if let Some(status) = ended {
+                let said = ["console", "stdout", "stderr"].map(|name| self.job.read(name));
+                return Err(LabError::Guest(format!(
+                    "the guest ended ({status}): {}",
+                    said.join("\n")
+                )));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Cuts its power. Gives what its command had said. The disk may be used again when this returns.
+    ///
+    /// # Errors
+    /// [`LabError::Guest`] when something of it does not end.
+    pub fn cut(mut self) -> Result<String, LabError> {
+        self.kill()?;
+        Ok(self.said())
+    }
+
+    /// The thread that writes to the disk too: it is a process of its own.
+    fn kill(&mut self) -> Result<(), LabError> {
+        let begun = Instant::now();
+        loop {
+            let mut any = false;
+            for pid in processes_of(&self.job) {
+                any = true;
+                // One that has just ended.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            if !any {
+                break;
+            }
+            if begun.elapsed() > KILLED {
+                return Err(LabError::Guest("a killed guest does not end".into()));
+            }
+            std::thread::yield_now();
+        }
+        let waited = self.kernel.wait();
+        waited
+            .map(drop)
+            .map_err(failed("wait for the guest's kernel"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
+/// What runs for that job: each process of a guest has the kernel's command line, which names the job. Killed ones take a moment.
+pub(super) fn processes_of(job: &Job) -> impl Iterator<Item = Pid> {
+    // With the slash, as the command line has it: else another job whose number begins with this one's would be meant.
+    let name = job.dir.join("");
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(move |entry| {
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let name = name.as_os_str().as_bytes();
+        let names = line.windows(name.len()).any(|part| part == name);
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        names.then(|| Pid::from_raw(pid)).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a guest waited for is there in the next one; what it only wrote is not.
+    #[test]
+    fn a_power_cut_takes_what_nobody_waited_for() {
+        let guest = Guest::find().unwrap();
+        let disk = LastingDisk::make().unwrap();
+        let most = Duration::from_secs(60);
+        let sh = Path::new("/bin/sh");
+        let script = "cd /mnt/lasting; echo 1 >synced; sync -f synced; \
+            echo 2 >written; echo 3 >synced; echo ready; sleep 1000";
+        let mut first = guest.start(sh, &["-c", script], &disk, most).unwrap();
+        first.wait(|said| said == "ready\n").unwrap();
+        first.cut().unwrap();
+        let script = "cd /mnt/lasting; cat synced; ls; echo end; sleep 1000";
+        let mut second = guest.start(sh, &["-c", script], &disk, most).unwrap();
+        second.wait(|said| said.ends_with("end\n")).unwrap();
+        let said = second.cut().unwrap();
+        assert_eq!(said, "1\nlost+found\nsynced\nend\n");
+    }
+}
