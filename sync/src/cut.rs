@@ -23,6 +23,20 @@ mod armed {
         left: AtomicI64,
         /// Where the last cut was.
         place: Mutex<Option<&'static str>>,
+        /// Where the thread stands still for good, the how manieth time that it comes there.
+        stands: Mutex<Option<(&'static str, u32)>>,
+    }
+
+    impl State {
+        fn stands_at(&self, place: &'static str) -> bool {
+            match &mut *self.stands.lock().unwrap() {
+                Some((stands, nth)) if *stands == place => {
+                    *nth = nth.saturating_sub(1);
+                    *nth == 0
+                }
+                _ => false,
+            }
+        }
     }
 
     thread_local! {
@@ -41,7 +55,13 @@ mod armed {
             self.0.left.store(0, Ordering::SeqCst);
         }
 
-        /// Where it was cut.
+        /// The thread stands still for good at that place, the `nth` time from now on that it comes there: for a test that ends
+        /// the process or its machine then.
+        pub fn stand_at(&self, place: &'static str, nth: u32) {
+            *self.0.stands.lock().unwrap() = Some((place, nth));
+        }
+
+        /// Where it was cut, or stands.
         pub fn place(&self) -> Option<&'static str> {
             *self.0.place.lock().unwrap()
         }
@@ -56,6 +76,12 @@ mod armed {
     pub(crate) fn here(place: &'static str) {
         let cut = FOLLOWED.with_borrow(|cuts| {
             let state = &cuts.as_ref()?.0;
+            if state.stands_at(place) {
+                *state.place.lock().unwrap() = Some(place);
+                loop {
+                    std::thread::park();
+                }
+            }
             let left = state
                 .left
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {

@@ -25,6 +25,7 @@ mod overflow;
 mod owners;
 pub(super) mod pair;
 mod policy;
+mod power;
 mod receivers;
 mod reflinks;
 mod renames;

@@ -41,6 +41,40 @@ impl Node {
         Node::make(&std::env::temp_dir(), name, part, change)
     }
 
+    /// One whose directories are `dir`, which is made.
+    pub fn new_at(dir: &Path, name: &'static str, change: fn(&mut TreeConfig)) -> Node {
+        let node = Node::dir_at(dir, name, change);
+        std::fs::create_dir(node.tree()).unwrap();
+        node.started()
+    }
+
+    /// One whose directories were made by [`Node::new_at`] in a process that is gone.
+    pub fn after_a_cut(dir: &Path, name: &'static str, change: fn(&mut TreeConfig)) -> Node {
+        let was = dir.with_extension("was");
+        std::fs::rename(dir, &was).unwrap();
+        let node = Node::dir_at(dir, name, change);
+        std::fs::rename(was, dir).unwrap();
+        node.started()
+    }
+
+    fn dir_at(dir: &Path, name: &'static str, change: fn(&mut TreeConfig)) -> Node {
+        let (parent, own) = (dir.parent().unwrap(), dir.file_name().unwrap());
+        let mut builder = tempfile::Builder::new();
+        let dir = builder.prefix(own).rand_bytes(0).tempdir_in(parent);
+        Node {
+            name,
+            dir: dir.unwrap(),
+            engine: None,
+            change,
+            part: Part::node(),
+        }
+    }
+
+    fn started(mut self) -> Node {
+        self.start();
+        self
+    }
+
     fn make(at: &Path, name: &'static str, part: Part, change: fn(&mut TreeConfig)) -> Node {
         let dir = tempfile::Builder::new()
             .prefix("tandem-sync-")
