@@ -129,7 +129,7 @@ impl Host {
         self.mac
     }
 
-    /// Runs a task on the host and waits for its result, at most 20 s.
+    /// Runs a task on the host and waits for its result, at most 50 s.
     pub(crate) fn block_on<T, F, Fut>(&self, task: F) -> T
     where
         T: Send + 'static,
@@ -137,8 +137,8 @@ impl Host {
         Fut: Future<Output = T> + 'static,
     {
         self.spawn(task)
-            .recv_timeout(Duration::from_secs(20))
-            .expect("the task on the host ends well within 20 s")
+            .recv_timeout(Duration::from_secs(50))
+            .expect("the task on the host ends well within 50 s")
     }
 
     /// Starts a task on the host; its result comes through the channel.

@@ -46,10 +46,14 @@ pub struct Events {
 impl Events {
     /// Subscribes. Must be called within a tokio runtime.
     pub fn open() -> Result<Self, NetlinkError> {
+        Self::with_queue(QUEUE_BYTES)
+    }
+
+    pub(super) fn with_queue(bytes: usize) -> Result<Self, NetlinkError> {
         let open = || -> io::Result<AsyncSocket> {
             let protocol = Protocol::from(libc::NETLINK_ROUTE);
             let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(protocol))?;
-            socket.set_recv_buffer_size(QUEUE_BYTES)?;
+            socket.set_recv_buffer_size(bytes)?;
             rustix::net::bind(&socket, &SocketAddrNetlink::new(0, GROUPS as u32))?;
             AsyncSocket::new(socket)
         };

@@ -174,10 +174,10 @@ fn a_removal_by_somebody_else_and_a_lost_carrier_are_told() {
 fn too_many_events_are_told_as_an_overrun() {
     Pair::new().a.block_on(|| async {
         let netlink = Netlink::open().expect("netlink opens");
-        let mut events = Events::open().expect("events open");
-        // Nobody reads meanwhile: each pair of changes leaves two messages in a queue that holds some thousand.
+        let mut events = Events::with_queue(16 << 10).expect("events open");
+        // Nobody reads meanwhile: each pair of changes leaves two messages in a queue that holds some dozen.
         let one = [floating("192.0.2.80", 24, None)];
-        for _ in 0..6000 {
+        for _ in 0..200 {
             hold(&netlink, &one, LIFETIME).await.expect("added");
             release(&netlink, &one).await.expect("removed");
         }
