@@ -1,6 +1,6 @@
 //! What a session sends builds on what it sent before.
 
-use super::pair::{Node, pair, write};
+use super::pair::{Node, pair, recorded, write};
 use crate::engine::apply::Batch;
 use crate::engine::command::{Command, heads};
 use crate::path::RelPath;
@@ -67,7 +67,7 @@ async fn after_a_batch_that_failed_no_position_moves_until_the_next_session() {
     for n in 0..40 {
         write(&a.tree().join(n.to_string()), "content");
     }
-    a.until("numbered", |status| status.seq >= 40).await;
+    recorded(&a).await;
     let position = || heads(&b.engine().shared).unwrap().trees()[0].head.seq;
     prepare(&a, &b, 1).await;
     assert!(apply(&b, 1, batch(&a, 1, false)).await);

@@ -273,6 +273,15 @@ pub async fn begin(a: Node, b: Node) -> (Node, Node) {
     (a, b)
 }
 
+/// Everything written on the node so far is in its index.
+pub async fn recorded(node: &Node) {
+    let barrier = |reply| Command::Barrier { only: None, reply };
+    let asked = node.engine().shared.ask(barrier);
+    let recorded = tokio::time::timeout(PATIENCE, asked).await;
+    let recorded = recorded.expect("a barrier ends").unwrap();
+    assert!(recorded.not_covered.is_empty(), "{recorded:?}");
+}
+
 /// Everything written on the source so far is durable on the replica.
 pub async fn flush(source: &Node) {
     let mut peer = source.engine().shared.peer.subscribe();

@@ -1,7 +1,7 @@
 //! The direction turns: nothing that the pair had not acknowledged is lost.
 
 use super::compare::assert_equal;
-use super::pair::{Cable, Node, flush, pair, write};
+use super::pair::{Cable, Node, flush, pair, recorded, write};
 use crate::path::RelPath;
 use crate::rescue;
 use std::collections::BTreeMap;
@@ -110,7 +110,7 @@ async fn the_alarm_that_both_wrote_ends_when_they_are_equal() {
     a.engine().idle().await.unwrap();
     a.engine().begin_source(3).await.unwrap();
     write(&a.tree().join("changed on both"), "a's");
-    a.until("known", |s| s.seq > 9).await;
+    recorded(&a).await;
     a.engine().begin_replica().await.unwrap();
     let has_alarm = |s: &crate::engine::EngineStatus| s.alarms.iter().any(|a| a.kind == "diverged");
     let mut seen = a.engine().status_changes();

@@ -2,7 +2,7 @@
 
 use super::compare::assert_equal;
 use super::cuts::hand;
-use super::pair::{Cable, Node, PATIENCE, flush, pair, write};
+use super::pair::{Cable, Node, PATIENCE, flush, pair, recorded, write};
 use super::reversal::rescued;
 use super::trees::{both, data, more};
 use crate::engine::{EngineStatus, TreeState};
@@ -23,12 +23,10 @@ async fn equal() -> (Node, Node) {
 
 /// The source writes these, and the replica is cut when the batch of them is in its slot.
 async fn keep_in_slot(a: &Node, b: &mut Node, names: &[&str]) {
-    let known = a.shown().await.seq;
     for name in names {
         write(&a.tree().join(name), "second");
     }
-    let all = known + names.len() as u64;
-    a.until("known", |s| s.seq >= all).await;
+    recorded(a).await;
     b.engine().shared.cuts.arm(2);
     let records: Vec<(&str, bool)> = names.iter().map(|name| (*name, false)).collect();
     let handed = hand(a, b, &records, a.shown().await.seq).await;
@@ -171,7 +169,7 @@ async fn a_hold_that_spooled_past_the_branch_gets_what_the_new_master_wrote_inst
     c.engine().begin_source(2).await.unwrap();
     write(&c.tree().join("new"), "of c");
     write(&c.tree().join("other"), "of c");
-    c.until("known", |s| s.trees[0].files > 2).await;
+    recorded(&c).await;
     let cable = Cable::plug(&c, &b);
     let _ = c.engine().flush(Duration::from_millis(500)).await.unwrap();
     cable.cut().await;

@@ -92,10 +92,6 @@ async fn what_is_old_goes_from_the_trash() {
     };
     let (a, b) = pair(aged).await;
     write(&a.tree().join("file"), "x");
-    let old = b.tree().join(".tandem/trash/2020-02-29T23");
-    write(&old.join("deep/er/file"), "old");
-    let mine = b.tree().join(".tandem/trash/mine");
-    write(&mine, "no hour");
     let cable = Cable::plug(&a, &b);
     settled(&a, &b).await;
     std::fs::remove_file(a.tree().join("file")).unwrap();
@@ -104,6 +100,10 @@ async fn what_is_old_goes_from_the_trash() {
     // It is looked at when the tree is opened, and each minute.
     let mut b = b;
     b.stop().await;
+    let old = b.tree().join(".tandem/trash/2020-02-29T23");
+    write(&old.join("deep/er/file"), "old");
+    let mine = b.tree().join(".tandem/trash/mine");
+    write(&mine, "no hour");
     b.start();
     b.engine().begin_replica().await.unwrap();
     let gone = async {
