@@ -15,7 +15,7 @@ const NAME: &[u8] = b"snapshot";
 /// `BTRFS_SUPER_MAGIC`.
 const BTRFS: u64 = 0x9123_683E;
 /// The inode number of every subvolume's root directory (`BTRFS_FIRST_FREE_OBJECTID`).
-pub(crate) const ROOT_INODE: u64 = 256;
+const ROOT_INODE: u64 = 256;
 /// The inode number of the empty directory that a snapshot has in the place of a subvolume (`BTRFS_EMPTY_SUBVOL_DIR_OBJECTID`).
 const STUB_INODE: u64 = 2;
 /// `BTRFS_IOC_SNAP_CREATE_V2` and `BTRFS_IOC_SNAP_DESTROY`: `_IOW(0x94, 23 and 15, 4096 bytes)`.

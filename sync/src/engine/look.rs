@@ -11,7 +11,7 @@ use crate::hash::{self, Before, Ends, Hashed, How, ReadResult, Unread, Wanted};
 use crate::index::{Index, IndexError, Snapshot};
 use crate::meta::{Seen, What};
 use crate::path::RelPath;
-use crate::subvolume::{self, ROOT_INODE};
+use crate::subvolume;
 use crate::tail::{GROWS_FROM, Tails};
 use crate::tree::{TreeConfig, TreeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -241,9 +241,7 @@ impl Looker<'_> {
             What::Dir => {
                 let was_dir = self.was_dir(entry);
                 self.plain(path, &seen, entry.filter(|_| !dirt.force), out);
-                // A snapshot is made with what is in it.
-                let listed = dirt.walked && seen.key().ino != ROOT_INODE;
-                if dirt.recursive || (!was_dir && !listed) {
+                if dirt.recursive || (!was_dir && !dirt.walked) {
                     self.below(path, out)?;
                 }
                 Ok(())
