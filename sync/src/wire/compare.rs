@@ -14,7 +14,7 @@ pub struct VerifyEntry {
     pub path: RelPath,
     /// Freshly read.
     pub state: State,
-    /// As in [`Record`].
+    /// As in [`super::Record`].
     pub names: Option<Names>,
 }
 
