@@ -555,7 +555,7 @@ fn sums_that_wait_are_bounded() {
             last: false,
         })
     };
-    let mut m = offer(1 << 30);
+    let mut m = offer(2 << 30);
     for index in 0..4 {
         m.received(part(index)).unwrap();
     }
