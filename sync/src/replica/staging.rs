@@ -1,24 +1,23 @@
 //! Contents on their way to the replica: staged in the tree's private directory, checked by their hash when complete.
 
-use super::basis::{self, Basis, Known, Old, Start};
+use super::basis::{self, Basis};
 use super::pulse::Pulse;
 use super::small::{Asides, Small};
-use crate::commit::{self, Content, Partial, Redo, Staged, Staging};
+use crate::commit::{self, Content, Redo, Staging};
 use crate::delta;
 use crate::engine::command::Shared;
-use crate::engine::tree::{Open, Roots};
+use crate::engine::tree::Roots;
 use crate::entry::{ContentHash, IndexEntry, Kind, Meta};
 use crate::fault::Fault;
-use crate::holes::Span;
 use crate::index::{Index, IndexError, Snapshot};
 use crate::path::RelPath;
-use crate::tail::Tail;
-use crate::tree::{TreeId, Update};
+use crate::tree::TreeId;
 use crate::wire::{Item, Record, Want};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::File;
 use std::sync::Arc;
-use tokio::runtime::Handle;
+
+mod arrive;
+mod find;
 
 /// The large files of a batch, of which what came of one version serves the next one.
 pub(crate) fn large_files(records: &[Record]) -> HashSet<(TreeId, RelPath)> {
@@ -34,23 +33,10 @@ pub(crate) fn large_files(records: &[Record]) -> HashSet<(TreeId, RelPath)> {
         .collect()
 }
 
-/// Lets the disk begin with a content of a batch of few. Whoever applies it waits for the disk, and sees its errors; what
-/// it does until then takes about as long as a disk does.
-fn sync_ahead(staged: &mut Staged) {
-    if let Ok(runtime) = Handle::try_current()
-        && let Some(sync) = staged.sync_ahead()
-    {
-        runtime.spawn_blocking(sync);
-    }
-}
-
 /// The content of what lies at a path.
 fn hash_of(entry: &IndexEntry) -> Option<ContentHash> {
     entry.current.as_ref()?.kind.hash().copied()
 }
-
-/// Names with the same content that are tried as a local source.
-const SAME_CONTENT: usize = 8;
 
 /// One content. Few are open at a time: those of the batches in flight.
 #[expect(clippy::large_enum_variant)]
@@ -158,67 +144,65 @@ impl Contents {
         let snapshot = index.snapshot()?;
         self.whole = held;
         let mut wanted = Vec::new();
-        for (number, record) in (0u32..).zip(records) {
+        for (index, record) in (0u32..).zip(records) {
             let Some(Kind::File { size, hash }) = record.state.as_ref().map(|s| &s.kind) else {
                 self.failed.remove(&record.path);
                 continue;
             };
-            let item = Item {
-                batch,
-                index: number,
-            };
             if record.inline {
                 continue;
             }
-            self.failed.remove(&record.path);
-            let entry = snapshot.get(record.tree, &record.path)?;
-            let same = |kind: &Kind| {
-                *kind
-                    == Kind::File {
-                        size: *size,
-                        hash: *hash,
-                    }
-            };
-            let in_sets = self.roots.get(record.tree).is_some_and(|open| open.in_sets);
-            // A set that waits may change it before this is applied.
-            if !self.whole
-                && !in_sets
-                && entry
-                    .as_ref()
-                    .and_then(|e| e.current.as_ref())
-                    .is_some_and(|s| same(&s.kind))
-            {
-                continue;
-            }
-            if !self.whole
-                && let Some(staged) = self.local_copy(&snapshot, record.tree, *size, *hash)?
-            {
-                self.slots
-                    .insert(item, Slot::Ready(Content::Staged(staged)));
-                continue;
-            }
-            if let Some((old, tail, redo)) = self.grows(&snapshot, record, entry.as_ref(), *size)? {
-                wanted.push((number, old));
-                let staging = self.grown_staging(record, redo, tail, *size);
-                self.put(item, record, *hash, staging);
-                continue;
-            }
-            // Only what the index knows as the pair's is a basis. What is protected or excluded here is not in it, and
-            // the source, which learns a basis' sums, must not learn those. What a transfer left is the source's own.
-            let of_the_pair = entry.as_ref().filter(|e| hash_of(e).is_some());
-            let found = self.basis(record, *size, of_the_pair);
-            let redo = match &found {
-                Some(found) => self.in_place(&snapshot, record, entry.as_ref(), &found.basis)?,
-                None => None,
-            };
-            let want = match &found {
-                Some(found) => Want::Against(found.sums.clone()),
-                None => Want::Whole,
-            };
-            self.begin(item, record, *size, *hash, found, redo);
-            wanted.push((number, want));
+            let want = self.want(&snapshot, Item { batch, index }, record, *size, *hash)?;
+            wanted.extend(want.map(|want| (index, want)));
         }
         Ok(wanted)
+    }
+
+    /// Prepares a place for an offered file and says how it is wanted. None: it is here.
+    fn want(
+        &mut self,
+        snapshot: &Snapshot,
+        item: Item,
+        record: &Record,
+        size: u64,
+        hash: ContentHash,
+    ) -> Result<Option<Want>, IndexError> {
+        self.failed.remove(&record.path);
+        let entry = snapshot.get(record.tree, &record.path)?;
+        let entry = entry.as_ref();
+        let in_sets = self.roots.get(record.tree).is_some_and(|open| open.in_sets);
+        let current = entry.and_then(|e| e.current.as_ref());
+        let is_same = current.is_some_and(|state| state.kind == Kind::File { size, hash });
+        // A set that waits may change it before this is applied.
+        if is_same && !self.whole && !in_sets {
+            return Ok(None);
+        }
+        if !self.whole
+            && let Some(staged) = self.local_copy(snapshot, record.tree, size, hash)?
+        {
+            let ready = Slot::Ready(Content::Staged(staged));
+            self.slots.insert(item, ready);
+            return Ok(None);
+        }
+        if let Some((behind, tail, redo)) = self.grows(snapshot, record, entry, size)? {
+            let staging = self.grown_staging(record, redo, tail, size);
+            self.put(item, record, hash, staging);
+            return Ok(Some(behind));
+        }
+        // Only what the index knows as the pair's is a basis. What is protected or excluded here is not in it, and
+        // the source, which learns a basis' sums, must not learn those. What a transfer left is the source's own.
+        let of_the_pair = entry.filter(|e| hash_of(e).is_some());
+        let found = self.basis(record, size, of_the_pair);
+        let redo = match &found {
+            Some(found) => self.in_place(snapshot, record, entry, &found.basis)?,
+            None => None,
+        };
+        let want = match &found {
+            Some(found) => Want::Against(found.sums.clone()),
+            None => Want::Whole,
+        };
+        self.begin(item, record, size, hash, found, redo);
+        Ok(Some(want))
     }
 
     fn begin(
@@ -263,324 +247,6 @@ impl Contents {
         self.slots.insert(item, slot);
     }
 
-    fn staging(
-        &self,
-        record: &Record,
-        size: u64,
-        found: Option<basis::Found>,
-        redo: Option<Redo>,
-    ) -> Option<Result<(Staging, Option<Basis>), Fault>> {
-        let private = self.roots.get(record.tree)?.private;
-        if size < delta::SMALLEST {
-            return Some(Staging::begin(&private, size).map(|staging| (staging, None)));
-        }
-        let (basis, start, chunks) = match found {
-            Some(found) => (Some(found.basis), found.start, found.chunks),
-            None => (None, Start::Empty, None),
-        };
-        // Of what is neither changed in place nor begins as a clone all is read while it is copied.
-        let chunks = chunks.filter(|_| redo.is_some() || matches!(start, Start::Clone(_)));
-        let know = |mut staging: Staging| {
-            chunks.into_iter().for_each(|chunks| staging.know(chunks));
-            (staging, basis)
-        };
-        if let Some(redo) = redo {
-            return Some(Staging::begin_in_place(&private, redo, size).map(know));
-        }
-        let staging = match start {
-            Start::Cut(partial, kept) => {
-                tracing::info!(tree = %record.tree, path = %record.path, kept, size, "a transfer goes on where it was cut");
-                Staging::resume(&private, &record.path, partial, kept, size)
-            }
-            Start::Clone(clone) => Ok(Staging::over(clone, size)),
-            Start::Empty => Staging::begin_lasting(&private, &record.path, size),
-        };
-        Some(staging.map(know))
-    }
-
-    /// A file of this tree with this content, copied: what was renamed or copied at the source is not sent again.
-    fn local_copy(
-        &self,
-        snapshot: &Snapshot,
-        tree: TreeId,
-        size: u64,
-        hash: ContentHash,
-    ) -> Result<Option<Staged>, IndexError> {
-        let Some(open) = self.roots.get(tree) else {
-            return Ok(None);
-        };
-        for (other, path) in snapshot.by_hash(&hash, SAME_CONTENT)? {
-            if other != tree {
-                continue;
-            }
-            let Ok(file) = open.root.open_file(&path) else {
-                continue;
-            };
-            if let Ok(staged) = Staging::same(&open.private, &file, size, hash) {
-                return Ok(Some(staged));
-            }
-        }
-        Ok(None)
-    }
-
-    /// What is here of the path, as a basis for differences: what an earlier transfer left, and what lies there now.
-    fn basis(
-        &self,
-        record: &Record,
-        size: u64,
-        of_the_pair: Option<&IndexEntry>,
-    ) -> Option<basis::Found> {
-        if size < delta::SMALLEST {
-            return None;
-        }
-        let open = self.roots.get(record.tree)?;
-        let partial = Partial::take(&open.private, &record.path);
-        let old = of_the_pair.filter(|_| !self.whole).and_then(|entry| {
-            let file = open.root.open_file(&record.path).ok()?;
-            let known = entry.local.zip(hash_of(entry)).map(|(key, hash)| Known {
-                key,
-                hash,
-                chunks: self.shared.chunks.of(&hash),
-            });
-            Some(Old { file, known })
-        });
-        // What is changed in place is not cloned.
-        let clone = |old: &File| match open.update {
-            Update::Atomic => commit::clone_as_partial(&open.private, &record.path, old),
-            Update::InPlace => None,
-        };
-        basis::find(partial, old, clone, size, &self.pulse)
-    }
-
-    /// Whether the file is changed in place: in a tree that asks for it, and only if what lies there is the pair's version
-    /// with nothing to settle. A local version must be whole for the rescue.
-    fn in_place(
-        &self,
-        index: &Snapshot,
-        record: &Record,
-        entry: Option<&IndexEntry>,
-        basis: &Basis,
-    ) -> Result<Option<Redo>, IndexError> {
-        let in_place = |open: &Open| open.update == Update::InPlace && !open.in_sets;
-        if self.roots.get(record.tree).filter(in_place).is_none() {
-            return Ok(None);
-        }
-        let Some(old) = basis.only_old() else {
-            return Ok(None);
-        };
-        let base = old.try_clone().ok();
-        self.redo(index, record, entry, base)
-    }
-
-    /// A journal that changes the version that lies there, if that is the pair's with nothing to settle.
-    fn redo(
-        &self,
-        index: &Snapshot,
-        record: &Record,
-        entry: Option<&IndexEntry>,
-        base: Option<File>,
-    ) -> Result<Option<Redo>, IndexError> {
-        let key = entry.filter(|e| e.seq != 0).and_then(|e| e.local);
-        let (Some(key), Some(state)) = (key, record.state.as_ref()) else {
-            return Ok(None);
-        };
-        if index
-            .listed(record.tree, &record.path)?
-            .is_some_and(|listed| !listed.is_nothing())
-        {
-            return Ok(None);
-        }
-        Ok(base.and_then(|base| Redo::new(&record.path, base, key, state)))
-    }
-
-    /// Whether the version that lies here has only grown, as far as the source knows: then what is behind it is wanted, and
-    /// is appended to it. In every tree: what a reader can meet meanwhile are beginnings of the new version.
-    fn grows(
-        &self,
-        index: &Snapshot,
-        record: &Record,
-        entry: Option<&IndexEntry>,
-        size: u64,
-    ) -> Result<Option<(Want, Tail, Redo)>, IndexError> {
-        let (Some(from), Some(open)) = (record.grown_from, self.roots.get(record.tree)) else {
-            return Ok(None);
-        };
-        let state = entry.and_then(|e| e.current.as_ref());
-        let Some(Kind::File { size: old, hash }) = state.map(|s| &s.kind) else {
-            return Ok(None);
-        };
-        if self.whole || open.in_sets || *old < from || *old >= size {
-            return Ok(None);
-        }
-        let (tree, path) = (record.tree, &record.path);
-        let Some(tail) = self.shared.tails.of(tree, path, *old, hash) else {
-            return Ok(None);
-        };
-        let base = open.root.open_file(path).ok();
-        let redo = self.redo(index, record, entry, base)?;
-        let (size, hash) = (*old, *hash);
-        Ok(redo.map(|redo| (Want::Behind { size, hash }, tail, redo)))
-    }
-
-    fn grown_staging(
-        &self,
-        record: &Record,
-        redo: Redo,
-        tail: Tail,
-        size: u64,
-    ) -> Option<Result<(Staging, Option<Basis>), Fault>> {
-        let private = self.roots.get(record.tree)?.private;
-        let staging = Staging::begin_grown(&private, redo, tail, size);
-        Some(staging.map(|staging| (staging, None)))
-    }
-
-    /// Sees that there is room for an item that begins.
-    pub fn reserve(&mut self, item: Item, bytes: u64) {
-        let Some(Slot::Coming { tree, staging, .. }) = self.slots.get_mut(&item) else {
-            return;
-        };
-        let Some(open) = self.roots.get(*tree) else {
-            return;
-        };
-        let reserved = staging.reserve(bytes).or_else(|fault| {
-            // What other transfers left gives way to what is to be received now.
-            match fault.is_no_space() && commit::clear_partials(&open.private).is_ok_and(|n| n > 0)
-            {
-                true => staging.reserve(bytes),
-                false => Err(fault),
-            }
-        });
-        if let Err(fault) = reserved {
-            self.give_up(item, &fault);
-        }
-    }
-
-    fn give_up(&mut self, item: Item, fault: &Fault) {
-        if let Some(Slot::Coming {
-            staging,
-            tree,
-            path,
-            ..
-        }) = self.slots.insert(item, Slot::Failed)
-        {
-            tracing::debug!(%path, %fault, "a content cannot be staged");
-            staging.discard();
-            self.fail(tree, path, fault);
-        }
-    }
-
-    /// Appends zeros that lie on no disk. With `last` the content is checked. False: it cannot be used.
-    pub fn hole(&mut self, item: Item, len: u64, last: bool) -> bool {
-        if let Some(Slot::Small(_)) = self.slots.get(&item) {
-            return self.small(item, Span::Zeros(len), last);
-        }
-        self.pulse.beat();
-        self.add(item, last, |staging, _| staging.hole(len))
-    }
-
-    /// Appends bytes. With `last` the content is checked. False: it cannot be used.
-    pub fn write(&mut self, item: Item, bytes: &[u8], last: bool) -> bool {
-        if let Some(Slot::Small(_)) = self.slots.get(&item) {
-            return self.small(item, Span::Bytes(bytes), last);
-        }
-        self.add(item, last, |staging, _| staging.write(bytes))
-    }
-
-    fn small(&mut self, item: Item, bytes: Span<'_>, last: bool) -> bool {
-        let Some(Slot::Small(mut small)) = self.slots.insert(item, Slot::Failed) else {
-            return false;
-        };
-        if let Err(fault) = small.write(bytes) {
-            tracing::warn!(path = %small.path, %fault, "a content did not arrive as announced");
-            return false;
-        }
-        if !last {
-            self.slots.insert(item, Slot::Small(small));
-            return true;
-        }
-        let (tree, path) = (small.tree, small.path.clone());
-        let asides = self.asides.entry(item.batch).or_default();
-        match small.finish(&self.roots, asides) {
-            Ok(complete) => {
-                let ready = Slot::Ready(Content::Complete(complete));
-                self.slots.insert(item, ready);
-                true
-            }
-            Err(Fault::WrongContent) => {
-                tracing::warn!(%path, "a content did not arrive as announced");
-                false
-            }
-            Err(fault) => {
-                tracing::debug!(%path, %fault, "a content cannot be staged");
-                self.fail(tree, path, &fault);
-                false
-            }
-        }
-    }
-
-    /// Appends a part of the basis. With `last` the content is checked. False: it cannot be used.
-    pub fn copy(&mut self, item: Item, from: u64, len: u64, last: bool) -> bool {
-        let pulse = self.pulse.clone();
-        self.add(item, last, |staging, basis| match basis {
-            None if from == 0 && staging.may_grow() => staging.take_beginning(len),
-            Some(basis) => basis.copy_to(staging, from, len, &pulse),
-            None => Err(Fault::WrongContent),
-        })
-    }
-
-    fn add(
-        &mut self,
-        item: Item,
-        last: bool,
-        write: impl FnOnce(&mut Staging, Option<&Basis>) -> Result<(), Fault>,
-    ) -> bool {
-        let Some(slot) = self.slots.get_mut(&item) else {
-            return false;
-        };
-        let Slot::Coming { staging, basis, .. } = slot else {
-            return false;
-        };
-        if let Err(fault) = write(staging, basis.as_ref()) {
-            self.give_up(item, &fault);
-            return false;
-        }
-        if !last {
-            return true;
-        }
-        let Slot::Coming {
-            staging,
-            hash,
-            tree,
-            path,
-            meta,
-            ..
-        } = std::mem::replace(slot, Slot::Failed)
-        else {
-            return false;
-        };
-        match staging.finish(hash) {
-            Ok(mut staged) => {
-                if let Some(tail) = staged.take_tail() {
-                    self.shared.tails.remember(tree, &path, tail);
-                } else if !self.asides.contains_key(&item.batch) {
-                    if let Some(meta) = meta.filter(|_| staged.is_new()) {
-                        staged.dress(&meta);
-                    }
-                    sync_ahead(&mut staged);
-                }
-                if let Some(chunks) = staged.take_chunks() {
-                    self.shared.chunks.remember(hash, Arc::new(chunks));
-                }
-                *slot = Slot::Ready(Content::Staged(staged));
-                true
-            }
-            Err(fault) => {
-                tracing::warn!(%fault, "a content did not arrive as announced");
-                false
-            }
-        }
-    }
-
     fn fail(&mut self, tree: TreeId, path: RelPath, fault: &Fault) {
         if fault.is_no_space() {
             self.no_room.insert(tree);
@@ -603,25 +269,6 @@ impl Contents {
             n => format!(", and {n} more"),
         };
         Some(format!("{path} cannot be received: {why}{others}"))
-    }
-
-    /// The rsync signature of a part of an item's basis; empty when it cannot be read.
-    pub fn signature(&self, item: Item, from: u64, len: u64) -> Vec<u8> {
-        let Some(Slot::Coming {
-            basis: Some(basis), ..
-        }) = self.slots.get(&item)
-        else {
-            return Vec::new();
-        };
-        if len > delta::MAX_BASIS {
-            return Vec::new();
-        }
-        // At most MAX_BASIS, little more than a megabyte.
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        match basis.read(&mut bytes, from) {
-            Ok(()) => delta::signature_of(&bytes),
-            Err(_) => Vec::new(),
-        }
     }
 
     /// Forgets an item.
