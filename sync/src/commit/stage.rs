@@ -1,29 +1,23 @@
 //! Contents on their way: written into the staging directory, verified, and not visible in the tree.
 
+use crate::chunks::Chunks;
+use crate::entry::ContentHash;
+use crate::fault::Fault;
+use crate::holes::{self, Span, read_range};
+use crate::tail::{Tail, TailHasher};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
-
-use super::inplace::Redo;
-use super::partial::{self, Partial};
-use crate::beneath::Place;
-use crate::chunks::Chunks;
-use crate::entry::{ContentHash, Meta};
-use crate::fault::Fault;
-use crate::holes::{self, Span, read_range};
-use crate::meta;
-use crate::path::RelPath;
-use crate::private::Private;
-use crate::tail::{Tail, TailHasher};
+mod begin;
+mod staged;
+pub use staged::Staged;
 
 /// From this size on the room is reserved before the first byte, so that a full disk is known early. Smaller files
 /// gain nothing, and reserving would cost them the file system's delayed allocation.
 const RESERVE_FROM: u64 = 1 << 20;
-/// Less than one chunk of a comparison ([`crate::delta::chunk_size`]) is of no use to the next transfer.
-const LEAST: u64 = 64 << 10;
 
 /// A content that is being written. Dropping it removes it, unless it is one that a later transfer may go on with.
 #[derive(Debug)]
@@ -45,136 +39,7 @@ pub struct Staging {
     known: Option<Arc<Chunks>>,
 }
 
-/// A complete, verified content in the staging directory. Dropping it removes it, unless it was moved into a tree or
-/// is one that a later transfer may go on with.
-#[derive(Debug)]
-pub struct Staged {
-    place: Place,
-    file: File,
-    moved: bool,
-    /// What is there stays when this is dropped.
-    stays: bool,
-    /// The file is a journal: not the content, but what changes the version here into it.
-    redo: Option<Box<Redo>>,
-    /// The end of the content, for a longer one.
-    tail: Option<Box<Tail>>,
-    /// The attributes that it got already, and which of them it could not get.
-    dressed: Option<Box<(Meta, Vec<Fault>)>>,
-    /// What the content is made of, for a later one.
-    chunks: Option<Chunks>,
-    /// The disk has begun with it as it is: whoever waits for the disk waits for this.
-    underway: Option<Underway>,
-}
-
-/// Where the result of a wait for the disk comes, which another thread does.
-type Underway = std::sync::mpsc::Receiver<std::io::Result<()>>;
-
 impl Staging {
-    /// Begins a content of `announced` bytes.
-    pub fn begin(private: &Private, announced: u64) -> Result<Staging, Fault> {
-        let place = private.staging_place()?;
-        let file = place.create_new()?;
-        Ok(Staging::new((place, file), false, announced))
-    }
-
-    /// Begins a content whose part stays when the transfer is cut; see [`Partial`].
-    pub fn begin_lasting(
-        private: &Private,
-        path: &RelPath,
-        announced: u64,
-    ) -> Result<Staging, Fault> {
-        let at = partial::new_partial(private, path)?;
-        Ok(Staging::new(at, true, announced))
-    }
-
-    /// Goes on with what an earlier transfer left, of which the first `kept` bytes are of use. They are no part of
-    /// the content until [`Staging::keep`] takes them.
-    pub fn resume(
-        private: &Private,
-        path: &RelPath,
-        partial: Partial,
-        kept: u64,
-        announced: u64,
-    ) -> Result<Staging, Fault> {
-        partial
-            .file
-            .set_len(kept)
-            .map_err(|e| Fault::io("truncate", &e))?;
-        let other = Staged::at(partial::new_partial(private, path)?, false);
-        let mut staging = Staging::new((partial.place, partial.file), true, announced);
-        (staging.kept, staging.other) = (kept, Some(other));
-        Ok(staging)
-    }
-
-    /// Begins a content as a clone of the file that it is a new version of: it shares its blocks, and what stays as it is
-    /// is not written. What is made of it before it is complete serves as what a cut left.
-    pub fn over(clone: Partial, announced: u64) -> Staging {
-        let kept = clone.len();
-        let mut staging = Staging::new((clone.place, clone.file), true, announced);
-        staging.kept = kept;
-        staging
-    }
-
-    /// A content that a file here has: shared where the file system can, else copied.
-    pub fn same(
-        private: &Private,
-        file: &File,
-        size: u64,
-        hash: ContentHash,
-    ) -> Result<Staged, Fault> {
-        let mut staging = Staging::begin(private, size)?;
-        match rustix::fs::ioctl_ficlone(&staging.staged.file, file) {
-            Ok(()) => {
-                // Read from the clone: nobody else can change it.
-                staging.kept = size;
-                staging.keep(size)?;
-            }
-            Err(_) => {
-                staging.reserve(holes::room(file, size))?;
-                staging.copy_from(file, 0, size)?;
-            }
-        }
-        staging.finish(hash)
-    }
-
-    /// Begins a content that will change a file in place: only what is new of it is written.
-    pub fn begin_in_place(private: &Private, redo: Redo, announced: u64) -> Result<Staging, Fault> {
-        let other = Staged::at(partial::new_partial(private, redo.path())?, false);
-        let place = private.staging_place()?;
-        let file = place.create_new()?;
-        let mut staging = Staging::new((place, file), false, announced);
-        staging.staged.redo = Some(Box::new(redo));
-        staging.other = Some(other);
-        Ok(staging)
-    }
-
-    /// Begins a content that goes on from the version here, of which `tail` is the end: only what is new is written, and
-    /// only the old end is read.
-    pub fn begin_grown(
-        private: &Private,
-        redo: Redo,
-        tail: Tail,
-        announced: u64,
-    ) -> Result<Staging, Fault> {
-        let mut staging = Staging::begin_in_place(private, redo, announced)?;
-        staging.grows = Some(tail);
-        Ok(staging)
-    }
-
-    fn new(at: (Place, File), stays: bool, announced: u64) -> Staging {
-        Staging {
-            staged: Staged::at(at, stays),
-            hasher: TailHasher::new(announced),
-            written: 0,
-            announced,
-            room: 0,
-            kept: 0,
-            other: None,
-            grows: None,
-            known: None,
-        }
-    }
-
     /// The version that is changed in place, or of which this is a clone, has the stamp of a content that is made of this.
     pub fn know(&mut self, chunks: Arc<Chunks>) {
         // Cut otherwise they are of no use.
@@ -438,140 +303,4 @@ fn hash_to(
         })?;
     }
     Ok(())
-}
-
-impl Staged {
-    fn at((place, file): (Place, File), stays: bool) -> Staged {
-        Staged {
-            place,
-            file,
-            moved: false,
-            stays,
-            redo: None,
-            tail: None,
-            chunks: None,
-            dressed: None,
-            underway: None,
-        }
-    }
-
-    /// What makes the disk begin with all of it, to be run by another thread; `Staged::sync` waits for that. `None`: the
-    /// system has no descriptor for it.
-    pub fn sync_ahead(&mut self) -> Option<impl FnOnce() + Send + use<>> {
-        let file = self.file.try_clone().ok()?;
-        let (result, underway) = std::sync::mpsc::sync_channel(1);
-        self.underway = Some(underway);
-        Some(move || {
-            // Whoever threw the content away waits for nothing.
-            let _ = result.send(file.sync_all());
-        })
-    }
-
-    /// The disk has begun with it.
-    pub(super) fn is_underway(&self) -> bool {
-        self.underway.is_some()
-    }
-
-    /// Returns when all of it is on the disk.
-    pub(super) fn sync(&mut self) -> Result<(), Fault> {
-        let begun = self.underway.take().map(|underway| underway.recv());
-        let synced = match begun {
-            Some(Ok(synced)) => synced,
-            // Nobody ran it.
-            Some(Err(_)) | None => self.file.sync_all(),
-        };
-        synced.map_err(|e| Fault::io("fsync", &e))
-    }
-
-    /// Gives it the attributes of the state that it is for, before anybody waits for it. An error shows itself again when
-    /// it is put in its place.
-    pub fn dress(&mut self, meta: &Meta) {
-        let missed = meta::apply_open(&self.file, meta);
-        self.dressed = missed.ok().map(|missed| Box::new((meta.clone(), missed)));
-    }
-
-    /// It has these attributes from here on. Gives those that it could not get.
-    pub fn dressed(&mut self, meta: &Meta) -> Result<Vec<Fault>, Fault> {
-        match self.dressed.take() {
-            Some(dressed) if dressed.0 == *meta => Ok(dressed.1),
-            _ => {
-                // What the disk has begun with is not all any more.
-                self.underway = None;
-                meta::apply_open(&self.file, meta)
-            }
-        }
-    }
-
-    /// The end of the content, for a longer one that may follow.
-    pub fn take_tail(&mut self) -> Option<Tail> {
-        self.tail.take().map(|tail| *tail)
-    }
-
-    /// What the content is made of, for a later one that may follow.
-    pub fn take_chunks(&mut self) -> Option<Chunks> {
-        self.chunks.take()
-    }
-
-    /// A whole small content at once.
-    pub fn whole(private: &Private, bytes: &[u8], hash: ContentHash) -> Result<Staged, Fault> {
-        let mut staging = Staging::begin(private, bytes.len() as u64)?;
-        staging.write(bytes)?;
-        staging.finish(hash)
-    }
-
-    /// The content, for reading at offsets.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Removes it.
-    pub(super) fn discard(mut self) {
-        self.stays = false;
-    }
-
-    /// It is the content, and nobody goes on with it after a cut.
-    pub fn is_new(&self) -> bool {
-        !self.stays && self.redo.is_none()
-    }
-
-    /// It is a journal.
-    pub fn redo(&self) -> Option<&Redo> {
-        self.redo.as_deref()
-    }
-
-    /// The journal, to be carried out.
-    pub(super) fn take_redo(&mut self) -> Option<Box<Redo>> {
-        self.redo.take()
-    }
-
-    pub(super) fn place(&self) -> &Place {
-        &self.place
-    }
-
-    /// It was moved into the tree: nothing is left to remove.
-    pub(super) fn set_moved(&mut self) {
-        self.moved = true;
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if self.moved || (self.stays && self.is_left()) {
-            return;
-        }
-        if let Err(fault) = self.place.unlink() {
-            // What stays is removed when the tree is opened the next time.
-            tracing::debug!(%fault, "a staged file could not be removed");
-        }
-    }
-}
-
-impl Staged {
-    /// Lets go of the room that was reserved past what came. False: so little came that it is not worth a name.
-    fn is_left(&self) -> bool {
-        match self.file.metadata().map(|m| m.len()) {
-            Ok(length) if length >= LEAST => self.file.set_len(length).is_ok(),
-            _ => false,
-        }
-    }
 }
