@@ -16,8 +16,7 @@ pub(super) async fn run(args: Args, client: &Client) -> Outcome {
     let question = "If the other node's identity is in doubt (restored, rolled back, copied), it is accepted as it is now, and \
                     no data are given up. Else this node gives up its own lineage and receives what the other node has; what \
                     it has besides goes to its rescue.";
-    if !args.yes && output::interactive() && !output::confirmed(question)? {
-        output::complain("nothing was done");
+    if !output::agreed(question, args.yes)? {
         return Ok(Exit::No);
     }
     let done: Done = client

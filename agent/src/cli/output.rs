@@ -48,6 +48,26 @@ pub(super) fn confirmed(question: &str) -> Result<bool, Failure> {
     Ok(answer.trim() == "yes")
 }
 
+/// Asks a person, where there is one, and says so when nothing is done for that.
+pub(super) fn agreed(question: &str, yes: bool) -> Result<bool, Failure> {
+    if yes || !interactive() || confirmed(question)? {
+        return Ok(true);
+    }
+    complain("nothing was done");
+    Ok(false)
+}
+
+/// The same before something is deleted, which is never done where nobody can be asked.
+pub(super) fn may_delete(what: &str, yes: bool) -> Result<bool, Failure> {
+    if !yes && !interactive() {
+        complain(&format!(
+            "this deletes {what} for good, and there is no terminal to ask on: `--yes` does it"
+        ));
+        return Ok(false);
+    }
+    agreed(&format!("This deletes {what} for good."), yes)
+}
+
 /// Writes text as it is to standard error.
 pub(super) fn complain_raw(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());

@@ -189,9 +189,7 @@ async fn content(set: String, item: u64, client: &Client) -> Outcome {
 
 async fn restore(request: &RestoreRequest, yes: bool, client: &Client) -> Outcome {
     let question = "The rescued versions replace what the master has now, which is then lost.";
-    let ask = request.replace && !yes && output::interactive();
-    if ask && !output::confirmed(question)? {
-        output::complain("nothing was done");
+    if request.replace && !output::agreed(question, yes)? {
         return Ok(Exit::No);
     }
     follow(client.stream(path::RESCUE_RESTORE, request).await?).await
@@ -222,14 +220,7 @@ async fn discard(selection: Selection, yes: bool, client: &Client) -> Outcome {
         0 => "the whole set".to_owned(),
         n => count(n as u64, "entry"),
     };
-    if !yes && !output::interactive() {
-        output::complain(&format!(
-            "this deletes {what} for good, and there is no terminal to ask on: `--yes` does it"
-        ));
-        return Ok(Exit::No);
-    }
-    if !yes && !output::confirmed(&format!("This deletes {what} for good."))? {
-        output::complain("nothing was done");
+    if !output::may_delete(&what, yes)? {
         return Ok(Exit::No);
     }
     let done: Done = client

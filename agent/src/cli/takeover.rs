@@ -29,8 +29,7 @@ pub(super) async fn run(args: Args, client: &Client) -> Outcome {
         );
         return Ok(Exit::No);
     }
-    if !args.yes && !output::confirmed("Become master at this price?")? {
-        output::complain("nothing was done");
+    if !output::agreed("Become master at this price?", args.yes)? {
         return Ok(Exit::No);
     }
     let request = TakeoverRequest { force: true };

@@ -139,9 +139,7 @@ fn summary(listed: u64, beyond: u64, size: u64, whole: bool) -> String {
 
 async fn restore(request: &TrashRestoreRequest, yes: bool, client: &Client) -> Outcome {
     let question = "What is in the trash replaces what the master has now, which is then lost.";
-    let ask = request.replace && !yes && output::interactive();
-    if ask && !output::confirmed(question)? {
-        output::complain("nothing was done");
+    if request.replace && !output::agreed(question, yes)? {
         return Ok(Exit::No);
     }
     let events: EventStream<RestoreEvent> = client.stream(path::TRASH_RESTORE, request).await?;
@@ -153,14 +151,7 @@ async fn empty(tree: String, older: Option<Duration>, yes: bool, client: &Client
         None => format!("all of the trash of {}", escape(&tree)),
         Some(_) => format!("the older hours of the trash of {}", escape(&tree)),
     };
-    if !yes && !output::interactive() {
-        output::complain(&format!(
-            "this deletes {what} for good, and there is no terminal to ask on: `--yes` does it"
-        ));
-        return Ok(Exit::No);
-    }
-    if !yes && !output::confirmed(&format!("This deletes {what} for good."))? {
-        output::complain("nothing was done");
+    if !output::may_delete(&what, yes)? {
         return Ok(Exit::No);
     }
     let older_ms = older.map(super::to_ms);

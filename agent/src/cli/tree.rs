@@ -29,9 +29,8 @@ pub(super) async fn run(command: Command, client: &Client) -> Outcome {
     if show {
         return Ok(Exit::Success);
     }
-    let asks = price.why.is_some() && !yes && output::interactive();
-    if asks && !output::confirmed("Accept the tree as it is now?")? {
-        output::complain("nothing was done");
+    let question = "Accept the tree as it is now?";
+    if price.why.is_some() && !output::agreed(question, yes)? {
         return Ok(Exit::No);
     }
     // Not more than what was shown.
