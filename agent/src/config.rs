@@ -15,6 +15,7 @@ mod decode;
 mod limits;
 mod network;
 mod nodes;
+mod quantity;
 pub mod rate;
 mod replicas;
 mod section;

@@ -1,5 +1,6 @@
 //! (pure) Rates as people write them: bytes each second.
 
+use super::quantity::quantity;
 use std::num::NonZeroU64;
 
 /// Slower than this a single large piece would take longer than a peer waits for a sign of life.
@@ -19,19 +20,12 @@ const UNITS: [(&str, u64); 6] = [
 
 /// Reads `20MB/s`, of any size.
 pub(super) fn bytes_per_second(text: &str) -> Result<u64, &'static str> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    if number.is_empty() {
-        return Err("it begins with a whole number");
-    }
-    let number: u64 = number.parse().map_err(|_| "the number is too large")?;
-    let (_, factor) = UNITS
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(unit.trim_start()))
-        .ok_or("the unit is one of kB/s, MB/s, GB/s, KiB/s, MiB/s, GiB/s")?;
-    number.checked_mul(*factor).ok_or("the number is too large")
+    let factor = |unit: &str| {
+        let is = |(name, _): &&(&str, u64)| name.eq_ignore_ascii_case(unit);
+        UNITS.iter().find(is).map(|(_, factor)| *factor)
+    };
+    let units = "the unit is one of kB/s, MB/s, GB/s, KiB/s, MiB/s, GiB/s";
+    quantity(text, factor, units)
 }
 
 /// Reads a rate within its bounds.

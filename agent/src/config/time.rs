@@ -1,5 +1,6 @@
 //! Durations as people write them.
 
+use super::quantity::quantity;
 use super::value::Complaint;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -41,21 +42,11 @@ const UNITS: [(&str, u64); 5] = [
 
 /// Reads `200ms`, `60s`, `10m`, `1h`, `7d`.
 pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    if number.is_empty() {
-        return Err("it begins with a whole number");
-    }
-    let number: u64 = number.parse().map_err(|_| "the number is too large")?;
-    let (_, factor) = UNITS
-        .iter()
-        .find(|(name, _)| *name == unit.trim_start())
-        .ok_or("the unit is one of ms, s, m, h, d")?;
-    let millis = number
-        .checked_mul(*factor)
-        .ok_or("the number is too large")?;
+    let factor = |unit: &str| {
+        let is = |(name, _): &&(&str, u64)| *name == unit;
+        UNITS.iter().find(is).map(|(_, factor)| *factor)
+    };
+    let millis = quantity(text, factor, "the unit is one of ms, s, m, h, d")?;
     Ok(Duration::from_millis(millis))
 }
 
