@@ -31,6 +31,21 @@ pub const STREAM_QUEUE: usize = 64;
 /// Events of an operation that takes time; the last line is a last event of its type, or an error.
 pub type Lines<E> = mpsc::Receiver<Line<E>>;
 
+/// A list as lines.
+pub fn list<E: Send + 'static>(
+    events: impl IntoIterator<Item = E, IntoIter: Send> + Send + 'static,
+) -> Lines<E> {
+    let (sender, lines) = mpsc::channel(STREAM_QUEUE);
+    tokio::spawn(async move {
+        for event in events {
+            if sender.send(Line::Event(event)).await.is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
 /// What the daemon answers. Every method may be dropped at any time: the daemon finishes or gives up what was begun
 /// as its types say.
 pub trait Backend: Send + Sync + 'static {

@@ -2,10 +2,10 @@
 
 use super::Daemon;
 use super::backend::engine_error;
-use super::restore::{Header, What};
-use crate::api::server::{Lines, STREAM_QUEUE};
+use super::restore::{Header, Tally, What};
+use crate::api::server::{self, Lines};
 use crate::api::types::{
-    self, ApiError, ErrorCode, Line, RescueChange, RescueItem, RescueSelection, RestoreEvent,
+    self, ApiError, ErrorCode, RescueChange, RescueItem, RescueSelection, RestoreEvent,
 };
 use crate::journal::Journal;
 use std::fs::File;
@@ -13,7 +13,6 @@ use std::sync::Arc;
 use tandem_sync::engine::Engine;
 use tandem_sync::entry::{Kind, State};
 use tandem_sync::rescue::{Change, Item};
-use tokio::sync::mpsc;
 
 /// The rescue of this machine, whatever it is to the pair.
 pub struct RescueSide<'a> {
@@ -51,15 +50,7 @@ impl RescueSide<'_> {
         request: types::RescueShowRequest,
     ) -> Result<Lines<RescueItem>, ApiError> {
         let items = self.items(&request.set).await?;
-        let (sender, lines) = mpsc::channel(STREAM_QUEUE);
-        tokio::spawn(async move {
-            for item in items {
-                if sender.send(Line::Event(shown(&item))).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(lines)
+        Ok(server::list(items.into_iter().map(|item| shown(&item))))
     }
 
     /// The bytes of one item.
@@ -111,30 +102,15 @@ impl Daemon {
             replace,
         } = request;
         let (tree, items) = self.selected(&request).await?;
-        let (sender, lines) = mpsc::channel(STREAM_QUEUE);
+        let (mut tally, lines) = Tally::begin();
         let daemon = self.clone();
         tokio::spawn(async move {
-            let (mut restored, mut failed) = (0, 0);
             for item in items {
                 let path = item.path.to_string();
-                let event = match daemon
-                    .restore_item(&request.set, &tree, item, replace)
-                    .await
-                {
-                    Ok(()) => {
-                        restored += 1;
-                        RestoreEvent::Restored { path }
-                    }
-                    Err(why) => {
-                        failed += 1;
-                        RestoreEvent::Failed { path, why }
-                    }
-                };
-                // What was asked for is done even if nobody listens any more.
-                let _ = sender.send(Line::Event(event)).await;
+                let restored = daemon.restore_item(&request.set, &tree, item, replace);
+                tally.add(path, restored.await).await;
             }
-            let done = RestoreEvent::Done { restored, failed };
-            let _ = sender.send(Line::Event(done)).await;
+            tally.end().await;
         });
         Ok(lines)
     }

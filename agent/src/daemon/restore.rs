@@ -1,6 +1,8 @@
 //! `tandem rescue restore` and `tandem trash restore`: an entry goes from this node to the master, and from there its usual way.
 
 use super::Daemon;
+use crate::api::server::{Lines, STREAM_QUEUE};
+use crate::api::types::{Line, RestoreEvent};
 use crate::link::message::{CHUNK_MAX, ErrorCode, Request, Response};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -12,6 +14,7 @@ use tandem_sync::engine::{CommandError, Engine, PutEntry, PutFile};
 use tandem_sync::entry::Meta;
 use tandem_sync::owners::Names;
 use tandem_sync::path::RelPath;
+use tokio::sync::mpsc;
 
 /// Files that are on their way at the same time: the command line sends one after the other.
 const TRANSFERS: usize = 4;
@@ -21,6 +24,54 @@ const CALL_BOUND: Duration = Duration::from_secs(30);
 
 /// What the one who restores is told where both have a version.
 const OCCUPIED: &str = "the master has another version; `--replace` puts this one in its place";
+
+/// Tells the one who restores of each entry, and how many there were.
+pub struct Tally {
+    to: mpsc::Sender<Line<RestoreEvent>>,
+    restored: u64,
+    failed: u64,
+}
+
+impl Tally {
+    /// None yet, and where they are told.
+    pub fn begin() -> (Tally, Lines<RestoreEvent>) {
+        let (to, lines) = mpsc::channel(STREAM_QUEUE);
+        let tally = Tally {
+            to,
+            restored: 0,
+            failed: 0,
+        };
+        (tally, lines)
+    }
+
+    /// What came of one.
+    pub async fn add(&mut self, path: String, result: Result<(), String>) {
+        let event = match result {
+            Ok(()) => {
+                self.restored += 1;
+                RestoreEvent::Restored { path }
+            }
+            Err(why) => {
+                self.failed += 1;
+                RestoreEvent::Failed { path, why }
+            }
+        };
+        self.tell(event).await;
+    }
+
+    /// That was all.
+    pub async fn end(self) {
+        let Tally {
+            restored, failed, ..
+        } = self;
+        self.tell(RestoreEvent::Done { restored, failed }).await;
+    }
+
+    async fn tell(&self, event: RestoreEvent) {
+        // What was asked for is done even if nobody listens any more.
+        let _ = self.to.send(Line::Event(event)).await;
+    }
+}
 
 /// What is to be put where.
 #[derive(Debug, Serialize, Deserialize)]

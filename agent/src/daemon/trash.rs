@@ -2,17 +2,16 @@
 
 use super::Daemon;
 use super::backend::engine_error;
-use super::restore::{Header, What};
-use crate::api::server::{Lines, STREAM_QUEUE};
+use super::restore::{Header, Tally, What};
+use crate::api::server::{self, Lines};
 use crate::api::types::{
-    self, ApiError, ErrorCode, Line, RestoreEvent, TrashEntry, TrashEvent, TrashKind,
+    self, ApiError, ErrorCode, RestoreEvent, TrashEntry, TrashEvent, TrashKind,
 };
 use crate::journal::Journal;
 use std::sync::Arc;
 use std::time::Duration;
 use tandem_sync::engine::{self, Engine, TrashContent, TrashItem};
 use tandem_sync::path::RelPath;
-use tokio::sync::mpsc;
 
 /// The trash of this machine, whatever it is to the pair.
 pub struct TrashSide<'a> {
@@ -31,24 +30,14 @@ impl TrashSide<'_> {
         let below = request.path.as_deref().map_or(Ok(RelPath::root()), path)?;
         let listing = self.engine.trash_list(request.tree.as_deref(), below).await;
         let listing = listing.map_err(|e| engine_error(&e))?;
-        let (sender, lines) = mpsc::channel(STREAM_QUEUE);
-        tokio::spawn(async move {
-            let entries = listing
-                .items
-                .iter()
-                .map(|item| TrashEvent::Entry(shown(item)));
-            let done = TrashEvent::Done {
-                beyond: listing.beyond,
-                bytes: listing.bytes,
-                whole: listing.whole,
-            };
-            for event in entries.chain([done]) {
-                if sender.send(Line::Event(event)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(lines)
+        let done = TrashEvent::Done {
+            beyond: listing.beyond,
+            bytes: listing.bytes,
+            whole: listing.whole,
+        };
+        let entries = listing.items.into_iter();
+        let entries = entries.map(|item| TrashEvent::Entry(shown(&item)));
+        Ok(server::list(entries.chain([done])))
     }
 
     /// Removes all of it, or what is older.
@@ -114,30 +103,18 @@ impl Daemon {
             to,
             replace: request.replace,
         };
-        let (sender, lines) = mpsc::channel(STREAM_QUEUE);
+        let (mut tally, lines) = Tally::begin();
         let daemon = self.clone();
         tokio::spawn(async move {
             if let Some(first) = items.first().filter(|_| order.from == order.to) {
                 daemon.put_above(&order, &first.hour).await;
             }
-            let (mut restored, mut failed) = (0, 0);
             for item in items {
                 let path = item.path.to_string();
-                let event = match daemon.put_back(&order, item).await {
-                    Ok(()) => {
-                        restored += 1;
-                        RestoreEvent::Restored { path }
-                    }
-                    Err(why) => {
-                        failed += 1;
-                        RestoreEvent::Failed { path, why }
-                    }
-                };
-                // What was asked for is done even if nobody listens any more.
-                let _ = sender.send(Line::Event(event)).await;
+                let result = daemon.put_back(&order, item).await;
+                tally.add(path, result).await;
             }
-            let done = RestoreEvent::Done { restored, failed };
-            let _ = sender.send(Line::Event(done)).await;
+            tally.end().await;
         });
         Ok(lines)
     }
