@@ -11,7 +11,7 @@ use std::time::Duration;
 use tandem_failover::input::Command;
 use tandem_failover::role::Role;
 use tandem_failover::view::PeerIdentity;
-use tandem_sync::engine::{CommandError, NotCovered, TreeState, TreeStatus};
+use tandem_sync::engine::{CommandError, Engine, NotCovered, TreeState, TreeStatus};
 
 /// What a forwarded command may take beyond its own bound.
 const FORWARD_SLACK: Duration = Duration::from_secs(2);
@@ -50,6 +50,43 @@ pub fn engine_error(error: &CommandError) -> ApiError {
         _ => ErrorCode::Internal,
     };
     ApiError::new(code, error.to_string())
+}
+
+/// What `tree accept` lets go on this machine.
+pub async fn accept_price(
+    engine: &Engine,
+    node: String,
+    request: &types::AcceptPriceRequest,
+) -> Result<types::AcceptPrice, ApiError> {
+    let price = engine.accept_price(&request.tree).await;
+    let price = price.map_err(|e| engine_error(&e))?;
+    Ok(types::AcceptPrice {
+        tree: request.tree.clone(),
+        node,
+        why: price.why,
+        gone: price.gone,
+        examples: price.examples.iter().map(ToString::to_string).collect(),
+    })
+}
+
+/// `tree accept` on this machine.
+pub async fn accept(
+    engine: &Engine,
+    request: &types::AcceptRequest,
+) -> Result<types::Done, ApiError> {
+    let tree = request.tree.as_str();
+    let stopped = |t: &TreeStatus| matches!(t.state, TreeState::Stopped { .. });
+    let trees = engine.status().trees;
+    let stopped = trees.iter().any(|t| t.name == tree && stopped(t));
+    let accepted = engine.accept(tree, request.most).await;
+    accepted.map_err(|e| engine_error(&e))?;
+    Ok(types::Done {
+        message: if stopped {
+            format!("tree {tree} goes on")
+        } else {
+            format!("tree {tree} was not stopped: there was nothing to accept")
+        },
+    })
 }
 
 impl Daemon {
@@ -127,15 +164,8 @@ impl Daemon {
         &self,
         request: &types::AcceptPriceRequest,
     ) -> Result<types::AcceptPrice, ApiError> {
-        let price = self.engine.accept_price(&request.tree).await;
-        let price = price.map_err(|e| engine_error(&e))?;
-        Ok(types::AcceptPrice {
-            tree: request.tree.clone(),
-            node: self.config().config.nodes[self.own].name.clone(),
-            why: price.why,
-            gone: price.gone,
-            examples: price.examples.iter().map(ToString::to_string).collect(),
-        })
+        let node = self.config().config.nodes[self.own].name.clone();
+        accept_price(&self.engine, node, request).await
     }
 
     /// `tree accept`, on this node.
@@ -143,19 +173,7 @@ impl Daemon {
         &self,
         request: &types::AcceptRequest,
     ) -> Result<types::Done, ApiError> {
-        let tree = request.tree.as_str();
-        let stopped = |t: &TreeStatus| matches!(t.state, TreeState::Stopped { .. });
-        let trees = self.engine.status().trees;
-        let stopped = trees.iter().any(|t| t.name == tree && stopped(t));
-        let accepted = self.engine.accept(tree, request.most).await;
-        accepted.map_err(|e| engine_error(&e))?;
-        Ok(types::Done {
-            message: if stopped {
-                format!("tree {tree} goes on")
-            } else {
-                format!("tree {tree} was not stopped: there was nothing to accept")
-            },
-        })
+        accept(&self.engine, request).await
     }
 
     async fn flush(&self, request: types::FlushRequest) -> Result<types::FlushReport, ApiError> {
@@ -285,6 +303,7 @@ macro_rules! answer {
         Box::pin(async move { $work })
     };
 }
+pub(super) use answer;
 
 impl Backend for Api {
     fn status(&self) -> Answer<'_, types::StatusReport> {

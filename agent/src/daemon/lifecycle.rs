@@ -8,7 +8,7 @@ use crate::config::facts::{Applies, Facts};
 use crate::link::message::OneWay;
 use crate::services::Action;
 use crate::systemd;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tandem_failover::effect::ServiceCommand;
 use tandem_failover::input::Command;
@@ -16,6 +16,7 @@ use tandem_failover::machine::Handover;
 use tandem_failover::role::Phase;
 use tandem_failover::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// What a stop takes beyond its move, hooks and services: threads that end, records that are written.
 const STOP_SLACK: Duration = Duration::from_secs(30);
@@ -28,6 +29,27 @@ pub enum End {
     Exit,
     /// Executes the program file again, which may be a newer one, with the role that it had.
     Restart(Option<Handover>),
+}
+
+/// Reads the configuration anew from its file.
+pub async fn load_again(loaded: &Loaded) -> Result<Loaded, ApiError> {
+    let file = loaded.file.clone();
+    tokio::task::spawn_blocking(move || crate::config::load(&file))
+        .await
+        .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?
+        .map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))
+}
+
+/// Has the agent end, and its process execute itself again.
+pub fn end_in_restart(end: &Mutex<End>, stop: &CancellationToken) -> Result<Done, ApiError> {
+    let program =
+        execute::program().map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
+    *end.lock().unwrap_or_else(PoisonError::into_inner) = End::Restart(None);
+    // The server writes the answer to this call before it ends.
+    stop.cancel();
+    Ok(Done {
+        message: format!("the agent executes {} again", program.display()),
+    })
 }
 
 impl Daemon {
@@ -89,19 +111,12 @@ impl Daemon {
                 format!("a change of role is under way ({phase}): try again when it is over");
             return Err(ApiError::new(ErrorCode::Busy, text));
         }
-        let loaded = self.load_again().await?;
+        let loaded = load_again(&self.config()).await?;
         if loaded.config.nodes[self.own].key != self.config().config.nodes[self.own].key {
             let text = "this node has another key in the configuration: stop and start the agent";
             return Err(ApiError::new(ErrorCode::Refused, text));
         }
-        let program =
-            execute::program().map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
-        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = End::Restart(None);
-        // The server writes the answer to this call before it ends.
-        self.stop.cancel();
-        Ok(Done {
-            message: format!("the agent executes {} again", program.display()),
-        })
+        end_in_restart(&self.end, &self.stop)
     }
 
     /// How long the failover half may take to end. A restart does not wait for probes that are under way.
@@ -125,14 +140,6 @@ impl Daemon {
         }
     }
 
-    async fn load_again(&self) -> Result<Loaded, ApiError> {
-        let file = self.config().file.clone();
-        tokio::task::spawn_blocking(move || crate::config::load(&file))
-            .await
-            .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?
-            .map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))
-    }
-
     /// `tandem reload`: reads the configuration again and applies it whole, or not at all.
     pub async fn reload(&self) -> Result<ReloadReport, ApiError> {
         let _one = self.reloading.lock().await;
@@ -152,7 +159,7 @@ impl Daemon {
 
     async fn try_reload(&self) -> Result<ReloadReport, ApiError> {
         let old = self.config();
-        let loaded = self.load_again().await?;
+        let loaded = load_again(&old).await?;
         let (before, after) = (Facts::of(&old.config), Facts::of(&loaded.config));
         let changes = before.changes_to(&after);
         let needs_restart: Vec<String> = changes

@@ -5,13 +5,13 @@ mod backend;
 mod status;
 
 use super::data::log_end;
-use super::lifecycle::End;
+use super::lifecycle::{End, end_in_restart, load_again};
 use super::on_disk::OnDisk;
 use super::rescue::RescueSide;
 use super::roles::unix_ms;
+use super::setup;
 use super::start::{ANSWERS, AgentStart, PULSE, StartError, lock};
 use super::trash::TrashSide;
-use super::{execute, setup};
 use crate::api::server;
 use crate::api::types::{ApiError, Done, ErrorCode, ReloadReport};
 use crate::config::facts::Facts;
@@ -215,30 +215,15 @@ impl Replica {
         }
     }
 
-    async fn load_again(&self) -> Result<Loaded, ApiError> {
-        let file = self.config().file.clone();
-        tokio::task::spawn_blocking(move || crate::config::load(&file))
-            .await
-            .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?
-            .map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))
-    }
-
     /// `tandem restart`: the process executes itself again.
     async fn restart(&self) -> Result<Done, ApiError> {
-        let loaded = self.load_again().await?;
+        let loaded = load_again(&self.config()).await?;
         let key = self.config().config.replicas[self.own].key;
         if loaded.config.who(&key).is_none() {
             let text = "this replica's key is not in the configuration any more";
             return Err(ApiError::new(ErrorCode::Refused, text));
         }
-        let program =
-            execute::program().map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
-        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = End::Restart(None);
-        // The server writes the answer to this call before it ends.
-        self.stop.cancel();
-        Ok(Done {
-            message: format!("the agent executes {} again", program.display()),
-        })
+        end_in_restart(&self.end, &self.stop)
     }
 
     /// `tandem reload`: the trees; what the pair does besides is none of this machine's business.
@@ -255,7 +240,7 @@ impl Replica {
 
     async fn try_reload(&self) -> Result<ReloadReport, ApiError> {
         let old = self.config();
-        let loaded = self.load_again().await?;
+        let loaded = load_again(&old).await?;
         let (before, after) = (Facts::of(&old.config), Facts::of(&loaded.config));
         let mut report = ReloadReport {
             changes: before

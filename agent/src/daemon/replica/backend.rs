@@ -3,18 +3,12 @@
 use super::Replica;
 use crate::api::server::{Answer, Backend, Lines};
 use crate::api::types::{self, ApiError, ErrorCode, Role};
-use crate::daemon::backend::engine_error;
+use crate::daemon::backend::{self, answer, engine_error};
 use std::fs::File;
 use std::sync::Arc;
 
 /// The replica as the API server sees it.
 pub(super) struct Api(pub Arc<Replica>);
-
-macro_rules! answer {
-    ($work:expr) => {
-        Box::pin(async move { $work })
-    };
-}
 
 fn pairs_only<'a, T: Send + 'a>(what: &'static str) -> Answer<'a, T> {
     let text = format!(
@@ -34,29 +28,6 @@ impl Replica {
             message:
                 "the master's data are taken as the truth: what differs here goes to the rescue"
                     .to_owned(),
-        })
-    }
-
-    async fn accept_price(
-        &self,
-        request: types::AcceptPriceRequest,
-    ) -> Result<types::AcceptPrice, ApiError> {
-        let price = self.engine.accept_price(&request.tree).await;
-        let price = price.map_err(|e| engine_error(&e))?;
-        Ok(types::AcceptPrice {
-            tree: request.tree,
-            node: self.name(),
-            why: price.why,
-            gone: price.gone,
-            examples: price.examples.iter().map(ToString::to_string).collect(),
-        })
-    }
-
-    async fn accept(&self, request: types::AcceptRequest) -> Result<types::Done, ApiError> {
-        let accepted = self.engine.accept(&request.tree, request.most).await;
-        accepted.map_err(|e| engine_error(&e))?;
-        Ok(types::Done {
-            message: format!("tree {} goes on", request.tree),
         })
     }
 }
@@ -107,11 +78,11 @@ impl Backend for Api {
     }
 
     fn accept(&self, request: types::AcceptRequest) -> Answer<'_, types::Done> {
-        answer!(self.0.accept(request).await)
+        answer!(backend::accept(&self.0.engine, &request).await)
     }
 
     fn accept_price(&self, request: types::AcceptPriceRequest) -> Answer<'_, types::AcceptPrice> {
-        answer!(self.0.accept_price(request).await)
+        answer!(backend::accept_price(&self.0.engine, self.0.name(), &request).await)
     }
 
     fn adopt(&self, request: types::AdoptRequest) -> Answer<'_, types::Done> {
