@@ -172,6 +172,38 @@ pub struct Body {
     pub heads: Vec<TreeHead>,
 }
 
+#[cfg(test)]
+impl Body {
+    /// What a healthy standby says.
+    pub(crate) fn of_standby(term: u64) -> Body {
+        Body {
+            role: Role::Standby,
+            phase: Phase::Standby,
+            term,
+            term_seen: term,
+            holding: false,
+            was_master: false,
+            solo: false,
+            grant: None,
+            ceded: None,
+            against: None,
+            network: Health::Good,
+            services: Health::Unknown,
+            peer_services: Health::Unknown,
+            maintenance: false,
+            hold: false,
+            lag: None,
+            born: true,
+            epochs_digest: 1,
+            seq: 10,
+            config_digest: 0,
+            config_matters: 0,
+            machine: MachineId::default(),
+            heads: Vec::new(),
+        }
+    }
+}
+
 /// Which machine an agent runs on (R6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct MachineId {

@@ -1,7 +1,5 @@
 use super::*;
-use crate::health::Health;
-use crate::heartbeat::{Body, MachineId};
-use crate::role::{Phase, Role};
+use crate::heartbeat::Body;
 use crate::testnet::{A4, B4, Host, Pair};
 use ring::signature::KeyPair;
 use std::sync::mpsc as channel;
@@ -48,29 +46,10 @@ fn beat(counter: u64) -> Heartbeat {
         link: 0,
         echo: None,
         body: Body {
-            role: Role::Standby,
-            phase: Phase::Standby,
-            term: 3,
-            term_seen: 3,
-            holding: false,
-            was_master: false,
-            solo: false,
-            grant: None,
-            ceded: None,
-            against: None,
-            network: Health::Good,
-            services: Health::Unknown,
-            peer_services: Health::Unknown,
-            maintenance: false,
-            hold: false,
-            lag: None,
-            born: true,
-            epochs_digest: 1,
             seq: 2,
             config_digest: 3,
             config_matters: 4,
-            machine: MachineId::default(),
-            heads: vec![],
+            ..Body::of_standby(3)
         },
     }
 }

@@ -1,7 +1,5 @@
 use super::*;
-use crate::health::Health;
-use crate::heartbeat::{Echo, MachineId};
-use crate::role::{Phase, Role};
+use crate::heartbeat::Echo;
 use proptest::prelude::*;
 
 const ME: Incarnation = Incarnation {
@@ -17,34 +15,6 @@ fn at(ms: u64) -> Instant {
     Instant::from_nanos(ms * 1_000_000)
 }
 
-fn body(term: u64) -> Body {
-    Body {
-        role: Role::Standby,
-        phase: Phase::Standby,
-        term,
-        term_seen: term,
-        holding: false,
-        was_master: false,
-        solo: false,
-        grant: None,
-        ceded: None,
-        against: None,
-        network: Health::Good,
-        services: Health::Unknown,
-        peer_services: Health::Unknown,
-        maintenance: false,
-        hold: false,
-        lag: None,
-        born: true,
-        epochs_digest: 1,
-        seq: 10,
-        config_digest: 0,
-        config_matters: 0,
-        machine: MachineId::default(),
-        heads: Vec::new(),
-    }
-}
-
 fn beat(from: Incarnation, counter: u64, link: u8, echoes: Option<Incarnation>) -> Heartbeat {
     let echo = echoes.map(|incarnation| Echo {
         incarnation,
@@ -56,7 +26,7 @@ fn beat(from: Incarnation, counter: u64, link: u8, echoes: Option<Incarnation>) 
         counter,
         link,
         echo,
-        body: body(counter),
+        body: Body::of_standby(counter),
     }
 }
 
@@ -263,9 +233,9 @@ fn round_trip_loss_and_one_way_are_measured() {
 
 #[test]
 fn less_than_before_is_a_regression() {
-    let memory = remember(PEER, &body(4));
+    let memory = remember(PEER, &Body::of_standby(4));
     let same = |change: fn(&mut Body), incarnation: Incarnation| {
-        let mut shown = body(4);
+        let mut shown = Body::of_standby(4);
         change(&mut shown);
         regressed(&memory, incarnation, &shown)
     };

@@ -3,7 +3,6 @@
 
 use super::super::{Boot, Machine};
 use crate::effect::{DataCommand, Effect, Ticket};
-use crate::health::Health;
 use crate::heartbeat::{Body, Echo, Grant, Heartbeat, Incarnation, KeyId, MachineId, PairId};
 use crate::input::{Command, DataFacts, DataReport, Input, ProbeAnswers, Relation};
 use crate::policy::Policy;
@@ -213,29 +212,9 @@ impl Puppet {
     ) -> Input {
         self.counter += 1;
         let mut body = Body {
-            role: Role::Standby,
             phase,
-            term,
-            term_seen: term,
             holding: Machine::acts(phase),
-            was_master: false,
-            solo: false,
-            grant: None,
-            ceded: None,
-            against: None,
-            network: Health::Good,
-            services: Health::Unknown,
-            peer_services: Health::Unknown,
-            maintenance: false,
-            hold: false,
-            lag: None,
-            born: true,
-            epochs_digest: 1,
-            seq: 10,
-            config_digest: 0,
-            config_matters: 0,
-            machine: MachineId::default(),
-            heads: Vec::new(),
+            ..Body::of_standby(term)
         };
         change(&mut body);
         let echo = Some(Echo {
