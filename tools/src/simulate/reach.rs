@@ -4,153 +4,86 @@ use super::steps::Step;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A class of histories. Each is counted when the world shows it, not when somebody plans it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub enum Class {
-    CrashAndReturn,
-    HeardTermThenAlone,
-    PrivateCutThenHostDies,
-    AgentDeadHostDiesLater,
-    LifetimeOver,
-    PublicCutMaster,
-    PublicCutStandby,
-    PublicCutBoth,
-    OneWayLoss,
-    BothLinksCut,
-    TwoMasters,
-    BothBoot,
-    OldMasterBootsAlone,
-    StaleBootsAlone,
-    LonelyReboots,
-    DoubleFailover,
-    FailoverInFirstCopy,
-    FailoverInReversal,
-    FailoverInRescue,
-    DiskReplaced,
-    TreesRestored,
-    ImageRestored,
-    StateLostStandby,
-    StateLostMaster,
-    Cloned,
-    Takeover,
-    Refused,
-    Rescued,
-    Copying,
-    CatchingUp,
-    Hold,
-    Maintenance,
-    ForcedAgainstAdvice,
-    Switchover,
-    WaitsForPerson,
-    Adopted,
-    MoveCrash(Step),
-    ConfigCrash(u8),
+/// Classes that a history is in or not, with their names.
+macro_rules! classes {
+    ($($class:ident = $name:literal,)*) => {
+        /// A class of histories. Each is counted when the world shows it, not when somebody plans it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        #[allow(missing_docs)]
+        pub enum Class {
+            $($class,)*
+            MoveCrash(Step),
+            ConfigCrash(u8),
+        }
+
+        const NAMED: &[Class] = &[$(Class::$class,)*];
+
+        impl fmt::Display for Class {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Class::$class => f.write_str($name),)*
+                    Class::MoveCrash(step) => write!(f, "planned move, crash at {step:?}"),
+                    Class::ConfigCrash(step) => {
+                        let at = ["before the first", "between the two", "after the second"];
+                        let at = at.get(usize::from(*step)).copied().unwrap_or("?");
+                        write!(f, "configuration commit, crash {at}")
+                    }
+                }
+            }
+        }
+    };
+}
+
+classes! {
+    CrashAndReturn = "crash and return",
+    HeardTermThenAlone = "heard the new term, then stood alone before the resync",
+    PrivateCutThenHostDies = "private link cut for long, then the host dies",
+    AgentDeadHostDiesLater = "agent dead, service alive, host dies later",
+    LifetimeOver = "the kernel removes the address of a dead agent",
+    PublicCutMaster = "public network cut at the master",
+    PublicCutStandby = "public network cut at the standby",
+    PublicCutBoth = "public network cut at both",
+    OneWayLoss = "one-way loss",
+    BothLinksCut = "both links cut, no witness",
+    TwoMasters = "two masters until contact",
+    BothBoot = "both boot",
+    OldMasterBootsAlone = "old master boots alone",
+    StaleBootsAlone = "stale node boots alone",
+    LonelyReboots = "three lonely reboots",
+    DoubleFailover = "double failover",
+    FailoverInFirstCopy = "master dies during the first copy",
+    FailoverInReversal = "master dies during the reversal",
+    FailoverInRescue = "master dies during the rescue",
+    DiskReplaced = "disk replaced",
+    TreesRestored = "trees restored from backup",
+    ImageRestored = "machine image of one node restored",
+    StateLostStandby = "state directory lost on the standby",
+    StateLostMaster = "state directory lost on the master",
+    Cloned = "disk cloned with key and state",
+    Takeover = "automatic takeover",
+    Refused = "a standby that may not be promoted stays standby",
+    Rescued = "unreplicated writes rescued",
+    Copying = "first copy seen half done",
+    CatchingUp = "catching up seen half done",
+    Hold = "master dies while applying is held",
+    Maintenance = "master dies in maintenance",
+    ForcedAgainstAdvice = "takeover forced, price shown",
+    Switchover = "planned move completed",
+    WaitsForPerson = "pair waits for a person and says why",
+    Adopted = "adopted",
 }
 
 impl Class {
     /// Every class.
     pub fn all() -> Vec<Self> {
-        use Class::*;
-        let single = [
-            CrashAndReturn,
-            HeardTermThenAlone,
-            PrivateCutThenHostDies,
-            AgentDeadHostDiesLater,
-            LifetimeOver,
-            PublicCutMaster,
-            PublicCutStandby,
-            PublicCutBoth,
-            OneWayLoss,
-            BothLinksCut,
-            TwoMasters,
-            BothBoot,
-            OldMasterBootsAlone,
-            StaleBootsAlone,
-            LonelyReboots,
-            DoubleFailover,
-            FailoverInFirstCopy,
-            FailoverInReversal,
-            FailoverInRescue,
-            DiskReplaced,
-            TreesRestored,
-            ImageRestored,
-            StateLostStandby,
-            StateLostMaster,
-            Cloned,
-            Takeover,
-            Refused,
-            Rescued,
-            Copying,
-            CatchingUp,
-            Hold,
-            Maintenance,
-            ForcedAgainstAdvice,
-            Switchover,
-            WaitsForPerson,
-            Adopted,
-        ];
-        let moves = Step::ALL.into_iter().map(MoveCrash);
-        single
-            .into_iter()
-            .chain(moves)
-            .chain((0..3).map(ConfigCrash))
-            .collect()
+        let moves = Step::ALL.into_iter().map(Class::MoveCrash);
+        let configs = (0..3).map(Class::ConfigCrash);
+        NAMED.iter().copied().chain(moves).chain(configs).collect()
     }
 
     /// Histories that this simulation cannot reach yet, and why.
     pub const MISSING: [&'static str; 1] =
         ["both links cut with a witness: the machine knows no arbitrating witness yet"];
-}
-
-impl fmt::Display for Class {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use Class::*;
-        f.write_str(match self {
-            CrashAndReturn => "crash and return",
-            HeardTermThenAlone => "heard the new term, then stood alone before the resync",
-            PrivateCutThenHostDies => "private link cut for long, then the host dies",
-            AgentDeadHostDiesLater => "agent dead, service alive, host dies later",
-            LifetimeOver => "the kernel removes the address of a dead agent",
-            PublicCutMaster => "public network cut at the master",
-            PublicCutStandby => "public network cut at the standby",
-            PublicCutBoth => "public network cut at both",
-            OneWayLoss => "one-way loss",
-            BothLinksCut => "both links cut, no witness",
-            TwoMasters => "two masters until contact",
-            BothBoot => "both boot",
-            OldMasterBootsAlone => "old master boots alone",
-            StaleBootsAlone => "stale node boots alone",
-            LonelyReboots => "three lonely reboots",
-            DoubleFailover => "double failover",
-            FailoverInFirstCopy => "master dies during the first copy",
-            FailoverInReversal => "master dies during the reversal",
-            FailoverInRescue => "master dies during the rescue",
-            DiskReplaced => "disk replaced",
-            TreesRestored => "trees restored from backup",
-            ImageRestored => "machine image of one node restored",
-            StateLostStandby => "state directory lost on the standby",
-            StateLostMaster => "state directory lost on the master",
-            Cloned => "disk cloned with key and state",
-            Takeover => "automatic takeover",
-            Refused => "a standby that may not be promoted stays standby",
-            Rescued => "unreplicated writes rescued",
-            Copying => "first copy seen half done",
-            CatchingUp => "catching up seen half done",
-            Hold => "master dies while applying is held",
-            Maintenance => "master dies in maintenance",
-            ForcedAgainstAdvice => "takeover forced, price shown",
-            Switchover => "planned move completed",
-            WaitsForPerson => "pair waits for a person and says why",
-            Adopted => "adopted",
-            MoveCrash(step) => return write!(f, "planned move, crash at {step:?}"),
-            ConfigCrash(step) => {
-                let at = ["before the first", "between the two", "after the second"];
-                let at = at.get(usize::from(*step)).copied().unwrap_or("?");
-                return write!(f, "configuration commit, crash {at}");
-            }
-        })
-    }
 }
 
 /// How often each class was reached.
