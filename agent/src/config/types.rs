@@ -6,6 +6,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 use tandem_sync::limit::Limit;
+pub use tandem_sync::tree::{Deletes, Freeze, LocalChanges, MaxDelete, Owners, Snapshot, Update};
 
 /// The whole configuration, the same on both nodes. Every value has been checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -176,79 +177,6 @@ pub struct Tree {
     pub verify: Option<Duration>,
     /// Bytes each second that such a comparison reads.
     pub verify_rate: Option<NonZeroU64>,
-}
-
-/// `deletes = "mirror" | "keep" | "trash"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deletes {
-    /// Deleted too.
-    Mirror,
-    /// Kept.
-    Keep,
-    /// Moved to the trash.
-    Trash,
-}
-
-/// `local_changes = "repair" | "keep" | "report"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LocalChanges {
-    /// The local version goes to the rescue, the master's is put back.
-    Repair,
-    /// Left alone until the master changes that path.
-    Keep,
-    /// Left alone and shown.
-    Report,
-}
-
-/// `update = "atomic" | "in-place"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Update {
-    /// By a rename.
-    Atomic,
-    /// Large files block by block, through a journal.
-    InPlace,
-}
-
-/// `owners = "number" | "name"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owners {
-    /// As numbers.
-    Number,
-    /// By the names that the numbers have on each node.
-    Name,
-}
-
-/// `[tree.freeze]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Freeze {
-    /// Holds the tree still.
-    pub before: Vec<String>,
-    /// Lets it go on.
-    pub after: Vec<String>,
-    /// Bound of the freeze.
-    pub timeout: Duration,
-    /// From one set to the next.
-    pub every: Duration,
-    /// What is read in place of the tree.
-    pub snapshot: Option<Snapshot>,
-}
-
-/// `snapshot = "btrfs"` or a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Snapshot {
-    /// One that Tandem makes of the subvolume that the tree is.
-    Btrfs,
-    /// One that `before` makes and mounts there.
-    At(PathBuf),
-}
-
-/// `max_delete = "50%"` or a count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MaxDelete {
-    /// Per cent of the tree's entries (with a floor of 100 entries).
-    Percent(u8),
-    /// Entries.
-    Count(u64),
 }
 
 /// Something watched.

@@ -15,10 +15,7 @@ use tandem_failover::probe::command::CommandCheck;
 use tandem_failover::probe::http::HttpCheck;
 use tandem_failover::probe::monitor;
 use tandem_sync::filter::{Filter, PatternError};
-use tandem_sync::tree::{
-    Deletes, Freeze, LocalChanges, MaxDelete, Owners, PairConfig, Part, Snapshot, TreeConfig,
-    Update,
-};
+use tandem_sync::tree::{PairConfig, Part, TreeConfig};
 
 /// The pair's id in every heartbeat.
 pub fn pair_id(config: &config::Config) -> PairId {
@@ -188,41 +185,15 @@ fn everything(
         Ok(TreeConfig {
             exclude: Filter::parse(effective_exclude(tree, &private).iter().map(String::as_str))?,
             protect: Filter::parse(tree.protect.iter().map(String::as_str))?,
-            deletes: match tree.deletes {
-                config::Deletes::Mirror => Deletes::Mirror,
-                config::Deletes::Keep => Deletes::Keep,
-                config::Deletes::Trash => Deletes::Trash,
-            },
+            deletes: tree.deletes,
             trash_age: tree.trash_age,
-            local_changes: match tree.local_changes {
-                config::LocalChanges::Repair => LocalChanges::Repair,
-                config::LocalChanges::Keep => LocalChanges::Keep,
-                config::LocalChanges::Report => LocalChanges::Report,
-            },
-            update: match tree.update {
-                config::Update::Atomic => Update::Atomic,
-                config::Update::InPlace => Update::InPlace,
-            },
-            owners: match tree.owners {
-                config::Owners::Number => Owners::Number,
-                config::Owners::Name => Owners::Name,
-            },
+            local_changes: tree.local_changes,
+            update: tree.update,
+            owners: tree.owners,
             flags: tree.flags,
             devices: tree.devices,
-            freeze: tree.freeze.as_ref().map(|f| Freeze {
-                before: f.before.clone(),
-                after: f.after.clone(),
-                timeout: f.timeout,
-                every: f.every,
-                snapshot: f.snapshot.as_ref().map(|snapshot| match snapshot {
-                    config::Snapshot::Btrfs => Snapshot::Btrfs,
-                    config::Snapshot::At(path) => Snapshot::At(path.clone()),
-                }),
-            }),
-            max_delete: match tree.max_delete {
-                config::MaxDelete::Percent(p) => MaxDelete::Percent(p),
-                config::MaxDelete::Count(n) => MaxDelete::Count(n),
-            },
+            freeze: tree.freeze.clone(),
+            max_delete: tree.max_delete,
             cross_mounts: tree.cross_mounts,
             poll: tree.poll,
             pass: tree.pass,
