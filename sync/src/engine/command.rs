@@ -263,9 +263,9 @@ pub(crate) struct Shared {
     pub alarms: Mutex<BTreeMap<(Option<String>, &'static str), String>>,
     /// Runs the commands around a consistent set.
     pub freeze_hooks: RwLock<Option<Arc<dyn FreezeHooks>>>,
-    /// What a test keeps from the worker.
+    /// A test keeps events from the worker, as a watcher that is slow.
     #[cfg(test)]
-    pub held_events: Arc<super::tests::held::Held>,
+    pub events_held: AtomicBool,
     /// Where a test cuts the worker.
     #[cfg(test)]
     pub cuts: crate::cut::Cuts,

@@ -139,7 +139,7 @@ impl Engine {
             #[cfg(test)]
             cuts: Default::default(),
             #[cfg(test)]
-            held_events: Default::default(),
+            events_held: AtomicBool::new(false),
         });
         let (running, ended) = watch::channel(());
         let worker = Worker::new(Arc::clone(&shared), node);

@@ -10,7 +10,6 @@ mod cuts;
 mod flags;
 mod flush;
 mod frames;
-pub(super) mod held;
 mod hostile;
 mod in_place;
 mod intent;

@@ -84,6 +84,17 @@ pub(super) enum Next {
     Ended,
 }
 
+/// Whether events are taken: a test may hold them back.
+#[cfg(test)]
+fn hears(shared: &Shared) -> bool {
+    !shared.events_held.load(Ordering::SeqCst)
+}
+
+#[cfg(not(test))]
+fn hears(_: &Shared) -> bool {
+    true
+}
+
 impl Worker {
     /// A worker that has opened what can be opened, and watches it.
     pub fn new(shared: Arc<Shared>, node: NodeName) -> Self {
@@ -173,6 +184,9 @@ impl Worker {
     /// What happened meanwhile belongs to the same burst.
     fn events_at_hand(&mut self) {
         for _ in 0..EVENTS_AT_ONCE {
+            if !hears(&self.shared) {
+                break;
+            }
             let Ok(event) = self.events.try_recv() else {
                 break;
             };
@@ -197,7 +211,7 @@ impl Worker {
             biased;
             () = shared.end.cancelled() => Next::Ended,
             command = commands.recv() => command.map_or(Next::Ended, Next::Command),
-            Some(event) = self.events.recv() => Next::Event(event),
+            Some(event) = self.events.recv(), if hears(&shared) => Next::Event(event),
             Ok(()) = peer.changed() => {
                 self.touch();
                 Next::Time
@@ -400,13 +414,7 @@ impl Worker {
         };
         let trees: Vec<WatchTree> = self.trees.iter().filter_map(tree).collect();
         let to_events = self.to_events.clone();
-        #[cfg(test)]
-        let held = Arc::clone(&self.shared.held_events);
-        let sink = Box::new(move |event| {
-            #[cfg(test)]
-            held.pass();
-            to_events.try_send(event).is_ok()
-        });
+        let sink = Box::new(move |event| to_events.try_send(event).is_ok());
         let options = Options {
             own: Arc::clone(&self.own),
             ..Options::default()

@@ -5,6 +5,7 @@ use super::pair::{Cable, Node, flush, pair, write};
 use super::trees::{both, more};
 use crate::path::RelPath;
 use crate::tree::{TreeConfig, TreeId};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The number of what lies, or lay, at a path.
@@ -30,12 +31,12 @@ async fn what_a_scan_misses_waits_for_the_events_of_before() {
     write(&a.tree().join("f"), "is moved");
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
-    let events = &a.engine().shared.held_events;
-    events.hold();
+    let held = &a.engine().shared.events_held;
+    held.store(true, Ordering::SeqCst);
     std::fs::rename(a.tree().join("f"), more(&a).join("f")).unwrap();
     a.until("the pass misses it", |s| s.trees[0].queue > 0)
         .await;
-    events.release();
+    held.store(false, Ordering::SeqCst);
     flush(&a).await;
     let (made, gone) = (number(&a, "more", "f"), number(&a, "data", "f"));
     assert!(0 < made && made < gone, "made {made}, gone {gone}");
