@@ -84,7 +84,7 @@ pub(super) const TREE: Section = Section {
             "cross_mounts",
             "boolean",
             DefaultsTo("false"),
-            "Whether file systems mounted below the root belong to the tree.",
+            "Whether file systems mounted below the root, and btrfs subvolumes there, belong to the tree. What does not belong to it is neither carried nor taken for gone.",
         ),
         key(
             "poll",
