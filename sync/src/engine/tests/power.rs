@@ -5,11 +5,12 @@
 //! what somebody waited for. The next guest opens the standby as an agent does, takes over, and looks. Rounds that end
 //! `Anywhen` are killed at a moment given by the seed, with changes under way.
 //!
-//! Each of these was emptied once, alone, and is missed by these rounds: the write of the slot (`At`), the durable commit
-//! of the index (all), the sync of a file that was changed in place (`After(InPlace)`), and that of the journal's name
-//! (`Torn`). Not missed is what another wait hides, for ext4 commits all names with any: the `syncfs` behind the
-//! renames of many, which the commit of an index that grows on the same disk takes along. Not tried, or not to be seen
-//! here: a file that is shut before its owner changes, a journal that comes back after it was retired, the trash, the rescue.
+//! Each of these was emptied once, alone, and these rounds found it: the write of the slot, the durable commit of the index,
+//! the wait for a staged content, the `fsync` of parent directories and of both directories of a rename, that of a file changed in
+//! place and of its journal's directory, the spool and its directory. Not found is what a later wait hides, for ext4 commits all
+//! names with any: the first `syncfs` of a batch of many files (another comes before the answer), the second one (the index commits
+//! on the same disk), the directories made at the start. Not tried, or not to be seen here: a file that is shut before its owner
+//! changes, a journal that comes back after it was retired, the trash, the rescue.
 
 mod work;
 
