@@ -33,6 +33,8 @@ async fn what_a_scan_misses_waits_for_the_events_of_before() {
     flush(&a).await;
     let held = &a.engine().shared.events_held;
     held.store(true, Ordering::SeqCst);
+    // Whoever waits for an event already has not seen it: a command makes the worker look.
+    a.shown().await;
     std::fs::rename(a.tree().join("f"), more(&a).join("f")).unwrap();
     a.until("the pass misses it", |s| s.trees[0].queue > 0)
         .await;
