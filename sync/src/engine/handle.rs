@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a closing engine waits for its sessions.
 const CLOSING: Duration = Duration::from_secs(5);
-/// What a flush without time left still waits for the worker to name what it cannot cover, and any for it to show what there is.
+/// What a flush without time left still waits for the worker to name what it cannot cover.
 const ASKING: Duration = Duration::from_millis(200);
 /// Commands that may wait for the worker.
 const COMMANDS: usize = 64;
@@ -409,8 +409,8 @@ impl Engine {
     /// [`CommandError::NotSource`], or not done within `timeout`.
     pub async fn flush(&self, timeout: Duration) -> Result<FlushReport, CommandError> {
         let report = self.flushed(timeout).await;
-        // Whoever looks at the status next sees what was flushed.
-        let _ = tokio::time::timeout(ASKING, self.shared.ask(Command::Show)).await;
+        // It is shown soon. Nobody waits for that: the worker has the next change at hand.
+        self.shared.shows.notify_one();
         report
     }
 

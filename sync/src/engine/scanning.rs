@@ -10,6 +10,7 @@ use super::worker::Worker;
 use crate::index::{Index, IndexError};
 use crate::path::RelPath;
 use crate::tree::{TreeConfig, TreeId};
+use crate::watch::Detector;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -219,7 +220,12 @@ impl Worker {
     /// Has the watcher tell when everything that happened so far was reported. `None`: it cannot.
     fn wait_for_events(&mut self, at: usize) -> Option<Waits> {
         let (watcher, token) = (self.watcher.as_ref()?, self.next_token);
-        watcher.barrier(self.trees[at].id, token).ok()?;
+        let tree = self.trees[at].id;
+        // Without events another pass is all that a barrier could bring.
+        watcher
+            .watching(tree)
+            .filter(|how| how.detector != Detector::Poll)?;
+        watcher.barrier(tree, token).ok()?;
         self.next_token += 1;
         Some(Waits {
             token,

@@ -291,6 +291,8 @@ pub async fn flush(source: &Node) {
     assert!(connected, "no session: {:#?}", source.engine().status());
     let report = source.engine().flush(PATIENCE).await.unwrap();
     assert!(report.not_covered.is_empty(), "{report:?}");
+    // Whoever looks at the status next sees what was flushed.
+    source.shown().await;
 }
 
 pub fn write(path: &Path, content: impl AsRef<[u8]>) {
