@@ -143,7 +143,8 @@ pub(crate) enum Command {
         older: Option<Duration>,
         reply: Reply<Option<Result<Purged, Fault>>>,
     },
-    /// Show the status as it is.
+    /// Show the status as it is, for tests.
+    #[cfg(test)]
     Show(Reply<()>),
     /// Single paths that a flush cannot speak for.
     Exceptions(Reply<Vec<NotCovered>>),

@@ -151,6 +151,7 @@ impl Worker {
                 let done = self.empty_trash(tree, older);
                 self.answer(reply, done);
             }
+            #[cfg(test)]
             Command::Show(reply) => self.answer(reply, ()),
             Command::Exceptions(reply) => drop(reply.send(self.exceptions())),
         }
