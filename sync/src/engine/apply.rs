@@ -12,6 +12,7 @@ use super::look::Sight;
 use super::set_apply::Part;
 use super::status::Mode;
 use super::trash;
+use super::tree::Wrong;
 use super::view::{IndexView, is_same_but_ctime, names_of, with_contents};
 use super::worker::Worker;
 use crate::commit::{self, Content, Report, Target};
@@ -330,7 +331,8 @@ impl Worker {
         let mut faults: HashMap<RelPath, Fault> = HashMap::new();
         for outcome in report.outcomes {
             for missed in outcome.missed {
-                self.trees[at].error(&outcome.path, missed.to_string());
+                let missed = Wrong::Incomplete(missed.to_string());
+                self.trees[at].wrong(&outcome.path, missed);
                 results.missed.insert((tree, outcome.path.clone()));
             }
             match outcome.result {

@@ -176,6 +176,9 @@ impl Worker {
             tree.receives = false;
             // A master has its tree as it is; a standby's scan finds what it keeps.
             tree.kept.clear();
+            if let Mode::Source { .. } = mode {
+                tree.is_own();
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use super::error::CommandError;
 use super::handle::Engine;
 use super::report::NotCovered;
 use super::status::Mode;
-use super::tree::Tree;
+use super::tree::{Tree, Wrong};
 use super::worker::Worker;
 use crate::path::RelPath;
 use std::sync::atomic::Ordering;
@@ -39,10 +39,7 @@ impl Worker {
         for tree in &self.trees {
             let whys = if self.mode == Mode::Replica {
                 let kept = tree.flagged.iter().map(|path| {
-                    let why = tree
-                        .errors
-                        .get(path)
-                        .map_or("it has a flag", String::as_str);
+                    let why = tree.errors.get(path).map_or("it has a flag", Wrong::why);
                     format!("{path} is not followed on the standby: {why}")
                 });
                 // A path of those may be counted twice.
@@ -50,7 +47,8 @@ impl Worker {
                 named(kept, others, "are not followed on the standby")
             } else {
                 let errors = tree.errors.iter();
-                let unread = errors.map(|(path, why)| format!("{path} cannot be read: {why}"));
+                let unread =
+                    errors.map(|(path, wrong)| format!("{path} cannot be read: {}", wrong.why()));
                 let fuzzy = tree.fuzzy.iter();
                 let fuzzy = fuzzy.map(|path| format!("{path} changes faster than it can be read"));
                 let mut whys = named(unread, 0, "cannot be read");

@@ -42,9 +42,13 @@ impl Worker {
             keys,
             between,
             kept,
+            mended,
             mut foreign,
         } = self.sort_out(at, &snapshot, sights)?;
         kept.iter().for_each(|path| self.trees[at].keep(path));
+        for path in &mended {
+            self.trees[at].is_complete(path);
+        }
         let further = self.further_names(at, &snapshot, &foreign)?;
         drop(snapshot);
         crate::cut::here("before local changes are listed");
@@ -121,7 +125,12 @@ impl Worker {
         for sight in sights {
             let entry = snapshot.get(tree, &sight.path)?;
             let known = entry.as_ref().and_then(|e| e.current.as_ref());
-            if same(known, sight.state.as_ref()) || is_untouched_name(entry.as_ref(), &sight) {
+            if same(known, sight.state.as_ref()) {
+                changes.mended.push(sight.path.clone());
+                changes.keys.push(sight);
+                continue;
+            }
+            if is_untouched_name(entry.as_ref(), &sight) {
                 changes.keys.push(sight);
                 continue;
             }
@@ -301,6 +310,8 @@ struct Changes {
     between: Vec<Sight>,
     /// What the source has not and stays here.
     kept: Vec<RelPath>,
+    /// As the index says, in everything.
+    mended: Vec<RelPath>,
     /// Somebody else's, with what the index says.
     foreign: Vec<(Sight, Option<IndexEntry>)>,
 }

@@ -266,10 +266,7 @@ impl Worker {
         let now = clock::now();
         let tree = &mut self.trees[at];
         for path in sights.readable {
-            // That it can be read does not mean that it could be applied.
-            if !tree.flagged.contains(&path) && !tree.unsettled.contains(&path) {
-                tree.no_error(&path);
-            }
+            tree.is_readable(&path);
         }
         for (path, why) in sights.errors {
             tree.error(&path, why);

@@ -106,6 +106,24 @@ impl Stop {
     }
 }
 
+/// What is wrong with a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    /// It could not be read or applied.
+    Failed(String),
+    /// It was applied, without something that cannot be set here. That it can be read says nothing of that.
+    Incomplete(String),
+}
+
+impl Wrong {
+    /// For the operator.
+    pub fn why(&self) -> &str {
+        match self {
+            Wrong::Failed(why) | Wrong::Incomplete(why) => why,
+        }
+    }
+}
+
 /// A path that must be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Dirt {
@@ -273,7 +291,7 @@ pub(crate) struct Tree {
     /// How often the whole tree was to be looked at again because so much was gone.
     pub doubts: u8,
     /// Paths that could not be read or applied, with the reason.
-    pub errors: BTreeMap<RelPath, String>,
+    pub errors: BTreeMap<RelPath, Wrong>,
     /// The newest of them.
     pub last_error: Option<String>,
     /// Local changes that the policy leaves alone.
@@ -477,9 +495,14 @@ impl Tree {
 
     /// Notes a path that could not be read or applied.
     pub fn error(&mut self, path: &RelPath, why: String) {
-        self.last_error = Some(format!("{path}: {why}"));
+        self.wrong(path, Wrong::Failed(why));
+    }
+
+    /// Notes what is wrong with a path.
+    pub fn wrong(&mut self, path: &RelPath, wrong: Wrong) {
+        self.last_error = Some(format!("{path}: {}", wrong.why()));
         let named = self.errors.len() < MAX_NAMED || self.errors.contains_key(path);
-        if named && self.errors.insert(path.clone(), why).is_none() {
+        if named && self.errors.insert(path.clone(), wrong).is_none() {
             tracing::warn!(
                 tree = self.config.name,
                 error = self.last_error,
@@ -500,6 +523,31 @@ impl Tree {
         if let Some(open) = &self.open {
             self.kept
                 .retain(|path| !matches!(open.root.stat(path), Ok(None)));
+        }
+    }
+
+    /// The path can be read now.
+    pub fn is_readable(&mut self, path: &RelPath) {
+        // That does not mean that it could be applied.
+        let open = self.flagged.contains(path) || self.unsettled.contains(path);
+        if !open && let Some(Wrong::Failed(_)) = self.errors.get(path) {
+            self.no_error(path);
+        }
+    }
+
+    /// What lies there has everything that it is to have: somebody else set it.
+    pub fn is_complete(&mut self, path: &RelPath) {
+        if let Some(Wrong::Incomplete(_)) = self.errors.get(path) {
+            self.no_error(path);
+        }
+    }
+
+    /// What could not be set on what was received does not count on a node that writes itself.
+    pub fn is_own(&mut self) {
+        self.errors
+            .retain(|_, wrong| matches!(wrong, Wrong::Failed(_)));
+        if self.errors.is_empty() {
+            self.last_error = None;
         }
     }
 

@@ -1,7 +1,7 @@
 //! Flags of chattr, where a tree carries them.
 
 use super::compare::assert_equal;
-use super::pair::{Cable, Node, PATIENCE, begin, flush, pair, write};
+use super::pair::{Cable, Node, PATIENCE, begin, flush, pair, recorded, write};
 use super::reversal::rescued;
 use crate::entry::Flags;
 use crate::path::RelPath;
@@ -106,18 +106,25 @@ fn paths(node: &Node) -> impl Iterator<Item = walkdir::DirEntry> {
 }
 
 /// Asks at short intervals: no status tells.
-async fn eventually(what: &str, is: impl Fn() -> bool) {
+async fn eventually(node: &Node, what: &str, is: impl Fn() -> bool) {
     let asked = async {
         while !is() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
     let within = tokio::time::timeout(PATIENCE, asked).await;
-    assert!(within.is_ok(), "not {what} after {PATIENCE:?}");
+    let shown = || {
+        let is: Vec<_> = paths(node)
+            .filter(|entry| !entry.path_is_symlink())
+            .map(|entry| (entry.path().to_owned(), flags(entry.path())))
+            .collect();
+        format!("{:#?}\n{}\n{is:?}", node.engine().status(), node.index())
+    };
+    assert!(within.is_ok(), "not {what} after {PATIENCE:?}: {}", shown());
 }
 
 async fn known(node: &Node) {
-    eventually("the flags are known", || is_known(node)).await;
+    eventually(node, "the flags are known", || is_known(node)).await;
 }
 
 /// All that the source has, flags alone too, is on the replica.
@@ -351,7 +358,7 @@ async fn what_somebody_made_immutable_here_goes_to_the_rescue_as_it_is() {
     set(&b.tree().join("dir"), IMMUTABLE);
     let cable = Cable::plug(&a, &b);
     let read = || fs::read_to_string(b.tree().join("dir/file")).ok();
-    eventually("repaired", || {
+    eventually(&b, "repaired", || {
         read().as_deref() == Some("of the pair") && is_known(&b)
     })
     .await;
@@ -385,9 +392,14 @@ async fn a_peer_that_sends_flags_sets_none_where_the_tree_carries_none() {
     let shown = b.shown().await.trees[0].last_error.clone().unwrap();
     assert!(shown.contains("does not carry"), "{shown}");
     assert_equal(&a.tree(), &b.tree());
+    // That somebody touches them, and that they can be read, mends nothing.
     for name in ["file", "dir"] {
-        assert_eq!(flags(&b.tree().join(name)), NONE);
+        let path = b.tree().join(name);
+        assert_eq!(flags(&path), NONE);
+        fs::set_permissions(&path, fs::metadata(&path).unwrap().permissions()).unwrap();
     }
+    recorded(&b).await;
+    assert_eq!(b.shown().await.trees[0].errors, 2);
     cable.cut().await;
 }
 
