@@ -10,7 +10,7 @@
 //!   Claiming ◀──────────────────────┘         │ (the armed term: no disk)   │
 //!      │ the term is durable                  │                             │
 //!      ▼                                      ▼                             │
-//!   Taking:  fence the peer ▸ end hold ▸ stop applying ▸ ┆term used┆ ▸ addresses ▸ epoch
+//!   Taking:  fence the peer ▸ end hold ▸ stop applying ▸ ┆term used┆ ▸ epoch ▸ addresses
 //!      │                                                                    │
 //!      ▼                        a higher term is heard                      │
 //!   Master ────────────────────────────────────────────────────────────────▶│

@@ -42,7 +42,8 @@ pub struct Policy {
     pub move_lag: Duration,
     /// Bound of one step whose result comes from outside (addresses, epoch, services). Default 30 s.
     pub step_timeout: Duration,
-    /// Bound of the wait for the new epoch at a takeover; services start after it all the same. Default 5 s.
+    /// Bound of the wait for the new epoch at a takeover, after which a person is told. The floating addresses wait on,
+    /// unless the takeover is forced. Default 5 s.
     pub epoch_wait: Duration,
     /// After an automatic hand-over, how long this node does not hand back by itself. Default 60 s.
     pub settle: Duration,

@@ -195,7 +195,7 @@ fn step(phase: Phase, begun: Instant) -> MoveEvent {
         Phase::Releasing => "releases addresses and services",
         Phase::Standby => "follows",
         Phase::Preparing => "stops applying",
-        Phase::Taking => "takes the addresses",
+        Phase::Taking => "begins its epoch and takes the addresses",
         Phase::Master => "serves",
         Phase::Ceding => "drains the queue and fences the addresses",
         Phase::Ceded => "gave the role away; waits for the other node to announce it",

@@ -73,6 +73,11 @@ impl Machine {
     }
 
     fn force_takeover(&mut self, ticket: Ticket) {
+        if self.serve_without_epoch() {
+            let text = "this node serves before its new epoch is durable";
+            self.answer(Some(ticket), Ok(text.into()));
+            return;
+        }
         let refusal = match &self.state {
             State::Joining(_) | State::Follow(_) | State::Ceded(_) => None,
             State::Master(_) => Some("this node is master already"),

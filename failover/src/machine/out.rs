@@ -179,20 +179,14 @@ impl Machine {
 
     /// The state of the diagram that this node is in.
     pub fn phase(&self) -> Phase {
-        use super::state::{Release, TakeStep};
+        use super::state::Release;
         match &self.state {
             State::Joining(_) => Phase::Joining,
             State::Claiming(_) => Phase::Claiming,
             State::Follow(follow) if follow.release == Release::Done => Phase::Standby,
             State::Follow(_) => Phase::Releasing,
-            State::Taking(taking) => match taking.step {
-                TakeStep::FencePeer(_) | TakeStep::EndHold(_) | TakeStep::Revoke(_) => {
-                    Phase::Preparing
-                }
-                TakeStep::Addresses(_) | TakeStep::AddressesAgain | TakeStep::Epoch(_) => {
-                    Phase::Taking
-                }
-            },
+            State::Taking(taking) if taking.term_used() => Phase::Taking,
+            State::Taking(_) => Phase::Preparing,
             State::Master(_) => Phase::Master,
             State::Ceding(_) => Phase::Ceding,
             State::Ceded(_) => Phase::Ceded,
@@ -211,7 +205,7 @@ impl Machine {
             State::Joining(_) => Role::Joining,
             State::Claiming(claiming) if claiming.followed => standby,
             State::Claiming(_) => Role::Joining,
-            State::Taking(taking) if taking.term_used() => Role::Master,
+            State::Taking(taking) if taking.serves() => Role::Master,
             State::Taking(taking) if taking.followed => standby,
             State::Taking(_) => Role::Joining,
             State::Master(_) | State::Ceding(_) => Role::Master,

@@ -92,16 +92,18 @@ pub(super) struct Follow {
     pub doubt: Option<Instant>,
 }
 
-/// Steps of a takeover, in this order. The term counts as used from `Addresses` on.
+/// Steps of a takeover, in this order. The term counts as used from `Epoch` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TakeStep {
     FencePeer(Ticket),
     EndHold(Ticket),
     Revoke(Ticket),
+    Epoch(Ticket),
+    /// The epoch could not be made durable; again when the timer fires.
+    EpochAgain,
     Addresses(Ticket),
     /// The addresses could not be added; again when the timer fires.
     AddressesAgain,
-    Epoch(Ticket),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,10 @@ pub(super) struct Taking {
     pub term: u64,
     pub cause: Cause,
     pub step: TakeStep,
+    /// The epoch failed, or is late.
+    pub late: bool,
+    /// The addresses do not wait for the epoch: a person said so.
+    pub epoch: Option<Epoch>,
     /// It was a standby before.
     pub followed: bool,
     /// The machine was away meanwhile: ask before anything is announced.
@@ -122,10 +128,16 @@ impl Taking {
     }
 
     pub(super) fn term_used(&self) -> bool {
-        matches!(
-            self.step,
-            TakeStep::Addresses(_) | TakeStep::AddressesAgain | TakeStep::Epoch(_)
-        )
+        match self.step {
+            TakeStep::FencePeer(_) | TakeStep::EndHold(_) | TakeStep::Revoke(_) => false,
+            TakeStep::Epoch(_) | TakeStep::EpochAgain => true,
+            TakeStep::Addresses(_) | TakeStep::AddressesAgain => true,
+        }
+    }
+
+    /// Who writes here writes in this node's own epoch.
+    pub(super) fn serves(&self) -> bool {
+        matches!(self.step, TakeStep::Addresses(_) | TakeStep::AddressesAgain)
     }
 }
 

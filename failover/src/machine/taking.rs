@@ -7,8 +7,8 @@ use crate::input::DataReport;
 use crate::timer::Timer;
 use std::time::Duration;
 
-/// Addresses that could not be added are tried again after this time.
-const ADDRESSES_AGAIN: Duration = Duration::from_secs(1);
+/// Addresses that could not be added, and an epoch that could not be made durable, are tried again after this time.
+const AGAIN: Duration = Duration::from_secs(1);
 /// What a result may be late beyond the bound that its request carries.
 const SLACK: Duration = Duration::from_millis(500);
 
@@ -26,6 +26,8 @@ impl Machine {
             term,
             cause,
             step,
+            late: false,
+            epoch: None,
             followed,
             away: false,
         };
@@ -71,8 +73,9 @@ impl Machine {
             TakeStep::FencePeer(_) => self.quiesce(),
             TakeStep::EndHold(_) => self.revoke(),
             TakeStep::Revoke(_) => self.use_term(taking),
+            TakeStep::Epoch(ticket) => self.without_epoch(Epoch::Asked(ticket)),
+            TakeStep::EpochAgain => self.begin_epoch(),
             TakeStep::Addresses(_) | TakeStep::AddressesAgain => self.add_addresses(),
-            TakeStep::Epoch(ticket) => self.become_master(taking, Some(Epoch::Asked(ticket))),
         }
     }
 
@@ -85,10 +88,52 @@ impl Machine {
         if self.fenced {
             self.unfence();
         }
-        self.add_addresses();
+        self.begin_epoch();
         self.beat_now();
         let why = format!("term {} is used", taking.term);
         self.record(crate::role::Phase::Preparing, why);
+    }
+
+    /// The addresses come after it: what is written through them belongs to this epoch, and a power cut in between leaves
+    /// both nodes with the same history and nothing written in it.
+    fn begin_epoch(&mut self) {
+        let ticket = self.data(DataCommand::BeginSource {
+            term: self.durable.term_used,
+        });
+        self.take_step(TakeStep::Epoch(ticket), self.policy.epoch_wait);
+    }
+
+    /// The epoch is not durable. Only a takeover by hand, whose price was accepted, goes on all the same.
+    pub(super) fn without_epoch(&mut self, epoch: Epoch) {
+        let State::Taking(taking) = &mut self.state else {
+            return;
+        };
+        taking.late = true;
+        if taking.cause == Cause::Forced {
+            taking.epoch = Some(epoch);
+            self.add_addresses();
+        } else if epoch == Epoch::Again {
+            taking.step = TakeStep::EpochAgain;
+            self.timers.stop(Timer::Step);
+            self.retry_in(AGAIN);
+        }
+    }
+
+    /// An operator does not wait for an epoch that is late. Answers whether one is.
+    pub(super) fn serve_without_epoch(&mut self) -> bool {
+        let State::Taking(taking) = &mut self.state else {
+            return false;
+        };
+        let epoch = match taking.step {
+            TakeStep::Epoch(ticket) if taking.late => Epoch::Asked(ticket),
+            TakeStep::EpochAgain => Epoch::Again,
+            _ => return false,
+        };
+        taking.cause = Cause::Forced;
+        self.timers.stop(Timer::Retry);
+        self.record(self.phase(), Cause::Forced.to_string());
+        self.without_epoch(epoch);
+        true
     }
 
     fn add_addresses(&mut self) {
@@ -104,7 +149,7 @@ impl Machine {
         if let Err(error) = result {
             self.trouble("the floating addresses cannot be added", &error);
             self.timers.stop(Timer::Step);
-            self.retry_in(ADDRESSES_AGAIN);
+            self.retry_in(AGAIN);
             if let State::Taking(taking) = &mut self.state {
                 taking.step = TakeStep::AddressesAgain;
             }
@@ -112,15 +157,16 @@ impl Machine {
         }
         self.holding = true;
         self.announce(self.policy.announce_times);
-        self.beat_now();
-        let ticket = self.data(DataCommand::BeginSource { term: taking.term });
-        self.take_step(TakeStep::Epoch(ticket), self.policy.epoch_wait);
+        self.become_master(taking);
     }
 
     pub(super) fn taking_data_done(&mut self, ticket: Ticket, result: Result<DataReport, String>) {
-        let State::Taking(taking) = self.state else {
+        let State::Taking(taking) = &mut self.state else {
             return;
         };
+        if taking.epoch == Some(Epoch::Asked(ticket)) {
+            taking.epoch = result.is_err().then_some(Epoch::Again);
+        }
         match taking.step {
             TakeStep::EndHold(expected) | TakeStep::Revoke(expected) if expected == ticket => {
                 if let Err(error) = result {
@@ -129,10 +175,10 @@ impl Machine {
                 self.taking_next();
             }
             TakeStep::Epoch(expected) if expected == ticket => match result {
-                Ok(_) => self.become_master(taking, None),
+                Ok(_) => self.add_addresses(),
                 Err(error) => {
                     self.trouble("the new epoch cannot be made durable", &error);
-                    self.become_master(taking, Some(Epoch::Again));
+                    self.without_epoch(Epoch::Again);
                 }
             },
             _ => {}
@@ -155,7 +201,7 @@ impl Machine {
         }
     }
 
-    /// The step's time is over. Only the addresses are indispensable.
+    /// The step's time is over. Only the epoch and the addresses are indispensable.
     pub(super) fn taking_late(&mut self) {
         let State::Taking(taking) = self.state else {
             return;
@@ -176,23 +222,23 @@ impl Machine {
             TakeStep::Epoch(_) => {
                 self.trouble(
                     "the new epoch is late",
-                    "services start without waiting for it",
+                    "the floating addresses wait for it",
                 );
             }
-            TakeStep::AddressesAgain => {}
+            TakeStep::EpochAgain | TakeStep::AddressesAgain => {}
         }
         self.taking_next();
     }
 
     pub(super) fn taking_retry(&mut self) {
-        if matches!(
-            self.state,
-            State::Taking(Taking {
-                step: TakeStep::AddressesAgain,
-                ..
-            })
-        ) {
-            self.add_addresses();
+        let State::Taking(taking) = &self.state else {
+            return;
+        };
+        match taking.step {
+            TakeStep::EpochAgain => self.begin_epoch(),
+            TakeStep::AddressesAgain => self.add_addresses(),
+            TakeStep::FencePeer(_) | TakeStep::EndHold(_) | TakeStep::Revoke(_) => {}
+            TakeStep::Epoch(_) | TakeStep::Addresses(_) => {}
         }
     }
 
@@ -206,7 +252,7 @@ impl Machine {
         }
     }
 
-    fn become_master(&mut self, taking: Taking, epoch: Option<Epoch>) {
+    fn become_master(&mut self, taking: Taking) {
         let starting = Some(self.services(ServiceCommand::Start));
         self.services_up = true;
         self.frozen = false;
@@ -218,7 +264,7 @@ impl Machine {
         let master = Master {
             cause: taking.cause,
             starting,
-            epoch,
+            epoch: taking.epoch,
             contest: None,
             recheck: None,
             settled: self.now + settle,

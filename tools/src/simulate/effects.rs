@@ -85,6 +85,10 @@ impl World {
 
     fn use_addresses(&mut self, node: usize) {
         self.must_act(node, "uses the floating address");
+        if self.nodes[node].role != DataRole::Source {
+            let what = "uses the floating address before it began an epoch";
+            self.blame(format!("{} {what}", name(node)));
+        }
         let lifetime = self.policy[node].address_lifetime.as_nanos() as u64;
         self.nodes[node].addresses = Some(self.now + lifetime);
     }

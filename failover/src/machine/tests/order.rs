@@ -1,9 +1,9 @@
 //! The order of effects at a takeover and at its opposite.
 
-use super::puppet::at;
+use super::puppet::{at, result_of};
 use crate::effect::{DataCommand, Effect, ServiceCommand};
-use crate::input::{Input, ProbeAnswers};
-use crate::role::Phase;
+use crate::input::{Command, Input, ProbeAnswers};
+use crate::role::{Phase, Role};
 use std::time::Duration;
 
 /// What an effect is called in the order; `None` is of no interest there.
@@ -54,10 +54,10 @@ fn of_a_takeover() {
         });
         let mut expected = vec![
             "revoke",
-            "addresses on",
-            "term",
-            "announce",
             "source",
+            "term",
+            "addresses on",
+            "announce",
             "start services",
             "mail",
         ];
@@ -69,6 +69,40 @@ fn of_a_takeover() {
         seen.dedup();
         assert_eq!(seen, expected, "hold {hold}");
         assert_eq!(p.phase(), Phase::Master);
+    }
+}
+
+/// What is written through the floating address is of the new epoch: the address waits for it, and so does the role that is
+/// shown. Only a person may take it before.
+#[test]
+fn of_a_takeover_whose_epoch_is_late() {
+    for (forced, fails) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut p = at(Phase::Preparing, false);
+        let is_epoch = |e: &Effect| {
+            let Effect::Data { command, .. } = e else {
+                return false;
+            };
+            matches!(command, DataCommand::BeginSource { .. })
+        };
+        p.obey(is_epoch);
+        let asked = p.open.iter().find(|e| is_epoch(e)).cloned();
+        let asked = asked.expect("an epoch");
+        if fails {
+            p.open.clear();
+            p.feed(result_of(&asked, false).expect("a result"));
+        }
+        p.wait(Duration::from_millis(5500));
+        let shows = |e: &Effect| matches!(e, Effect::AddAddresses { .. } | Effect::Announce { .. });
+        assert!(!p.wants(shows), "{forced} {fails}");
+        assert_ne!(p.machine.role(), Role::Master);
+        let told = |e: &Effect| matches!(e, Effect::Notify(n) if n.text.contains("epoch"));
+        assert!(p.wants(told), "a person hears of it");
+        if forced {
+            p.ask(Command::ForceTakeover);
+            assert!(p.wants(shows));
+        }
+        assert!(names(&p.play()).contains(&"addresses on"));
+        assert_eq!(p.machine.role(), Role::Master);
     }
 }
 

@@ -1,6 +1,7 @@
 //! A machine on strings: a peer that says what a test wants, effects that are answered or kept, and an
 //! auditor that checks after every input what must always hold.
 
+use super::super::state::State;
 use super::super::{Boot, Machine};
 use crate::effect::{DataCommand, Effect, Ticket};
 use crate::heartbeat::{Body, Echo, Grant, Heartbeat, Incarnation, KeyId, MachineId, PairId};
@@ -34,6 +35,10 @@ pub(super) struct Puppet {
     disk: Durable,
     disk_generation: u64,
     applying: bool,
+    /// The epoch that was asked for, and whether it is durable.
+    epoch: Option<(Ticket, bool)>,
+    /// An operator takes the role, whatever is durable.
+    forced: bool,
     questions: BTreeSet<Ticket>,
     next_question: u64,
     exited: bool,
@@ -61,6 +66,8 @@ impl Puppet {
             disk,
             disk_generation: 0,
             applying: false,
+            epoch: None,
+            forced: false,
             questions: BTreeSet::new(),
             next_question: 1 << 40,
             exited: false,
@@ -89,6 +96,14 @@ impl Puppet {
             self.disk = durable.clone();
             self.disk_generation = *generation;
         }
+        if let Input::DataDone {
+            ticket,
+            result: Ok(_),
+        } = &input
+            && let Some((asked, durable)) = &mut self.epoch
+        {
+            *durable |= ticket == asked;
+        }
         let (before, acted) = (self.machine.term(), Machine::acts(self.phase()));
         let effects = self.machine.handle(self.now, input);
         let acts = Machine::acts(self.phase());
@@ -111,14 +126,23 @@ impl Puppet {
         assert!(self.questions.len() <= 2, "commands without an answer");
         let view = self.machine.view(self.now);
         assert_eq!(view.phase, self.phase());
-        let role_acts = view.role == Role::Master;
-        assert_eq!(role_acts, acts, "the role shown is the role played");
+        let serves = match &self.machine.state {
+            State::Taking(taking) => taking.serves(),
+            _ => acts,
+        };
+        let shown = view.role == Role::Master;
+        assert_eq!(shown, serves, "the role shown is the role played");
     }
 
     fn audit(&mut self, effect: &Effect, acts: bool) {
         match effect {
             Effect::AddAddresses { .. } | Effect::RefreshAddresses | Effect::Announce { .. } => {
                 assert!(acts, "addresses without the master role: {effect:?}");
+                let durable = self.epoch.is_some_and(|(_, durable)| durable);
+                assert!(
+                    durable || self.forced,
+                    "addresses before the epoch is durable: {effect:?}"
+                );
             }
             Effect::Persist {
                 generation,
@@ -137,10 +161,16 @@ impl Puppet {
                 assert_eq!(durable.incarnation, OWN.counter);
                 self.written.push((*generation, (**durable).clone()));
             }
-            Effect::Data { command, .. } => match command {
+            Effect::Data { ticket, command } => match command {
                 DataCommand::BeginReplica => self.applying = true,
-                DataCommand::RevokeApply { .. } | DataCommand::Idle => self.applying = false,
-                DataCommand::BeginSource { .. } => assert!(acts, "a source that is not master"),
+                DataCommand::RevokeApply { .. } | DataCommand::Idle => {
+                    self.applying = false;
+                    self.epoch = None;
+                }
+                DataCommand::BeginSource { .. } => {
+                    assert!(acts, "a source that is not master");
+                    self.epoch = Some((*ticket, false));
+                }
                 DataCommand::EndHold { .. }
                 | DataCommand::Drain { .. }
                 | DataCommand::FinalFlush { .. }
@@ -183,6 +213,7 @@ impl Puppet {
         self.next_question += 1;
         let ticket = Ticket(self.next_question);
         self.questions.insert(ticket);
+        self.forced |= command == Command::ForceTakeover;
         self.feed(Input::Operator { ticket, command });
     }
 

@@ -15,11 +15,9 @@ impl World {
             .machine
             .as_ref()
             .expect("it acts, so it runs");
-        assert!(
-            Machine::acts(machine.phase()),
-            "addresses in phase {}",
-            machine.phase()
-        );
+        let phase = machine.phase();
+        assert!(Machine::acts(phase), "addresses in phase {phase}");
+        assert!(self.nodes[node].sending, "addresses before the epoch");
     }
 
     pub(in crate::machine::pair_tests) fn check(&mut self) {
