@@ -12,7 +12,7 @@ use super::look::Sight;
 use super::set_apply::Part;
 use super::status::Mode;
 use super::trash;
-use super::tree::Wrong;
+use super::tree::{Dirt, Wrong};
 use super::view::{IndexView, is_same_but_ctime, names_of, with_contents};
 use super::worker::Worker;
 use crate::commit::{self, Content, Report, Target};
@@ -417,12 +417,12 @@ impl Worker {
                 (_, key) => results.keys.push((tree, path.clone(), key)),
             }
         }
-        results.keys.extend(
-            report
-                .dirs
-                .into_iter()
-                .map(|(path, key)| (tree, path, Some(key))),
-        );
+        for (path, key) in report.dirs {
+            match self.has_its_flags(at, index, &path)? {
+                true => results.keys.push((tree, path, Some(key))),
+                false => self.trees[at].mark(path, Dirt::default()),
+            }
+        }
         self.other_names(at, index, actions, results)
     }
 

@@ -2,8 +2,11 @@
 
 use super::clock;
 use super::worker::Worker;
+use crate::chattr;
+use crate::index::{IndexError, Snapshot};
 use crate::path::RelPath;
 use crate::tree::TreeId;
+use std::os::fd::AsFd;
 
 impl Worker {
     /// Paths that a flag protected when a former process met them.
@@ -16,6 +19,26 @@ impl Worker {
                 tree.flagged = flagged;
             }
         }
+    }
+
+    /// Whether a directory in which something was applied has the flags that the index says. What it had was taken away for that
+    /// and given back: by the directory's new key alone somebody else's flag would count as known from now on.
+    pub(super) fn has_its_flags(
+        &self,
+        at: usize,
+        index: &Snapshot,
+        dir: &RelPath,
+    ) -> Result<bool, IndexError> {
+        let tree = &self.trees[at];
+        let Some(open) = tree.open.as_ref().filter(|open| open.root.flags()) else {
+            return Ok(true);
+        };
+        let known = index.get(tree.id, dir)?.and_then(|entry| entry.current);
+        let found = open.root.open_path(dir);
+        let found = found.and_then(|held| chattr::read(held.as_fd()));
+        // What is gone or cannot be read is looked at for that.
+        let both = known.zip(found.ok());
+        Ok(both.is_none_or(|(known, found)| known.meta.xattrs.flags() == found))
     }
 
     /// Asks anew for paths whose flag is gone.

@@ -374,6 +374,29 @@ async fn what_somebody_made_immutable_here_goes_to_the_rescue_as_it_is() {
     cable.cut().await;
 }
 
+/// What is applied in a directory gives it a new key, by which a flag that nobody told of would count as known.
+#[tokio::test(flavor = "multi_thread")]
+async fn somebodys_flag_of_a_directory_does_not_hide_behind_what_is_applied_in_it() {
+    if !possible() {
+        return;
+    }
+    let (a, b) = pair(|tree| tree.flags = true).await;
+    let _freed = Freed::of([&a, &b]);
+    let cable = Cable::plug(&a, &b);
+    for (n, flag) in [IFlags::NODUMP, IMMUTABLE].into_iter().enumerate() {
+        write(&a.tree().join(format!("dir/before {n}")), "content");
+        settled(&a, &b).await;
+        set(&b.tree().join("dir"), flag);
+        write(&a.tree().join(format!("dir/after {n}")), "content");
+        flush(&a).await;
+        let is_none = || flags(&b.tree().join("dir")) == NONE;
+        eventually(&b, "put right", is_none).await;
+    }
+    settled(&a, &b).await;
+    assert_same(&a, &b);
+    cable.cut().await;
+}
+
 /// Without the key a peer sets none, and what is immutable here stays as it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_sends_flags_sets_none_where_the_tree_carries_none() {
