@@ -1,5 +1,7 @@
 //! Resolution against hostile trees: both the `openat2` way and the walk.
 
+pub(crate) mod swapped;
+
 use super::*;
 use std::os::unix::fs::symlink;
 use std::sync::atomic::AtomicBool;

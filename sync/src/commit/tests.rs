@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 mod hostile;
+mod swapped;
 
 struct Setup {
     temp: tempfile::TempDir,

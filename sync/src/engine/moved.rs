@@ -198,3 +198,55 @@ fn rename(open: &Open, one: &Move) -> Result<(), Fault> {
     to.sync_dir()?;
     from.sync_dir()
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use super::*;
+    use crate::beneath::Root;
+    use crate::beneath::tests::swapped::Swapper;
+    use crate::private::Private;
+    use crate::tree::Update;
+    use std::sync::Arc;
+
+    /// Somebody exchanges the directory in which it lies for a link out of the tree, where something has the same name.
+    #[test]
+    fn nothing_outside_is_renamed() {
+        for walks in [false, true] {
+            let temp = tempfile::tempdir().expect("temp dir");
+            let (tree, outside) = (temp.path().join("t"), temp.path().join("outside"));
+            for dir in [tree.join("d"), tree.join("other"), outside.clone()] {
+                std::fs::create_dir_all(dir.join("from")).expect("mkdir");
+            }
+            let root = Root::open(&tree, false).expect("root");
+            let private = Private::open(&root).expect("private");
+            let open = Open {
+                root: Arc::new(if walks { root.without_openat2() } else { root }),
+                private: Arc::new(private),
+                update: Update::Atomic,
+                in_sets: false,
+            };
+            let path = |text: &str| RelPath::new(text).expect("valid");
+            let one = |from: &str, to: &str| Move {
+                tree: TreeId::of("t"),
+                from: path(from),
+                to: path(to),
+                seq: 1,
+                stamp: 0,
+            };
+            let moves = [
+                one("d/from", "d/to"),
+                one("d/to", "d/from"),
+                one("d/from", "came"),
+                one("came", "d/from"),
+                one("other/from", "d/came"),
+                one("d/came", "other/from"),
+            ];
+            let swapper = Swapper::begin(&tree, &outside, std::time::Duration::ZERO);
+            let rounds = (0..60).flat_map(|_| &moves);
+            let done = rounds.filter(|one| rename(&open, one).is_ok()).count();
+            swapper.end();
+            assert!(done > 0, "nothing was renamed: the race was not tried");
+        }
+    }
+}

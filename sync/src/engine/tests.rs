@@ -38,6 +38,7 @@ mod snapshots;
 mod sparse;
 mod spooled;
 mod stores;
+mod swapped;
 mod trash;
 mod trees;
 mod verify;

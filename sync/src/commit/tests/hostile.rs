@@ -135,52 +135,6 @@ fn links_in_the_way_are_not_followed() {
 }
 
 #[test]
-fn a_swap_race_during_applies_changes_nothing_outside() {
-    let setup = setup();
-    let outside = setup.temp.path().join("outside");
-    std::fs::create_dir_all(&outside).expect("mkdir");
-    std::fs::write(outside.join("f"), b"precious").expect("write");
-    std::fs::create_dir(setup.at("d")).expect("mkdir");
-    std::os::unix::fs::symlink(&outside, setup.at("x")).expect("symlink");
-    let before = outside.join("f").metadata().expect("stat");
-    let stop = AtomicBool::new(false);
-    let mut done = 0;
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let base = rustix::fs::open(
-                setup.root.path(),
-                rustix::fs::OFlags::PATH,
-                rustix::fs::Mode::empty(),
-            )
-            .expect("open");
-            let flags = rustix::fs::RenameFlags::EXCHANGE;
-            while !stop.load(Ordering::Relaxed) {
-                rustix::fs::renameat_with(&base, "d", &base, "x", flags).expect("exchange");
-            }
-        });
-        for round in 0..60 {
-            let fresh = format!("d/n{round}");
-            let report = setup.apply(vec![
-                setup.file(&fresh, Expect::Nothing, b"new"),
-                step("d/f", Expect::Nothing, Action::RemoveFile),
-                step(&fresh, Expect::Nothing, Action::SetMeta(meta(0o777))),
-                step("d/h", Expect::Nothing, Action::Link { to: path(&fresh) }),
-                finish_dir("d"),
-                step(&fresh, Expect::Nothing, Action::RemoveFile),
-                step("d/h", Expect::Nothing, Action::RemoveFile),
-            ]);
-            done += report.outcomes.iter().filter(|o| o.result.is_ok()).count();
-        }
-        stop.store(true, Ordering::Relaxed);
-    });
-    assert!(done > 0, "no step succeeded: the race was not tried");
-    let after = outside.join("f").metadata().expect("stat");
-    assert_eq!(std::fs::read(outside.join("f")).expect("read"), b"precious");
-    assert_eq!((after.mode(), after.nlink()), (before.mode(), 1));
-    assert_eq!(std::fs::read_dir(&outside).expect("dir").count(), 1);
-}
-
-#[test]
 fn names_of_any_bytes_and_deep_paths() {
     let setup = setup();
     let mut name: Vec<u8> = (1..=255u8).filter(|b| *b != b'/').collect();

@@ -215,7 +215,8 @@ impl Cable {
         (Cable::over(source, replica, counts, b), written, pieces)
     }
 
-    fn over<A>(source: &Node, replica: &Node, a: A, b: DuplexStream) -> Cable
+    /// One with a stream of its own at the source.
+    pub fn over<A>(source: &Node, replica: &Node, a: A, b: DuplexStream) -> Cable
     where
         A: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
