@@ -11,6 +11,7 @@
 use crate::engine::{SessionEnd, SessionError, clock};
 use crate::wire::{self, Body, FrameError, Greeting, Message};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
@@ -163,8 +164,21 @@ pub(crate) struct Channel {
     pub cancel: CancellationToken,
     /// The version in use.
     pub version: u16,
+    /// Whether the peer takes what is sent.
+    pub took: Took,
     /// Why the writer ended.
     failure: Failure,
+}
+
+/// When the stream last took bytes (CLOCK_BOOTTIME nanoseconds); clones share it.
+#[derive(Clone)]
+pub(crate) struct Took(Arc<AtomicU64>);
+
+impl Took {
+    /// That moment.
+    pub fn at(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The writer's error, if that is what ended a session.
@@ -241,12 +255,13 @@ where
     let (outgoing, from_logic) = mpsc::channel(queue);
     tokio::spawn(read_all(reader, to_logic, cancel.clone()));
     let failure = Failure::default();
+    let took = Took(Arc::new(AtomicU64::new(clock::now())));
     tokio::spawn(write_all(
         writer,
         from_logic,
         Squeeze::new(gauge, clock::now()),
         cancel.clone(),
-        Arc::clone(&failure),
+        (Arc::clone(&failure), took.clone()),
     ));
     Ok(Channel {
         incoming: Incoming {
@@ -256,6 +271,7 @@ where
         outgoing: Outgoing(outgoing),
         cancel,
         version,
+        took,
         failure,
     })
 }
@@ -354,7 +370,7 @@ async fn write_all<W>(
     mut queue: mpsc::Receiver<Vec<u8>>,
     mut squeeze: Squeeze,
     cancel: CancellationToken,
-    failure: Failure,
+    (failure, took): (Failure, Took),
 ) where
     W: AsyncWrite + Unpin,
 {
@@ -371,12 +387,7 @@ async fn write_all<W>(
                 squeeze.was(packed.is_some());
                 frames = packed.unwrap_or(frames);
             }
-            if let Err(error) = async {
-                writer.write_all(&frames).await?;
-                writer.flush().await
-            }
-            .await
-            {
+            if let Err(error) = put(&mut writer, &frames, &took).await {
                 tracing::debug!(%error, "the stream to the peer does not take bytes any more");
                 *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 return;
@@ -391,6 +402,22 @@ async fn write_all<W>(
         () = cancel.cancelled() => {}
         () = work => cancel.cancel(),
     }
+}
+
+/// Writes all of it, and notes each part that the stream took.
+async fn put<W>(writer: &mut W, mut bytes: &[u8], took: &Took) -> std::io::Result<()>
+where
+    W: AsyncWrite + Unpin,
+{
+    while !bytes.is_empty() {
+        let count = writer.write(bytes).await?;
+        if count == 0 {
+            return Err(std::io::ErrorKind::WriteZero.into());
+        }
+        took.0.store(clock::now(), Ordering::Relaxed);
+        bytes = &bytes[count..];
+    }
+    writer.flush().await
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod cuts;
 mod flags;
 mod flush;
 mod frames;
+mod greedy;
 mod hostile;
 mod in_place;
 mod intent;

@@ -1,5 +1,6 @@
 //! Reading records from the index for the next batch.
 
+use super::again::{self, Again};
 use super::machine::{Fetched, Reads, weight};
 use crate::engine::command::Shared;
 use crate::engine::set_key;
@@ -75,6 +76,8 @@ pub(crate) struct Fetcher {
     inline_after: u64,
     /// Paths that the replica asked for.
     asked: VecDeque<(TreeId, RelPath)>,
+    /// Large files among them.
+    again: Again,
     /// What was sent early, in batches of its own: no record that follows needs it again.
     early: HashSet<EarlyKey>,
     shared: Arc<Shared>,
@@ -116,6 +119,12 @@ impl Building {
     }
 }
 
+/// Its content costs more than the question for it.
+fn is_large(entry: &IndexEntry) -> bool {
+    let state = entry.current.as_ref();
+    state.is_some_and(|state| state.kind.hash().is_some() && state.kind.size() >= again::FROM)
+}
+
 /// What must come before a record.
 #[derive(Default)]
 struct Needed {
@@ -147,6 +156,7 @@ impl Fetcher {
             // Until it is known what is here, what is found was perhaps there before, and the replica may have it.
             inline_after: u64::MAX,
             asked: VecDeque::new(),
+            again: Again::default(),
             early: HashSet::new(),
             shared,
         }
@@ -250,6 +260,7 @@ impl Fetcher {
         &mut self,
         index: &Index,
         sent_upto: u64,
+        now: u64,
     ) -> Result<(Fetched, usize), IndexError> {
         let snapshot = index.snapshot()?;
         let mut batch = Building::default();
@@ -266,10 +277,17 @@ impl Fetcher {
             let gone = || IndexEntry::received(None, 0, None);
             let entry = entry.unwrap_or_else(gone);
             let row = Located { tree, path, entry };
+            let large = is_large(&row.entry).then(|| early_key(&row));
+            if large.is_some_and(|version| !self.again.is_due(&version, now)) {
+                continue;
+            }
             if let Some(row) = self.add(&snapshot, &mut batch, row, sent_upto)? {
                 settled -= weight;
                 self.asked.push_front((row.tree, row.path));
                 break;
+            }
+            if let Some(version) = large {
+                self.again.note(version, now);
             }
         }
         let at_head = sent_upto >= snapshot.last_seq();

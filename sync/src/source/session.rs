@@ -33,9 +33,11 @@ mod effects;
 mod opening;
 mod output;
 
-/// How long a replica may be silent while something of it is awaited. It answers an `Idle` each second, and a batch when
-/// it is durable; a large batch on a slow disk takes some seconds.
+/// How long a replica may say nothing and take nothing of what is sent. It answers an `Idle` each second, and a batch when
+/// it is durable; a large batch on a slow disk takes some seconds. One that says nothing because it is still at what comes takes it.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Between two looks whether it is silent.
+const LOOK: Duration = Duration::from_secs(1);
 /// Questions of `verify` that may wait until they can be asked.
 const QUESTIONS: usize = 4;
 /// Time between two looks at the time of day (nanoseconds).
@@ -200,8 +202,10 @@ impl Session<'_> {
         let mut heard = clock::now();
         let (mut asks, mut moves) = self.take_orders();
         let (outgoing, cancelled) = (channel.outgoing.clone(), channel.cancel.clone());
+        let took = channel.took.clone();
         let mut lifted = self.shared.lifted.subscribe();
         let mut fuzzy = self.shared.fuzzy.subscribe();
+        let mut looks = tokio::time::interval(LOOK);
         loop {
             self.tell_fuzzy();
             self.effects()?;
@@ -210,9 +214,11 @@ impl Session<'_> {
             self.effects()?;
             self.set_paces();
             self.look_out(&cancelled)?;
-            let next = self.lanes.ready_at().map_or(idle, |ready| ready.min(idle));
-            let wait = Duration::from_nanos(next.saturating_sub(clock::now()));
             let has_output = self.has_output();
+            // What is ready waits for room.
+            let ready = self.lanes.ready_at().filter(|_| !has_output);
+            let next = ready.map_or(idle, |ready| ready.min(idle));
+            let wait = Duration::from_nanos(next.saturating_sub(clock::now()));
             tokio::select! {
                 biased;
                 () = cancelled.cancelled() => return drain(channel).await,
@@ -227,6 +233,12 @@ impl Session<'_> {
                         Some(Ok(Message::Wait)) => {}
                         Some(Ok(message)) => self.message(message)?,
                         other => return ended(other),
+                    }
+                }
+                // However much there is to do besides.
+                _ = looks.tick() => {
+                    if is_silent(clock::now(), heard, took.at()) {
+                        return Err(SessionError::Silent(SILENCE, "taking nothing"));
                     }
                 }
                 Ok(()) = scanned.changed() => {
@@ -256,11 +268,7 @@ impl Session<'_> {
                     Ok(room) => room.send(self.pack()?),
                     Err(Gone) => return drain(channel).await,
                 },
-                () = tokio::time::sleep(wait) => {
-                    if clock::now().saturating_sub(heard) > SILENCE.as_nanos() as u64 && !self.has_output() {
-                        return Err(SessionError::Silent(SILENCE, "answering"));
-                    }
-                }
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }
@@ -356,6 +364,11 @@ impl Session<'_> {
             self.lanes.set_paces(minute_of_day(), lifted, now);
         }
     }
+}
+
+/// The replica was last heard, and took something, so long ago that nothing is to be expected of it.
+fn is_silent(now: u64, heard: u64, took: u64) -> bool {
+    now.saturating_sub(heard.max(took)) > SILENCE.as_nanos() as u64
 }
 
 /// The limits of the trees that have some.

@@ -89,7 +89,7 @@ async fn packs_that_wait_leave_in_one_write() {
         queue,
         Squeeze::new(None, 0),
         CancellationToken::new(),
-        failure,
+        (failure, Took(Arc::default())),
     )
     .await;
     let mut all = Vec::new();
@@ -121,6 +121,35 @@ async fn a_compressed_pack_is_given_out_like_others() {
     let mut last = reader.pack().await;
     assert!(matches!(last.pop_back(), Some(Err(Ended::Failed(_)))));
     assert_eq!(heard(last), inside[..2]);
+}
+
+/// One that reads a little at a time is at it, and one that does not read is not.
+#[tokio::test]
+async fn what_the_peer_takes_is_noted_and_what_waits_for_it_is_not() {
+    let (mut ours, mut theirs) = duplex(1000);
+    let took = Took(Arc::default());
+    let writes = tokio::spawn({
+        let took = took.clone();
+        async move { put(&mut ours, &[7; 4000], &took).await }
+    });
+    let rest = async || {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        took.at()
+    };
+    let mut part = [0; 500];
+    let mut before = 0;
+    for _ in 0..4 {
+        theirs.read_exact(&mut part).await.unwrap();
+        let now = rest().await;
+        assert!(now > before, "as much again went in");
+        before = now;
+    }
+    assert_eq!(rest().await, before, "nothing went in");
+    assert!(!writes.is_finished());
+    theirs.read_exact(&mut [0; 1000]).await.unwrap();
+    writes.await.unwrap().unwrap();
 }
 
 /// What is small when it is compressed is not when it is decoded.
@@ -161,7 +190,7 @@ async fn a_full_link_gets_compressed_packs() {
             queue,
             squeeze,
             cancel.clone(),
-            Failure::default(),
+            (Failure::default(), Took(Arc::default())),
         ));
         sender
             .send(frames(std::slice::from_ref(&message)))

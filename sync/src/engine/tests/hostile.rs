@@ -61,7 +61,7 @@ impl Puppet {
     }
 
     /// Plays `replica` for a source, and accepts.
-    async fn replica(source: &Node, replica: &Node) -> Puppet {
+    pub async fn replica(source: &Node, replica: &Node) -> Puppet {
         let (mine, theirs) = tokio::io::duplex(64 << 10);
         let engine = source.engine().clone();
         let session = tokio::spawn(async move {

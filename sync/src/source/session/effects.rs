@@ -2,6 +2,7 @@
 
 use super::Session;
 use crate::engine::SessionError;
+use crate::engine::clock;
 use crate::engine::command::{Command, Shared};
 use crate::engine::moving::MoveOrder;
 use crate::index::IndexError;
@@ -61,7 +62,9 @@ impl Session<'_> {
                 (fetched, None)
             }
             None => {
-                let (fetched, settled) = self.fetcher.answer(index, self.machine.cursor())?;
+                let (fetched, settled) =
+                    self.fetcher
+                        .answer(index, self.machine.cursor(), clock::now())?;
                 (fetched, Some(settled))
             }
         };
