@@ -19,6 +19,8 @@ mod compare;
 #[allow(clippy::disallowed_methods)]
 mod contents;
 #[allow(clippy::disallowed_methods)]
+mod dirty;
+#[allow(clippy::disallowed_methods)]
 mod duty;
 pub mod error;
 mod exceptions;
@@ -64,6 +66,7 @@ mod standby;
 pub mod status;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod stream;
+mod told;
 mod tombstones;
 #[allow(clippy::disallowed_types)]
 mod trash;

@@ -109,6 +109,12 @@ fn double_failure() {
 #[test]
 fn a_half_copied_standby_is_not_promoted() {
     let scene = SceneOptions::new().make();
+    // The first copy takes seconds, however fast the machine is.
+    let limited = format!(
+        "{}\n[[tree.limit]]\nrate = \"5MB/s\"\n",
+        scene.pair.config()
+    );
+    scene.pair.configure(&limited).expect("written");
     scene.fill();
     for d in 0..60 {
         for f in 0..200 {

@@ -6,13 +6,14 @@
 
 use super::ahead::Ahead;
 use super::beyond::MAX_HELD;
+use super::dirty::Dirt;
 use super::foreign::is_free;
 use super::intent::{self, Intent};
 use super::look::Sight;
 use super::set_apply::Part;
 use super::status::Mode;
 use super::trash;
-use super::tree::{Dirt, Wrong};
+use super::tree::Wrong;
 use super::view::{IndexView, is_same_but_ctime, names_of, with_contents};
 use super::worker::Worker;
 use crate::commit::{self, Content, Report, Target};

@@ -16,6 +16,7 @@ impl Worker {
         let mut barrier = Barrier {
             only,
             trees: BTreeSet::new(),
+            marked: BTreeMap::new(),
             sets: BTreeMap::new(),
             not_covered: Vec::new(),
             reply,
@@ -64,37 +65,24 @@ impl Worker {
         if self.barriers.is_empty() {
             return;
         }
-        let busy = |t: &Tree| t.moves() && (t.is_scanned() || !t.dirty.is_empty());
-        let trees: Vec<(TreeId, bool, Option<String>, String)> = self
-            .trees
-            .iter()
-            .map(|t| {
-                (
-                    t.id,
-                    busy(t),
-                    t.stop.as_ref().map(|s| s.why().to_owned()),
-                    t.config.name.clone(),
-                )
-            })
-            .collect();
         let head = *self.shared.head.borrow();
         let mut done = Vec::new();
         for (token, barrier) in &mut self.barriers {
-            for (id, _, stop, name) in &trees {
+            for tree in &self.trees {
                 // A tree that was stopped meanwhile reports no barrier any more.
-                if let Some(why) = stop
-                    && barrier.trees.remove(id)
+                if let Some(stop) = &tree.stop
+                    && barrier.trees.remove(&tree.id)
                 {
                     barrier.not_covered.push(NotCovered {
-                        tree: Some(name.clone()),
-                        why: why.clone(),
+                        tree: Some(tree.config.name.clone()),
+                        why: stop.why().to_owned(),
                     });
                 }
             }
             barrier.end_sets(&self.trees);
             let waits = !barrier.trees.is_empty() || !barrier.sets.is_empty();
-            let busy = |(id, busy, ..): &(TreeId, bool, _, _)| *busy && concerns(barrier.only, *id);
-            if !waits && !trees.iter().any(busy) {
+            let mut trees = self.trees.iter().filter(|t| concerns(barrier.only, t.id));
+            if !waits && !trees.any(|tree| barrier.waits_for(tree)) {
                 done.push(*token);
             }
         }
@@ -124,6 +112,9 @@ pub(super) struct Barrier {
     /// Of this tree alone.
     pub only: Option<TreeId>,
     pub trees: BTreeSet<TreeId>,
+    /// Trees that have told all that happened before: it was marked in this round or before. What is marked later is not waited
+    /// for, and may never pause.
+    pub marked: BTreeMap<TreeId, u64>,
     /// Trees that are sent in sets, each with the pass that tells of this moment.
     pub sets: BTreeMap<TreeId, u64>,
     pub not_covered: Vec<NotCovered>,
@@ -131,6 +122,15 @@ pub(super) struct Barrier {
 }
 
 impl Barrier {
+    /// Something of the tree that happened before is not recorded.
+    fn waits_for(&self, tree: &Tree) -> bool {
+        let marked = match self.marked.get(&tree.id) {
+            Some(round) => tree.has_marks_upto(*round),
+            None => !tree.dirty.is_empty(),
+        };
+        tree.moves() && (tree.is_scanned() || marked)
+    }
+
     /// Passes that have ended, or never will.
     fn end_sets(&mut self, trees: &[Tree]) {
         let not_covered = &mut self.not_covered;

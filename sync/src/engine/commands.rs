@@ -3,13 +3,14 @@
 use super::beyond::Others;
 use super::clock;
 use super::command::Command;
+use super::dirty::{Dirt, Missing};
 use super::error::CommandError;
 use super::flags::flagged_key;
 use super::intent::Left;
 use super::prepare::Preparing;
 use super::report::InitReport;
 use super::status::Mode;
-use super::tree::{Dirt, Stop, Tree};
+use super::tree::{Stop, Tree};
 use super::worker::Worker;
 use crate::entry::Kind;
 use crate::index::IndexError;
@@ -53,7 +54,7 @@ impl Worker {
                         true => self.set_is_lost(at),
                         // It is looked at when it is its time.
                         false if self.trees[at].waits_restless(&path) => {}
-                        false => self.look(at, vec![(path, Dirt::FORCED)]),
+                        false => self.look(at, vec![(path, Dirt::FORCED)], Missing::Waits),
                     }
                 }
                 let _ = reply.send(*self.shared.head.borrow());

@@ -8,8 +8,9 @@ pub(super) mod pace;
 pub(super) mod piece;
 
 use super::clock;
+use super::dirty::Dirt;
 use super::status::{ContentsRound, ContentsStatus, Mode};
-use super::tree::{Dirt, Tree};
+use super::tree::Tree;
 use super::worker::Worker;
 use crate::index::{IndexError, Snapshot};
 use crate::path::RelPath;

@@ -1,13 +1,14 @@
 //! What a look finds changed on a node that only receives: listed durably, to be asked for and settled with the source's
 //! version.
 
+use super::dirty::Dirt;
 use super::intent::{ASIDE, Aside, INTENT, Intent};
 use super::judge::{
     is_between, is_clean, is_name_of, is_untouched_name, local_record, only_flags, only_time, same,
 };
 use super::look::Sight;
 use super::status::Mode;
-use super::tree::{Dirt, MAX_NAMED, Open};
+use super::tree::{MAX_NAMED, Open};
 use super::view::names_of;
 use super::worker::Worker;
 use crate::commit::holds_only;

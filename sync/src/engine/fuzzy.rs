@@ -7,8 +7,9 @@
 
 use super::clock;
 use super::command::Shared;
+use super::dirty::Dirt;
 use super::status::Mode;
-use super::tree::{Dirt, MAX_NAMED, Tree};
+use super::tree::{MAX_NAMED, Tree};
 use super::worker::Worker;
 use crate::index::IndexError;
 use crate::path::RelPath;

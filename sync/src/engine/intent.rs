@@ -2,8 +2,8 @@
 //! changed itself.
 
 use super::apply::Item;
+use super::dirty::Dirt;
 use super::status::Mode;
-use super::tree::Dirt;
 use super::view::names_of;
 use super::worker::Worker;
 use crate::entry::State;

@@ -1,14 +1,14 @@
 //! The source's side of the worker: local changes become numbered entries, durable before anybody sends them.
 
-use super::burst::Burst;
 use super::clock::{self, ms};
+use super::dirty::{Dirt, Missing};
 use super::error::CommandError;
 use super::gone::Gone;
 use super::look::{Looker, Sight, Sights};
 use super::report::{ACCEPT_EXAMPLES, AcceptPrice};
 use super::restless::Restless;
 use super::status::Mode;
-use super::tree::{Dirt, Stop, Tree};
+use super::tree::{Stop, Tree};
 use super::unverified::unverified_key;
 use super::worker::Worker;
 use crate::entry::{IndexEntry, Kind};
@@ -93,41 +93,6 @@ fn without_gone(sights: Vec<Sight>, gone: &BTreeSet<RelPath>) -> Vec<Sight> {
 }
 
 impl Worker {
-    /// Looks at all dirty paths of all trees, at most a slice of each tree: at what is there first, then at what is gone.
-    pub(super) fn look_at_dirty(&mut self) {
-        let mut waits = vec![false; self.trees.len()];
-        let mut here = false;
-        for (at, waits) in waits.iter_mut().enumerate() {
-            if !self.trees[at].moves() || self.trees[at].dirty.is_empty() {
-                continue;
-            }
-            *waits = self.moves_first(at);
-            if *waits {
-                continue;
-            }
-            let paths = self.trees[at].next_here(SLICE);
-            here |= !paths.is_empty();
-            if !paths.is_empty() {
-                self.look(at, paths);
-            }
-        }
-        for (at, waits) in waits.iter_mut().enumerate() {
-            let left = self.trees[at].moves() && !self.trees[at].dirty.is_empty();
-            if left && !here && !*waits {
-                *waits = self.waits_for_burst(at);
-                if !*waits {
-                    let paths = self.trees[at].next_dirty(SLICE);
-                    self.look(at, paths);
-                }
-            }
-            match self.trees[at].dirty.is_empty() {
-                true => self.trees[at].burst = Burst::None,
-                false if *waits => {}
-                false => self.due_now(),
-            }
-        }
-    }
-
     /// Begins scans that are due, and goes on with what scans found gone.
     pub(super) fn jobs(&mut self) {
         self.end_waits();
@@ -174,7 +139,7 @@ impl Worker {
                     tracing::info!(tree = self.trees[at].config.name, "scan complete");
                 }
             } else {
-                self.look(at, paths);
+                self.look(at, paths, Missing::Recorded);
             }
             self.touch();
         }
@@ -234,7 +199,7 @@ impl Worker {
     }
 
     /// Looks at paths and records what differs.
-    pub(super) fn look(&mut self, at: usize, paths: Vec<(RelPath, Dirt)>) {
+    pub(super) fn look(&mut self, at: usize, paths: Vec<(RelPath, Dirt)>, missing: Missing) {
         if self.trees[at].is_in_sets() && matches!(self.mode, Mode::Source { .. }) {
             // Only passes look at it.
             return;
@@ -244,7 +209,11 @@ impl Worker {
             Some(Err(error)) => return self.index_failed(&error),
             None => return,
         };
-        let sights = self.note(at, sights);
+        let since = paths.iter().map(|(_, dirt)| dirt.since).min();
+        let mut sights = self.note(at, sights, since.unwrap_or_default());
+        if missing == Missing::Waits {
+            sights = self.without_vanished(at, sights);
+        }
         let result = match (&self.mode, self.numbers_changes()) {
             _ if sights.is_empty() => Ok(()),
             (Mode::Replica, false) => self.local_changes(at, sights),
@@ -261,8 +230,8 @@ impl Worker {
         }
     }
 
-    /// Keeps everything about sights but the states.
-    fn note(&mut self, at: usize, sights: Sights) -> Vec<Sight> {
+    /// Keeps everything about sights but the states. What they drag along is as old as the oldest mark that led to them.
+    fn note(&mut self, at: usize, sights: Sights, since: u64) -> Vec<Sight> {
         let now = clock::now();
         let tree = &mut self.trees[at];
         for path in sights.readable {
@@ -292,7 +261,7 @@ impl Worker {
         }
         tree.sockets.extend(sights.sockets);
         for (path, dirt) in sights.more {
-            tree.mark(path, dirt);
+            tree.mark(path, Dirt { since, ..dirt });
         }
         if let Some(job) = &mut tree.job {
             job.bytes += sights.bytes;
@@ -397,7 +366,7 @@ impl Worker {
                 Counted::Vanished(name) => deletes.vanished(now, name),
             }
         }
-        let whole = job.is_none() && !dirty.values().any(|dirt| dirt.gone);
+        let whole = job.is_none() && !dirty.values().any(|dirt| dirt.gone.is_some());
         if whole {
             deletes.size(now, live);
         }
@@ -436,14 +405,8 @@ impl Worker {
             return Ok(None);
         }
         let here = without_gone(sights, &gone);
-        for path in gone {
-            // A walk that is past it does not see that it is gone.
-            let dirt = Dirt {
-                gone: true,
-                ..Dirt::default()
-            };
-            self.trees[at].mark(path, dirt);
-        }
+        // A walk that is past it does not see that it is gone.
+        self.trees[at].mark_gone(gone);
         Ok(Some(here))
     }
 
@@ -588,11 +551,6 @@ impl Worker {
         })?;
         Ok(walk.map_err(super::commands::index)?.gone)
     }
-
-    fn due_now(&mut self) {
-        self.due_at(clock::now());
-    }
-
     /// The index does not take changes any more: nothing is lost, the trees are scanned when it works again.
     pub(super) fn index_failed(&mut self, error: &IndexError) {
         tracing::error!(%error, "the index failed");

@@ -2,8 +2,9 @@
 //!
 //! Shared by both roles: the source records what it sees with new numbers, the replica learns of local changes.
 
+use super::dirty::Dirt;
 use super::restless::Restless;
-use super::tree::{Dirt, Open};
+use super::tree::Open;
 use crate::chunks::ChunkMemory;
 use crate::entry::{ContentHash, IndexEntry, Kind, LocalKey, State};
 use crate::fault::Fault;

@@ -14,8 +14,9 @@
 //! looked at like any other change: what the replica has then already renamed, it finds to be as the records say.
 
 use super::clock::{self, ms};
+use super::dirty::{Dirt, Missing};
 use super::status::Mode;
-use super::tree::{Dirt, Tree};
+use super::tree::Tree;
 use super::worker::Worker;
 use crate::entry::{IndexEntry, Kind};
 use crate::index::{IndexError, Snapshot};
@@ -90,7 +91,7 @@ impl Tree {
         let dirty = self.dirty.iter();
         marks.extend(dirty.filter_map(|(path, dirt)| {
             let dirt = Dirt {
-                gone: false,
+                gone: None,
                 ..*dirt
             };
             below(path).map(|path| (path, dirt))
@@ -136,7 +137,7 @@ impl Worker {
             .collect();
         marked.reverse();
         if !marked.is_empty() {
-            self.look(at, marked);
+            self.look(at, marked, Missing::Waits);
         }
     }
 

@@ -2,15 +2,15 @@
 //! the worker in pieces, so that memory does not grow with the tree and events and commands are served in between.
 
 use super::clock;
+use super::dirty::{Dirt, Missing};
 use super::duty::Duty;
 use super::status::Mode;
-use super::tree::{Dirt, Job, Open, Stop, Tree, Waits};
+use super::tree::{Job, Open, Stop, Tree};
 use super::walk::{Found, Walk};
 use super::worker::Worker;
 use crate::index::{Index, IndexError};
 use crate::path::RelPath;
 use crate::tree::{TreeConfig, TreeId};
-use crate::watch::Detector;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,9 +24,6 @@ const PIECE: usize = 2048;
 const PIECE_BYTES: u64 = 64 << 20;
 /// Pieces of a scan that wait for the worker.
 const PIECES: usize = 2;
-
-/// Longest wait for the events that happened until a walk's end. They come within milliseconds; without them the walk's word counts.
-const EVENTS: u64 = clock::ms(if cfg!(test) { 20_000 } else { 2000 });
 
 /// What a scan tells the worker.
 pub(crate) enum Piece {
@@ -183,7 +180,7 @@ impl Worker {
                 if let Some(job) = &mut self.trees[at].job {
                     job.done += paths.len() as u64;
                 }
-                self.look(at, paths);
+                self.look(at, paths, Missing::Recorded);
             }
             Some(Piece::End(Ok(walk))) => self.walked(at, walk),
             Some(Piece::End(Err(error))) => self.index_failed(&error),
@@ -210,52 +207,10 @@ impl Worker {
         }
         let waits = match walk.gone.is_empty() || !self.numbers_changes() {
             true => None,
-            false => self.wait_for_events(at),
+            false => Some(self.ask_events()),
         };
         if let Some(job) = &mut self.trees[at].job {
             (job.gone, job.waits) = (Some(walk.gone), waits);
-        }
-    }
-
-    /// Has the watcher tell when everything that happened so far was reported. `None`: it cannot.
-    fn wait_for_events(&mut self, at: usize) -> Option<Waits> {
-        let (watcher, token) = (self.watcher.as_ref()?, self.next_token);
-        let tree = self.trees[at].id;
-        // Without events another pass is all that a barrier could bring.
-        watcher
-            .watching(tree)
-            .filter(|how| how.detector != Detector::Poll)?;
-        watcher.barrier(tree, token).ok()?;
-        self.next_token += 1;
-        Some(Waits {
-            token,
-            came: false,
-            until: clock::now() + EVENTS,
-        })
-    }
-
-    /// The events behind which a scan's deletions wait have come.
-    pub(super) fn events_came(&mut self, at: usize, token: u64) {
-        let waits = self.trees[at]
-            .job
-            .as_mut()
-            .and_then(|job| job.waits.as_mut());
-        if let Some(waits) = waits.filter(|waits| waits.token == token) {
-            waits.came = true;
-        }
-    }
-
-    /// Ends such waits: when the events have come and what they tell of as there is recorded, in every tree.
-    pub(super) fn end_waits(&mut self) {
-        let now = clock::now();
-        let here = |t: &Tree| t.moves() && t.dirty.values().any(|dirt| !dirt.gone);
-        let waits = |t: &Tree| t.job.as_ref().is_some_and(|job| job.waits.is_some());
-        if !self.trees.iter().any(waits) {
-            return;
-        }
-        let busy = self.trees.iter().any(here);
-        for job in self.trees.iter_mut().filter_map(|t| t.job.as_mut()) {
-            job.waits = job.waits.filter(|w| w.until > now && (busy || !w.came));
         }
     }
 }

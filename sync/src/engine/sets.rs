@@ -7,9 +7,10 @@
 
 use super::clock::{self, ms};
 use super::command::{Command, Shared};
+use super::dirty::Dirt;
 use super::look::{Looker, Names, Sight, Sights};
 use super::status::{Mode, SetStatus};
-use super::tree::{Dirt, Open, Tree};
+use super::tree::{Open, Tree};
 use super::worker::Worker;
 use crate::beneath::Root;
 use crate::entry::Kind;

@@ -3,16 +3,17 @@
 use super::beyond::Others;
 use super::burst::Burst;
 use super::contents::Contents;
+use super::dirty::Dirt;
 use super::fuzzy::Marks;
 use super::gone::Gone;
 use super::moving::{Moving, Rename};
 use super::room::Room;
 use super::scanning::Scan;
 use super::sets::Sets;
+use super::told::Told;
 use super::unverified::Unverified;
 use crate::beneath::Root;
 use crate::entry::ContentHash;
-use crate::fault::Fault;
 use crate::guard::{DeleteWindow, Name};
 use crate::path::RelPath;
 use crate::private::Private;
@@ -124,59 +125,6 @@ impl Wrong {
     }
 }
 
-/// A path that must be looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Dirt {
-    /// Everything below too.
-    pub recursive: bool,
-    /// Read the content even if the local key says that nothing changed.
-    pub force: bool,
-    /// And all of it, even if it has only grown.
-    pub whole: bool,
-    /// What lies below is told by itself: it comes from a walk, or a directory was made there.
-    pub walked: bool,
-    /// A walk has just seen a regular file there.
-    pub file: bool,
-    /// Nothing was there just now: looked at when all that is there is recorded, in every tree, so that what moved is at
-    /// its new place before it leaves the old one.
-    pub gone: bool,
-}
-
-impl Dirt {
-    /// Read the content in any case.
-    pub const FORCED: Dirt = Dirt {
-        recursive: false,
-        force: true,
-        whole: true,
-        walked: false,
-        file: false,
-        gone: false,
-    };
-    /// It was not at rest, or its stamp was too young: read again, but for what has only grown.
-    pub const AGAIN: Dirt = Dirt {
-        whole: false,
-        ..Dirt::FORCED
-    };
-    /// Found by a walk, or made just now.
-    pub const WALKED: Dirt = Dirt {
-        recursive: false,
-        force: false,
-        whole: false,
-        walked: true,
-        file: false,
-        gone: false,
-    };
-
-    fn merge(&mut self, other: Dirt) {
-        self.walked &= other.walked;
-        self.recursive |= other.recursive;
-        self.force |= other.force;
-        self.whole |= other.whole;
-        self.file = other.file;
-        self.gone = other.gone;
-    }
-}
-
 /// A scan of the tree that runs. What it finds is handled in pieces, so that commands are answered in between.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -185,7 +133,7 @@ pub(crate) struct Job {
     /// The walk is over, and this is gone and not yet looked at, in path order.
     pub gone: Option<Gone>,
     /// What is gone waits for what happened until the walk's end.
-    pub waits: Option<Waits>,
+    pub waits: Option<Told>,
     /// A pass for what causes no events, on a tree that is known.
     pub routine: bool,
     /// For progress: paths looked at so far.
@@ -194,18 +142,6 @@ pub(crate) struct Job {
     pub bytes: u64,
     /// CLOCK_BOOTTIME nanoseconds.
     pub started: u64,
-}
-
-/// Deletions that a walk found wait: a file that was moved from behind the walk to before it is nowhere in it, and its new name
-/// is only in the events.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Waits {
-    /// Of the barrier behind those events.
-    pub token: u64,
-    /// They have come.
-    pub came: bool,
-    /// When they are not waited for any longer (CLOCK_BOOTTIME nanoseconds).
-    pub until: u64,
 }
 
 impl Job {
@@ -246,6 +182,8 @@ pub(crate) struct Tree {
     pub room: Room,
     /// Paths to be looked at.
     pub dirty: BTreeMap<RelPath, Dirt>,
+    /// The last round of looks; the worker counts them, for all trees.
+    pub round: u64,
     /// When a path was last marked (CLOCK_BOOTTIME nanoseconds).
     pub marked_at: u64,
     /// Many of them are gone.
@@ -351,6 +289,7 @@ impl Tree {
             stop: None,
             room: Room::default(),
             dirty: BTreeMap::new(),
+            round: 1,
             marked_at: 0,
             burst: Burst::None,
             renames: VecDeque::new(),
@@ -411,7 +350,8 @@ impl Tree {
         self.job = None;
         self.rescan = true;
         self.burst = Burst::None;
-        self.dirty.retain(|_, dirt| !dirt.gone || dirt.force);
+        self.dirty
+            .retain(|_, dirt| dirt.gone.is_none() || dirt.force);
         true
     }
 
@@ -419,20 +359,6 @@ impl Tree {
     pub fn is_doubted(&self) -> bool {
         let walks = self.job.as_ref().is_some_and(|job| job.gone.is_none());
         self.doubts > 0 && (self.rescan || walks)
-    }
-
-    /// Marks a path to be looked at.
-    pub fn mark(&mut self, path: RelPath, dirt: Dirt) {
-        if !dirt.force && self.waits_restless(&path) {
-            return;
-        }
-        if self.dirty.len() >= MAX_DIRTY {
-            self.dirty.clear();
-            self.rescan = true;
-        }
-        if !self.rescan || dirt.force {
-            self.dirty.entry(path).or_insert(dirt).merge(dirt);
-        }
     }
 
     /// The names by which the guard counts what is gone, without those that a person accepted.
@@ -443,42 +369,6 @@ impl Tree {
         };
         let counted = gone.iter().filter(|path| !accepted(path));
         counted.map(|path| self.deletes.name(&path)).collect()
-    }
-
-    /// Takes up to `most` dirty paths at which something lies. Those at which nothing does are marked so and stay.
-    pub fn next_here(&mut self, most: usize) -> Vec<(RelPath, Dirt)> {
-        let Some(open) = self.open.clone() else {
-            return Vec::new();
-        };
-        let mut paths = Vec::new();
-        for (path, dirt) in self.dirty.iter_mut().filter(|(_, dirt)| !dirt.gone) {
-            if paths.len() == most {
-                break;
-            }
-            // What cannot be looked at is named by the look that follows.
-            dirt.gone = matches!(
-                open.root.stat(path),
-                Ok(None) | Err(Fault::Missing | Fault::NotBeneath)
-            );
-            if !dirt.gone {
-                paths.push((path.clone(), *dirt));
-            }
-        }
-        for (path, _) in &paths {
-            self.dirty.remove(path);
-        }
-        paths
-    }
-
-    /// Takes up to `most` dirty paths.
-    pub fn next_dirty(&mut self, most: usize) -> Vec<(RelPath, Dirt)> {
-        let mut paths = Vec::new();
-        while paths.len() < most
-            && let Some(next) = self.dirty.pop_first()
-        {
-            paths.push(next);
-        }
-        paths
     }
 
     /// Marks a path to be looked at again at a time.

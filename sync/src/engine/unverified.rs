@@ -6,9 +6,10 @@
 use super::clock::{self, ms};
 use super::command::{Command, Shared, VerifyAsk};
 use super::contents::piece::{Order, Piece};
+use super::dirty::Dirt;
 use super::receivers::Receiver;
 use super::status::Mode;
-use super::tree::{Dirt, MAX_NAMED, Tree};
+use super::tree::{MAX_NAMED, Tree};
 use super::worker::Worker;
 use crate::entry::State;
 use crate::index::IndexError;

@@ -1,9 +1,10 @@
 //! Walking a tree and comparing it with the index by local keys.
 
+use super::dirty::Dirt;
 use super::gone::Gone;
 use super::look::Looker;
 use super::reboot::EVERYTHING;
-use super::tree::{Dirt, Open};
+use super::tree::Open;
 use crate::entry::IndexEntry;
 use crate::fault::Fault;
 use crate::index::{Index, IndexError};

@@ -7,11 +7,13 @@ use super::ahead::Ahead;
 use super::barrier::Barrier;
 use super::clock::{self, ms};
 use super::command::{Command, Shared};
+use super::dirty::Dirt;
 use super::intent::Left;
 use super::prepare::Preparing;
 use super::scanning::{Piece, next_piece};
 use super::status::Mode;
-use super::tree::{Dirt, Stop, Tree};
+use super::told::Told;
+use super::tree::{Stop, Tree};
 use crate::heap;
 use crate::lineage::NodeName;
 use crate::path::RelPath;
@@ -67,6 +69,10 @@ pub(crate) struct Worker {
     pub(super) barriers: BTreeMap<u64, Barrier>,
     pub(super) next_token: u64,
     pub(super) dirty_due: Option<u64>,
+    /// Rounds of looks at what is marked, from 1 on.
+    pub(super) round: u64,
+    /// Behind which events what was found gone is recorded.
+    pub(super) gone: Option<Told>,
     next_period: u64,
     /// When watching is tried again after it failed.
     watch_again: u64,
@@ -120,6 +126,8 @@ impl Worker {
             barriers: BTreeMap::new(),
             next_token: 1,
             dirty_due: None,
+            round: 1,
+            gone: None,
             next_period: 0,
             watch_again: 0,
             status_due: None,
@@ -241,8 +249,6 @@ impl Worker {
             .map(|m| m.until);
         let answer = answer.min();
         let moving = self.trees.iter().filter(|t| t.moves());
-        let waits = self.trees.iter().filter_map(|t| t.job.as_ref()?.waits);
-        let waits = waits.map(|waits| waits.until).min();
         let later = moving.flat_map(|t| t.later.values().map(|a| a.at)).min();
         let all = [
             self.next_set(),
@@ -251,7 +257,7 @@ impl Worker {
             self.status_due,
             answer,
             later,
-            waits,
+            self.told_by(),
         ];
         all.into_iter().flatten().min().unwrap_or(0)
     }
@@ -493,13 +499,12 @@ impl Worker {
                 }
             }
             Event::Barrier { tree, token } => {
-                if let Some(barrier) = self.barriers.get_mut(&token) {
-                    barrier.trees.remove(&tree);
-                    self.dirty_due = Some(0);
+                if let Some(barrier) = self.barriers.get_mut(&token)
+                    && barrier.trees.remove(&tree)
+                {
+                    barrier.marked.insert(tree, self.round);
                 }
-                if let Some(at) = self.position(tree) {
-                    self.events_came(at, token);
-                }
+                self.events_came(tree, token);
             }
         }
     }
@@ -538,6 +543,10 @@ impl Worker {
     /// Dirty paths are looked at not later than at this time.
     pub(super) fn due_at(&mut self, time: u64) {
         self.dirty_due = Some(self.dirty_due.map_or(time, |due| due.min(time)));
+    }
+
+    pub(super) fn due_now(&mut self) {
+        self.due_at(clock::now());
     }
 
     pub(super) fn wake_later(&mut self, now: u64) {

@@ -49,6 +49,7 @@ struct Flight {
     id: u64,
     records: Vec<Record>,
     upto: u64,
+    /// With it the replica has all that is known here, and all that lies here was known.
     at_head: bool,
     asked: bool,
     /// Overtakes batches of trees with a limit, and claims nothing.
@@ -98,6 +99,8 @@ pub struct SourceMachine {
     examining: usize,
     /// The index knows everything that lies in the trees.
     scanned: bool,
+    /// The last commit claimed that all is sent.
+    claims: bool,
     stamp: u64,
     /// As the replica said last; see [`Durable::follows`].
     follows: bool,
@@ -126,6 +129,7 @@ impl SourceMachine {
             floor: None,
             examining: 0,
             scanned: false,
+            claims: false,
             stamp,
             follows: false,
             next_idle: now,
@@ -185,6 +189,12 @@ impl SourceMachine {
             // The replica hears of it at once, also when nothing else is to be sent.
             self.next_idle = 0;
         }
+        if !scanned {
+            // What they were read from is doubted.
+            for flight in &mut self.flights {
+                flight.at_head = false;
+            }
+        }
         self.scanned = scanned;
     }
 
@@ -228,7 +238,8 @@ impl SourceMachine {
         let flight = Flight {
             id,
             upto: if asked { self.cursor } else { fetched.upto },
-            at_head: fetched.at_head,
+            // What a scan finds later is not in it, also if the scan is over when it is committed.
+            at_head: fetched.at_head && self.scanned,
             asked,
             ahead: self.was_ahead || (asked && !slow && self.slow_waits()),
             slow,

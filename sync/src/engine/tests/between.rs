@@ -3,6 +3,7 @@
 use super::cuts::until_cut;
 use super::pair::{Cable, Node, flush, pair, write};
 use super::trees::{both, more};
+use crate::engine::command::Command;
 use crate::path::RelPath;
 use crate::tree::{TreeConfig, TreeId};
 use std::os::unix::fs::MetadataExt;
@@ -48,6 +49,33 @@ async fn what_a_scan_misses_waits_for_the_events_of_before() {
         s.trees[0].queue > 0 || s.seq > before
     })
     .await;
+    held.store(false, Ordering::SeqCst);
+    flush(&a).await;
+    let (made, gone) = (number(&a, "more", "f"), number(&a, "data", "f"));
+    assert!(0 < made && made < gone, "made {made}, gone {gone}");
+    assert!(!b.tree().join("f").exists());
+    assert_eq!(std::fs::read(more(&b).join("f")).unwrap(), b"is moved");
+    cable.cut().await;
+}
+
+/// A look finds the file gone, or it goes while it is looked at, before anybody read the event of its move.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_look_misses_waits_for_the_events_of_before() {
+    let (a, b) = pair(|_| {}).await;
+    for node in [&a, &b] {
+        node.engine().set_trees(both(node)).await.unwrap();
+    }
+    write(&a.tree().join("f"), "is moved");
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let held = &a.engine().shared.events_held;
+    held.store(true, Ordering::SeqCst);
+    // Whoever waits for an event already has not seen it: a command makes the worker look.
+    a.shown().await;
+    std::fs::rename(a.tree().join("f"), more(&a).join("f")).unwrap();
+    let (tree, path) = (TreeId::of("data"), RelPath::new("f").unwrap());
+    let look = |reply| Command::Examine { tree, path, reply };
+    a.engine().shared.ask(look).await.unwrap();
     held.store(false, Ordering::SeqCst);
     flush(&a).await;
     let (made, gone) = (number(&a, "more", "f"), number(&a, "data", "f"));

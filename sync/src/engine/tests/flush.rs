@@ -272,3 +272,31 @@ async fn a_tree_that_a_guard_stopped_is_named_and_the_others_are_covered() {
     assert!(more_b.join("f0").exists() && b.tree().join("f1").exists());
     cable.cut().await;
 }
+
+/// What comes later is not waited for: neither by a flush nor by a deletion.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_never_pause_hold_up_neither_a_flush_nor_a_deletion() {
+    let (a, b) = pair(|_| {}).await;
+    write(&a.tree().join("goes"), "first");
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let (tree, stop) = (a.tree(), Arc::new(AtomicBool::new(false)));
+    let stopped = Arc::clone(&stop);
+    // Some in each round of looks, and no more than can be followed.
+    let writer = std::thread::spawn(move || {
+        for n in (0u32..).take_while(|_| !stopped.load(Ordering::Relaxed)) {
+            let name = format!("d{}/f{}", n % 10, n % 1000);
+            write(&tree.join(name), n.to_string());
+            std::thread::sleep(Duration::from_micros(300));
+        }
+    });
+    b.until("written", |_| b.tree().join("d9/f999").exists())
+        .await;
+    std::fs::remove_file(a.tree().join("goes")).unwrap();
+    flush(&a).await;
+    b.until("gone", |_| !b.tree().join("goes").exists()).await;
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    flush(&a).await;
+    cable.cut().await;
+}

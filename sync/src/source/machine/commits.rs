@@ -21,6 +21,10 @@ impl SourceMachine {
         }
         self.stamp = self.stamp.max(durable.stamp);
         self.follows = durable.follows;
+        if self.caught_up() && !self.claims {
+            // No commit said so: the replica hears of it at once.
+            self.next_idle = 0;
+        }
         let (acked, applied) = (durable.acked, durable.applied);
         self.effects.push_back(Effect::Acked {
             acked,
@@ -83,7 +87,7 @@ impl SourceMachine {
         let upto = self
             .floor
             .map_or(flight.upto, |floor| floor.min(flight.upto));
-        let caught_up = self.scanned && flight.at_head && self.floor.is_none();
+        let caught_up = flight.at_head && self.floor.is_none();
         self.claimed = self.claimed.max(upto);
         self.send_commit(at, upto, caught_up);
     }
@@ -91,6 +95,7 @@ impl SourceMachine {
     fn send_commit(&mut self, at: usize, upto: u64, caught_up: bool) {
         let flight = &mut self.flights[at];
         flight.committed = Some(upto);
+        self.claims = caught_up;
         self.committed.push_back(flight.id);
         let commit = Commit {
             batch: flight.id,

@@ -101,6 +101,28 @@ fn a_batch_without_content_is_committed_at_once_and_ends_durable() {
     );
 }
 
+/// Its content took longer to send than the scan took to find the rest.
+#[test]
+fn what_was_read_while_a_scan_ran_claims_nothing_when_the_scan_is_over() {
+    for doubted in [false, true] {
+        let mut m = SourceMachine::new(0, 1, 7, 0);
+        m.scanned(doubted);
+        effects(&mut m);
+        m.fetched(fetched(vec![record(1, Some(5), true)], 1, true), None);
+        // A scan ends, or another one begins and ends.
+        m.scanned(false);
+        m.scanned(true);
+        m.sent(Item { batch: 1, index: 0 }, true);
+        assert_eq!(commits(&effects(&mut m)), [(1, 1, false)]);
+        m.tick(1);
+        m.received(durable(1, 1)).unwrap();
+        effects(&mut m);
+        m.tick(2);
+        let idle = |e: &Effect| matches!(e, Effect::Send(Message::Idle(_)));
+        assert!(effects(&mut m).iter().any(idle), "it is told at once");
+    }
+}
+
 #[test]
 fn a_commit_waits_for_inline_content_and_for_what_is_needed() {
     let mut m = SourceMachine::new(0, 2, 7, 0);

@@ -1,0 +1,251 @@
+//! Paths that are to be looked at, and their order: what is there first, then what is gone.
+
+use super::burst::Burst;
+use super::local::SLICE;
+use super::look::Sight;
+use super::tree::{MAX_DIRTY, Tree};
+use super::worker::Worker;
+use crate::fault::Fault;
+use crate::path::RelPath;
+use std::collections::BTreeSet;
+
+/// A path that must be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Dirt {
+    /// Everything below too.
+    pub recursive: bool,
+    /// Read the content even if the local key says that nothing changed.
+    pub force: bool,
+    /// And all of it, even if it has only grown.
+    pub whole: bool,
+    /// What lies below is told by itself: it comes from a walk, or a directory was made there.
+    pub walked: bool,
+    /// A walk has just seen a regular file there.
+    pub file: bool,
+    /// Nothing was there in this round of looks.
+    pub gone: Option<u64>,
+    /// The round of looks that was the last one when it was marked first; of a mark that is yet to be made, 0.
+    pub since: u64,
+}
+
+impl Dirt {
+    /// Read the content in any case.
+    pub const FORCED: Dirt = Dirt {
+        recursive: false,
+        force: true,
+        whole: true,
+        walked: false,
+        file: false,
+        gone: None,
+        since: 0,
+    };
+    /// It was not at rest, or its stamp was too young: read again, but for what has only grown.
+    pub const AGAIN: Dirt = Dirt {
+        whole: false,
+        ..Dirt::FORCED
+    };
+    /// Found by a walk, or made just now.
+    pub const WALKED: Dirt = Dirt {
+        recursive: false,
+        force: false,
+        whole: false,
+        walked: true,
+        file: false,
+        gone: None,
+        since: 0,
+    };
+
+    fn is_gone(&self, upto: u64) -> bool {
+        self.gone.is_some_and(|round| round <= upto)
+    }
+
+    fn merge(&mut self, other: Dirt) {
+        self.walked &= other.walked;
+        self.recursive |= other.recursive;
+        self.force |= other.force;
+        self.whole |= other.whole;
+        self.file = other.file;
+        self.gone = other.gone;
+        self.since = self.since.min(other.since);
+    }
+}
+
+/// What becomes of a path at which a look finds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// It is recorded as gone.
+    Recorded,
+    /// It waits, marked as gone, like what was missing before the look.
+    Waits,
+}
+
+/// Takes what vanished out of what a look found, except beneath what lies in the place of a directory: the two are one change.
+fn take_vanished(sights: &mut Vec<Sight>) -> Vec<RelPath> {
+    let file = |s: &Sight| s.state.as_ref().is_some_and(|s| !s.kind.is_dir());
+    let there: BTreeSet<RelPath> = match sights.iter().any(|s| s.state.is_none()) {
+        true => sights
+            .iter()
+            .filter(|s| file(s))
+            .map(|s| s.path.clone())
+            .collect(),
+        false => return Vec::new(),
+    };
+    let replaced = |path: &RelPath| path.ancestors().any(|above| there.contains(&above));
+    let vanished = |s: &mut Sight| s.state.is_none() && !replaced(&s.path);
+    sights.extract_if(.., vanished).map(|s| s.path).collect()
+}
+
+impl Tree {
+    /// Marks a path to be looked at.
+    pub fn mark(&mut self, path: RelPath, dirt: Dirt) {
+        if !dirt.force && self.waits_restless(&path) {
+            return;
+        }
+        if self.dirty.len() >= MAX_DIRTY {
+            self.dirty.clear();
+            self.rescan = true;
+        }
+        if !self.rescan || dirt.force {
+            let since = match dirt.since {
+                0 => self.round,
+                since => since,
+            };
+            let dirt = Dirt { since, ..dirt };
+            self.dirty.entry(path).or_insert(dirt).merge(dirt);
+        }
+    }
+
+    /// Something that was marked up to this round is yet to be looked at.
+    pub fn has_marks_upto(&self, round: u64) -> bool {
+        self.dirty.values().any(|dirt| dirt.since <= round)
+    }
+
+    /// The round of the oldest mark at which something may lie.
+    pub fn oldest_here(&self) -> Option<u64> {
+        let here = self.dirty.values().filter(|dirt| dirt.gone.is_none());
+        here.map(|dirt| dirt.since).min()
+    }
+
+    /// Marks paths at which nothing lies.
+    pub fn mark_gone(&mut self, paths: impl IntoIterator<Item = RelPath>) {
+        let dirt = Dirt {
+            gone: Some(self.round),
+            ..Dirt::default()
+        };
+        for path in paths {
+            self.mark(path, dirt);
+        }
+    }
+
+    /// Takes up to `most` dirty paths at which something lies, or which are not `known`. Of the others it is marked that nothing
+    /// does, and they stay.
+    fn next_here(&mut self, most: usize, known: impl Fn(&RelPath) -> bool) -> Vec<(RelPath, Dirt)> {
+        let Some(open) = self.open.clone() else {
+            return Vec::new();
+        };
+        let mut paths = Vec::new();
+        for (path, dirt) in self.dirty.iter_mut().filter(|(_, d)| d.gone.is_none()) {
+            if paths.len() == most {
+                break;
+            }
+            // What cannot be looked at is named by the look that follows.
+            let gone = matches!(
+                open.root.stat(path),
+                Ok(None) | Err(Fault::Missing | Fault::NotBeneath)
+            );
+            match gone && known(path) {
+                true => dirt.gone = Some(self.round),
+                false => paths.push((path.clone(), *dirt)),
+            }
+        }
+        for (path, _) in &paths {
+            self.dirty.remove(path);
+        }
+        paths
+    }
+
+    /// There are paths that were found gone up to this round.
+    pub fn has_gone(&self, upto: u64) -> bool {
+        self.dirty.values().any(|dirt| dirt.is_gone(upto))
+    }
+
+    /// Takes up to `most` of them.
+    fn next_gone(&mut self, most: usize, upto: u64) -> Vec<(RelPath, Dirt)> {
+        let next = self.dirty.iter().filter(|(_, dirt)| dirt.is_gone(upto));
+        let next = next.map(|(path, dirt)| (path.clone(), *dirt));
+        let paths: Vec<(RelPath, Dirt)> = next.take(most).collect();
+        for (path, _) in &paths {
+            self.dirty.remove(path);
+        }
+        paths
+    }
+}
+
+impl Worker {
+    /// Looks at all dirty paths of all trees, at most a slice of each tree: at what is there first, then at what is gone.
+    pub(super) fn look_at_dirty(&mut self) {
+        self.round += 1;
+        for tree in &mut self.trees {
+            tree.round = self.round;
+        }
+        let mut waits = vec![false; self.trees.len()];
+        for (at, waits) in waits.iter_mut().enumerate() {
+            if !self.trees[at].moves() || self.trees[at].dirty.is_empty() {
+                continue;
+            }
+            *waits = self.moves_first(at);
+            if !*waits {
+                self.look_at_what_is_here(at);
+            }
+        }
+        let looked_at = self.trees.iter().zip(&waits);
+        let looked_at = looked_at.filter(|(tree, waits)| tree.moves() && !**waits);
+        let here = looked_at.filter_map(|(tree, _)| tree.oldest_here()).min();
+        let gone = self.gone_may_go(here);
+        for (at, waits) in waits.iter_mut().enumerate() {
+            let next = gone.filter(|upto| self.trees[at].moves() && self.trees[at].has_gone(*upto));
+            if let Some(upto) = next
+                && !*waits
+            {
+                *waits = self.waits_for_burst(at);
+                if !*waits {
+                    let paths = self.trees[at].next_gone(SLICE, upto);
+                    self.look(at, paths, Missing::Recorded);
+                }
+            }
+            let tree = &mut self.trees[at];
+            let more = tree.oldest_here().is_some() || gone.is_some_and(|upto| tree.has_gone(upto));
+            match tree.dirty.is_empty() {
+                true => tree.burst = Burst::None,
+                false if *waits || !more => {}
+                false => self.due_now(),
+            }
+        }
+        self.ask_about_gone();
+    }
+
+    fn look_at_what_is_here(&mut self, at: usize) {
+        let snapshot = self.shared.index.snapshot();
+        let id = self.trees[at].id;
+        // An index that fails is met again by the look.
+        let known = |path: &RelPath| match snapshot.as_ref().map(|s| s.get(id, path)) {
+            Ok(Ok(entry)) => entry.is_some_and(|e| e.current.is_some()),
+            _ => true,
+        };
+        let paths = self.trees[at].next_here(SLICE, known);
+        drop(snapshot);
+        if !paths.is_empty() {
+            self.look(at, paths, Missing::Waits);
+        }
+    }
+
+    /// Leaves out what vanished while it was looked at: marked as gone, it waits like what had been gone before.
+    pub(super) fn without_vanished(&mut self, at: usize, mut sights: Vec<Sight>) -> Vec<Sight> {
+        let vanished = take_vanished(&mut sights);
+        if !vanished.is_empty() {
+            self.trees[at].mark_gone(vanished);
+            self.due_now();
+        }
+        sights
+    }
+}
