@@ -415,13 +415,16 @@ impl Worker {
                         results.found.push((tree, sight));
                     }
                 }
-                (_, key) => results.keys.push((tree, path.clone(), key)),
+                (_, key) => match self.has_its_flags(at, index, path)? {
+                    true => results.keys.push((tree, path.clone(), key)),
+                    false => self.mark(tree, path.clone(), Dirt::default()),
+                },
             }
         }
         for (path, key) in report.dirs {
             match self.has_its_flags(at, index, &path)? {
                 true => results.keys.push((tree, path, Some(key))),
-                false => self.trees[at].mark(path, Dirt::default()),
+                false => self.mark(tree, path, Dirt::default()),
             }
         }
         self.other_names(at, index, actions, results)

@@ -141,7 +141,8 @@ impl Worker {
             }
             let moved = sight.state.is_none() && aside.covers(tree, &sight.path);
             let listed = snapshot.listed(tree, &sight.path)?;
-            let unfinished = listed.is_some_and(|listed| listed.is_nothing());
+            let unfinished = listed.as_ref().is_some_and(Unreplicated::is_nothing);
+            let somebodys = listed.is_some() && !unfinished;
             match intent.get(&sight.path) {
                 _ if moved => changes.between.push(sight),
                 Some((seq, state))
@@ -160,8 +161,9 @@ impl Worker {
                 None if !intent.is_empty() && only_time(&sight, known) => {
                     changes.between.push(sight)
                 }
-                // A tree that does not carry them any more is not asked for them.
+                // A tree that does not carry them any more is not asked for them. What is listed as somebody's stays that.
                 _ if only_flags(known, sight.state.as_ref()) => match self.trees[at].config.flags {
+                    true if somebodys => changes.foreign.push((sight, entry)),
                     true => changes.between.push(sight),
                     false => changes.keys.push(sight),
                 },

@@ -382,18 +382,45 @@ async fn somebodys_flag_of_a_directory_does_not_hide_behind_what_is_applied_in_i
     }
     let (a, b) = pair(|tree| tree.flags = true).await;
     let _freed = Freed::of([&a, &b]);
+    write(&a.tree().join("dir/file"), "content");
     let cable = Cable::plug(&a, &b);
+    settled(&a, &b).await;
     for (n, flag) in [IFlags::NODUMP, IMMUTABLE].into_iter().enumerate() {
-        write(&a.tree().join(format!("dir/before {n}")), "content");
-        settled(&a, &b).await;
         set(&b.tree().join("dir"), flag);
-        write(&a.tree().join(format!("dir/after {n}")), "content");
+        // The source has nothing to say of the directory itself.
+        write(&a.tree().join("dir/file"), format!("content {n}"));
         flush(&a).await;
         let is_none = || flags(&b.tree().join("dir")) == NONE;
         eventually(&b, "put right", is_none).await;
     }
     settled(&a, &b).await;
     assert_same(&a, &b);
+    cable.cut().await;
+}
+
+/// A flag that is seen only after the content it protects makes nothing of it the pair's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn somebodys_content_is_rescued_also_if_its_flag_is_seen_later() {
+    if !possible() {
+        return;
+    }
+    let (a, b) = pair(carried).await;
+    let _freed = Freed::of([&a, &b]);
+    write(&a.tree().join("file"), "of the pair");
+    let cable = Cable::plug(&a, &b);
+    settled(&a, &b).await;
+    cable.cut().await;
+    write(&b.tree().join("file"), "somebody's");
+    b.until("listed", |s| s.trees[0].dirty > 0).await;
+    set(&b.tree().join("file"), IMMUTABLE);
+    known(&b).await;
+    let cable = Cable::plug(&a, &b);
+    settled(&a, &b).await;
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(
+        rescued(&b).get("file").map(String::as_str),
+        Some("somebody's")
+    );
     cable.cut().await;
 }
 
