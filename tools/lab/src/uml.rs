@@ -120,14 +120,15 @@ impl Guest {
 #[derive(Debug)]
 struct Job {
     dir: PathBuf,
-    /// The image of a second disk, which outlives it.
-    lasting: Option<PathBuf>,
+    /// The images of further disks, which outlive it.
+    lasting: Vec<PathBuf>,
 }
 
 impl Job {
     fn make(program: &Path, arguments: &[&str]) -> Result<Self, LabError> {
         let dir = make_work_dir(&std::env::temp_dir())?;
-        let job = Self { dir, lasting: None };
+        let lasting = Vec::new();
+        let job = Self { dir, lasting };
         let mut command = OsString::from("exec");
         for word in [program.as_os_str()]
             .into_iter()
@@ -176,8 +177,8 @@ impl Job {
             path("uml_dir=", ""),
             path("job=", ""),
         ]);
-        words.extend(self.lasting.iter().map(|image| {
-            let mut word = OsString::from("ubd1=");
+        words.extend((1..).zip(&self.lasting).map(|(n, image)| {
+            let mut word = OsString::from(format!("ubd{n}="));
             word.push(image);
             word
         }));

@@ -24,6 +24,8 @@ pub struct Node {
     pub engine: Option<Engine>,
     pub change: fn(&mut TreeConfig),
     pub part: Part,
+    /// Where its state lies, if not in its directory.
+    state: Option<PathBuf>,
 }
 
 impl Node {
@@ -41,20 +43,30 @@ impl Node {
         Node::make(&std::env::temp_dir(), name, part, change)
     }
 
-    /// One whose directories are `dir`, which is made.
-    pub fn new_at(dir: &Path, name: &'static str, change: fn(&mut TreeConfig)) -> Node {
+    /// One whose directory is `dir`, which is made, and its state elsewhere.
+    pub fn new_at(
+        dir: &Path,
+        state: PathBuf,
+        name: &'static str,
+        change: fn(&mut TreeConfig),
+    ) -> Node {
         let node = Node::dir_at(dir, name, change);
         std::fs::create_dir(node.tree()).unwrap();
-        node.started()
+        node.started(state)
     }
 
     /// One whose directories were made by [`Node::new_at`] in a process that is gone.
-    pub fn after_a_cut(dir: &Path, name: &'static str, change: fn(&mut TreeConfig)) -> Node {
+    pub fn after_a_cut(
+        dir: &Path,
+        state: PathBuf,
+        name: &'static str,
+        change: fn(&mut TreeConfig),
+    ) -> Node {
         let was = dir.with_extension("was");
         std::fs::rename(dir, &was).unwrap();
         let node = Node::dir_at(dir, name, change);
         std::fs::rename(was, dir).unwrap();
-        node.started()
+        node.started(state)
     }
 
     fn dir_at(dir: &Path, name: &'static str, change: fn(&mut TreeConfig)) -> Node {
@@ -67,10 +79,12 @@ impl Node {
             engine: None,
             change,
             part: Part::node(),
+            state: None,
         }
     }
 
-    fn started(mut self) -> Node {
+    fn started(mut self, state: PathBuf) -> Node {
+        self.state = Some(state);
         self.start();
         self
     }
@@ -87,6 +101,7 @@ impl Node {
             engine: None,
             change,
             part,
+            state: None,
         };
         node.start();
         node
@@ -106,7 +121,7 @@ impl Node {
             part: self.part.clone(),
             trees,
             etc: self.dir.path().to_owned(),
-            state_dir: self.dir.path().join("state"),
+            state_dir: self.state(),
             max_stale: Duration::from_secs(60),
         };
         self.engine = Some(Engine::open(config).unwrap());
@@ -122,7 +137,8 @@ impl Node {
     }
 
     pub fn state(&self) -> PathBuf {
-        self.dir.path().join("state")
+        let own = || self.dir.path().join("state");
+        self.state.clone().unwrap_or_else(own)
     }
 
     pub fn engine(&self) -> &Engine {

@@ -15,7 +15,7 @@ const KILLED: Duration = Duration::from_secs(10);
 /// How often what a guest said is looked at.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// A disk that outlives its guests: an ext4 in a file of this machine. A guest has it at [`LastingDisk::AT`]. It gets
+/// A disk that outlives its guests: an ext4 in a file of this machine. A guest has it at [`LastingDisk::at`]. It gets
 /// only what somebody in the guest waits for: its journal is not committed by time, nothing is written because of its age,
 /// and no content because it gets the name of another one.
 #[derive(Debug)]
@@ -24,8 +24,13 @@ pub struct LastingDisk {
 }
 
 impl LastingDisk {
-    /// Where a guest has it.
-    pub const AT: &str = "/mnt/lasting";
+    /// Most that a guest has.
+    pub const MOST: usize = 2;
+
+    /// Where a guest has the `n`th of those that it was started with, from 0 on.
+    pub fn at(n: usize) -> PathBuf {
+        PathBuf::from(format!("/mnt/lasting-{n}"))
+    }
 
     /// An empty one.
     ///
@@ -59,7 +64,7 @@ pub struct Running {
 }
 
 impl Guest {
-    /// Boots with that disk and runs the program. Nothing of the guest is left after `most`, as with [`Guest::run`].
+    /// Boots with these disks, at most [`LastingDisk::MOST`], and runs the program. Nothing of the guest is left after `most`, as with [`Guest::run`].
     ///
     /// # Errors
     /// [`LabError`] when it cannot be started. That it does not boot is told by [`Running::wait`].
@@ -67,11 +72,14 @@ impl Guest {
         &self,
         program: &Path,
         arguments: &[&str],
-        lasting: &LastingDisk,
+        lasting: &[LastingDisk],
         most: Duration,
     ) -> Result<Running, LabError> {
         let mut job = Job::make(program, arguments)?;
-        job.lasting = Some(lasting.image());
+        if lasting.len() > LastingDisk::MOST {
+            return Err(LabError::Guest("more disks than a guest mounts".into()));
+        }
+        job.lasting = lasting.iter().map(LastingDisk::image).collect();
         let (kernel, lock) = self.boot(&job, most)?;
         Ok(Running {
             kernel,
@@ -174,18 +182,21 @@ mod tests {
     #[test]
     fn a_power_cut_takes_what_nobody_waited_for() {
         let guest = Guest::find().unwrap();
-        let disk = LastingDisk::make().unwrap();
+        let disks = [LastingDisk::make().unwrap(), LastingDisk::make().unwrap()];
         let most = Duration::from_secs(60);
         let sh = Path::new("/bin/sh");
-        let script = "cd /mnt/lasting; echo 1 >synced; sync -f synced; \
+        let script = "cd /mnt/lasting-0; echo 1 >synced; echo 1 >../lasting-1/behind; sync -f synced; \
             echo 2 >written; echo 3 >synced; echo ready; sleep 1000";
-        let mut first = guest.start(sh, &["-c", script], &disk, most).unwrap();
+        let mut first = guest.start(sh, &["-c", script], &disks, most).unwrap();
         first.wait(|said| said == "ready\n").unwrap();
         first.cut().unwrap();
-        let script = "cd /mnt/lasting; cat synced; ls; echo end; sleep 1000";
-        let mut second = guest.start(sh, &["-c", script], &disk, most).unwrap();
+        let script = "cd /mnt/lasting-0; cat synced; ls . ../lasting-1; echo end; sleep 1000";
+        let mut second = guest.start(sh, &["-c", script], &disks, most).unwrap();
         second.wait(|said| said.ends_with("end\n")).unwrap();
         let said = second.cut().unwrap();
-        assert_eq!(said, "1\nlost+found\nsynced\nend\n");
+        assert_eq!(
+            said,
+            "1\n.:\nlost+found\nsynced\n\n../lasting-1:\nlost+found\nend\n"
+        );
     }
 }
