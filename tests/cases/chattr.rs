@@ -61,8 +61,7 @@ fn wait_flags(scene: &Scene, name: &str, wanted: IFlags) {
 fn flags_follow_the_master_and_so_do_the_files_that_have_them() {
     let scene = SceneOptions::new().body(TREES).make();
     if let Some(why) = impossible(&scene) {
-        println!("skipped: {why}");
-        return;
+        return tandem_lab::skipped(why);
     }
     scene.fill();
     scene.start();

@@ -60,8 +60,7 @@ fn protected_files_are_untouched() {
 fn immutable_and_append_only_files_are_untouched() {
     // CAP_LINUX_IMMUTABLE means nothing in a user namespace.
     if privilege().expect("a lab is possible") != Privilege::Root {
-        println!("skipped: flags of files need root");
-        return;
+        return tandem_lab::skipped("flags of files need root");
     }
     let scene = Scene::replicated();
     scene.flush(ONE);

@@ -127,8 +127,7 @@ fn versions(scene: &Scene, n: usize) -> BTreeSet<u64> {
 #[test]
 fn a_set_is_of_the_moment_of_its_snapshot_though_the_tree_goes_on() {
     if privilege().expect("a lab is possible") != Privilege::Root {
-        println!("skipped: to mount a disk needs root");
-        return;
+        return tandem_lab::skipped("to mount a disk needs root");
     }
     let body = format!("{DEFAULT_BODY}{BODY}");
     let scene = SceneOptions::new().body(&body).make();
@@ -137,7 +136,7 @@ fn a_set_is_of_the_moment_of_its_snapshot_though_the_tree_goes_on() {
         let disk = Disk::make().and_then(|disk| disk.mount_in(&scene, n).map(|()| disk));
         match disk {
             Ok(disk) => disks.push(disk),
-            Err(why) => return println!("skipped: no btrfs here: {why}"),
+            Err(why) => return tandem_lab::skipped(format_args!("no btrfs: {why}")),
         }
         let go = scene.node(n).host.outside_path("/etc/tandem/go");
         fs::write(&go, GO).expect("written");

@@ -81,8 +81,7 @@ fn sockets_and_mounts_are_listed() {
     let none: Option<&std::ffi::CStr> = None;
     let flags = rustix::mount::MountFlags::empty();
     if rustix::mount::mount("none", &mount, "tmpfs", flags, none).is_err() {
-        eprintln!("no right to mount: the mount is not tested");
-        return;
+        return tandem_lab::skipped("no right to mount");
     }
     std::fs::write(mount.join("below"), b"x").expect("write");
     let root = Root::open(temp.path(), false).expect("root");

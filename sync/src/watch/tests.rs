@@ -40,11 +40,18 @@ fn start_with(best: Detector, room: usize, interval: Duration) -> Setup {
 }
 
 /// `None` where the detector is not permitted.
+#[track_caller]
 fn start(best: Detector) -> Option<Setup> {
-    let setup = start_with(best, 100_000, Duration::from_secs(600));
+    start_with_room(best, 100_000)
+}
+
+#[track_caller]
+fn start_with_room(best: Detector, room: usize) -> Option<Setup> {
+    let setup = start_with(best, room, Duration::from_secs(600));
     let watching = setup.watcher.watching(setup.tree).expect("watched");
     if watching.detector != best {
-        eprintln!("{best} is not possible here: {:?}", watching.because);
+        let because = watching.because.unwrap_or_default();
+        tandem_lab::skipped(format_args!("{best} is not possible: {because}"));
         return None;
     }
     Some(setup)
@@ -230,16 +237,9 @@ fn every_change(best: Detector) {
 
 /// With room for a few events only: an overflow is told, then the barrier; later changes are told again.
 fn overflow(best: Detector) {
-    let setup = start_with(best, 4, Duration::from_secs(600));
-    if setup
-        .watcher
-        .watching(setup.tree)
-        .expect("watched")
-        .detector
-        != best
-    {
+    let Some(setup) = start_with_room(best, 4) else {
         return;
-    }
+    };
     for i in 0..500 {
         std::fs::write(setup.dir().join(format!("f{i}")), b"x").expect("write");
     }

@@ -21,6 +21,7 @@ mod network;
 pub mod pair;
 mod privilege;
 mod rootfs;
+mod skip;
 mod start;
 mod uml;
 mod web;
@@ -32,6 +33,7 @@ pub use error::LabError;
 pub use host::{Host, HostSpec, Nic, Process, Snapshot};
 pub use network::{Cable, Network};
 pub use privilege::{Privilege, privilege};
+pub use skip::skipped;
 pub use start::{PROGRAM_DIR, at_start, own_path};
 pub use uml::{Guest, GuestOutput, LastingDisk, Running};
 

@@ -41,12 +41,13 @@ fn change(file: &fs::File, these: u32, to: IFlags) -> rustix::io::Result<()> {
 }
 
 /// Whether flags can be set here at all. Only where they mean nothing (a user namespace) it is said instead of tested.
+#[track_caller]
 fn possible() -> bool {
     let temp = tempfile::NamedTempFile::new().unwrap();
     let set = |to| change(temp.as_file(), Flags::MASK, to);
     let done = set(IMMUTABLE).and_then(|()| set(NONE));
     if let Err(errno) = done {
-        println!("skipped: flags of files cannot be set here: {errno}");
+        tandem_lab::skipped(format_args!("flags of files cannot be set: {errno}"));
     }
     done.is_ok()
 }

@@ -20,8 +20,8 @@ async fn what_happens_while_events_are_lost_arrives() {
     }
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
-    if a.engine().status().trees[0].detector == "poll" {
-        return;
+    if a.shown().await.trees[0].detector == "poll" {
+        return tandem_lab::skipped("no detector that has events to lose");
     }
     let (held, holds) = mpsc::channel();
     let (go_on, told) = mpsc::channel::<()>();

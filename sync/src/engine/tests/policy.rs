@@ -14,6 +14,9 @@ use crate::tree::{Deletes, LocalChanges, MaxDelete, TreeId};
 use crate::wire::{Commit, Idle, Record};
 use std::os::unix::fs::FileExt;
 
+/// Why the tests of what is immutable or append-only are not run.
+const NO_FLAGS: &str = "flags of files cannot be set";
+
 async fn with_files(change: fn(&mut crate::tree::TreeConfig), files: usize) -> (Node, Node, Cable) {
     let (a, b) = pair(change).await;
     for i in 0..files {
@@ -323,7 +326,7 @@ async fn what_is_append_only_is_named_and_follows_when_the_flag_is_gone() {
     let flag = |name: &str, flag| set_flag(&b.tree().join(name), flag);
     let (append, none) = (rustix::fs::IFlags::APPEND, rustix::fs::IFlags::empty());
     if !flag("d1/f1", append) || !flag("d4", append) {
-        // Needs root on a file system with flags.
+        tandem_lab::skipped(NO_FLAGS);
         return cable.cut().await;
     }
     write(&a.tree().join("d1/f1"), "newer");
@@ -351,7 +354,7 @@ async fn while_the_rescue_takes_nothing_nothing_is_applied() {
     let (a, b, cable) = with_files(|_| {}, 10).await;
     let rescue = b.tree().join(".tandem/rescue");
     if !set_immutable(&rescue, true) {
-        // Needs root on a file system with flags.
+        tandem_lab::skipped(NO_FLAGS);
         return cable.cut().await;
     }
     cable.cut().await;
@@ -392,7 +395,7 @@ async fn while_the_rescue_takes_nothing_nothing_is_applied() {
 async fn an_immutable_file_is_named_and_follows_when_the_flag_is_gone() {
     let (a, b, cable) = with_files(|_| {}, 10).await;
     if !set_immutable(&b.tree().join("d1/f1"), true) {
-        // Needs root on a file system with flags; the test container of a plain user has neither.
+        tandem_lab::skipped(NO_FLAGS);
         return cable.cut().await;
     }
     let follows = async || {
@@ -431,7 +434,7 @@ async fn what_a_flag_kept_old_is_the_version_of_a_standby_that_takes_over() {
     let (a, b, cable) = with_files(|_| {}, 10).await;
     let set = |on| set_immutable(&b.tree().join("d1/f1"), on);
     if !set(true) {
-        // Needs root on a file system with flags.
+        tandem_lab::skipped(NO_FLAGS);
         return cable.cut().await;
     }
     write(&a.tree().join("d1/f1"), "newer");
@@ -452,6 +455,7 @@ async fn what_a_flag_kept_old_is_the_version_of_a_standby_that_takes_over() {
 async fn many_immutable() -> Option<(Node, Node, Cable)> {
     let (a, b, cable) = with_files(|_| {}, 30).await;
     if !all_immutable(&b, true) {
+        tandem_lab::skipped(NO_FLAGS);
         cable.cut().await;
         return None;
     }
@@ -565,7 +569,7 @@ async fn a_forbidden_device_is_a_named_error_and_never_made() {
         rustix::fs::mknodat(rustix::fs::CWD, at, kind, mode, rustix::fs::makedev(1, 3)).is_ok()
     };
     if !made("null") {
-        eprintln!("no right to make devices: that they are forbidden is not tested");
+        tandem_lab::skipped("no right to make devices");
         return cable.cut().await;
     }
     write(&a.tree().join("after"), "it");

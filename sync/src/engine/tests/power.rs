@@ -394,7 +394,7 @@ fn moment(round: usize) -> Duration {
 fn what_was_acknowledged_outlives_a_power_cut() {
     let guest = match Guest::find() {
         Ok(guest) => guest,
-        Err(why) => return eprintln!("skipped: {why}"),
+        Err(why) => return tandem_lab::skipped(why),
     };
     let (even, odd): (Vec<usize>, Vec<usize>) = (0..ROUNDS.len()).partition(|n| n % 2 == 0);
     std::thread::scope(|scope| {
