@@ -1,7 +1,7 @@
 //! First copies and live changes.
 
 use super::compare::assert_equal;
-use super::pair::{Cable, Node, PATIENCE, flush, noise, pair, write};
+use super::pair::{Cable, Node, flush, noise, pair, recorded, write};
 use crate::engine::TreeState;
 use rustix::fs::{FileType, Mode};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -162,8 +162,7 @@ async fn a_half_copied_tree_is_not_consistent_even_after_a_restart() {
         write(&a.tree().join(format!("f{i}")), noise(3 << 20, i));
     }
     // All of it is in the index before the first byte is sent: no moment of the copy is a moment of the source.
-    let report = a.engine().flush(PATIENCE).await.unwrap();
-    assert!(report.covered.is_empty(), "there is no session");
+    recorded(&a).await;
     let cable = Cable::breaking(&a, &b, 90 << 20);
     cable.ended().await.0.expect_err("the cable broke");
     b.until("copying", |s| {
