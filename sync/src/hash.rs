@@ -92,7 +92,8 @@ fn hash_whole(
     done.ok_or(NOT_READ)
 }
 
-const NOT_READ: Fault = Fault::Changed("it was not read to its end");
+/// Of a reading that was to end before its end.
+pub(crate) const NOT_READ: Fault = Fault::Changed("it was not read to its end");
 
 /// Hashes an open regular file of which `before` was seen just now, for as long as `go_on`, which hears how many bytes
 /// each read gave, says so. `None`: it was stopped.

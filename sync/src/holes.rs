@@ -11,12 +11,15 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::fault::Fault;
+use crate::hash::{Ends, NOT_READ, TO_ITS_END};
 use crate::tail::TailHasher;
 
 /// Bytes per read, and per piece of zeros: the second-level cache holds it.
 const CHUNK: usize = 256 << 10;
 /// Smaller parts are read without asking for holes.
 const PAGE: u64 = 4096;
+/// Copied at once. A disk takes it in less than a second.
+const PIECE: u64 = 64 << 20;
 static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
 /// What begins at a place of a file, with its length.
@@ -238,9 +241,23 @@ pub(crate) fn read_range(
 /// Copies the first `length` bytes of a file to `to` from `at` on, where nothing is yet. Holes stay holes. Where the file
 /// system can it shares the blocks, else the kernel copies them.
 pub(crate) fn copy(from: &File, length: u64, to: &File, at: u64) -> Result<(), Fault> {
+    copy_unless(from, length, (to, at), TO_ITS_END)
+}
+
+/// The same for somebody who may be waited for: [`NOT_READ`] once `ends` says so, which is asked before each piece.
+pub(crate) fn copy_unless(
+    from: &File,
+    length: u64,
+    (to, at): (&File, u64),
+    ends: Ends<'_>,
+) -> Result<(), Fault> {
     let (mut map, mut here) = (Map::of(from), 0);
     while here < length {
-        here += match map.run(from, here, length) {
+        if ends() {
+            return Err(NOT_READ);
+        }
+        let upto = length.min(here.saturating_add(PIECE));
+        here += match map.run(from, here, upto) {
             Run::Hole(length) => length,
             Run::Data(length) => {
                 let done = copy_range(from, here, (to, at + here), length);

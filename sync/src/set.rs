@@ -14,21 +14,23 @@ use std::os::fd::AsFd;
 use crate::beneath::{Place, Root};
 use crate::entry::{ContentHash, LocalKey};
 use crate::fault::Fault;
-use crate::hash::hash_file;
+use crate::hash::{Ends, hash_file};
 use crate::holes;
 use crate::path::RelPath;
 use crate::private::{Private, duplicate, remove_below};
 use crate::stat::Stat;
 
-/// Keeps the content of a file, which must be the version with this key before and after.
+/// Keeps the content of a file, which must be the version with this key before and after, unless `ends` says that it takes
+/// too long.
 ///
 /// # Errors
-/// [`Fault::Changed`]: the tree did not hold still.
+/// [`Fault::Changed`]: the tree did not hold still, or it ended.
 pub(crate) fn keep(
     root: &Root,
     private: &Private,
     path: &RelPath,
     (hash, key): (ContentHash, LocalKey),
+    ends: Ends<'_>,
 ) -> Result<(), Fault> {
     let place = at(private, hash)?;
     if place.stat()?.is_some_and(|found| found.size == key.size) {
@@ -45,7 +47,7 @@ pub(crate) fn keep(
     let copy = making.create_new()?;
     let made = match rustix::fs::ioctl_ficlone(&copy, &file) {
         Ok(()) => Ok(()),
-        Err(_) => holes::copy(&file, key.size, &copy, 0),
+        Err(_) => holes::copy_unless(&file, key.size, (&copy, 0), ends),
     };
     let kept = made
         .and_then(|()| still(&file))
@@ -120,6 +122,7 @@ fn at(private: &Private, hash: ContentHash) -> Result<Place, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::TO_ITS_END;
     use std::io::Read;
 
     #[test]
@@ -133,9 +136,9 @@ mod tests {
         let hash = ContentHash::of(b"then");
         assert!(open(&private, hash).is_none());
         let older = LocalKey { mtime_ns: 1, ..key };
-        let moved = keep(&root, &private, &path, (hash, older));
+        let moved = keep(&root, &private, &path, (hash, older), TO_ITS_END);
         assert!(matches!(moved, Err(Fault::Changed(_))), "{moved:?}");
-        keep(&root, &private, &path, (hash, key)).unwrap();
+        keep(&root, &private, &path, (hash, key), TO_ITS_END).unwrap();
         std::fs::write(dir.path().join("f"), "now").unwrap();
         let mut found = String::new();
         let mut file = open(&private, hash).unwrap();
@@ -143,6 +146,23 @@ mod tests {
         assert_eq!(found, "then");
         clear(&private).unwrap();
         assert!(open(&private, hash).is_none());
+    }
+
+    #[test]
+    fn a_copy_that_takes_too_long_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), "content").unwrap();
+        let root = Root::open(dir.path(), false).unwrap();
+        let private = Private::open(&root).unwrap();
+        let path = RelPath::new("f").unwrap();
+        let key = root.stat(&path).unwrap().unwrap().key();
+        let hash = ContentHash::of(b"content");
+        let kept = keep(&root, &private, &path, (hash, key), &|| true);
+        if kept.is_ok() {
+            return tandem_lab::skipped("the file system clones: no copy takes long");
+        }
+        assert_eq!(kept, Err(crate::hash::NOT_READ));
+        assert_eq!(crate::private::names(private.set()).unwrap().len(), 0);
     }
 
     #[test]

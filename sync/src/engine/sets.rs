@@ -11,10 +11,11 @@ use super::dirty::Dirt;
 use super::look::{Looker, Names, Sight, Sights};
 use super::status::{Mode, SetStatus};
 use super::tree::{Open, Tree};
+use super::walk::Walk;
 use super::worker::Worker;
 use crate::beneath::Root;
 use crate::entry::Kind;
-use crate::hash::now_ns;
+use crate::hash::{Ends, now_ns};
 use crate::identity::{self, RootFacts};
 use crate::index::IndexError;
 use crate::path::RelPath;
@@ -26,8 +27,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Paths that are looked at between two looks at the clock.
-const SLICE: usize = 256;
+/// Paths that are looked at between two looks at the clock. Of each 64 MiB are read before the reading asks by itself.
+const SLICE: usize = 32;
 /// A change just after the freeze must carry another stamp than what was read in it: two jiffies of the slowest clock, and
 /// some more.
 const STAMP: Duration = Duration::from_millis(25);
@@ -451,6 +452,8 @@ impl Taking<'_> {
     fn collect(&self, open: &Open, deadline: Instant) -> Result<Vec<Sight>, String> {
         let text = |e: IndexError| e.to_string();
         let snapshot = self.shared.index.snapshot().map_err(text)?;
+        // The writers of the tree wait: neither a long walk nor a long content is gone on with.
+        let late = || self.in_time(deadline).is_err();
         let looker = Looker {
             tree: self.config.id(),
             config: self.config,
@@ -463,20 +466,25 @@ impl Taking<'_> {
             tails: None,
             chunks: &self.shared.chunks,
             restless: None,
-            ends: crate::hash::TO_ITS_END,
+            ends: &late,
         };
         let mut changed = Vec::new();
         let mut found = |found: super::walk::Found| {
             changed.push(found.path);
             std::ops::ControlFlow::Continue(())
         };
-        let walk = looker.walk(&RelPath::root(), &mut found).map_err(text)?;
+        let root = RelPath::root();
+        let walk = Walk::of(looker.source, looker.tree, self.config, open, &root)
+            .while_so(&|| !late())
+            .run(&mut found)
+            .map_err(text)?;
+        self.in_time(deadline)?;
         if let Some((path, why)) = walk.errors.first() {
             return Err(format!("{path}: {why}"));
         }
         let changed = changed.into_iter().chain(walk.gone.iter());
         let changed = changed.chain(self.forced.iter().cloned());
-        let paths: BTreeSet<RelPath> = changed.chain([RelPath::root()]).collect();
+        let paths: BTreeSet<RelPath> = changed.chain([root]).collect();
         let sights = self.look(&looker, paths, deadline)?;
         if let Some((path, why)) = sights.errors.first() {
             return Err(format!("{path}: {why}"));
@@ -485,8 +493,9 @@ impl Taking<'_> {
             return Err(format!("{path} changed while the tree was held still"));
         }
         for sight in &sights.seen {
+            let kept = self.keep(open, sight, &late);
             self.in_time(deadline)?;
-            self.keep(open, sight)?;
+            kept?;
         }
         if !sights.again.is_empty() {
             std::thread::sleep(STAMP);
@@ -516,6 +525,7 @@ impl Taking<'_> {
                     .look_some(some, &mut names, &mut sights)
                     .map_err(text)?;
             }
+            self.in_time(deadline)?;
             todo = std::mem::take(&mut sights.more);
             todo.retain(|(path, _)| paths.insert(path.clone()));
         }
@@ -532,12 +542,12 @@ impl Taking<'_> {
         }
     }
 
-    fn keep(&self, open: &Open, sight: &Sight) -> Result<(), String> {
+    fn keep(&self, open: &Open, sight: &Sight, ends: Ends<'_>) -> Result<(), String> {
         let kind = sight.state.as_ref().map(|state| &state.kind);
         let (Some(Kind::File { hash, .. }), Some(key)) = (kind, sight.local) else {
             return Ok(());
         };
-        set::keep(&open.root, &open.private, &sight.path, (*hash, key))
+        set::keep(&open.root, &open.private, &sight.path, (*hash, key), ends)
             .map_err(|fault| format!("{}: {fault}", sight.path))
     }
 }

@@ -4,12 +4,14 @@ use super::compare::assert_equal;
 use super::cuts::hand_batch;
 use super::pair::{Cable, Node, PATIENCE, flush, noise, pair, write};
 use crate::engine::apply::Batch;
-use crate::engine::{FreezeHooks, set_key};
+use crate::engine::{Alarm, EngineStatus, FreezeHooks, set_key};
 use crate::path::RelPath;
 use crate::replica::machine::Ready;
 use crate::tree::{Freeze, TreeId};
 use crate::wire::{Commit, Record, SetMark, Total};
-use std::sync::atomic::{AtomicBool, Ordering};
+use rustix::fs::FallocateFlags;
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -139,6 +141,52 @@ async fn a_set_that_cannot_be_taken_is_said_and_the_tree_goes_on() {
     let _ = a.engine().flush(Duration::from_millis(200)).await;
     a.until("an alarm", alarm("thaw")).await;
     *noted.fails.lock().unwrap() = None;
+    cable.cut().await;
+}
+
+/// Bytes that this process has read so far.
+fn read_so_far() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap();
+    let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+    line.unwrap().parse().unwrap()
+}
+
+/// What lies in the tree cannot be read within the bound: its writers do not wait until a long file has been read to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_that_is_not_read_in_time_is_given_up_and_the_tree_goes_on() {
+    const SIZE: u64 = 512 << 20;
+    let (a, b) = pair(|tree| {
+        in_sets(tree);
+        tree.freeze.as_mut().unwrap().timeout = Duration::from_millis(10);
+    })
+    .await;
+    let long = File::create(a.tree().join("long")).unwrap();
+    // Zeros that were never written, but are no hole: they are read.
+    if let Err(error) = rustix::fs::fallocate(&long, FallocateFlags::empty(), 0, SIZE) {
+        return tandem_lab::skipped(format_args!("a long file: {error}"));
+    }
+    write(&a.tree().join("f"), "content");
+    let noted = hooks(&a);
+    let (before, held) = (read_so_far(), Arc::new(AtomicU64::new(0)));
+    let behind = Arc::clone(&held);
+    *noted.meanwhile.lock().unwrap() = Some(Box::new(move || {
+        behind.store(read_so_far() - before, Ordering::SeqCst);
+    }));
+    let cable = Cable::plug(&a, &b);
+    let refused = "no set of the tree data could be taken: it was not read in time";
+    let said = |s: &EngineStatus| {
+        let is = |alarm: &Alarm| alarm.kind == "set" && alarm.text == refused;
+        s.alarms.iter().any(is)
+    };
+    a.until("said", said).await;
+    let read = held.load(Ordering::SeqCst);
+    assert!(
+        read < SIZE / 2,
+        "{read} bytes were read before the tree went on"
+    );
+    let run = noted.run.lock().unwrap().clone();
+    assert_eq!(run, ["data freeze stop", "data thaw go"]);
+    assert!(!b.tree().join("f").exists());
     cable.cut().await;
 }
 
