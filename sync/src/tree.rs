@@ -2,6 +2,7 @@
 
 use crate::filter::Filter;
 use crate::limit::Limit;
+use crate::watch::Detector;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::num::NonZeroU64;
@@ -271,6 +272,8 @@ pub struct PairConfig {
     pub etc: PathBuf,
     /// Directory of the durable state (index, spool).
     pub state_dir: PathBuf,
+    /// Nothing better than this watches the trees. Only tests want less than the best.
+    pub detector: Detector,
     /// R3: how old the master's last "durable up to here" may be at an automatic takeover.
     pub max_stale: Duration,
 }

@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::beneath::{Place, Root};
 use crate::fault::Fault;
 use crate::path::RelPath;
@@ -98,7 +100,7 @@ pub enum Event {
 pub type Sink = Box<dyn Fn(Event) -> bool + Send + Sync>;
 
 /// How a tree is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Detector {
     /// One fanotify mark per file system.
     Fanotify,
@@ -151,15 +153,6 @@ pub struct Options {
     /// Number of the thread whose changes are not told (gettid(2)); 0 while there is none. Only fanotify knows who did
     /// something, and merges no events of different threads; the other detectors tell everything.
     pub own: Arc<AtomicI32>,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            best: Detector::Fanotify,
-            own: Arc::default(),
-        }
-    }
 }
 
 /// Watches trees until it is dropped.

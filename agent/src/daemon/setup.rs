@@ -16,6 +16,7 @@ use tandem_failover::probe::http::HttpCheck;
 use tandem_failover::probe::monitor;
 use tandem_sync::filter::{Filter, PatternError};
 use tandem_sync::tree::{PairConfig, Part, TreeConfig};
+use tandem_sync::watch::Detector;
 
 /// The pair's id in every heartbeat.
 pub fn pair_id(config: &config::Config) -> PairId {
@@ -211,6 +212,7 @@ fn everything(
         part: Part::node(),
         trees: trees.collect::<Result<_, _>>()?,
         state_dir: config.agent.state_dir.clone(),
+        detector: Detector::Fanotify,
         max_stale: config.pair.max_stale,
     })
 }

@@ -7,6 +7,7 @@ mod coarse;
 pub(super) mod compare;
 mod copy;
 mod cuts;
+mod detectors;
 mod flags;
 mod flush;
 mod frames;

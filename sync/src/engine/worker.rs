@@ -422,8 +422,8 @@ impl Worker {
         let to_events = self.to_events.clone();
         let sink = Box::new(move |event| to_events.try_send(event).is_ok());
         let options = Options {
+            best: self.shared.config.detector,
             own: Arc::clone(&self.own),
-            ..Options::default()
         };
         // The old one goes first: its sentinels would confuse the new one.
         self.watcher = None;

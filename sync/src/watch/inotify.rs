@@ -81,6 +81,7 @@ impl Inotify {
         };
         for tree in trees {
             if let Err(why) = worker.arm(*tree) {
+                tracing::warn!(why, tree = %reporter.trees()[*tree].id, "inotify failed, polling instead");
                 reporter.refused(*tree, Detector::Inotify, &why);
             }
         }

@@ -122,6 +122,7 @@ impl Node {
             trees,
             etc: self.dir.path().to_owned(),
             state_dir: self.state(),
+            detector: super::detectors::best(),
             max_stale: Duration::from_secs(60),
         };
         self.engine = Some(Engine::open(config).unwrap());
