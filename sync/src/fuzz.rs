@@ -10,6 +10,7 @@ use crate::replica::machine::{Effect as ReplicaEffect, ReplicaMachine};
 use crate::source::machine::{Effect as SourceEffect, Fetched, Reads, SourceMachine};
 use crate::tree::TreeId;
 use crate::wire::{self, Message, Record, Want};
+use bytes::{Bytes, BytesMut};
 
 /// Name, function, and inputs from which a search may begin.
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
@@ -31,34 +32,26 @@ pub const TARGETS: &[Target] = &[
 ];
 
 /// The bodies of frames in `bytes`, as the stream's reader would give them out.
-fn bodies(bytes: &[u8]) -> Vec<Vec<u8>> {
-    let read = async {
-        let mut stream = bytes;
-        let mut bodies = Vec::new();
-        while let Ok(Some(body)) = wire::read_body(&mut stream).await {
-            match body {
-                wire::Body::Message(body) => bodies.push(body),
-                wire::Body::Pack(body) => bodies.extend(unpacked(&body)),
-            }
+fn bodies(bytes: &[u8]) -> Vec<Bytes> {
+    let (mut stream, mut bodies) = (BytesMut::from(bytes), Vec::new());
+    while let Ok(Ok(body)) = wire::take_body(&mut stream) {
+        match body {
+            wire::Body::Message(body) => bodies.push(body),
+            wire::Body::Pack(body) => bodies.extend(unpacked(&body)),
         }
-        bodies
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    runtime.expect("a runtime without drivers").block_on(read)
+    }
+    bodies
 }
 
 /// The bodies in a compressed pack.
-fn unpacked(body: &[u8]) -> Vec<Vec<u8>> {
-    let Ok(frames) = wire::unpack(body) else {
+fn unpacked(body: &[u8]) -> Vec<Bytes> {
+    let Ok(mut frames) = wire::unpack(body) else {
         return Vec::new();
     };
     assert!(frames.len() <= wire::MAX_PACK, "a bomb");
-    let (mut bodies, mut at) = (Vec::new(), 0);
-    while at < frames.len()
-        && let Ok((body, length)) = wire::next_frame(&frames[at..])
-    {
-        bodies.push(body.to_vec());
-        at += length;
+    let mut bodies = Vec::new();
+    while let Ok(body) = wire::next_frame(&mut frames) {
+        bodies.push(body);
     }
     bodies
 }
@@ -66,10 +59,14 @@ fn unpacked(body: &[u8]) -> Vec<Vec<u8>> {
 /// A frame, or the body of one.
 fn message(bytes: &[u8]) {
     let _ = wire::decode_greeting(bytes);
-    for body in bodies(bytes).iter().map(Vec::as_slice).chain([bytes]) {
-        if let Ok(message) = wire::decode(body) {
+    for body in bodies(bytes)
+        .into_iter()
+        .chain([Bytes::copy_from_slice(bytes)])
+    {
+        if let Ok(message) = wire::decode(&body) {
             let again = wire::encode(&message).expect("what fitted into a frame fits again");
-            assert_eq!(wire::decode(&again[4..]).expect("and is read"), message);
+            let again = Bytes::from(again).slice(4..);
+            assert_eq!(wire::decode(&again).expect("and is read"), message);
         }
     }
 }
@@ -310,7 +307,7 @@ fn frames() -> Vec<Vec<u8>> {
     };
     let whole = |batch| Message::Data {
         item: wire::Item { batch, index: 0 },
-        bytes: wire::Bytes(b"abc".to_vec()),
+        bytes: Bytes::from_static(b"abc"),
         last: true,
     };
     let durable = |batch| {

@@ -24,7 +24,7 @@ pub mod fuzz;
 pub mod guard;
 #[allow(clippy::disallowed_methods)]
 pub mod hash;
-pub(crate) mod heap;
+pub mod heap;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod holes;
 #[allow(clippy::disallowed_methods)]

@@ -19,7 +19,7 @@
 //!     Move{from, to}      ->                 Moved             a rename, while no batch is open
 //!                         <-                 Want{paths}       versions that the replica must have to settle a path
 //! ```
-//! Every message is one frame: length (u32, little endian), then the message in postcard. A frame is bounded before memory is taken
+//! Every message is one frame: length (u32, little endian), then the message in postcard, then the bytes of a `Data`. A frame is bounded before memory is taken
 //! for it, a count inside a frame is bounded by the frame's bytes and then by [`Message::check`]. An unknown variant is
 //! an error of the session. The numbers of variants are the wire format: new ones go to the end, with a new version.
 
@@ -28,24 +28,25 @@ use crate::owners::Names;
 use crate::path::RelPath;
 use crate::progress::Work;
 use crate::tree::TreeId;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-mod bytes;
 mod check;
 mod compare;
 mod frame;
 mod opening;
 mod pack;
+mod signature;
 mod want;
-pub use bytes::Bytes;
 pub use check::BadMessage;
 pub use compare::{Differs, VerifyAnswer, VerifyEntry, VerifyPart};
 pub use frame::{
-    Body, FrameError, begins_with_frame, decode, decode_greeting, encode, encode_into, read_body,
-    read_frame,
+    Body, FrameError, begins_with_frame, decode, decode_greeting, encode, encode_into, read_frame,
+    take_body,
 };
 pub use opening::{Accept, End, Greeting, Hello, Refuse};
 pub use pack::{MAX_PACK, next_frame, pack, unpack};
+pub use signature::Signature;
 pub use want::{ChunkSums, Need, Want};
 
 /// Lowest protocol version that this code speaks.
@@ -236,7 +237,8 @@ pub enum Message {
     Data {
         /// Item.
         item: Item,
-        /// At most [`MAX_DATA`].
+        /// At most [`MAX_DATA`]. In the frame they follow the message, so that nobody has to copy them out of it.
+        #[serde(skip)]
         bytes: Bytes,
         /// The item is complete.
         last: bool,
@@ -270,7 +272,7 @@ pub enum Message {
         /// Offset in the basis.
         from: u64,
         /// At most [`MAX_SIGNATURE`]; empty: the basis cannot be read there.
-        signature: Bytes,
+        signature: Signature,
     },
     /// Source.
     Commit(Commit),

@@ -87,6 +87,7 @@ pub enum StartError {
 
 /// Runs the agent until it is stopped. Blocks.
 pub fn run(start: AgentStart) -> Result<End, StartError> {
+    tandem_sync::heap::keep();
     // Two workers: the engine and the failover loop have threads of their own; what runs here mostly waits.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

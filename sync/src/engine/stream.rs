@@ -10,11 +10,12 @@
 
 use crate::engine::{SessionEnd, SessionError, clock};
 use crate::wire::{self, Body, FrameError, Greeting, Message};
+use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,10 @@ pub(crate) const QUEUE: usize = 16;
 pub(crate) const SHORT_QUEUE: usize = 4;
 /// Bytes of a pack: what is larger gains nothing (russh's largest packet).
 pub(crate) const PACK: usize = 256 << 10;
+/// Bytes that are read into one piece of memory, and the room that one must have left to be read into: what is cut at its end is copied
+/// to the next one.
+const BUFFER: usize = 2 * PACK;
+const ROOM: usize = 64 << 10;
 /// Messages of a received pack that are given out at once: decoded they take more memory than on the wire.
 const PACK_MESSAGES: usize = 512;
 /// Longest time for which a message waits for others that go with it.
@@ -310,18 +315,19 @@ async fn read_all<R>(
 
 /// What comes from the peer.
 struct Reader<R> {
-    stream: BufReader<R>,
-    /// The frames of a compressed pack, given out up to `at`.
-    unpacked: Vec<u8>,
-    at: usize,
+    stream: R,
+    /// What has come and was not given out. What was given out shares its memory.
+    buffer: BytesMut,
+    /// What is left of a compressed pack.
+    unpacked: Bytes,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     fn new(stream: R) -> Self {
         Reader {
-            stream: BufReader::with_capacity(PACK, stream),
-            unpacked: Vec::new(),
-            at: 0,
+            stream,
+            buffer: BytesMut::new(),
+            unpacked: Bytes::new(),
         }
     }
 
@@ -335,33 +341,50 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             let last = next.is_err();
             bytes += next.as_ref().map_or(0, |(_, length)| *length);
             pack.push_back(next.map(|(message, _)| message));
-            let more =
-                self.at < self.unpacked.len() || wire::begins_with_frame(self.stream.buffer());
-            if last || pack.len() == PACK_MESSAGES || bytes >= PACK || !more {
+            if last || pack.len() == PACK_MESSAGES || bytes >= PACK || !self.has_more() {
                 return pack;
             }
         }
     }
 
+    /// The next message is here, or what ends the stream.
+    fn has_more(&self) -> bool {
+        !self.unpacked.is_empty() || wire::begins_with_frame(&self.buffer)
+    }
+
     /// The next message, and its bytes.
     async fn message(&mut self) -> Result<(Message, usize), Ended> {
         let failed = |error| Ended::Failed(from_frame(error));
-        while self.at == self.unpacked.len() {
-            match wire::read_body(&mut self.stream).await.map_err(failed)? {
-                None => return Err(Ended::Closed),
-                Some(Body::Message(body)) => {
-                    let message = wire::decode(&body).map_err(failed)?;
-                    return Ok((message, body.len()));
-                }
-                Some(Body::Pack(body)) => {
-                    (self.unpacked, self.at) = (wire::unpack(&body).map_err(failed)?, 0);
-                }
+        let body = loop {
+            if !self.unpacked.is_empty() {
+                break wire::next_frame(&mut self.unpacked).map_err(failed)?;
             }
+            match wire::take_body(&mut self.buffer).map_err(failed)? {
+                Ok(Body::Message(body)) => break body,
+                Ok(Body::Pack(body)) => self.unpacked = wire::unpack(&body).map_err(failed)?,
+                Err(missing) => self.read(missing).await?,
+            }
+        };
+        let message = wire::decode(&body).map_err(failed)?;
+        Ok((message, body.len()))
+    }
+
+    /// Reads what has come; at least `missing` bytes are to come, and [`wire::MAX_FRAME`] at most.
+    async fn read(&mut self, missing: usize) -> Result<(), Ended> {
+        let failed = |error: std::io::Error| Ended::Failed(error.into());
+        if self.buffer.capacity() - self.buffer.len() < missing.max(ROOM) {
+            self.buffer.reserve(missing.max(BUFFER));
         }
-        let (body, length) = wire::next_frame(&self.unpacked[self.at..]).map_err(failed)?;
-        let message = wire::decode(body).map_err(failed)?;
-        self.at += length;
-        Ok((message, length))
+        match self
+            .stream
+            .read_buf(&mut self.buffer)
+            .await
+            .map_err(failed)?
+        {
+            0 if self.buffer.is_empty() => Err(Ended::Closed),
+            0 => Err(failed(std::io::ErrorKind::UnexpectedEof.into())),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -8,9 +8,10 @@
 
 use crate::source::machine::Violation;
 use crate::wire::{
-    Batch, Bytes, Commit, Durable, Idle, Item, LIST_BYTES, MAX_QUESTIONS, Message, Move, Need,
-    Record, Total, VerifyAnswer, VerifyPart, WINDOW, Want,
+    Batch, Commit, Durable, Idle, Item, LIST_BYTES, MAX_QUESTIONS, Message, Move, Need, Record,
+    Total, VerifyAnswer, VerifyPart, WINDOW, Want,
 };
+use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// What the session has to do.

@@ -10,7 +10,7 @@ use crate::delta::{self, Judge, Piece};
 use crate::digest::ContentHasher;
 use crate::entry::{ContentHash, Kind};
 use crate::holes::{self, Map, Run};
-use crate::wire::{Bytes, ChunkSums, Item, MAX_DATA, MAX_HOLE, Message, Record, Want};
+use crate::wire::{ChunkSums, Item, MAX_DATA, MAX_HOLE, Message, Record, Want};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -221,7 +221,7 @@ impl Content {
     fn data(&self, bytes: Vec<u8>, last: bool) -> Message {
         Message::Data {
             item: self.item,
-            bytes: Bytes(bytes),
+            bytes: bytes.into(),
             last,
         }
     }

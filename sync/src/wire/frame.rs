@@ -2,8 +2,8 @@
 
 use super::pack::PACK_BIT;
 use super::{BadMessage, Greeting, MAX_FRAME, Message};
+use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -30,17 +30,37 @@ pub enum FrameError {
     Bad(#[from] BadMessage),
 }
 
+/// What a frame holds.
+pub trait Framed: Serialize {
+    /// Bytes that follow it in its frame.
+    fn content(&self) -> &[u8] {
+        &[]
+    }
+}
+
+impl Framed for Greeting {}
+
+impl Framed for Message {
+    fn content(&self) -> &[u8] {
+        match self {
+            Message::Data { bytes, .. } => bytes,
+            _ => &[],
+        }
+    }
+}
+
 /// Appends the frame of `message` to `out`.
 ///
 /// # Errors
 /// [`FrameError::Length`] when it would be longer than the other end accepts; `out` is then as before.
-pub fn encode_into<T: Serialize>(message: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
+pub fn encode_into<T: Framed>(message: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     if let Err(error) = postcard::to_extend(message, Append(out)) {
         out.truncate(start);
         return Err(FrameError::Decode(error));
     }
+    out.extend_from_slice(message.content());
     let length = out.len() - start - 4;
     match u32::try_from(length) {
         Ok(n) if length <= MAX_FRAME => out[start..start + 4].copy_from_slice(&n.to_le_bytes()),
@@ -65,18 +85,25 @@ impl Extend<u8> for Append<'_> {
 ///
 /// # Errors
 /// As [`encode_into`].
-pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+pub fn encode<T: Framed>(message: &T) -> Result<Vec<u8>, FrameError> {
     let mut out = Vec::new();
     encode_into(message, &mut out)?;
     Ok(out)
 }
 
-/// Reads a message from the body of a frame and checks it.
+/// Reads a message from the body of a frame and checks it. The bytes of a `Data` are those of the body, which lives as long as
+/// they do.
 ///
 /// # Errors
 /// Whatever is not exactly one acceptable message.
-pub fn decode(body: &[u8]) -> Result<Message, FrameError> {
-    let message: Message = decode_any(body)?;
+pub fn decode(body: &Bytes) -> Result<Message, FrameError> {
+    let (mut message, rest) =
+        postcard::take_from_bytes::<Message>(body).map_err(FrameError::Decode)?;
+    match &mut message {
+        Message::Data { bytes, .. } => *bytes = body.slice_ref(rest),
+        _ if rest.is_empty() => {}
+        _ => return Err(FrameError::Trailing(rest.len())),
+    }
     message.check()?;
     Ok(message)
 }
@@ -95,20 +122,10 @@ pub fn decode_greeting(body: &[u8]) -> Result<Greeting, FrameError> {
     }
 }
 
-/// Reads any type from the whole body of a frame.
-fn decode_any<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
-    let (value, rest) = postcard::take_from_bytes(body).map_err(FrameError::Decode)?;
-    if rest.is_empty() {
-        Ok(value)
-    } else {
-        Err(FrameError::Trailing(rest.len()))
-    }
-}
-
-/// Whether these bytes begin with a whole frame, or with one that no reader takes: [`read_frame`] does not wait then.
+/// Whether these bytes begin with a whole frame, or with one that no reader takes.
 pub fn begins_with_frame(bytes: &[u8]) -> bool {
-    bytes.split_first_chunk().is_some_and(|(head, rest)| {
-        let length = (u32::from_le_bytes(*head) & !PACK_BIT) as usize;
+    bytes.split_first_chunk().is_some_and(|(first, rest)| {
+        let length = (u32::from_le_bytes(*first) & !PACK_BIT) as usize;
         length > MAX_FRAME || rest.len() >= length
     })
 }
@@ -117,53 +134,64 @@ pub fn begins_with_frame(bytes: &[u8]) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
     /// One message.
-    Message(Vec<u8>),
+    Message(Bytes),
     /// A pack, for [`super::unpack`].
-    Pack(Vec<u8>),
+    Pack(Bytes),
 }
 
-/// Reads the body of the next frame that is no pack; `None` when the stream ends between two frames.
-///
-/// Not cancel safe, as [`read_body`].
-///
-/// # Errors
-/// As there, and a pack.
-pub async fn read_frame<R: AsyncRead + Unpin>(
-    stream: &mut R,
-) -> Result<Option<Vec<u8>>, FrameError> {
-    match read_body(stream).await? {
-        None => Ok(None),
-        Some(Body::Message(body)) => Ok(Some(body)),
-        Some(Body::Pack(_)) => Err(FrameError::Pack("none may come here")),
+/// The length of a frame's body, and whether it is a pack.
+fn head(head: [u8; 4]) -> Result<(usize, bool), FrameError> {
+    // On the platforms of Tandem (64 bit Linux) a u32 fits in usize.
+    let head = u32::from_le_bytes(head);
+    let length = (head & !PACK_BIT) as usize;
+    match length {
+        1..=MAX_FRAME => Ok((length, head & PACK_BIT != 0)),
+        _ => Err(FrameError::Length(length)),
     }
 }
 
-/// Reads the body of the next frame; `None` when the stream ends between two frames.
+/// Takes the body of the frame that `bytes` begin with: or how many bytes are missing, at least.
+///
+/// # Errors
+/// A length that is zero or above [`MAX_FRAME`].
+pub fn take_body(bytes: &mut BytesMut) -> Result<Result<Body, usize>, FrameError> {
+    let Some(first) = bytes.first_chunk::<4>() else {
+        return Ok(Err(4 - bytes.len()));
+    };
+    let (length, pack) = head(*first)?;
+    let whole = first.len() + length;
+    if bytes.len() < whole {
+        return Ok(Err(whole - bytes.len()));
+    }
+    let mut body = bytes.split_to(whole).freeze();
+    body.advance(4);
+    Ok(Ok(match pack {
+        false => Body::Message(body),
+        true => Body::Pack(body),
+    }))
+}
+
+/// Reads the body of one frame that is no pack, and not a byte that follows it; `None` when the stream ends before it.
 ///
 /// Not cancel safe: a frame that was read in part is lost with the future, and the stream with it.
 ///
 /// # Errors
-/// The stream's, and a length that is zero or above [`MAX_FRAME`]: no memory is taken for such a frame.
-pub async fn read_body<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<Body>, FrameError> {
-    let mut head = [0u8; 4];
+/// The stream's, a pack, and a length that is zero or above [`MAX_FRAME`]: no memory is taken for such a frame.
+pub async fn read_frame<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<Bytes>, FrameError> {
+    let mut first = [0u8; 4];
     let mut got = 0;
-    while got < head.len() {
-        match stream.read(&mut head[got..]).await? {
+    while got < first.len() {
+        match stream.read(&mut first[got..]).await? {
             0 if got == 0 => return Ok(None),
             0 => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
             n => got += n,
         }
     }
-    // On the platforms of Tandem (64 bit Linux) a u32 fits in usize.
-    let head = u32::from_le_bytes(head);
-    let length = (head & !PACK_BIT) as usize;
-    if length == 0 || length > MAX_FRAME {
-        return Err(FrameError::Length(length));
+    let (length, pack) = head(first)?;
+    if pack {
+        return Err(FrameError::Pack("none may come here"));
     }
     let mut body = vec![0u8; length];
     stream.read_exact(&mut body).await?;
-    Ok(Some(match head & PACK_BIT {
-        0 => Body::Message(body),
-        _ => Body::Pack(body),
-    }))
+    Ok(Some(body.into()))
 }

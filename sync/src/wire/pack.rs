@@ -4,6 +4,7 @@
 //! is: whole frames, none of which is a pack.
 
 use super::{FrameError, MAX_FRAME};
+use bytes::{Buf, Bytes};
 
 /// In the length of a frame: it is a pack.
 pub(super) const PACK_BIT: u32 = 1 << 31;
@@ -33,7 +34,7 @@ pub fn pack(frames: &[u8]) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// [`FrameError::Pack`]: no zstd, more than [`MAX_PACK`] bytes or another number than it says. No memory is taken for more.
-pub fn unpack(body: &[u8]) -> Result<Vec<u8>, FrameError> {
+pub fn unpack(body: &[u8]) -> Result<Bytes, FrameError> {
     let says = zstd::zstd_safe::get_frame_content_size(body).ok().flatten();
     let length = says
         .and_then(|length| usize::try_from(length).ok())
@@ -42,16 +43,16 @@ pub fn unpack(body: &[u8]) -> Result<Vec<u8>, FrameError> {
     let frames = zstd::bulk::decompress(body, length);
     let frames = frames.map_err(|_| FrameError::Pack("it cannot be decompressed"))?;
     match frames.len() == length {
-        true => Ok(frames),
+        true => Ok(frames.into()),
         false => Err(FrameError::Pack("it has another length than it says")),
     }
 }
 
-/// The body of the frame that these bytes begin with, and how many bytes it takes with its length.
+/// Takes the body of the next frame of a pack.
 ///
 /// # Errors
 /// A frame that is cut, too long, empty, or a pack in a pack.
-pub fn next_frame(frames: &[u8]) -> Result<(&[u8], usize), FrameError> {
+pub fn next_frame(frames: &mut Bytes) -> Result<Bytes, FrameError> {
     let cut = FrameError::Pack("its last frame is cut");
     let Some((head, rest)) = frames.split_first_chunk::<4>() else {
         return Err(cut);
@@ -60,8 +61,11 @@ pub fn next_frame(frames: &[u8]) -> Result<(&[u8], usize), FrameError> {
     if length == 0 || length > MAX_FRAME {
         return Err(FrameError::Length(length));
     }
-    let body = rest.get(..length).ok_or(cut)?;
-    Ok((body, length + head.len()))
+    if rest.len() < length {
+        return Err(cut);
+    }
+    frames.advance(head.len());
+    Ok(frames.split_to(length))
 }
 
 #[cfg(test)]
@@ -79,10 +83,10 @@ mod tests {
         let frames: Vec<u8> = (1..100u8).flat_map(|n| frame(&vec![n; 300])).collect();
         let packed = pack(&frames).unwrap();
         assert!(packed.len() < frames.len() / 10);
-        let again = unpack(&packed[4..]).unwrap();
+        let mut again = unpack(&packed[4..]).unwrap();
         assert_eq!(again, frames);
-        let (body, length) = next_frame(&again).unwrap();
-        assert_eq!((body, length), (&[1; 300][..], 304));
+        assert_eq!(next_frame(&mut again).unwrap(), [1; 300][..]);
+        assert_eq!(again, frames[304..]);
     }
 
     #[test]
@@ -115,10 +119,11 @@ mod tests {
     #[test]
     fn a_pack_in_a_pack_and_a_cut_frame_are_refused() {
         let inner = pack(&frame(&[7; 500])).unwrap();
-        let outer = unpack(&pack(&[inner, frame(&[0; 500])].concat()).unwrap()[4..]).unwrap();
-        assert!(matches!(next_frame(&outer), Err(FrameError::Length(_))));
+        let mut outer = unpack(&pack(&[inner, frame(&[0; 500])].concat()).unwrap()[4..]).unwrap();
+        assert!(matches!(next_frame(&mut outer), Err(FrameError::Length(_))));
         for cut in [&[][..], &[1, 0, 0], &[2, 0, 0, 0, 9], &[0; 4]] {
-            assert!(next_frame(cut).is_err(), "{cut:?}");
+            let mut cut = Bytes::from_static(cut);
+            assert!(next_frame(&mut cut).is_err(), "{cut:?}");
         }
     }
 }

@@ -77,7 +77,7 @@ fn samples() -> Vec<Message> {
         }),
         Message::Data {
             item,
-            bytes: Bytes(vec![0; 1000]),
+            bytes: vec![0; 1000].into(),
             last: false,
         },
         Message::Copy {
@@ -95,7 +95,7 @@ fn samples() -> Vec<Message> {
         Message::Sums {
             item,
             from: 5,
-            signature: Bytes(vec![1, 2]),
+            signature: Signature(vec![1, 2]),
         },
         Message::Commit(Commit {
             batch: 1,
@@ -221,7 +221,7 @@ fn rules_are_checked() {
         need(sums(0, 1)),
         Message::Data {
             item: Item { batch: 0, index: 0 },
-            bytes: Bytes(vec![0; MAX_DATA + 1]),
+            bytes: vec![0; MAX_DATA + 1].into(),
             last: false,
         },
         Message::Copy {
@@ -261,7 +261,10 @@ fn rules_are_checked() {
     ] {
         let frame = encode(&bad).unwrap();
         assert!(
-            matches!(decode(&frame[4..]), Err(FrameError::Bad(_))),
+            matches!(
+                decode(&Bytes::from(frame).slice(4..)),
+                Err(FrameError::Bad(_))
+            ),
             "{bad:?}"
         );
     }
@@ -291,7 +294,7 @@ fn frames_are_bounded_before_memory_is_taken() {
     );
     let long = Message::Data {
         item: Item { batch: 0, index: 0 },
-        bytes: Bytes(vec![0; MAX_FRAME]),
+        bytes: vec![0; MAX_FRAME].into(),
         last: false,
     };
     let mut out = vec![7];
@@ -325,16 +328,22 @@ fn versions_choose_the_highest_common_one() {
 
 #[test]
 fn unknown_variants_and_trailing_bytes_are_errors() {
-    assert!(matches!(decode(&[200]), Err(FrameError::Decode(_))));
+    assert!(matches!(
+        decode(&Bytes::from_static(&[200])),
+        Err(FrameError::Decode(_))
+    ));
     let mut frame = encode(&Message::Wait).unwrap();
     frame.push(0);
-    assert!(matches!(decode(&frame[4..]), Err(FrameError::Trailing(1))));
+    assert!(matches!(
+        decode(&Bytes::from(frame).slice(4..)),
+        Err(FrameError::Trailing(1))
+    ));
 }
 
 proptest! {
     #[test]
     fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        let _ = decode(&bytes);
+        let _ = decode(&bytes.into());
     }
 
     #[test]
@@ -342,7 +351,7 @@ proptest! {
         let mut frame = encode(&samples()[which]).unwrap();
         let i = 4 + at.index(frame.len() - 4);
         frame[i] ^= flip;
-        if let Ok(message) = decode(&frame[4..]) {
+        if let Ok(message) = decode(&Bytes::from(frame).slice(4..)) {
             prop_assert!(message.check().is_ok());
         }
     }

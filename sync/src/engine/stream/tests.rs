@@ -1,11 +1,11 @@
 use super::*;
-use crate::wire::{Bytes, Item};
-use tokio::io::{AsyncReadExt, duplex};
+use crate::wire::Item;
+use tokio::io::duplex;
 
 fn data(index: u32, length: usize) -> Message {
     Message::Data {
         item: Item { batch: 1, index },
-        bytes: Bytes(vec![7; length]),
+        bytes: vec![7; length].into(),
         last: true,
     }
 }

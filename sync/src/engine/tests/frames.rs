@@ -131,7 +131,10 @@ async fn what_must_come_before_a_file_comes_in_as_many_frames_as_it_takes() {
             totals: fetched.totals,
         });
         let frame = wire::encode(&batch).unwrap();
-        assert_eq!(wire::decode(&frame[4..]).unwrap(), batch);
+        assert_eq!(
+            wire::decode(&bytes::Bytes::from(frame).slice(4..)).unwrap(),
+            batch
+        );
         reads.after = fetched.upto;
         if fetched.at_head {
             break;

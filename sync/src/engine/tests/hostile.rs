@@ -9,8 +9,8 @@ use crate::lineage::{MAX_LEAP, MAX_SEQ};
 use crate::path::RelPath;
 use crate::tree::{TreeConfig, TreeId};
 use crate::wire::{
-    self, Accept, Batch, Bytes, Commit, Durable, End, Greeting, Hello, Idle, Item, Message, Need,
-    Record, Want,
+    self, Accept, Batch, Commit, Durable, End, Greeting, Hello, Idle, Item, Message, Need, Record,
+    Signature, Want,
 };
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, DuplexStream};
@@ -172,7 +172,7 @@ fn batch(id: u64, records: Vec<Record>) -> Message {
 fn data(index: u32, bytes: &[u8]) -> Message {
     Message::Data {
         item: Item { batch: 1, index },
-        bytes: Bytes(bytes.to_vec()),
+        bytes: bytes::Bytes::copy_from_slice(bytes),
         last: true,
     }
 }
@@ -259,7 +259,7 @@ async fn a_batch_of_lies_changes_nothing_outside_and_nothing_protected() {
         };
         let (first, second) = part.1.split_at(wire::MAX_DATA);
         for (bytes, last) in [(first, false), (second, true)] {
-            let bytes = Bytes(bytes.to_vec());
+            let bytes = bytes.to_vec().into();
             puppet.say(&Message::Data { item, bytes, last }).await;
         }
     }
@@ -334,7 +334,7 @@ async fn absurd_answers_end_the_session_and_acknowledge_nothing() {
     let signature = Message::Sums {
         item,
         from: 0,
-        signature: Bytes(vec![0; 12]),
+        signature: Signature(vec![0; 12]),
     };
     let need = |index| {
         Message::Need(Need {

@@ -47,7 +47,7 @@ fn batch(id: u64, records: Vec<Record>) -> Message {
 fn data(batch: u64, index: u32, n: usize, last: bool) -> Message {
     Message::Data {
         item: Item { batch, index },
-        bytes: Bytes(vec![0; n]),
+        bytes: vec![0; n].into(),
         last,
     }
 }

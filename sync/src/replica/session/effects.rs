@@ -9,7 +9,7 @@ use crate::progress::Transfers;
 use crate::replica::machine::{Effect, Ready};
 use crate::replica::staging::large_files;
 use crate::tree::TreeId;
-use crate::wire::{Bytes, Idle, Message, Move};
+use crate::wire::{Idle, Message, Move, Signature};
 use std::collections::HashSet;
 
 impl Session<'_> {
@@ -46,7 +46,7 @@ impl Session<'_> {
                     }
                 }
                 Effect::Signature { item, from, len } => {
-                    let signature = Bytes(self.contents.signature(item, from, len));
+                    let signature = Signature(self.contents.signature(item, from, len));
                     self.out.push_back(Message::Sums {
                         item,
                         from,
