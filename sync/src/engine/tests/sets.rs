@@ -7,7 +7,7 @@ use crate::engine::apply::Batch;
 use crate::engine::{Alarm, EngineStatus, FreezeHooks, set_key};
 use crate::path::RelPath;
 use crate::replica::machine::Ready;
-use crate::tree::{Freeze, TreeId};
+use crate::tree::{Freeze, TreeConfig, TreeId};
 use crate::wire::{Commit, Record, SetMark, Total};
 use rustix::fs::FallocateFlags;
 use std::fs::File;
@@ -187,6 +187,16 @@ async fn a_set_that_is_not_read_in_time_is_given_up_and_the_tree_goes_on() {
     let run = noted.run.lock().unwrap().clone();
     assert_eq!(run, ["data freeze stop", "data thaw go"]);
     assert!(!b.tree().join("f").exists());
+    cable.cut().await;
+    // With time enough, and less to be read.
+    long.set_len(5).unwrap();
+    let mut tree = TreeConfig::new("data", a.tree());
+    in_sets(&mut tree);
+    a.engine().set_trees(vec![tree]).await.unwrap();
+    let cable = Cable::plug(&a, &b);
+    next_set(&a, &b).await;
+    assert_equal(&a.tree(), &b.tree());
+    assert!(!said(&a.shown().await));
     cable.cut().await;
 }
 
