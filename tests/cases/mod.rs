@@ -27,6 +27,7 @@
 //! | protected and immutable files untouched | `guards::protected_files_are_untouched`, `guards::immutable_and_append_only_files_are_untouched` |
 //! | a full disk on the standby | `guards::a_full_standby_follows_when_there_is_room` |
 //! | a file that is changed in place is never left a mixture; no room for its journal | `in_place` |
+//! | a freeze that hangs is ended, said, and the next one brings a set | `sets::a_freeze_that_hangs_is_ended_and_the_next_one_brings_a_set` |
 //! | a database under load is carried in sets, and starts on the standby with what was committed before the last one | `sets` |
 //! | a set is read from a snapshot while the tree goes on | `snapshots` |
 //! | flags of chattr follow the master, and its files change in spite of them | `chattr` |

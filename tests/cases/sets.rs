@@ -240,3 +240,88 @@ fn a_database_is_carried_in_a_state_that_recovers() {
     );
     assert!(scene.rescued_paths(TWO).is_empty());
 }
+
+const HANGS: &str = r#"
+[[tree]]
+name = "held"
+path = "/srv/held"
+
+[tree.freeze]
+before = ["/etc/tandem/still"]
+after = ["/etc/tandem/go"]
+timeout = "1s"
+# Only a flush takes one.
+every = "1h"
+"#;
+
+/// A child and itself, neither of which ends by itself or for SIGTERM.
+const OUTLIVES: &str = r#"#!/bin/sh
+[ -e /etc/tandem/hangs ] || exit 0
+trap '' TERM
+sleep 1000 &
+echo "$$ $!" > /etc/tandem/pids
+wait
+sleep 1000
+"#;
+
+/// The command that holds the tree still hangs. It is ended with all that it started, the tree goes on, and that there is no
+/// set is said; with the next one all is well.
+#[test]
+fn a_freeze_that_hangs_is_ended_and_the_next_one_brings_a_set() {
+    let body = format!("{DEFAULT_BODY}{HANGS}");
+    let scene = SceneOptions::new().body(&body).make();
+    scene.fill();
+    let outside = |path: &str| scene.node(ONE).host.outside_path(path);
+    for n in [ONE, TWO] {
+        let at = |path: &str| scene.node(n).host.outside_path(path);
+        fs::create_dir(at("/srv/held")).expect("made");
+        let go = "#!/bin/sh\necho >> /etc/tandem/gone-on\n";
+        for (name, text) in [("still", OUTLIVES), ("go", go)] {
+            let path = at("/etc/tandem").join(name);
+            fs::write(&path, text).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+        }
+    }
+    fs::write(outside("/srv/held/f"), "old").expect("written");
+    scene.start();
+    scene.flush(ONE);
+    let gone_on =
+        || fs::read_to_string(outside("/etc/tandem/gone-on")).map_or(0, |text| text.len());
+    let before = gone_on();
+    fs::write(outside("/etc/tandem/hangs"), "").expect("written");
+    fs::write(outside("/srv/held/f"), "new").expect("written");
+    let flushed = scene.tandem(ONE, &["flush", "--timeout", "1s"]);
+    assert!(!flushed.success(), "{flushed:?}");
+    let refused = "no set of the tree held could be taken: /etc/tandem/still did not end within 1s";
+    scene.wait_status(ONE, "says why there is no set", |s| {
+        s.alarms.iter().any(|alarm| alarm.contains(refused))
+    });
+    assert!(
+        scene.node(ONE).log_tail(500).contains(refused),
+        "in the log too"
+    );
+    assert!(gone_on() > before, "it goes on");
+    let pids = fs::read_to_string(outside("/etc/tandem/pids")).expect("it ran");
+    let pids = pids.trim().to_owned();
+    assert_eq!(pids.split_whitespace().count(), 2, "{pids}");
+    eventually(SOON, "both processes have ended", || {
+        let mut look = Command::new("/bin/sh");
+        look.args([
+            "-c",
+            &format!("for p in {pids}; do kill -0 $p && exit 1; done; exit 0"),
+        ]);
+        let ended = scene.node(ONE).output(look, COMMAND);
+        match ended.map_err(|e| e.to_string())?.success() {
+            true => Ok(()),
+            false => Err(pids.clone()),
+        }
+    });
+    let arrived = |n: usize| fs::read_to_string(scene.node(n).host.outside_path("/srv/held/f"));
+    assert_eq!(arrived(TWO).expect("the set before"), "old");
+    fs::remove_file(outside("/etc/tandem/hangs")).expect("removed");
+    scene.flush(ONE);
+    assert_eq!(arrived(TWO).expect("the next set"), "new");
+    scene.wait_status(ONE, "says it no more", |s| {
+        !s.alarms.iter().any(|alarm| alarm.contains("no set of"))
+    });
+}
