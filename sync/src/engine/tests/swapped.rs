@@ -7,7 +7,7 @@ use crate::beneath::tests::swapped::Swapper;
 use crate::engine::{PutEntry, PutFile};
 use crate::entry::{Meta, Xattrs};
 use crate::path::RelPath;
-use crate::tree::{Deletes, TreeConfig, Update};
+use crate::tree::{Deletes, MaxDelete, TreeConfig, Update};
 use std::io::Write;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -20,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 const ROUNDS: u64 = 12;
 /// Between two exchanges: often enough for every change to meet some, seldom enough for some to be carried out.
 const PAUSE: Duration = Duration::from_micros(300);
+/// What lies below the link is gone for the source, again and again: that is no reason to stop the tree here.
+const ALL: MaxDelete = MaxDelete::Count(1_000_000);
 /// How long a round waits for a change to arrive, which it may not.
 const ARRIVES: Duration = Duration::from_millis(300);
 
@@ -50,7 +52,10 @@ async fn settled(a: &Node, b: &Node) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_applied_below_a_swapped_directory_stays_in_the_tree() {
-    let change = |t: &mut TreeConfig| (t.update, t.deletes) = (Update::InPlace, Deletes::Trash);
+    let change = |t: &mut TreeConfig| {
+        (t.update, t.deletes) = (Update::InPlace, Deletes::Trash);
+        t.max_delete = ALL;
+    };
     let (a, b) = pair(change).await;
     // Large enough to be changed in place.
     let size = 1_300_000;
@@ -78,7 +83,7 @@ async fn what_is_applied_below_a_swapped_directory_stays_in_the_tree() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_swapped_directory_leads_to_is_neither_read_nor_written_by_the_source() {
-    let (a, b) = pair(|_| {}).await;
+    let (a, b) = pair(|t| t.max_delete = ALL).await;
     fill(&a.tree().join("d"), 200_000, 1);
     let outside = outside(&a, 200_000);
     write(&outside.join("nobody's-business"), "");
