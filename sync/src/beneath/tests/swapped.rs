@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,6 +17,11 @@ use std::time::Duration;
 pub(crate) const NAME: &str = "d";
 /// The other one of the two, outside the tree.
 const OTHER: &str = "x";
+
+/// Enough that between any two calls that look it up the name leads to the one and to the other.
+const ROUNDS: usize = 60;
+/// Rounds that a race may take.
+const MOST: usize = 100_000;
 
 /// The exchange is under way.
 pub(crate) struct Swapper {
@@ -26,7 +31,8 @@ pub(crate) struct Swapper {
     /// The real directory, by which a test finds it whatever the name leads to.
     dir: OwnedFd,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<u64>,
+    swaps: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
 }
 
 impl Swapper {
@@ -44,25 +50,37 @@ impl Swapper {
         };
         let stop = Arc::new(AtomicBool::new(false));
         let before = everything(outside);
-        let stopped = Arc::clone(&stop);
+        let (stopped, swaps) = (Arc::clone(&stop), Arc::new(AtomicU64::new(0)));
+        let counted = Arc::clone(&swaps);
         Swapper {
             tree: tree.to_owned(),
             outside: outside.to_owned(),
             before,
             dir: open(&tree.join(NAME)),
             stop,
+            swaps,
             thread: std::thread::spawn(move || {
-                let mut swaps = 0;
                 while !stopped.load(Ordering::Relaxed) {
-                    swaps += u64::from(pair.swap());
+                    counted.fetch_add(pair.swap().into(), Ordering::Relaxed);
                     if pause > Duration::ZERO {
                         std::thread::sleep(pause);
                     }
                 }
                 pair.settle();
-                swaps
             }),
         }
+    }
+
+    /// Carries out round after round until there were [`ROUNDS`], as many exchanges meanwhile, and something was done; each says
+    /// how much of it was. On a busy machine a few milliseconds of rounds may all meet the same of the two.
+    pub fn race(self, mut round: impl FnMut(usize, &Swapper) -> usize) {
+        let (mut done, mut rounds) = (0, 0);
+        while done == 0 || rounds < ROUNDS || self.swaps.load(Ordering::Relaxed) < ROUNDS as u64 {
+            assert!(rounds < MOST, "nothing was done: the race was not tried");
+            done += round(rounds, &self);
+            rounds += 1;
+        }
+        self.end();
     }
 
     /// Makes or changes a file in the real directory.
@@ -82,7 +100,8 @@ impl Swapper {
     /// Ends it: the name leads to a directory, if to anything, and what is outside is as it was.
     pub fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
-        let swaps = self.thread.join().expect("the exchange goes on to its end");
+        self.thread.join().expect("the exchange goes on to its end");
+        let swaps = self.swaps.load(Ordering::Relaxed);
         assert!(swaps > 1, "nothing was exchanged");
         assert!(!self.tree.join(NAME).is_symlink());
         assert_eq!(everything(&self.outside), self.before, "outside");

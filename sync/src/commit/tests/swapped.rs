@@ -11,12 +11,11 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// Of each test: enough that between any two calls that look it up the name leads to the one and to the other.
-const ROUNDS: usize = 60;
 /// Of a file that is changed in place.
 const LARGE: usize = IN_PLACE_FROM as usize + 5000;
 
-/// `d` in the tree, and the directory outside to which the name leads at times.
+/// `d` in the tree, and the directory outside to which the name leads at times. What happens lies in `s` in them: the name is
+/// not the last one of a path that is opened.
 struct Race {
     setup: Setup,
     outside: PathBuf,
@@ -33,24 +32,21 @@ impl Race {
     fn new(setup: Setup) -> Race {
         let outside = setup.temp.path().join("outside");
         for dir in [&setup.at("d"), &outside] {
-            std::fs::create_dir(dir).expect("mkdir");
-            std::fs::write(dir.join("large"), vec![7; LARGE]).expect("write");
+            std::fs::create_dir_all(dir.join("s")).expect("mkdir");
+            std::fs::write(dir.join("s/large"), vec![7; LARGE]).expect("write");
         }
-        std::fs::write(outside.join("f"), b"precious").expect("write");
+        std::fs::write(outside.join("s/f"), b"precious").expect("write");
         Race { setup, outside }
     }
 
     /// Each round says how much of it was done: some of it is. Nothing of it is done outside.
-    fn run(&self, mut round: impl FnMut(usize, &Swapper) -> usize) {
-        let swapper = Swapper::begin(self.setup.root.path(), &self.outside, Duration::ZERO);
-        let done: usize = (0..ROUNDS).map(|n| round(n, &swapper)).sum();
-        swapper.end();
-        assert!(done > 0, "nothing was done: the race was not tried");
+    fn run(&self, round: impl FnMut(usize, &Swapper) -> usize) {
+        Swapper::begin(self.setup.root.path(), &self.outside, Duration::ZERO).race(round);
     }
 
     /// The version of a file outside, as if the tree knew it.
     fn known_outside(&self, name: &str) -> (File, Expect) {
-        let file = File::open(self.outside.join(name)).expect("open");
+        let file = File::open(self.outside.join("s").join(name)).expect("open");
         let known = Expect::Known(KindName::File, Some(key_of(&file)));
         (file, known)
     }
@@ -73,17 +69,17 @@ fn make_change_and_remove(race: &Race) {
     let setup = &race.setup;
     let (_, known) = race.known_outside("f");
     race.run(|round, _| {
-        let fresh = format!("d/n{round}");
+        let fresh = format!("d/s/n{round}");
         done(&setup.apply(vec![
             setup.file(&fresh, Expect::Nothing, b"new"),
-            step("d/f", known, Action::SetMeta(meta(0o777))),
-            setup.file("d/f", known, b"new"),
-            step("d/f", known, Action::RemoveFile),
+            step("d/s/f", known, Action::SetMeta(meta(0o777))),
+            setup.file("d/s/f", known, b"new"),
+            step("d/s/f", known, Action::RemoveFile),
             step(&fresh, Expect::Nothing, Action::SetMeta(meta(0o777))),
-            step("d/h", Expect::Nothing, Action::Link { to: path(&fresh) }),
-            finish_dir("d"),
+            step("d/s/h", Expect::Nothing, Action::Link { to: path(&fresh) }),
+            finish_dir("d/s"),
             step(&fresh, Expect::Nothing, Action::RemoveFile),
-            step("d/h", Expect::Nothing, Action::RemoveFile),
+            step("d/s/h", Expect::Nothing, Action::RemoveFile),
         ]))
     });
 }
@@ -103,12 +99,12 @@ fn move_to_the_trash(race: &Race) {
         protect: &|_, _| false,
     };
     race.run(|round, swapper| {
-        let name = format!("n{round}");
+        let name = format!("s/n{round}");
         swapper.write(&name, b"goes");
         let known = Expect::Known(KindName::File, Some(key_of(&swapper.open(&name))));
         let work = vec![
             step(&format!("d/{name}"), known, Action::RemoveFile),
-            step("d/f", outside, Action::RemoveFile),
+            step("d/s/f", outside, Action::RemoveFile),
         ];
         let meanwhile = || Ok::<_, std::convert::Infallible>(());
         let Ok(report) = apply(&target, work, &setup.token, meanwhile, || {});
@@ -116,7 +112,7 @@ fn move_to_the_trash(race: &Race) {
     });
     let hour = names(setup.private.trash()).expect("listed").remove(0);
     let hour = String::from_utf8(hour).expect("digits");
-    let taken = setup.at(".tandem/trash").join(hour).join("d");
+    let taken = setup.at(".tandem/trash").join(hour).join("d/s");
     for entry in std::fs::read_dir(taken).expect("dir") {
         let gone = std::fs::read(entry.expect("entry").path()).expect("read");
         assert_eq!(gone, b"goes");
@@ -148,9 +144,9 @@ fn move_to_the_rescue(race: &Race) {
     };
     let mut kept = Vec::new();
     race.run(|round, swapper| {
-        let name = format!("n{round}");
+        let name = format!("s/n{round}");
         swapper.write(&name, b"ours");
-        let versions = [keep(&format!("d/{name}")), keep("d/f")];
+        let versions = [keep(&format!("d/{name}")), keep("d/s/f")];
         let found = set.keep(&setup.root, &versions).expect("the rescue works");
         let before = kept.len();
         kept.extend(found.into_iter().flatten());
@@ -175,7 +171,7 @@ fn change_in_place(race: &Race) {
     let mut newest = Vec::new();
     race.run(|round, swapper| {
         let mut content = vec![7; LARGE];
-        content[round * 100..][..100].fill(8);
+        content[round % 100 * 100..][..100].fill(8);
         let hash = ContentHash::of(&content);
         let size = LARGE as u64;
         let state = State {
@@ -185,23 +181,23 @@ fn change_in_place(race: &Race) {
         // Differences to each of the two, for the name that leads to either.
         let patches = |base: File| {
             let key = key_of(&base);
-            let redo = Redo::new(&path("d/large"), base, key, &state).expect("it can be");
+            let redo = Redo::new(&path("d/s/large"), base, key, &state).expect("it can be");
             let staging = Staging::begin_in_place(&setup.private, redo, size);
             let mut staging = staging.expect("begun");
             staging.write(&content).expect("written");
             let expect = Expect::Known(KindName::File, Some(key));
-            let mut work = step("d/large", expect, Action::Put(state.clone()));
+            let mut work = step("d/s/large", expect, Action::Put(state.clone()));
             work.content = Some(Content::Staged(staging.finish(hash).expect("whole")));
             done(&setup.apply(vec![work]))
         };
         assert_eq!(patches(outside.try_clone().expect("clone")), 0);
-        let patched = patches(swapper.open("large"));
+        let patched = patches(swapper.open("s/large"));
         if patched > 0 {
             newest = content;
         }
         patched
     });
-    assert!(std::fs::read(setup.at("d/large")).expect("read") == newest);
+    assert!(std::fs::read(setup.at("d/s/large")).expect("read") == newest);
     let left = finish_journals(&setup.root, &setup.private).expect("finished");
     assert_eq!(left, [], "a journal was left open");
 }
