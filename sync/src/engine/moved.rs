@@ -178,7 +178,7 @@ fn is_renamed(entry: &IndexEntry, stat: &Stat) -> bool {
 }
 
 /// One rename, durable; the directories keep their times.
-fn rename(open: &Open, one: &Move) -> Result<(), Fault> {
+pub(super) fn rename(open: &Open, one: &Move) -> Result<(), Fault> {
     let (from, to) = (open.root.place(&one.from)?, open.root.place(&one.to)?);
     let before = |place: &Place| -> Result<_, Fault> {
         let stat = Stat::of_fd(place.dir())?;
@@ -197,54 +197,4 @@ fn rename(open: &Open, one: &Move) -> Result<(), Fault> {
     }
     to.sync_dir()?;
     from.sync_dir()
-}
-
-#[cfg(test)]
-#[allow(clippy::disallowed_methods)]
-mod tests {
-    use super::*;
-    use crate::beneath::Root;
-    use crate::beneath::tests::swapped::Swapper;
-    use crate::private::Private;
-    use crate::tree::Update;
-    use std::sync::Arc;
-
-    /// Somebody exchanges the directory in which it lies for a link out of the tree, where something has the same name.
-    #[test]
-    fn nothing_outside_is_renamed() {
-        for walks in [false, true] {
-            let temp = tempfile::tempdir().expect("temp dir");
-            let (tree, outside) = (temp.path().join("t"), temp.path().join("outside"));
-            for dir in [tree.join("d/s"), tree.join("other"), outside.join("s")] {
-                std::fs::create_dir_all(dir.join("from")).expect("mkdir");
-            }
-            let root = Root::open(&tree, false).expect("root");
-            let private = Private::open(&root).expect("private");
-            let open = Open {
-                root: Arc::new(if walks { root.without_openat2() } else { root }),
-                private: Arc::new(private),
-                update: Update::Atomic,
-                in_sets: false,
-            };
-            let path = |text: &str| RelPath::new(text).expect("valid");
-            let one = |from: &str, to: &str| Move {
-                tree: TreeId::of("t"),
-                from: path(from),
-                to: path(to),
-                seq: 1,
-                stamp: 0,
-            };
-            let moves = [
-                one("d/s/from", "d/s/to"),
-                one("d/s/to", "d/s/from"),
-                one("d/s/from", "came"),
-                one("came", "d/s/from"),
-                one("other/from", "d/s/came"),
-                one("d/s/came", "other/from"),
-            ];
-            let swapper = Swapper::begin(&tree, &outside, std::time::Duration::ZERO);
-            let renamed = |one: &&Move| rename(&open, one).is_ok();
-            swapper.race(|_, _| moves.iter().filter(renamed).count());
-        }
-    }
 }

@@ -71,8 +71,11 @@ async fn files_belong_to_the_same_names() {
         .unwrap();
     assert_eq!(found.found, 0, "{found:?}");
     // Bob is not known on b: his file waits, the others do not.
-    write(&a.tree().join("bobs"), "bob's");
-    give(&a, "bobs", (3001, 0));
+    // It is his when it comes.
+    let bobs = a.dir.path().join("bobs");
+    write(&bobs, "bob's");
+    std::os::unix::fs::lchown(&bobs, Some(3001), Some(0)).unwrap();
+    std::fs::rename(bobs, a.tree().join("bobs")).unwrap();
     write(&a.tree().join("d/other"), "root's");
     b.until("an error", |s| {
         let error = s.trees[0].last_error.as_deref().unwrap_or_default();

@@ -3,11 +3,16 @@
 
 use super::compare::assert_equal;
 use super::pair::{Cable, Node, flush, noise, pair, recorded, write};
+use crate::beneath::Root;
 use crate::beneath::tests::swapped::Swapper;
+use crate::engine::moved::rename;
+use crate::engine::tree::Open;
 use crate::engine::{PutEntry, PutFile};
 use crate::entry::{Meta, Xattrs};
 use crate::path::RelPath;
-use crate::tree::{Deletes, MaxDelete, TreeConfig, Update};
+use crate::private::Private;
+use crate::tree::{Deletes, MaxDelete, TreeConfig, TreeId, Update};
+use crate::wire::Move;
 use std::io::Write;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -207,5 +212,44 @@ impl AsyncWrite for Sees {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// Somebody exchanges the directory in which it lies for a link out of the tree, where something has the same name.
+#[test]
+fn nothing_outside_is_renamed() {
+    for walks in [false, true] {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (tree, outside) = (temp.path().join("t"), temp.path().join("outside"));
+        for dir in [tree.join("d/s"), tree.join("other"), outside.join("s")] {
+            std::fs::create_dir_all(dir.join("from")).expect("mkdir");
+        }
+        let root = Root::open(&tree, false).expect("root");
+        let private = Private::open(&root).expect("private");
+        let open = Open {
+            root: Arc::new(if walks { root.without_openat2() } else { root }),
+            private: Arc::new(private),
+            update: Update::Atomic,
+            in_sets: false,
+        };
+        let path = |text: &str| RelPath::new(text).expect("valid");
+        let one = |from: &str, to: &str| Move {
+            tree: TreeId::of("t"),
+            from: path(from),
+            to: path(to),
+            seq: 1,
+            stamp: 0,
+        };
+        let moves = [
+            one("d/s/from", "d/s/to"),
+            one("d/s/to", "d/s/from"),
+            one("d/s/from", "came"),
+            one("came", "d/s/from"),
+            one("other/from", "d/s/came"),
+            one("d/s/came", "other/from"),
+        ];
+        let swapper = Swapper::begin(&tree, &outside, Duration::ZERO);
+        let renamed = |one: &&Move| rename(&open, one).is_ok();
+        swapper.race(|_, _| moves.iter().filter(renamed).count());
     }
 }
