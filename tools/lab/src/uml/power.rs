@@ -129,23 +129,30 @@ impl Running {
         Ok(self.said())
     }
 
-    /// The thread that writes to the disk too: it is a process of its own.
+    /// The kernel stands still until nothing else of the guest is left: it traces the guest's programs, and one whose tracer
+    /// is gone goes on as a program of this machine. Its next system call is then this kernel's, on the files that the guest's
+    /// kernel has open (seen: a database's header at the start of a disk's image).
     fn kill(&mut self) -> Result<(), LabError> {
         let begun = Instant::now();
-        loop {
-            let mut any = false;
-            for pid in processes_of(&self.job) {
-                any = true;
-                // One that has just ended.
-                let _ = kill_process(pid, Signal::KILL);
-            }
-            if !any {
-                break;
-            }
-            if begun.elapsed() > KILLED {
-                return Err(LabError::Guest("a killed guest does not end".into()));
-            }
+        let within = |what: &str| {
             std::thread::yield_now();
+            let late = || LabError::Guest(format!("{what} after {KILLED:?}"));
+            (begun.elapsed() < KILLED).then_some(()).ok_or_else(late)
+        };
+        let timeout = Pid::from_child(&self.kernel);
+        let main = processes_of(&self.job).find(|pid| Status::of(*pid).parent == Some(timeout));
+        if let Some(main) = main {
+            send(main, Signal::STOP);
+            while !Status::of(main).stands {
+                within("a guest's kernel does not stand still")?;
+            }
+        }
+        for last in [false, true] {
+            let stays = |pid: &Pid| !last && [main, Some(timeout)].contains(&Some(*pid));
+            let left = || processes_of(&self.job).filter(|pid| !stays(pid));
+            while left().inspect(|pid| send(*pid, Signal::KILL)).count() > 0 {
+                within("a killed guest does not end")?;
+            }
         }
         let waited = self.kernel.wait();
         waited
@@ -158,6 +165,31 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.kill();
     }
+}
+
+/// What proc(5) has in a process's `stat`.
+struct Status {
+    /// It runs nothing more: a signal stopped it, or it has ended.
+    stands: bool,
+    parent: Option<Pid>,
+}
+
+impl Status {
+    fn of(pid: Pid) -> Self {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name before the last parenthesis may have any byte in it.
+        let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
+        let mut words = after.split(' ');
+        let stands = matches!(words.next(), None | Some("" | "T" | "Z" | "X"));
+        let parent = words.next().and_then(|word| word.parse().ok());
+        let parent = parent.and_then(Pid::from_raw);
+        Self { stands, parent }
+    }
+}
+
+/// One that has just ended is fine.
+fn send(pid: Pid, signal: Signal) {
+    let _ = kill_process(pid, signal);
 }
 
 /// What runs for that job: each process of a guest has the kernel's command line, which names the job. Killed ones take a moment.
@@ -198,5 +230,22 @@ mod tests {
             said,
             "1\n.:\nlost+found\nsynced\n\n../lasting-1:\nlost+found\nend\n"
         );
+    }
+
+    /// What the guest's programs do when the power goes is nothing of this machine's: there, their standard output is the console.
+    #[test]
+    fn a_program_does_not_outlive_its_kernel() {
+        let guest = Guest::find().unwrap();
+        let most = Duration::from_secs(60);
+        let script = "echo ready; while :; do echo outlived; done >/dev/null";
+        let sh = Path::new("/bin/sh");
+        // One of three is where a kernel that is killed first leaves a program.
+        for _ in 0..3 {
+            let mut running = guest.start(sh, &["-c", script], &[], most).unwrap();
+            running.wait(|said| said == "ready\n").unwrap();
+            running.kill().unwrap();
+            let console = running.job.read("console");
+            assert!(!console.contains("outlived"), "{console}");
+        }
     }
 }
