@@ -115,6 +115,13 @@ impl Tree {
         }
     }
 
+    /// Not everything that happened was told: a scan finds it, and what is gone behind what is there.
+    pub fn events_lost(&mut self) {
+        self.rescan = true;
+        self.dirty.retain(|_, dirt| dirt.gone.is_none());
+        self.job.take_if(|job| job.waits.is_some());
+    }
+
     /// Something that was marked up to this round is yet to be looked at.
     pub fn has_marks_upto(&self, round: u64) -> bool {
         self.dirty.values().any(|dirt| dirt.since <= round)

@@ -42,5 +42,5 @@ mod spooled;
 mod stores;
 mod swapped;
 mod trash;
-mod trees;
+pub mod trees;
 mod verify;

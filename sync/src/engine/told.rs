@@ -23,32 +23,41 @@ const EVENTS: u64 = clock::ms(20_000);
 /// Waits for the watcher to tell what happened up to a moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Told {
-    /// Of the barriers behind those events.
-    token: u64,
     /// The round of looks in which it was asked.
     pub asked: u64,
-    /// Trees of which it has not told.
-    trees: BTreeSet<TreeId>,
-    /// The round in which it had told all.
-    came: Option<u64>,
+    answer: Answer,
     /// When it is not waited for any longer (CLOCK_BOOTTIME nanoseconds).
     pub until: u64,
 }
 
+#[derive(Debug, Clone)]
+enum Answer {
+    /// Trees of which it has not told, and the token of the barriers behind those events.
+    Awaited { token: u64, trees: BTreeSet<TreeId> },
+    /// The round in which it had told all.
+    Came(u64),
+}
+
 impl Told {
-    fn told(&mut self, tree: TreeId, token: u64, round: u64) {
-        if self.token == token {
-            self.trees.remove(&tree);
+    /// Of some trees there is nothing more to wait for.
+    fn told(&mut self, round: u64, is_told: impl Fn(TreeId, u64) -> bool) -> bool {
+        if let Answer::Awaited { token, trees } = &mut self.answer {
+            trees.retain(|tree| !is_told(*tree, *token));
+            if trees.is_empty() {
+                self.answer = Answer::Came(round);
+                return true;
+            }
         }
-        if self.trees.is_empty() {
-            self.came.get_or_insert(round);
-        }
+        false
     }
 
     /// Whether all of it is recorded. The oldest mark at which something lies was made in the round `here`.
     fn is_recorded(&self, here: Option<u64>, now: u64) -> bool {
-        let behind = |came: u64| here.is_none_or(|here| came < here);
-        self.came.is_some_and(behind) || self.until <= now
+        match self.answer {
+            _ if self.until <= now => true,
+            Answer::Awaited { .. } => false,
+            Answer::Came(came) => here.is_none_or(|here| came < here),
+        }
     }
 }
 
@@ -70,24 +79,53 @@ impl Worker {
                 trees.insert(tree.id);
             }
         }
-        let came = trees.is_empty().then_some(self.round);
+        let answer = match trees.is_empty() {
+            true => Answer::Came(self.round),
+            false => Answer::Awaited { token, trees },
+        };
         Told {
-            token,
             asked: self.round,
-            trees,
-            came,
+            answer,
             until: clock::now() + EVENTS,
+        }
+    }
+
+    /// Of some trees there is nothing more to wait for.
+    fn told(&mut self, is_told: impl Fn(TreeId, u64) -> bool) {
+        let scans = self.trees.iter_mut().filter_map(|t| t.job.as_mut());
+        let scans = scans.filter_map(|job| job.waits.as_mut());
+        for told in scans.chain(self.gone.as_mut()) {
+            if told.told(self.round, &is_told) {
+                self.dirty_due = Some(0);
+            }
         }
     }
 
     /// The watcher told everything of the tree that happened before it was asked.
     pub(super) fn events_came(&mut self, tree: TreeId, token: u64) {
-        let scans = self.trees.iter_mut().filter_map(|t| t.job.as_mut());
-        let scans = scans.filter_map(|job| job.waits.as_mut());
-        for told in scans.chain(self.gone.as_mut()) {
-            told.told(tree, token, self.round);
+        self.told(|of, asked| (of, asked) == (tree, token));
+    }
+
+    /// A tree that was stopped meanwhile may not be watched any more.
+    pub(super) fn forget_stopped(&mut self) {
+        let moving = self.trees.iter().filter(|tree| tree.moves());
+        let moving: BTreeSet<TreeId> = moving.map(|tree| tree.id).collect();
+        self.told(|tree, _| !moving.contains(&tree));
+    }
+
+    /// What the watcher was asked it will not answer: it is another one now, and the trees are scanned. What is gone is found
+    /// by the scans, behind what is there.
+    pub(super) fn forget_asked(&mut self) {
+        self.gone = None;
+        for tree in &mut self.trees {
+            tree.events_lost();
         }
-        self.dirty_due = Some(0);
+        for barrier in self.barriers.values_mut() {
+            let trees = std::mem::take(&mut barrier.trees);
+            barrier
+                .marked
+                .extend(trees.into_iter().map(|tree| (tree, self.round)));
+        }
     }
 
     /// Up to which round what was found gone may be recorded. The oldest mark at which something lies was made in the round `here`.
@@ -111,7 +149,11 @@ impl Worker {
             true => Some(self.ask_events()),
             false => None,
         };
-        if self.gone.as_ref().is_some_and(|told| told.trees.is_empty()) {
+        if self
+            .gone
+            .as_ref()
+            .is_some_and(|told| matches!(told.answer, Answer::Came(_)))
+        {
             self.due_now();
         }
     }
@@ -134,5 +176,69 @@ impl Worker {
         let scans = self.trees.iter().filter_map(|t| t.job.as_ref());
         let scans = scans.filter_map(|job| job.waits.as_ref());
         scans.chain(&self.gone).map(|told| told.until).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::handle::open::prepare;
+    use crate::engine::tests::pair::Node;
+    use crate::engine::tests::trees::both;
+    use crate::engine::tree::Stop;
+    use crate::path::RelPath;
+
+    /// A worker that nobody runs, with two trees, and a path of the first that is marked as gone, about which it has asked.
+    async fn asked() -> (Node, Worker) {
+        let mut node = Node::new("a", |_| {});
+        node.engine().set_trees(both(&node)).await.unwrap();
+        node.engine().init_source().await.unwrap();
+        node.stop().await;
+        let (mut worker, _) = prepare(node.config(both(&node))).unwrap();
+        assert!(worker.trees.iter().all(Tree::moves));
+        for tree in &mut worker.trees {
+            tree.rescan = false;
+        }
+        worker.trees[0].mark_gone([RelPath::new("f").unwrap()]);
+        worker.ask_about_gone();
+        let told = worker.gone.as_ref().unwrap();
+        if matches!(told.answer, Answer::Came(_)) {
+            tandem_lab::skipped("no detector that tells events");
+        }
+        (node, worker)
+    }
+
+    fn token(worker: &Worker) -> u64 {
+        match worker.gone.as_ref().unwrap().answer {
+            Answer::Awaited { token, .. } => token,
+            Answer::Came(_) => 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_does_not_wait_for_a_tree_that_was_stopped() {
+        let (_node, mut worker) = asked().await;
+        assert_eq!(token(&worker) == 0, worker.gone_may_go(None).is_some());
+        worker.events_came(worker.trees[0].id, token(&worker));
+        worker.stop(1, Stop::Fault("a test".into()));
+        worker.dirty_due = None;
+        worker.forget_stopped();
+        assert_eq!(worker.gone_may_go(None), Some(worker.round));
+    }
+
+    #[tokio::test]
+    async fn a_new_watcher_is_not_waited_for_but_a_scan() {
+        let (_node, mut worker) = asked().await;
+        worker.scan(1);
+        let told = worker.ask_events();
+        worker.trees[1].job.as_mut().unwrap().waits = Some(told);
+        let (reply, _answer) = tokio::sync::oneshot::channel();
+        worker.barrier(None, reply);
+        worker.watch();
+        assert!(worker.gone.is_none());
+        for tree in &worker.trees {
+            assert!(tree.rescan && tree.dirty.is_empty() && tree.job.is_none());
+        }
+        assert!(worker.barriers.values().all(|b| b.trees.is_empty()));
     }
 }

@@ -282,6 +282,7 @@ impl Worker {
             self.moves_overdue(now);
             self.rest_trees_in_sets();
             self.wake_later(now);
+            self.forget_stopped();
             if self.dirty_due.is_some_and(|due| due <= now) {
                 self.dirty_due = None;
                 self.look_at_dirty();
@@ -439,9 +440,7 @@ impl Worker {
             }
         }
         // What happened between the two watchers is not known.
-        for tree in &mut self.trees {
-            tree.rescan = true;
-        }
+        self.forget_asked();
     }
 
     pub(super) fn event(&mut self, event: Event) {
@@ -486,7 +485,7 @@ impl Worker {
                         tree = self.trees[at].config.name,
                         "change events were lost: scanning"
                     );
-                    self.trees[at].rescan = true;
+                    self.trees[at].events_lost();
                 }
             }
             Event::RootGone { tree } => {

@@ -115,7 +115,12 @@ impl Node {
 
     /// Starts it with other trees than that one.
     pub fn start_with(&mut self, trees: Vec<TreeConfig>) {
-        let config = PairConfig {
+        let config = self.config(trees);
+        self.engine = Some(Engine::open(config).unwrap());
+    }
+
+    pub fn config(&self, trees: Vec<TreeConfig>) -> PairConfig {
+        PairConfig {
             pair: "test".into(),
             node: self.name.into(),
             part: self.part.clone(),
@@ -124,8 +129,7 @@ impl Node {
             state_dir: self.state(),
             detector: super::detectors::best(),
             max_stale: Duration::from_secs(60),
-        };
-        self.engine = Some(Engine::open(config).unwrap());
+        }
     }
 
     /// Ends the engine, as a restart of the agent does.
