@@ -172,6 +172,7 @@ impl Worker {
             tree.job = None;
             tree.dirty.clear();
             tree.later.clear();
+            tree.unrested.clear();
             tree.unverified.end();
             tree.rescue = None;
             tree.receives = false;

@@ -270,6 +270,7 @@ impl Worker {
             self.due_now();
         }
         self.tell_new_fuzzy(at);
+        self.note_unrested(at, sights.unrested, &sights.seen);
         self.note_kept(at, sights.kept);
         self.forget_kept(at);
         sights.seen

@@ -3,7 +3,7 @@
 //! Shared by both roles: the source records what it sees with new numbers, the replica learns of local changes.
 
 use super::dirty::Dirt;
-use super::restless::Restless;
+use super::restless::{Restless, Unrested};
 use super::tree::Open;
 use crate::chunks::ChunkMemory;
 use crate::entry::{ContentHash, IndexEntry, Kind, LocalKey, State};
@@ -50,6 +50,8 @@ pub(crate) struct Sights {
     pub more: Vec<(RelPath, Dirt)>,
     /// Files that have grown, of whose earlier content only the end was read again.
     pub grown: BTreeSet<RelPath>,
+    /// Files that were not at rest.
+    pub unrested: Unrested,
     /// Files that are known not to rest, with their sizes.
     pub restless: Vec<(RelPath, u64)>,
     /// Copies that were kept of them.
@@ -389,6 +391,9 @@ impl Looker<'_> {
         let key = seen.key();
         out.bytes += hashed.size;
         let at_rest = hashed.is_stable() && hashed.before == key;
+        if !at_rest {
+            out.unrested.note((key.dev, key.ino), [path]);
+        }
         let restless = self.restless.filter(|r| !at_rest && r.has(path));
         let kind = match restless {
             Some(restless) => self.restless(restless, path, hashed.size, entry, out),
@@ -459,7 +464,11 @@ impl Looker<'_> {
                     group.insert(name);
                 }
             }
+            if let Some(restless) = &self.restless {
+                group.extend(restless.names((key.dev, key.ino)).cloned());
+            }
         }
+        group.extend(out.unrested.of((key.dev, key.ino)).cloned());
         group.insert(path.clone());
         let still = |name: &RelPath| {
             let stat = self.open.root.stat(name);
@@ -469,6 +478,9 @@ impl Looker<'_> {
         let Some(first) = group.first().cloned() else {
             return Ok(());
         };
+        if local.is_none() {
+            out.unrested.note((key.dev, key.ino), group.iter());
+        }
         for name in group.iter() {
             let kind = if *name == first {
                 state.kind.clone()

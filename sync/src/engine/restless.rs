@@ -6,14 +6,14 @@
 
 use super::clock::ms;
 use super::local::FUZZY;
-use super::look::{Looker, Sights};
+use super::look::{Looker, Sight, Sights};
 use super::tree::{MAX_NAMED, Tree};
 use super::worker::Worker;
 use crate::entry::{ContentHash, IndexEntry, Kind};
 use crate::fault::Fault;
 use crate::path::RelPath;
 use crate::set;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 /// Between two looks at a file that never rests, and so between two copies, at least.
@@ -25,6 +25,42 @@ const EVERY_GIB: u64 = ms(10_000);
 pub(super) fn wait(size: u64) -> u64 {
     let by_size = (u128::from(EVERY_GIB) * u128::from(size)) >> 30;
     EVERY.saturating_add(u64::try_from(by_size).unwrap_or(u64::MAX))
+}
+
+/// Device and inode.
+pub(super) type Inode = (u64, u64);
+
+/// Files that were not at rest when they were read last, and their names. The index has no key of such a file, by which it would
+/// be found under another name: a link is made just while the file is read, or it is written to under one of its names.
+#[derive(Debug, Default)]
+pub(crate) struct Unrested(BTreeMap<Inode, BTreeSet<RelPath>>);
+
+impl Unrested {
+    /// Most of them; others are found by their second look.
+    const MOST: usize = MAX_NAMED;
+
+    pub fn note<'p>(&mut self, inode: Inode, names: impl IntoIterator<Item = &'p RelPath>) {
+        if self.0.len() < Self::MOST {
+            self.0
+                .entry(inode)
+                .or_default()
+                .extend(names.into_iter().cloned());
+        }
+    }
+
+    /// What may still lie there.
+    pub fn of(&self, inode: Inode) -> impl Iterator<Item = &RelPath> {
+        self.0.get(&inode).into_iter().flatten()
+    }
+
+    /// The index has their keys now, or will not.
+    pub fn forget(&mut self, inode: Inode) {
+        self.0.remove(&inode);
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
 }
 
 /// The restless files of a tree, as a look sees them.
@@ -39,6 +75,11 @@ impl Restless<'_> {
     /// It is known not to rest.
     pub fn has(&self, path: &RelPath) -> bool {
         self.tree.fuzzy.contains(path)
+    }
+
+    /// Names of the file that the index may not know of.
+    pub fn names(&self, inode: Inode) -> impl Iterator<Item = &RelPath> {
+        self.tree.unrested.of(inode)
     }
 
     /// The copy that is kept of it is still to be sent.
@@ -78,6 +119,19 @@ impl Looker<'_> {
 }
 
 impl Worker {
+    /// Keeps in mind which files were not at rest; the keys of others are in the index.
+    pub(super) fn note_unrested(&mut self, at: usize, unrested: Unrested, seen: &[Sight]) {
+        let known = &mut self.trees[at].unrested;
+        if !known.0.is_empty() {
+            for key in seen.iter().filter_map(|sight| sight.local) {
+                known.forget((key.dev, key.ino));
+            }
+        }
+        for (inode, names) in &unrested.0 {
+            known.note(*inode, names);
+        }
+    }
+
     /// Keeps in mind what a look kept, and lets go of what it replaces.
     pub(super) fn note_kept(&mut self, at: usize, kept: BTreeMap<RelPath, ContentHash>) {
         for (path, hash) in kept {
@@ -160,7 +214,12 @@ impl Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::dirty::{Dirt, Missing};
+    use crate::engine::handle::open::prepare;
+    use crate::engine::tests::pair::{Node, write};
+    use crate::index::Writer;
     use crate::tree::TreeConfig;
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn more_files_than_can_be_named_are_counted_until_they_rest() {
@@ -186,5 +245,42 @@ mod tests {
         assert_eq!(wait(0), EVERY);
         assert_eq!(wait(1 << 30), EVERY + EVERY_GIB);
         assert!(wait(u64::MAX) > wait(1 << 40));
+    }
+
+    /// A link is made while the file is read: it was recorded as it was read, and has no key in the index.
+    #[tokio::test]
+    async fn a_further_name_of_a_file_that_moved_is_a_name_of_it() {
+        let mut node = Node::new("a", |_| {});
+        node.engine().init_source().await.unwrap();
+        node.stop().await;
+        let (one, two) = (node.tree().join("one"), node.tree().join("two"));
+        write(&one, "content");
+        let trees = vec![TreeConfig::new("data", node.tree())];
+        let (mut worker, _) = prepare(node.config(trees)).unwrap();
+        let look = |worker: &mut Worker, name: &str| {
+            let paths = vec![(RelPath::new(name).unwrap(), Dirt::FORCED)];
+            worker.look(0, paths, Missing::Recorded);
+        };
+        let kind = |worker: &Worker, name: &str| {
+            let snapshot = worker.shared.index.snapshot().unwrap();
+            let entry = snapshot.get(worker.trees[0].id, &RelPath::new(name).unwrap());
+            entry.unwrap().and_then(|e| e.current).map(|s| s.kind)
+        };
+        look(&mut worker, "one");
+        let (id, path) = (worker.trees[0].id, RelPath::new("one").unwrap());
+        let forget = |w: &mut Writer<'_>| {
+            let state = w.get(id, &path)?.and_then(|entry| entry.current);
+            w.observe(id, &path, state, None).map(drop)
+        };
+        worker.shared.index.write(forget).unwrap();
+        let stat = std::fs::metadata(&one).unwrap();
+        let mut moved = Unrested::default();
+        moved.note((stat.dev(), stat.ino()), [&path]);
+        worker.note_unrested(0, moved, &[]);
+        std::fs::hard_link(&one, &two).unwrap();
+        look(&mut worker, "two");
+        assert_eq!(kind(&worker, "two"), Some(Kind::HardLink { to: path }));
+        assert!(matches!(kind(&worker, "one"), Some(Kind::File { .. })));
+        assert!(worker.trees[0].unrested.0.is_empty(), "its key is known");
     }
 }

@@ -127,6 +127,7 @@ impl Worker {
         for tree in self.trees.iter_mut().filter(|t| t.is_in_sets()) {
             tree.dirty.clear();
             tree.later.clear();
+            tree.unrested.clear();
             (tree.rescan, tree.routine, tree.job) = (false, false, None);
         }
     }

@@ -7,6 +7,7 @@ use super::dirty::Dirt;
 use super::fuzzy::Marks;
 use super::gone::Gone;
 use super::moving::{Moving, Rename};
+use super::restless::Unrested;
 use super::room::Room;
 use super::scanning::Scan;
 use super::sets::Sets;
@@ -194,6 +195,8 @@ pub(crate) struct Tree {
     pub moving: Option<Moving>,
     /// Paths to be looked at again at a time (CLOCK_BOOTTIME nanoseconds).
     pub later: BTreeMap<RelPath, Again>,
+    /// Files among them that were not at rest.
+    pub unrested: Unrested,
     /// The whole tree must be walked before anything can be said of it.
     pub rescan: bool,
     /// A pass over the tree is due, for what causes no events.
@@ -295,6 +298,7 @@ impl Tree {
             renames: VecDeque::new(),
             moving: None,
             later: BTreeMap::new(),
+            unrested: Unrested::default(),
             rescan: false,
             routine: false,
             walked_at: 0,
