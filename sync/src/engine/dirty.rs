@@ -7,6 +7,7 @@ use super::tree::{MAX_DIRTY, Tree};
 use super::worker::Worker;
 use crate::fault::Fault;
 use crate::path::RelPath;
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 
 /// A path that must be looked at.
@@ -232,15 +233,15 @@ impl Worker {
     }
 
     fn look_at_what_is_here(&mut self, at: usize) {
-        let snapshot = self.shared.index.snapshot();
         let id = self.trees[at].id;
-        // An index that fails is met again by the look.
+        let index = self.shared.index.clone();
+        // Opened only for what is gone, once. An index that fails is met again by the look.
+        let snapshot = LazyCell::new(|| index.snapshot());
         let known = |path: &RelPath| match snapshot.as_ref().map(|s| s.get(id, path)) {
             Ok(Ok(entry)) => entry.is_some_and(|e| e.current.is_some()),
             _ => true,
         };
         let paths = self.trees[at].next_here(SLICE, known);
-        drop(snapshot);
         if !paths.is_empty() {
             self.look(at, paths, Missing::Waits);
         }

@@ -19,6 +19,7 @@ mod keeping;
 mod kept;
 mod large;
 mod limits;
+mod links;
 mod logs;
 mod odd;
 mod order;

@@ -124,10 +124,9 @@ pub fn decode_greeting(body: &[u8]) -> Result<Greeting, FrameError> {
 
 /// Whether these bytes begin with a whole frame, or with one that no reader takes.
 pub fn begins_with_frame(bytes: &[u8]) -> bool {
-    bytes.split_first_chunk().is_some_and(|(first, rest)| {
-        let length = (u32::from_le_bytes(*first) & !PACK_BIT) as usize;
-        length > MAX_FRAME || rest.len() >= length
-    })
+    bytes
+        .split_first_chunk()
+        .is_some_and(|(first, rest)| head(*first).map_or(true, |(length, _)| rest.len() >= length))
 }
 
 /// What a frame is.
@@ -140,7 +139,7 @@ pub enum Body {
 }
 
 /// The length of a frame's body, and whether it is a pack.
-fn head(head: [u8; 4]) -> Result<(usize, bool), FrameError> {
+pub(super) fn head(head: [u8; 4]) -> Result<(usize, bool), FrameError> {
     // On the platforms of Tandem (64 bit Linux) a u32 fits in usize.
     let head = u32::from_le_bytes(head);
     let length = (head & !PACK_BIT) as usize;

@@ -3,6 +3,7 @@
 //! A pack has the highest bit of its length set, and its body is one zstd frame (RFC 8878) that says how long its content
 //! is: whole frames, none of which is a pack.
 
+use super::frame::head;
 use super::{FrameError, MAX_FRAME};
 use bytes::{Buf, Bytes};
 
@@ -54,17 +55,17 @@ pub fn unpack(body: &[u8]) -> Result<Bytes, FrameError> {
 /// A frame that is cut, too long, empty, or a pack in a pack.
 pub fn next_frame(frames: &mut Bytes) -> Result<Bytes, FrameError> {
     let cut = FrameError::Pack("its last frame is cut");
-    let Some((head, rest)) = frames.split_first_chunk::<4>() else {
+    let Some((first, rest)) = frames.split_first_chunk() else {
         return Err(cut);
     };
-    let length = u32::from_le_bytes(*head) as usize;
-    if length == 0 || length > MAX_FRAME {
-        return Err(FrameError::Length(length));
+    let (length, is_pack) = head(*first)?;
+    if is_pack {
+        return Err(FrameError::Pack("there is a pack in it"));
     }
     if rest.len() < length {
         return Err(cut);
     }
-    frames.advance(head.len());
+    frames.advance(first.len());
     Ok(frames.split_to(length))
 }
 
@@ -120,7 +121,7 @@ mod tests {
     fn a_pack_in_a_pack_and_a_cut_frame_are_refused() {
         let inner = pack(&frame(&[7; 500])).unwrap();
         let mut outer = unpack(&pack(&[inner, frame(&[0; 500])].concat()).unwrap()[4..]).unwrap();
-        assert!(matches!(next_frame(&mut outer), Err(FrameError::Length(_))));
+        assert!(matches!(next_frame(&mut outer), Err(FrameError::Pack(_))));
         for cut in [&[][..], &[1, 0, 0], &[2, 0, 0, 0, 9], &[0; 4]] {
             let mut cut = Bytes::from_static(cut);
             assert!(next_frame(&mut cut).is_err(), "{cut:?}");
