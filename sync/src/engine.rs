@@ -19,6 +19,7 @@ mod compare;
 #[allow(clippy::disallowed_methods)]
 mod contents;
 #[allow(clippy::disallowed_methods)]
+mod deletions;
 mod dirty;
 #[allow(clippy::disallowed_methods)]
 mod duty;
