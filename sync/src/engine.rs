@@ -44,6 +44,7 @@ mod look;
 mod made;
 mod moved;
 pub(crate) mod moving;
+mod outcome;
 mod owners;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod paced;

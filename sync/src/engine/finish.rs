@@ -1,9 +1,10 @@
 //! The end of a batch: its results become durable in the index, and the trees advance.
 
 use super::ahead::Ahead;
-use super::apply::{Applied, Here, Results};
+use super::apply::Applied;
 use super::flags::flagged_key;
 use super::foreign::list;
+use super::outcome::{Here, Results};
 use super::skipped::skipped_key;
 use super::status::Mode;
 use super::unverified::unverified_key;

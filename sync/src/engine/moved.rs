@@ -3,8 +3,8 @@
 //! Order: the intent is durable; the rename is made under the role token and is durable; the position is durable and the
 //! source hears of it; the index follows. After a crash the disk says whether the rename was made.
 
-use super::apply::Results;
 use super::moving::follows_renames;
+use super::outcome::Results;
 use super::status::Mode;
 use super::tree::Open;
 use super::worker::Worker;

@@ -7,8 +7,9 @@
 //! That one note is the commit. After a crash without it nothing of the set was applied, and a takeover throws it away; with
 //! it all of the set is applied, before this node can become master. Applying a batch again is harmless, as for a hold.
 
-use super::apply::{Batch, Here, Item, Numbers, Results};
+use super::apply::{Batch, Item, Numbers};
 use super::error::CommandError;
+use super::outcome::{Here, Results};
 use super::sets::set_key;
 use super::tree::Tree;
 use super::worker::Worker;

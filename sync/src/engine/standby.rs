@@ -3,10 +3,11 @@
 //! A path is *clean* when its entry has a number and what lies there has the entry's key. Everything else is looked at
 //! before it is touched: equal to the source's version, it is only indexed; else it goes to the rescue first.
 
-use super::apply::{Here, Item, Results};
+use super::apply::Item;
 use super::aside::{Forget, Lies, Unkept};
 use super::intent::{ASIDE, Aside};
 use super::judge::{is_clean, same};
+use super::outcome::{Here, Results};
 use super::tree::Open;
 use super::view::{is_same_but_ctime, names_of};
 use super::worker::Worker;
