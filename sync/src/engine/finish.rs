@@ -7,15 +7,128 @@ use super::foreign::list;
 use super::outcome::{Here, Results};
 use super::skipped::skipped_key;
 use super::status::Mode;
+use super::tree::Tree;
 use super::unverified::unverified_key;
 use super::worker::Worker;
-use crate::entry::State;
-use crate::index::{IndexError, Unreplicated};
+use crate::entry::{Base, State};
+use crate::index::{IndexError, Unreplicated, Writer};
 use crate::lineage::{CopyState, NodeHeads};
 use crate::path::RelPath;
 use crate::tree::TreeId;
 use crate::wire::{Commit, Idle};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// What is not settled after a batch.
+struct Rest {
+    /// All of it, by tree.
+    unsettled: BTreeMap<TreeId, BTreeSet<RelPath>>,
+    /// What of it this batch left, to be written down.
+    unfinished: Vec<(TreeId, RelPath)>,
+    /// What lies here at the end of a first copy, and is not at the source.
+    leftovers: Vec<(TreeId, RelPath, State)>,
+}
+
+impl Rest {
+    fn is_settled(&self, tree: TreeId) -> bool {
+        self.unsettled.get(&tree).is_none_or(BTreeSet::is_empty)
+    }
+
+    fn write(&self, w: &mut Writer<'_>) -> Result<(), IndexError> {
+        for (tree, path) in &self.unfinished {
+            w.list_unreplicated(*tree, path, &Unreplicated::nothing())?;
+        }
+        for (tree, path, state) in &self.leftovers {
+            let record = Unreplicated {
+                ours: Some(state.clone()),
+                base: Base::Never,
+            };
+            w.list_unreplicated(*tree, path, &record)?;
+        }
+        Ok(())
+    }
+}
+
+/// Paths that the trees keep in mind, as the index keeps them.
+struct Lists {
+    flagged: Vec<(TreeId, BTreeSet<RelPath>)>,
+    skipped: Vec<(TreeId, BTreeSet<RelPath>)>,
+    unverified: Vec<(TreeId, BTreeSet<RelPath>)>,
+}
+
+impl Lists {
+    /// Those that are others than the index has.
+    fn of(trees: &[Tree]) -> Lists {
+        let flagged = trees.iter().filter(|t| !t.flagged.is_empty());
+        let skipped = trees.iter().filter(|t| t.skipped_moved);
+        let unverified = trees.iter();
+        Lists {
+            flagged: flagged.map(|t| (t.id, t.flagged.clone())).collect(),
+            skipped: skipped.map(|t| (t.id, t.skipped.clone())).collect(),
+            unverified: unverified
+                .filter_map(|t| Some((t.id, t.unverified.to_write()?)))
+                .collect(),
+        }
+    }
+
+    fn write(&self, w: &mut Writer<'_>) -> Result<(), IndexError> {
+        for (tree, flagged) in &self.flagged {
+            w.put_value(&flagged_key(*tree), flagged)?;
+        }
+        for (tree, skipped) in &self.skipped {
+            w.put_value(&skipped_key(*tree), skipped)?;
+        }
+        for (tree, unverified) in &self.unverified {
+            w.put_value(&unverified_key(*tree), unverified)?;
+        }
+        Ok(())
+    }
+}
+
+impl Results {
+    fn write(&self, w: &mut Writer<'_>) -> Result<(), IndexError> {
+        for (tree, sight) in &self.found {
+            list(w, *tree, sight, &Unreplicated::nothing())?;
+        }
+        for (tree, path, state, seq, key) in &self.received {
+            w.receive(*tree, path, state.clone(), *seq, *key)?;
+        }
+        for (tree, path, key) in &self.keys {
+            w.set_local(*tree, path, *key)?;
+        }
+        for (tree, path) in &self.settled {
+            w.settle(*tree, path)?;
+        }
+        Ok(())
+    }
+}
+
+/// A tree has what the commit says, if nothing of it is left to be settled.
+fn advance(
+    w: &mut Writer<'_>,
+    tree: TreeId,
+    source: &NodeHeads,
+    commit: Commit,
+    settled: bool,
+) -> Result<(), IndexError> {
+    let Some(theirs) = source.get(tree) else {
+        return Ok(());
+    };
+    let here = w.head(tree)?;
+    if here.seq > commit.upto {
+        return Ok(());
+    }
+    // A node that lacks a path does not have everything up to there: if it took over, its epoch would begin past what only
+    // the old master has, and that would not go to the rescue. (A first copy is never taken over from, and goes on where
+    // it was.)
+    let copying = matches!(here.state, CopyState::Unborn | CopyState::Copying);
+    let upto = match settled || copying {
+        true => commit.upto,
+        false => here.seq,
+    };
+    let complete = commit.caught_up && settled;
+    w.advance(tree, &theirs.head.lineage, upto, complete)?;
+    Ok(())
+}
 
 impl Worker {
     /// Makes the result of a batch durable.
@@ -36,69 +149,16 @@ impl Worker {
         source: &NodeHeads,
         results: Results,
     ) -> Result<(), IndexError> {
-        let mut unsettled: BTreeMap<TreeId, BTreeSet<RelPath>> = self
-            .trees
-            .iter_mut()
-            .map(|t| (t.id, std::mem::take(&mut t.unsettled)))
-            .collect();
-        for (tree, path) in &results.settled {
-            unsettled.entry(*tree).or_default().remove(path);
-        }
-        let mut unfinished = Vec::new();
-        for (tree, path, here) in &results.failed {
-            let new = unsettled.entry(*tree).or_default().insert(path.clone());
-            if new || *here == Here::Settled {
-                unfinished.push((*tree, path));
-            }
-        }
-        for (tree, sight) in &results.found {
-            unsettled
-                .entry(*tree)
-                .or_default()
-                .insert(sight.path.clone());
-        }
-        let mut leftovers = if commit.caught_up {
-            self.all_leftovers(source, &results)?
-        } else {
-            Vec::new()
-        };
-        // What is asked for already is no version of somebody's own, or its record says so.
-        leftovers.retain(|(tree, path, _)| {
-            let asked = unsettled.get(tree);
-            !asked.is_some_and(|paths| paths.contains(path))
-        });
-        for (tree, path, _) in &leftovers {
-            unsettled.entry(*tree).or_default().insert(path.clone());
-        }
-        let moving: Vec<TreeId> = self
-            .trees
-            .iter()
-            .filter(|t| t.moves())
-            .map(|t| t.id)
-            .collect();
-        let flagged: Vec<(TreeId, BTreeSet<RelPath>)> = self
-            .trees
-            .iter()
-            .filter(|t| !t.flagged.is_empty())
-            .map(|t| (t.id, t.flagged.clone()))
-            .collect();
-        let skipped: Vec<(TreeId, BTreeSet<RelPath>)> = self
-            .trees
-            .iter()
-            .filter(|t| t.skipped_moved)
-            .map(|t| (t.id, t.skipped.clone()))
-            .collect();
-        let unverified: Vec<(TreeId, BTreeSet<RelPath>)> = self
-            .trees
-            .iter()
-            .filter_map(|t| Some((t.id, t.unverified.to_write()?)))
-            .collect();
+        let mut rest = self.rest(commit, source, &results)?;
+        let moving = self.trees.iter().filter(|t| t.moves());
+        let moving: Vec<TreeId> = moving.map(|t| t.id).collect();
+        let lists = Lists::of(&self.trees);
         if commit.caught_up {
             self.end_passes(|tree| source.get(tree).is_some());
         }
         // What could not be applied stays to be applied.
         let ahead = self.ahead.as_ref().and_then(Ahead::done);
-        let ahead = ahead.filter(|_| unsettled.values().all(BTreeSet::is_empty));
+        let ahead = ahead.filter(|_| rest.unsettled.values().all(BTreeSet::is_empty));
         // Of a tree that is stopped it is looked at when that moves again.
         let stays = |tree| {
             self.position(tree)
@@ -109,63 +169,18 @@ impl Worker {
             if let Some((name, done)) = &ahead {
                 w.put_value(name, done)?;
             }
-            for (tree, unverified) in &unverified {
-                w.put_value(&unverified_key(*tree), unverified)?;
-            }
+            lists.write(w)?;
             self.write_beyond(w)?;
-            for (tree, skipped) in &skipped {
-                w.put_value(&skipped_key(*tree), skipped)?;
-            }
-            for (tree, sight) in &results.found {
-                list(w, *tree, sight, &Unreplicated::nothing())?;
-            }
-            for (tree, path, state, seq, key) in &results.received {
-                w.receive(*tree, path, state.clone(), *seq, *key)?;
-            }
-            for (tree, path, key) in &results.keys {
-                w.set_local(*tree, path, *key)?;
-            }
-            for (tree, path) in &results.settled {
-                w.settle(*tree, path)?;
-            }
-            for (tree, path) in unfinished {
-                w.list_unreplicated(tree, path, &Unreplicated::nothing())?;
-            }
-            for (tree, path, state) in &leftovers {
-                let record = Unreplicated {
-                    ours: Some(state.clone()),
-                    base: crate::entry::Base::Never,
-                };
-                w.list_unreplicated(*tree, path, &record)?;
-            }
+            results.write(w)?;
+            rest.write(w)?;
             for tree in moving {
-                let Some(theirs) = source.get(tree) else {
-                    continue;
-                };
-                let here = w.head(tree)?;
-                if here.seq > commit.upto {
-                    continue;
-                }
-                let settled = unsettled.get(&tree).is_none_or(BTreeSet::is_empty);
-                // A node that lacks a path does not have everything up to there: if it took over, its epoch would begin
-                // past what only the old master has, and that would not go to the rescue. (A first copy is never taken
-                // over from, and goes on where it was.)
-                let copying = matches!(here.state, CopyState::Unborn | CopyState::Copying);
-                let upto = match settled || copying {
-                    true => commit.upto,
-                    false => here.seq,
-                };
-                let complete = commit.caught_up && settled;
-                w.advance(tree, &theirs.head.lineage, upto, complete)?;
-            }
-            for (tree, flagged) in &flagged {
-                w.put_value(&flagged_key(*tree), flagged)?;
+                advance(w, tree, source, commit, rest.is_settled(tree))?;
             }
             left.write(w)
         });
         crate::cut::here("after the result");
         for tree in &mut self.trees {
-            tree.unsettled = unsettled.remove(&tree.id).unwrap_or_default();
+            tree.unsettled = rest.unsettled.remove(&tree.id).unwrap_or_default();
         }
         written?;
         self.beyond_written();
@@ -180,24 +195,73 @@ impl Worker {
             tree.unverified.written();
         }
         self.count_unverified();
+        self.note_settled(&results);
+        Ok(())
+    }
+
+    /// What is not settled after the batch.
+    fn rest(
+        &mut self,
+        commit: Commit,
+        source: &NodeHeads,
+        results: &Results,
+    ) -> Result<Rest, IndexError> {
+        let taken = self.trees.iter_mut();
+        let taken = taken.map(|t| (t.id, std::mem::take(&mut t.unsettled)));
+        let mut unsettled: BTreeMap<TreeId, BTreeSet<RelPath>> = taken.collect();
+        for (tree, path) in &results.settled {
+            unsettled.entry(*tree).or_default().remove(path);
+        }
+        let mut unfinished = Vec::new();
+        for (tree, path, here) in &results.failed {
+            let new = unsettled.entry(*tree).or_default().insert(path.clone());
+            if new || *here == Here::Settled {
+                unfinished.push((*tree, path.clone()));
+            }
+        }
+        for (tree, sight) in &results.found {
+            let paths = unsettled.entry(*tree).or_default();
+            paths.insert(sight.path.clone());
+        }
+        let mut leftovers = match commit.caught_up {
+            true => self.all_leftovers(source, results)?,
+            false => Vec::new(),
+        };
+        // What is asked for already is no version of somebody's own, or its record says so.
+        leftovers.retain(|(tree, path, _)| {
+            let asked = unsettled.get(tree);
+            !asked.is_some_and(|paths| paths.contains(path))
+        });
+        for (tree, path, _) in &leftovers {
+            unsettled.entry(*tree).or_default().insert(path.clone());
+        }
+        Ok(Rest {
+            unsettled,
+            unfinished,
+            leftovers,
+        })
+    }
+
+    /// What the trees remember of paths that are settled now.
+    fn note_settled(&mut self, results: &Results) {
         let applied = results.applied();
-        for (tree_id, path) in &results.settled {
-            if let Some(at) = self.position(*tree_id) {
-                let tree = &mut self.trees[at];
-                tree.local_changes.remove(path);
-                let is_there = applied.get(&(*tree_id, path));
-                if is_there == Some(&true) {
-                    tree.kept.remove(path);
-                }
-                if is_there.is_some() {
-                    tree.flagged.remove(path);
-                    if !results.lacks(*tree_id, path) {
-                        tree.no_error(path);
-                    }
+        for (id, path) in &results.settled {
+            let Some(at) = self.position(*id) else {
+                continue;
+            };
+            let tree = &mut self.trees[at];
+            tree.local_changes.remove(path);
+            let is_there = applied.get(&(*id, path));
+            if is_there == Some(&true) {
+                tree.kept.remove(path);
+            }
+            if is_there.is_some() {
+                tree.flagged.remove(path);
+                if !results.lacks(*id, path) {
+                    tree.no_error(path);
                 }
             }
         }
-        Ok(())
     }
 
     /// The source says that everything up to here was answered. A tree that only waited for that is consistent now.

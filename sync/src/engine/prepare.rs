@@ -42,6 +42,40 @@ enum Turn {
     Anew,
 }
 
+/// What becomes of the trees that come.
+#[derive(Default)]
+struct Turns {
+    /// Of each.
+    all: Vec<(usize, Turn)>,
+    /// Names of those in which both nodes wrote.
+    diverged: Vec<String>,
+}
+
+impl Turn {
+    /// By how the two histories relate; or why nothing can be received, and whether that goes away by itself.
+    fn of(relation: TreeRelation) -> Result<Turn, (&'static str, bool)> {
+        match relation {
+            TreeRelation::Equal | TreeRelation::Behind { past: 0, .. } => Ok(Turn::Continue),
+            TreeRelation::Behind { branch, .. } | TreeRelation::Diverged { branch } => {
+                Ok(Turn::Rewind(branch))
+            }
+            TreeRelation::MineUnborn => Ok(Turn::Fresh),
+            TreeRelation::BothUnborn | TreeRelation::TheirsUnborn => {
+                Err(("the source has no epoch", true))
+            }
+            TreeRelation::Ahead { .. } => Err(("this node's data are ahead of the source's", true)),
+            TreeRelation::Unrelated => Err((
+                "no common history; `tandem adopt` on this node gives its own up",
+                false,
+            )),
+            TreeRelation::Regressed(_) => Err((
+                "a node shows less than it had (restored or rolled back)",
+                false,
+            )),
+        }
+    }
+}
+
 impl Worker {
     /// Answers a session that waits, as soon as no tree is being scanned.
     pub(super) fn end_preparing(&mut self) {
@@ -78,7 +112,36 @@ impl Worker {
         theirs: &NodeHeads,
         floors: &[(TreeId, u64)],
     ) -> Result<Prepared, Refuse> {
-        let failed = |e: &dyn std::fmt::Display| refuse(&e.to_string(), true);
+        self.come_to_rest()?;
+        let owed = self.begin_passes();
+        let Turns {
+            all: turns,
+            diverged,
+        } = self.turns(theirs, floors, &owed)?;
+        for (at, turn) in &turns {
+            let id = self.trees[*at].id;
+            if self.trees[*at].is_in_sets() && !matches!(turn, Turn::Continue) {
+                self.forget_set(id).map_err(|e| failed(&e))?;
+            }
+            let why = self.rescue_why(turn);
+            let tree = &mut self.trees[*at];
+            tree.receives = true;
+            tree.base_unknown = matches!(turn, Turn::Fresh | Turn::Anew);
+            tree.rescue_why = why.into();
+        }
+        self.tell_diverged(&diverged);
+        let rewound = turns.iter().filter(|(_, t)| matches!(t, Turn::Rewind(_)));
+        let rewound: Vec<usize> = rewound.map(|(at, _)| *at).collect();
+        self.check_writers(&rewound)?;
+        self.turn(&turns).map_err(|e| failed(&e))?;
+        self.load_unsettled().map_err(|e| failed(&e))?;
+        let snapshot = self.shared.index.snapshot().map_err(|e| failed(&e))?;
+        self.prepared(&snapshot, &turns, &owed)
+            .map_err(|e| failed(&e))
+    }
+
+    /// Ends what is under way, so that what is here can be classified.
+    fn come_to_rest(&mut self) -> Result<(), Refuse> {
         let shared = std::sync::Arc::clone(&self.shared);
         for tree in &mut self.trees {
             tree.begin_anew_if_replaced(&shared.config.pair, &shared.index, &shared.roots);
@@ -94,72 +157,44 @@ impl Worker {
             self.finish_sets().map_err(|why| refuse(&why, true))?;
             self.find_sets().map_err(|why| refuse(&why, true))?;
         }
+        Ok(())
+    }
+
+    /// What becomes of each tree that comes.
+    fn turns(
+        &self,
+        theirs: &NodeHeads,
+        floors: &[(TreeId, u64)],
+        owed: &[(TreeId, u64)],
+    ) -> Result<Turns, Refuse> {
         let mine = heads(&self.shared).map_err(|e| failed(&e))?;
         let own_floor = self.shared.index.snapshot();
         let own_floor = own_floor.map_err(|e| failed(&e))?.tombstone_floor();
-        let owed = self.begin_passes();
-        let mut turns = Vec::new();
-        let mut diverged = Vec::new();
-        for at in 0..self.trees.len() {
-            let tree = &self.trees[at];
+        let mut turns = Turns::default();
+        for (at, tree) in self.trees.iter().enumerate() {
             let (Some(a), Some(b)) = (mine.get(tree.id), theirs.get(tree.id)) else {
                 continue;
             };
             if !tree.moves() {
                 continue;
             }
-            let head = self.with_spooled(tree.id, &a.head);
-            let head =
-                head.map_err(|why| refuse(&format!("tree {}: {why}", tree.config.name), true))?;
-            let sides = (
-                Side {
-                    node: &mine.node,
-                    head: &head,
-                },
-                Side {
-                    node: &theirs.node,
-                    head: &b.head,
-                },
-            );
             let name = &tree.config.name;
-            let turn = match compare(sides.0, sides.1) {
-                TreeRelation::Equal => Turn::Continue,
-                TreeRelation::Behind { past: 0, .. } => Turn::Continue,
-                TreeRelation::Behind { branch, .. } => Turn::Rewind(branch),
-                TreeRelation::Diverged { branch } => {
-                    diverged.push(name.clone());
-                    Turn::Rewind(branch)
-                }
-                TreeRelation::MineUnborn => Turn::Fresh,
-                TreeRelation::BothUnborn | TreeRelation::TheirsUnborn => {
-                    return Err(refuse(
-                        &format!("tree {name}: the source has no epoch"),
-                        true,
-                    ));
-                }
-                TreeRelation::Ahead { .. } => {
-                    return Err(refuse(
-                        &format!("tree {name}: this node's data are ahead of the source's"),
-                        true,
-                    ));
-                }
-                TreeRelation::Unrelated => {
-                    return Err(refuse(
-                        &format!(
-                            "tree {name}: no common history; `tandem adopt` on this node gives its own up"
-                        ),
-                        false,
-                    ));
-                }
-                TreeRelation::Regressed(_) => {
-                    return Err(refuse(
-                        &format!(
-                            "tree {name}: a node shows less than it had (restored or rolled back)"
-                        ),
-                        false,
-                    ));
-                }
+            let of_it = |why: &str, retry| refuse(&format!("tree {name}: {why}"), retry);
+            let head = self.with_spooled(tree.id, &a.head);
+            let head = head.map_err(|why| of_it(&why.to_string(), true))?;
+            let here = Side {
+                node: &mine.node,
+                head: &head,
             };
+            let there = Side {
+                node: &theirs.node,
+                head: &b.head,
+            };
+            let relation = compare(here, there);
+            if matches!(relation, TreeRelation::Diverged { .. }) {
+                turns.diverged.push(name.clone());
+            }
+            let turn = Turn::of(relation).map_err(|(why, retry)| of_it(why, retry))?;
             let floor = floors.iter().find(|(id, _)| *id == tree.id);
             let mut floor = floor.map_or(0, |f| f.1);
             if matches!(turn, Turn::Rewind(_)) {
@@ -171,44 +206,26 @@ impl Worker {
             let spooled = self.spool.as_ref().and_then(|s| s.reaches(tree.id));
             if spooled.is_some() && !matches!(turn, Turn::Continue) {
                 let why = "what was spooled ends elsewhere: the end of the hold is waited for";
-                return Err(refuse(&format!("tree {name}: {why}"), true));
+                return Err(of_it(why, true));
             }
-            turns.push((at, turn));
+            turns.all.push((at, turn));
         }
-        for (at, turn) in &turns {
-            if self.trees[*at].is_in_sets() && !matches!(turn, Turn::Continue) {
-                self.forget_set(self.trees[*at].id)
-                    .map_err(|e| failed(&e))?;
-            }
-            self.trees[*at].receives = true;
-            self.trees[*at].base_unknown = matches!(turn, Turn::Fresh | Turn::Anew);
-            self.trees[*at].rescue_why = self.rescue_why(turn).into();
-        }
-        // A replica wrote nothing itself: it follows, as its part is.
+        Ok(turns)
+    }
+
+    /// A replica wrote nothing itself: it follows, as its part is.
+    fn tell_diverged(&mut self, trees: &[String]) {
         let pair = matches!(self.shared.config.part, Part::Node { .. });
-        let text = (pair && !diverged.is_empty()).then(|| {
-            format!(
-                "both nodes wrote in {}: this node's own writes go to the rescue",
-                diverged.join(", ")
-            )
-        });
-        if text.is_some() {
-            self.shared.alarm(None, "diverged", text);
-            // Both nodes may be equal again within moments, and it is to be heard of even so.
-            self.show_now();
+        if !pair || trees.is_empty() {
+            return;
         }
-        self.check_writers(
-            &turns
-                .iter()
-                .filter(|(_, t)| matches!(t, Turn::Rewind(_)))
-                .map(|(at, _)| *at)
-                .collect::<Vec<_>>(),
-        )?;
-        self.turn(&turns).map_err(|e| failed(&e))?;
-        self.load_unsettled().map_err(|e| failed(&e))?;
-        let snapshot = self.shared.index.snapshot().map_err(|e| failed(&e))?;
-        self.prepared(&snapshot, &turns, &owed)
-            .map_err(|e| failed(&e))
+        let text = format!(
+            "both nodes wrote in {}: this node's own writes go to the rescue",
+            trees.join(", ")
+        );
+        self.shared.alarm(None, "diverged", Some(text));
+        // Both nodes may be equal again within moments, and it is to be heard of even so.
+        self.show_now();
     }
 
     /// Where a tree is when what a hold has spooled for it is applied.
@@ -379,6 +396,11 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Something of this node's own failed: it may be over soon.
+fn failed(error: &dyn std::fmt::Display) -> Refuse {
+    refuse(&error.to_string(), true)
 }
 
 fn refuse(why: &str, retry: bool) -> Refuse {
