@@ -49,6 +49,7 @@ mod owners;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod paced;
 pub(crate) mod prepare;
+mod reading;
 #[allow(clippy::disallowed_methods)]
 mod reboot;
 pub(crate) mod receivers;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::beneath::{self, Root};
 use crate::chunks::Chunks;
@@ -195,6 +195,45 @@ pub struct How<'e> {
     pub flush_first: bool,
     /// When the reading ends. What was not read to its end is [`Fault::Changed`].
     pub ends: Ends<'e>,
+    /// How much is read. `None`: everything.
+    pub most: Option<&'e Most>,
+}
+
+/// How much is read at once, for a reader on whom others wait.
+#[derive(Debug)]
+pub struct Most {
+    /// Of one content.
+    one: u64,
+    /// Of all that is read together.
+    left: AtomicU64,
+}
+
+/// Why a content was not read though it is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutOff {
+    /// It alone is too much.
+    Large,
+    /// With what was read before it, it is.
+    Full,
+}
+
+impl Most {
+    /// Bounds in bytes: of one content, and of all together.
+    pub fn new(one: u64, all: u64) -> Self {
+        let left = AtomicU64::new(all);
+        Self { one, left }
+    }
+
+    fn take(&self, bytes: u64) -> Result<(), PutOff> {
+        if bytes > self.one {
+            return Err(PutOff::Large);
+        }
+        let take = |left: u64| left.checked_sub(bytes);
+        let taken = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        taken.map(drop).map_err(|_| PutOff::Full)
+    }
 }
 
 /// What lies at a path, with the hash of a regular file whose content had to be read.
@@ -204,6 +243,8 @@ pub struct Read {
     pub seen: Seen,
     /// Of a regular file that was read.
     pub hashed: Option<Hashed>,
+    /// Its content is not known, and not read either.
+    pub put_off: Option<PutOff>,
     /// It has grown: of what was known only the end was read again, or it grew while it was read. The hash is that of a
     /// content that it had if nobody has written before its old end.
     pub grew: bool,
@@ -293,23 +334,36 @@ pub fn read(root: &Root, wanted: Wanted<'_>, how: How<'_>) -> Result<Option<Read
 
 fn read_file(file: &File, wanted: Wanted<'_>, how: How<'_>, root: &Root) -> Result<Read, Fault> {
     if how.flush_first {
+        let size = Stat::of_fd(file.as_fd())?.size;
+        // To write it back takes as long as to read it.
+        if how.most.is_some_and(|most| size > most.one) {
+            return Ok(Read::put_off(meta::read_open(file, root)?, PutOff::Large));
+        }
         rustix::fs::fdatasync(file).map_err(|e| Fault::os("fdatasync", e))?;
     }
     let seen = meta::read_open(file, root)?;
     if wanted.unread.covers(&seen) {
         return Ok(Read::unread(seen));
     }
+    let may = |bytes| how.most.map_or(Ok(()), |most| most.take(bytes));
     let before = wanted.before.filter(|before| before.has_grown(&seen));
-    if let Some(tail) = before.and_then(|before| before.tail.as_ref())
-        && let Some(done) = read_tail(file, &seen, tail, how.ends)?
-    {
-        return Ok(Read {
-            seen,
-            hashed: Some(done.hashed),
-            grew: true,
-            tail: done.tail,
-            chunks: done.chunks,
-        });
+    if let Some(tail) = before.and_then(|before| before.tail.as_ref()) {
+        if let Err(put_off) = may(seen.stat.size.saturating_sub(tail.size())) {
+            return Ok(Read::put_off(seen, put_off));
+        }
+        if let Some(done) = read_tail(file, &seen, tail, how.ends)? {
+            return Ok(Read {
+                seen,
+                hashed: Some(done.hashed),
+                put_off: None,
+                grew: true,
+                tail: done.tail,
+                chunks: done.chunks,
+            });
+        }
+    }
+    if let Err(put_off) = may(seen.stat.size) {
+        return Ok(Read::put_off(seen, put_off));
     }
     let known = before.map(|before| (before.key.size, before.hash));
     let hasher = TailHasher::new(seen.stat.size).after(known);
@@ -324,6 +378,7 @@ fn read_file(file: &File, wanted: Wanted<'_>, how: How<'_>, root: &Root) -> Resu
     Ok(Read {
         seen,
         hashed: Some(hashed),
+        put_off: None,
         grew,
         tail,
         chunks: done.chunks,
@@ -349,9 +404,17 @@ impl Read {
         Read {
             seen,
             hashed: None,
+            put_off: None,
             grew: false,
             tail: None,
             chunks: None,
+        }
+    }
+
+    fn put_off(seen: Seen, why: PutOff) -> Read {
+        Read {
+            put_off: Some(why),
+            ..Read::unread(seen)
         }
     }
 }
@@ -404,6 +467,7 @@ mod tests {
     const WHOLE: How<'static> = How {
         flush_first: false,
         ends: TO_ITS_END,
+        most: None,
     };
 
     #[test]

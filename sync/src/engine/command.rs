@@ -267,6 +267,9 @@ pub(crate) struct Shared {
     /// A test keeps events from the worker, as a watcher that is slow.
     #[cfg(test)]
     pub events_held: AtomicBool,
+    /// Large contents are not read.
+    #[cfg(test)]
+    pub readings_held: AtomicBool,
     /// Where a test cuts the worker.
     #[cfg(test)]
     pub cuts: crate::cut::Cuts,

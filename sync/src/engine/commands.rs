@@ -170,6 +170,7 @@ impl Worker {
         for tree in &mut self.trees {
             tree.rescan = true;
             tree.job = None;
+            tree.reading = None;
             tree.dirty.clear();
             tree.later.clear();
             tree.unrested.clear();

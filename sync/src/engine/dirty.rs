@@ -25,6 +25,10 @@ pub(crate) struct Dirt {
     pub file: bool,
     /// Nothing was there in this round of looks.
     pub gone: Option<u64>,
+    /// A content lies there that is too large for the worker, and is read beside it.
+    pub large: bool,
+    /// A scan found it.
+    pub scanned: bool,
     /// The round of looks that was the last one when it was marked first; of a mark that is yet to be made, 0.
     pub since: u64,
 }
@@ -38,6 +42,8 @@ impl Dirt {
         walked: false,
         file: false,
         gone: None,
+        large: false,
+        scanned: false,
         since: 0,
     };
     /// It was not at rest, or its stamp was too young: read again, but for what has only grown.
@@ -53,8 +59,15 @@ impl Dirt {
         walked: true,
         file: false,
         gone: None,
+        large: false,
+        scanned: false,
         since: 0,
     };
+
+    /// It is to be looked at next.
+    fn is_due(&self) -> bool {
+        self.gone.is_none() && !self.large
+    }
 
     fn is_gone(&self, upto: u64) -> bool {
         self.gone.is_some_and(|round| round <= upto)
@@ -67,6 +80,8 @@ impl Dirt {
         self.whole |= other.whole;
         self.file = other.file;
         self.gone = other.gone;
+        self.large = other.large;
+        self.scanned |= other.scanned;
         self.since = self.since.min(other.since);
     }
 }
@@ -152,7 +167,7 @@ impl Tree {
             return Vec::new();
         };
         let mut paths = Vec::new();
-        for (path, dirt) in self.dirty.iter_mut().filter(|(_, d)| d.gone.is_none()) {
+        for (path, dirt) in self.dirty.iter_mut().filter(|(_, d)| d.is_due()) {
             if paths.len() == most {
                 break;
             }
@@ -222,7 +237,8 @@ impl Worker {
                 }
             }
             let tree = &mut self.trees[at];
-            let more = tree.oldest_here().is_some() || gone.is_some_and(|upto| tree.has_gone(upto));
+            let more = tree.dirty.values().any(Dirt::is_due)
+                || gone.is_some_and(|upto| tree.has_gone(upto));
             match tree.dirty.is_empty() {
                 true => tree.burst = Burst::None,
                 false if *waits || !more => {}

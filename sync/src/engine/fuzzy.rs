@@ -90,8 +90,8 @@ impl Tree {
     }
 
     /// Source: these were looked at, whatever was found. What does not rest is restless at once, as it was.
-    pub(super) fn looked_at(&mut self, paths: &[(RelPath, Dirt)]) {
-        for (path, _) in paths.iter().filter(|(_, dirt)| dirt.force) {
+    pub(super) fn looked_at<'p>(&mut self, paths: impl Iterator<Item = &'p (RelPath, Dirt)>) {
+        for (path, _) in paths.filter(|(_, dirt)| dirt.force) {
             if self.marks.owed.remove(path) && self.later.contains_key(path) {
                 self.note_fuzzy(path.clone());
             }

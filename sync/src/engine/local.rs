@@ -3,12 +3,14 @@
 use super::clock::{self, ms};
 use super::deletions::{Counted, NAMES, lives_on};
 use super::dirty::{Dirt, Missing};
-use super::look::{Looker, Sight, Sights};
+use super::look::{Looker, Names, Sight, Sights};
+use super::reading::LARGE;
 use super::restless::Restless;
 use super::status::Mode;
 use super::tree::Stop;
 use super::unverified::unverified_key;
 use super::worker::Worker;
+use crate::hash::{Most, ReadResult};
 use crate::index::{IndexError, Observed, Writer};
 use crate::path::RelPath;
 use std::collections::BTreeSet;
@@ -145,6 +147,7 @@ impl Worker {
             chunks: &self.shared.chunks,
             restless,
             ends: &self.shared.reading_ends(receiver),
+            most: None,
         };
         Some(work(&looker))
     }
@@ -155,11 +158,56 @@ impl Worker {
             // Only passes look at it.
             return;
         }
-        let sights = match self.looker(at, |looker| looker.look_all(&paths)) {
+        let most = match (&self.mode, missing) {
+            // A receiver's local changes are judged at once.
+            (Mode::Replica, _) => None,
+            // A piece of a scan is no longer than that.
+            (_, Missing::Recorded) => Some(Most::new(LARGE, u64::MAX)),
+            (_, Missing::Waits) => Some(Most::new(LARGE, LARGE)),
+        };
+        let sights = self.looker(at, |looker| {
+            let most = most.as_ref();
+            Looker { most, ..*looker }.look_all(&paths)
+        });
+        self.looked(at, &paths, sights, missing);
+    }
+
+    /// Looks at what was read beside the worker.
+    pub(super) fn look_at_read(
+        &mut self,
+        at: usize,
+        (path, dirt): (RelPath, Dirt),
+        read: ReadResult,
+    ) {
+        let sights = self.looker(at, |looker| {
+            let mut sights = Sights::default();
+            let entry = looker.index.get(looker.tree, &path)?;
+            let mut names = Names::default();
+            looker.look(&path, dirt, entry.as_ref(), read, &mut names, &mut sights)?;
+            Ok(sights)
+        });
+        self.looked(at, &[(path, dirt)], sights, Missing::Waits);
+    }
+
+    /// Records what a look at these paths found.
+    fn looked(
+        &mut self,
+        at: usize,
+        paths: &[(RelPath, Dirt)],
+        sights: Option<Result<Sights, IndexError>>,
+        missing: Missing,
+    ) {
+        let sights = match sights {
             Some(Ok(sights)) => sights,
             Some(Err(error)) => return self.index_failed(&error),
             None => return,
         };
+        let put_off: BTreeSet<RelPath> = sights
+            .large
+            .iter()
+            .chain(&sights.more)
+            .map(|(path, _)| path.clone())
+            .collect();
         let since = paths.iter().map(|(_, dirt)| dirt.since).min();
         let mut sights = self.note(at, sights, since.unwrap_or_default());
         if missing == Missing::Waits {
@@ -172,7 +220,8 @@ impl Worker {
         };
         match result {
             Ok(()) if self.trees[at].moves() => {
-                self.trees[at].looked_at(&paths);
+                let read = paths.iter().filter(|(path, _)| !put_off.contains(path));
+                self.trees[at].looked_at(read);
                 self.tell_rested(at);
             }
             // A tree that was stopped meanwhile has nothing recorded: what has come to rest in it lifts no mark.
@@ -211,6 +260,9 @@ impl Worker {
             tree.note_restless(path, size, now);
         }
         tree.sockets.extend(sights.sockets);
+        for (path, dirt) in sights.large {
+            tree.mark_large(path, dirt);
+        }
         for (path, dirt) in sights.more {
             tree.mark(path, Dirt { since, ..dirt });
         }

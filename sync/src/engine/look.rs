@@ -8,7 +8,7 @@ use super::tree::Open;
 use crate::chunks::ChunkMemory;
 use crate::entry::{ContentHash, IndexEntry, Kind, LocalKey, State};
 use crate::fault::Fault;
-use crate::hash::{self, Before, Ends, Hashed, How, ReadResult, Unread, Wanted};
+use crate::hash::{self, Before, Ends, Hashed, How, Most, PutOff, ReadResult, Unread, Wanted};
 use crate::index::{Index, IndexError, Snapshot};
 use crate::meta::{Seen, What};
 use crate::path::RelPath;
@@ -48,6 +48,8 @@ pub(crate) struct Sights {
     pub sockets: Vec<RelPath>,
     /// Further paths that must be looked at because of this.
     pub more: Vec<(RelPath, Dirt)>,
+    /// Files whose contents are too large to be read now.
+    pub large: Vec<(RelPath, Dirt)>,
     /// Files that have grown, of whose earlier content only the end was read again.
     pub grown: BTreeSet<RelPath>,
     /// Files that were not at rest.
@@ -84,6 +86,8 @@ pub(crate) struct Looker<'a> {
     pub restless: Option<Restless<'a>>,
     /// When the reading of a long content ends before its end.
     pub ends: Ends<'a>,
+    /// How much is read. `None`: everything.
+    pub most: Option<&'a Most>,
 }
 
 impl Looker<'_> {
@@ -93,6 +97,7 @@ impl Looker<'_> {
         How {
             flush_first: self.config.poll.is_some() && !self.receiver,
             ends: self.ends,
+            most: self.most,
         }
     }
 
@@ -142,7 +147,12 @@ impl Looker<'_> {
     }
 
     /// How a path is read: not again what is known, and not at all what is none of ours.
-    fn wanted<'p>(&self, path: &'p RelPath, dirt: Dirt, entry: Option<&IndexEntry>) -> Wanted<'p> {
+    pub(super) fn wanted<'p>(
+        &self,
+        path: &'p RelPath,
+        dirt: Dirt,
+        entry: Option<&IndexEntry>,
+    ) -> Wanted<'p> {
         let outside = self.is_outside(path, false);
         let known = entry.filter(|e| e.current.is_some() && e.seq != 0);
         let known = known.and_then(|e| e.local).filter(|_| !dirt.force);
@@ -159,7 +169,7 @@ impl Looker<'_> {
     }
 
     /// What is known of a large file, which may have grown.
-    fn before(&self, path: &RelPath, dirt: Dirt, entry: &IndexEntry) -> Option<Before> {
+    pub(super) fn before(&self, path: &RelPath, dirt: Dirt, entry: &IndexEntry) -> Option<Before> {
         let tails = self.tails.filter(|_| entry.seq != 0)?;
         let key = entry.local?;
         let Kind::File { size, hash } = entry.current.as_ref()?.kind else {
@@ -187,6 +197,14 @@ impl Looker<'_> {
     ) -> Result<(), IndexError> {
         let (seen, hashed, grew) = match read {
             Ok(Some(read)) => {
+                if let Some(why) = read.put_off {
+                    let put_off = match why {
+                        PutOff::Large => &mut out.large,
+                        PutOff::Full => &mut out.more,
+                    };
+                    put_off.push((path.clone(), dirt));
+                    return Ok(());
+                }
                 if let Some((tails, tail)) = self.tails.zip(read.tail) {
                     tails.remember(self.tree, path, tail);
                 }

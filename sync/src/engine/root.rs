@@ -79,6 +79,7 @@ impl Tree {
         roots.set(self.id, None);
         self.open = None;
         self.job = None;
+        self.reading = None;
         self.contents.end();
         self.stop = Some(stop);
     }

@@ -14,7 +14,7 @@ use crate::tree::{TreeConfig, TreeId};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
@@ -121,19 +121,19 @@ impl Order {
 }
 
 /// The next piece of any tree's scan, with the tree's place in the list. Never ready while no scan has anything to say.
-pub(crate) async fn next_piece(trees: &mut [Tree]) -> (usize, Option<Piece>) {
-    std::future::poll_fn(|context| {
-        for (at, tree) in trees.iter_mut().enumerate() {
-            let Some(job) = tree.job.as_mut().filter(|job| job.gone.is_none()) else {
-                continue;
-            };
-            if let Poll::Ready(piece) = job.scan.pieces.poll_recv(context) {
-                return Poll::Ready((at, piece));
-            }
+pub(super) fn poll_piece(
+    trees: &mut [Tree],
+    context: &mut Context<'_>,
+) -> Poll<(usize, Option<Piece>)> {
+    for (at, tree) in trees.iter_mut().enumerate() {
+        let Some(job) = tree.job.as_mut().filter(|job| job.gone.is_none()) else {
+            continue;
+        };
+        if let Poll::Ready(piece) = job.scan.pieces.poll_recv(context) {
+            return Poll::Ready((at, piece));
         }
-        Poll::Pending
-    })
-    .await
+    }
+    Poll::Pending
 }
 
 impl Worker {

@@ -129,6 +129,7 @@ impl Worker {
             tree.later.clear();
             tree.unrested.clear();
             (tree.rescan, tree.routine, tree.job) = (false, false, None);
+            tree.reading = None;
         }
     }
 
@@ -468,6 +469,7 @@ impl Taking<'_> {
             chunks: &self.shared.chunks,
             restless: None,
             ends: &late,
+            most: None,
         };
         let mut changed = Vec::new();
         let mut found = |found: super::walk::Found| {

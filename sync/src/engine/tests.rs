@@ -28,6 +28,7 @@ mod owners;
 pub(super) mod pair;
 mod policy;
 mod power;
+mod reading;
 mod receivers;
 mod reflinks;
 mod renames;

@@ -26,8 +26,8 @@ pub(crate) struct Told {
     /// The round of looks in which it was asked.
     pub asked: u64,
     answer: Answer,
-    /// When it is not waited for any longer (CLOCK_BOOTTIME nanoseconds).
-    pub until: u64,
+    /// When the answer is not waited for any longer (CLOCK_BOOTTIME nanoseconds).
+    until: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -54,8 +54,8 @@ impl Told {
     /// Whether all of it is recorded. The oldest mark at which something lies was made in the round `here`.
     fn is_recorded(&self, here: Option<u64>, now: u64) -> bool {
         match self.answer {
-            _ if self.until <= now => true,
-            Answer::Awaited { .. } => false,
+            Answer::Awaited { .. } => self.until <= now,
+            // However long it takes: a large content is read.
             Answer::Came(came) => here.is_none_or(|here| came < here),
         }
     }
@@ -171,11 +171,13 @@ impl Worker {
         }
     }
 
-    /// When something is not waited for any longer.
+    /// When an answer is not waited for any longer.
     pub(super) fn told_by(&self) -> Option<u64> {
         let scans = self.trees.iter().filter_map(|t| t.job.as_ref());
         let scans = scans.filter_map(|job| job.waits.as_ref());
-        scans.chain(&self.gone).map(|told| told.until).min()
+        let awaited = |told: &&Told| matches!(told.answer, Answer::Awaited { .. });
+        let told = scans.chain(&self.gone).filter(awaited);
+        told.map(|told| told.until).min()
     }
 }
 

@@ -7,6 +7,7 @@ use super::dirty::Dirt;
 use super::fuzzy::Marks;
 use super::gone::Gone;
 use super::moving::{Moving, Rename};
+use super::reading::Reading;
 use super::restless::Unrested;
 use super::room::Room;
 use super::scanning::Scan;
@@ -225,6 +226,10 @@ pub(crate) struct Tree {
     pub read_since: Option<i128>,
     /// A walk's work.
     pub job: Option<Job>,
+    /// A large content that is read.
+    pub reading: Option<Reading>,
+    /// Others may be marked to be read.
+    pub has_large: bool,
     /// Deletions that `accept` lets pass once.
     pub accepted: Option<BTreeSet<Name>>,
     /// What vanished lately, so that many small steps count as one.
@@ -313,6 +318,8 @@ impl Tree {
             trash_stays: None,
             read_since: None,
             job: None,
+            reading: None,
+            has_large: false,
             accepted: None,
             deletes: DeleteWindow::default(),
             doubts: 0,
@@ -341,7 +348,8 @@ impl Tree {
 
     /// Not everything that lies in it is known: a scan is due or runs. A pass over a tree that is known does not count.
     pub fn is_scanned(&self) -> bool {
-        self.rescan || self.job.as_ref().is_some_and(|job| !job.routine)
+        let scans = self.rescan || self.job.as_ref().is_some_and(|job| !job.routine);
+        scans || self.reads_for_scan()
     }
 
     /// More is gone than may be: before the tree is stopped it is walked, which finds everything that is there before it

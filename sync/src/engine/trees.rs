@@ -154,6 +154,7 @@ impl Tree {
         self.config = Arc::new(config);
         self.rescan = true;
         self.job = None;
+        self.reading = None;
         self.contents.end();
         self.unverified.end();
         let exclude = &self.config.exclude;

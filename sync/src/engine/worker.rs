@@ -10,10 +10,12 @@ use super::command::{Command, Shared};
 use super::dirty::Dirt;
 use super::intent::Left;
 use super::prepare::Preparing;
-use super::scanning::{Piece, next_piece};
+use super::reading::poll_read;
+use super::scanning::{Piece, poll_piece};
 use super::status::Mode;
 use super::told::Told;
 use super::tree::{Stop, Tree};
+use crate::hash::ReadResult;
 use crate::heap;
 use crate::lineage::NodeName;
 use crate::path::RelPath;
@@ -24,6 +26,7 @@ use crate::watch::{Event, Options, WatchTree, Watcher};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::task::Poll;
 use tokio::sync::mpsc;
 
 /// Events that may wait. What does not fit becomes an overflow, that is a scan.
@@ -86,8 +89,20 @@ pub(super) enum Next {
     Command(Command),
     Event(Event),
     Scanned(usize, Option<Piece>),
+    Read(usize, Box<ReadResult>),
     Time,
     Ended,
+}
+
+/// What the threads of any tree have to say. Never ready while none has.
+async fn next_of(trees: &mut [Tree]) -> Next {
+    std::future::poll_fn(|context| {
+        if let Poll::Ready((at, read)) = poll_read(trees, context) {
+            return Poll::Ready(Next::Read(at, Box::new(read)));
+        }
+        poll_piece(trees, context).map(|(at, piece)| Next::Scanned(at, piece))
+    })
+    .await
 }
 
 /// Whether events are taken: a test may hold them back.
@@ -179,6 +194,7 @@ impl Worker {
                     self.events_at_hand();
                 }
                 Next::Scanned(at, piece) => self.scanned(at, piece),
+                Next::Read(at, read) => self.was_read(at, *read),
                 Next::Time => self.events_at_hand(),
                 Next::Ended => {
                     self.wait_for_passes();
@@ -228,7 +244,7 @@ impl Worker {
                 self.touch();
                 Next::Time
             }
-            (at, piece) = next_piece(&mut self.trees) => Next::Scanned(at, piece),
+            next = next_of(&mut self.trees) => next,
             () = tokio::time::sleep(std::time::Duration::from_nanos(wait)) => Next::Time,
         }
     }
@@ -288,6 +304,7 @@ impl Worker {
                 self.look_at_dirty();
             }
             self.jobs();
+            self.begin_readings();
             self.tell_scanned();
             if let Err(error) = self.forget_left() {
                 self.index_failed(&error);

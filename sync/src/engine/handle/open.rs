@@ -110,6 +110,8 @@ pub(in crate::engine) fn prepare(
         cuts: Default::default(),
         #[cfg(test)]
         events_held: AtomicBool::new(false),
+        #[cfg(test)]
+        readings_held: AtomicBool::new(false),
     });
     Ok((Worker::new(shared, node), receiver))
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 const SECOND: i128 = 1_000_000_000;
 
 /// The number of what lies, or lay, at a path.
-fn number(node: &Node, tree: &str, path: &str) -> u64 {
+pub fn number(node: &Node, tree: &str, path: &str) -> u64 {
     let snapshot = node.engine().shared.index.snapshot().unwrap();
     let path = RelPath::new(path).unwrap();
     let entry = snapshot.get(TreeId::of(tree), &path).unwrap();

@@ -1,0 +1,226 @@
+//! Reading large contents beside the worker, so that nothing waits for them but what depends on them: a flush, deletions, and a
+//! claim that all is known.
+//!
+//! Such a path stays marked, as `large`. One thread for each tree reads one content after the other; what it read is looked at as
+//! if the worker had just read it.
+
+use super::command::Shared;
+use super::dirty::Dirt;
+use super::tree::Tree;
+use super::worker::Worker;
+use crate::beneath::Root;
+use crate::fault::Fault;
+use crate::hash::{self, Before, How, ReadResult, Unread, Wanted};
+use crate::meta::Seen;
+use crate::path::RelPath;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use tokio::sync::oneshot;
+
+/// A larger content is not read by the worker: this much is hashed in some tens of milliseconds.
+pub(super) const LARGE: u64 = 64 << 20;
+
+/// A content that is read. Dropping it ends the thread, after what it does at once; that is not waited for, as it may be a long
+/// `fdatasync`.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    path: RelPath,
+    result: oneshot::Receiver<ReadResult>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a thread is told.
+struct Order {
+    root: Arc<Root>,
+    path: RelPath,
+    unread: Unread,
+    before: Option<Before>,
+    flush_first: bool,
+    shared: Arc<Shared>,
+}
+
+/// A test may hold readings up.
+#[cfg(test)]
+fn may_begin(shared: &Shared) -> bool {
+    !shared.readings_held.load(Ordering::SeqCst)
+}
+
+#[cfg(not(test))]
+fn may_begin(_: &Shared) -> bool {
+    true
+}
+
+impl Order {
+    fn start(self) -> std::io::Result<Reading> {
+        let (to_worker, result) = oneshot::channel();
+        let ended = Arc::new(AtomicBool::new(false));
+        let (path, end) = (self.path.clone(), Arc::clone(&ended));
+        let thread = std::thread::Builder::new().name("tandem-read".into());
+        // A reading that was given up is nobody's.
+        thread.spawn(move || drop(to_worker.send(self.run(&end))))?;
+        Ok(Reading {
+            path,
+            result,
+            ended,
+        })
+    }
+
+    fn run(&self, ended: &AtomicBool) -> ReadResult {
+        let wanted = Wanted {
+            path: &self.path,
+            file: false,
+            unread: self.unread,
+            before: self.before.as_ref(),
+        };
+        let ends = || ended.load(Ordering::Relaxed) || self.shared.end.is_cancelled();
+        while !may_begin(&self.shared) && !ends() {
+            std::thread::yield_now();
+        }
+        let how = How {
+            flush_first: self.flush_first,
+            ends: &ends,
+            most: None,
+        };
+        hash::read(&self.root, wanted, how)
+    }
+}
+
+/// A content of any tree that was read, with the tree's place in the list.
+pub(super) fn poll_read(
+    trees: &mut [Tree],
+    context: &mut Context<'_>,
+) -> Poll<(usize, ReadResult)> {
+    for (at, tree) in trees.iter_mut().enumerate() {
+        let Some(reading) = &mut tree.reading else {
+            continue;
+        };
+        if let Poll::Ready(read) = Pin::new(&mut reading.result).poll(context) {
+            // Its thread panicked.
+            let read = read.unwrap_or(Err(Fault::Changed("it could not be read")));
+            return Poll::Ready((at, read));
+        }
+    }
+    Poll::Pending
+}
+
+impl Tree {
+    /// Large contents that a scan found are not known yet.
+    pub fn reads_for_scan(&self) -> bool {
+        let found = |dirt: &Dirt| dirt.large && dirt.scanned;
+        self.reading.is_some() && self.dirty.values().any(found)
+    }
+
+    /// Marks what is to be read beside the worker.
+    pub(super) fn mark_large(&mut self, path: RelPath, dirt: Dirt) {
+        let scanned = self.job.as_ref().is_some_and(|job| !job.routine);
+        self.has_large = true;
+        let dirt = Dirt {
+            large: true,
+            scanned: scanned || dirt.scanned,
+            ..dirt
+        };
+        self.mark(path, dirt);
+    }
+
+    /// Whether what was read lies there still.
+    fn is_still(&self, path: &RelPath, seen: &Seen) -> bool {
+        let open = self.open.as_ref();
+        let found = open.and_then(|open| open.root.stat(path).ok().flatten());
+        found.is_some_and(|stat| (stat.dev, stat.ino) == (seen.stat.dev, seen.stat.ino))
+    }
+}
+
+impl Worker {
+    /// Begins to read what is marked as large.
+    pub(super) fn begin_readings(&mut self) {
+        for at in 0..self.trees.len() {
+            let tree = &mut self.trees[at];
+            if !tree.has_large || tree.reading.is_some() || !tree.moves() {
+                continue;
+            }
+            let mut large = tree.dirty.iter().filter(|(_, dirt)| dirt.large);
+            let Some((path, dirt)) = large.next().map(|(path, dirt)| (path.clone(), *dirt)) else {
+                tree.has_large = false;
+                continue;
+            };
+            self.begin_reading(at, path, dirt);
+        }
+    }
+
+    fn begin_reading(&mut self, at: usize, path: RelPath, dirt: Dirt) {
+        let known = self.looker(at, |looker| {
+            let entry = looker.index.get(looker.tree, &path)?;
+            let unread = looker.wanted(&path, dirt, entry.as_ref()).unread;
+            let before = entry.and_then(|entry| looker.before(&path, dirt, &entry));
+            Ok((unread, before))
+        });
+        let (unread, before) = match known {
+            Some(Ok(known)) => known,
+            Some(Err(error)) => return self.index_failed(&error),
+            None => return,
+        };
+        let shared = Arc::clone(&self.shared);
+        let tree = &mut self.trees[at];
+        let Some(open) = &tree.open else {
+            return;
+        };
+        let order = Order {
+            root: Arc::clone(&open.root),
+            path: path.clone(),
+            unread,
+            before,
+            flush_first: tree.config.poll.is_some(),
+            shared,
+        };
+        match order.start() {
+            Ok(reading) => tree.reading = Some(reading),
+            Err(error) => {
+                tree.dirty.remove(&path);
+                tree.error(&path, format!("no thread to read it: {error}"));
+            }
+        }
+    }
+
+    /// A large content was read. If it was marked again meanwhile it is looked at again too.
+    pub(super) fn was_read(&mut self, at: usize, read: ReadResult) {
+        let Some(reading) = self.trees[at].reading.take() else {
+            return;
+        };
+        let path = reading.path.clone();
+        drop(reading);
+        let tree = &mut self.trees[at];
+        let Some(dirt) = tree.dirty.get(&path).copied() else {
+            return;
+        };
+        let found = |seen: &Seen| tree.is_still(&path, seen);
+        if !matches!(&read, Ok(Some(read)) if found(&read.seen)) {
+            // It was renamed, replaced or removed, or cannot be read: an ordinary look tells.
+            tree.mark(
+                path,
+                Dirt {
+                    large: false,
+                    ..dirt
+                },
+            );
+            return self.due_now();
+        }
+        if dirt.large {
+            tree.dirty.remove(&path);
+        }
+        let dirt = Dirt {
+            large: false,
+            ..dirt
+        };
+        self.look_at_read(at, (path, dirt), read);
+        self.due_now();
+    }
+}
