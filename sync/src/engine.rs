@@ -25,6 +25,7 @@ mod dirty;
 mod duty;
 pub mod error;
 mod exceptions;
+mod failing;
 mod finish;
 mod flags;
 mod foreign;

@@ -20,6 +20,9 @@
 //! open walks the whole file for that list, about a second for a million files. [`Index::rest`] writes the list down when
 //! nothing was written for a while, so that most crashes cost no walk.
 //!
+//! A write that the disk refuses (it is full, or broken) ends the database that is open: nothing is read from it or written to it any
+//! more, and every call fails with [`IndexError::Failed`] until [`Index::reopen`] has opened the file anew (see `held`).
+//!
 //! Format version: 2. A file of another version, pair or node is refused by name, never converted silently.
 
 use crate::lineage::{AdvanceError, LineageError};
@@ -33,6 +36,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 mod epochs;
+mod held;
 mod key;
 mod meta;
 mod places;
@@ -91,6 +95,12 @@ pub enum IndexError {
         /// Why.
         source: io::Error,
     },
+    /// The database failed some time ago, and was not opened anew yet.
+    #[error("index: {why}")]
+    Failed {
+        /// Of the first failure.
+        why: String,
+    },
     /// The database failed; nothing of the transaction is kept.
     #[error("index database: {0}")]
     Database(Box<redb::Error>),
@@ -139,7 +149,7 @@ from_redb!(
 /// The index. Cheap to clone; clones share the file. See the module's text.
 #[derive(Clone)]
 pub struct Index {
-    database: Arc<Database>,
+    held: Arc<held::Held>,
     activity: Arc<AtomicU8>,
 }
 
@@ -158,10 +168,6 @@ impl std::fmt::Debug for Index {
 
 /// The database in the file at `path`, which is made if it is not there.
 fn create(path: &Path) -> Result<Database, IndexError> {
-    let failed = |source| IndexError::Open {
-        path: path.to_owned(),
-        source,
-    };
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -169,6 +175,19 @@ fn create(path: &Path) -> Result<Database, IndexError> {
         .truncate(false)
         .mode(0o600)
         .open(path);
+    let file = file.map_err(|source| IndexError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    database(path, file)
+}
+
+/// The database in this file, which is the one at `path`.
+fn database(path: &Path, file: File) -> Result<Database, IndexError> {
+    let failed = |source| IndexError::Open {
+        path: path.to_owned(),
+        source,
+    };
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES);
     let said = AtomicBool::new(false);
@@ -177,7 +196,7 @@ fn create(path: &Path) -> Result<Database, IndexError> {
             tracing::info!("the index was not closed: it is walked once");
         }
     });
-    let database = builder.create_file(file.map_err(failed)?);
+    let database = builder.create_file(file);
     database.map_err(|error| match error {
         redb::DatabaseError::DatabaseAlreadyOpen => IndexError::InUse {
             path: path.to_owned(),
@@ -185,6 +204,43 @@ fn create(path: &Path) -> Result<Database, IndexError> {
         redb::DatabaseError::Storage(redb::StorageError::Io(source)) => failed(source),
         other => IndexError::Database(Box::new(other.into())),
     })
+}
+
+/// Refuses a foreign file; makes a fresh one this pair's and node's.
+fn check_identity(
+    database: &Database,
+    path: &Path,
+    wanted: &IndexIdentity,
+) -> Result<(), IndexError> {
+    let transaction = database.begin_write()?;
+    {
+        let mut tables = tables::Tables::open(&transaction)?;
+        match meta::read_format(&tables.meta)? {
+            Some((version, _)) if version != FORMAT_VERSION => {
+                return Err(IndexError::Version {
+                    path: path.to_owned(),
+                    found: version,
+                });
+            }
+            Some((_, Some(found))) if found == *wanted => return Ok(()),
+            Some((_, Some(found))) => {
+                let (found, wanted) = (Box::new(found), Box::new(wanted.clone()));
+                return Err(IndexError::Foreign {
+                    path: path.to_owned(),
+                    found,
+                    wanted,
+                });
+            }
+            Some((_, None)) => {
+                return Err(IndexError::Damaged {
+                    what: "the format record".into(),
+                });
+            }
+            None => meta::write_format(&mut tables.meta, wanted)?,
+        }
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
 impl Index {
@@ -217,11 +273,12 @@ impl Index {
             database = create(path);
         }
         let database = database?;
+        check_identity(&database, path, identity)?;
+        let last = Snapshot::new(&database.begin_read()?)?.last_seq();
         let index = Index {
-            database: Arc::new(database),
+            held: Arc::new(held::Held::new(path, identity, database, last)),
             activity: Arc::new(AtomicU8::new(WRITTEN)),
         };
-        index.check_identity(path, identity)?;
         // A new file must be in its directory after a crash.
         let directory = path
             .parent()
@@ -231,39 +288,6 @@ impl Index {
             .and_then(|d| d.sync_all())
             .map_err(failed)?;
         Ok(index)
-    }
-
-    /// Refuses a foreign file; makes a fresh one this pair's and node's.
-    fn check_identity(&self, path: &Path, wanted: &IndexIdentity) -> Result<(), IndexError> {
-        let transaction = self.database.begin_write()?;
-        {
-            let mut tables = tables::Tables::open(&transaction)?;
-            match meta::read_format(&tables.meta)? {
-                Some((version, _)) if version != FORMAT_VERSION => {
-                    return Err(IndexError::Version {
-                        path: path.to_owned(),
-                        found: version,
-                    });
-                }
-                Some((_, Some(found))) if found == *wanted => return Ok(()),
-                Some((_, Some(found))) => {
-                    let (found, wanted) = (Box::new(found), Box::new(wanted.clone()));
-                    return Err(IndexError::Foreign {
-                        path: path.to_owned(),
-                        found,
-                        wanted,
-                    });
-                }
-                Some((_, None)) => {
-                    return Err(IndexError::Damaged {
-                        what: "the format record".into(),
-                    });
-                }
-                None => meta::write_format(&mut tables.meta, wanted)?,
-            }
-        }
-        transaction.commit()?;
-        Ok(())
     }
 
     /// To be called now and then: when nothing was written since the last call, the list of free pages is made durable.
@@ -282,9 +306,23 @@ impl Index {
 
     /// The list of free pages is durable when this returns. For a clean end.
     pub fn rest_now(&self) -> Result<(), IndexError> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_quick_repair(true);
-        transaction.commit()?;
+        self.held.with(held::write_free_pages)?;
+        self.activity.store(RESTED, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Why the database cannot be used, if it failed and was not opened anew since.
+    pub fn failure(&self) -> Option<String> {
+        self.held.failure()
+    }
+
+    /// Opens a database that failed anew, if its directory takes writes again. Blocks for disk: for a walk of the whole file, as after a
+    /// crash. What was durable is there, and what was not is not.
+    ///
+    /// # Errors
+    /// The directory still takes no writes, somebody still reads what was open, or it is not the file that it was.
+    pub fn reopen(&self) -> Result<(), IndexError> {
+        self.held.reopen()?;
         self.activity.store(RESTED, Ordering::Relaxed);
         Ok(())
     }
@@ -312,25 +350,32 @@ impl Index {
         work: impl FnOnce(&mut Writer<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         self.activity.store(WRITTEN, Ordering::Relaxed);
-        let begun = self.database.begin_write();
-        let mut transaction = begun.map_err(IndexError::from)?;
+        let database = self.held.database()?;
+        let noted = |error| self.held.noted(error);
+        let begun = database.begin_write();
+        let mut transaction = begun.map_err(|error| noted(error.into()))?;
         transaction
             .set_durability(durability)
             .map_err(|error| IndexError::Database(Box::new(error.into())))?;
-        let result = {
-            let mut writer = Writer::new(&transaction)?;
+        let (result, last) = {
+            let mut writer = Writer::new(&transaction).map_err(noted)?;
             let result = work(&mut writer)?;
-            writer.finish()?;
-            result
+            let last = writer.last_seq();
+            writer.finish().map_err(noted)?;
+            (result, last)
         };
-        transaction.commit().map_err(IndexError::from)?;
+        transaction.commit().map_err(|error| noted(error.into()))?;
+        if matches!(durability, Durability::Immediate) {
+            self.held.wrote(last);
+        }
         Ok(result)
     }
 
     /// A view of the last durable state. It stays the same while the writer goes on; dropping it frees the pages that
     /// it holds, so keep it for a batch, not for a session.
     pub fn snapshot(&self) -> Result<Snapshot, IndexError> {
-        Snapshot::new(&self.database.begin_read()?)
+        self.held
+            .with(|database| Snapshot::new(&database.begin_read()?))
     }
 }
 

@@ -7,7 +7,7 @@ use super::prepare::Prepared;
 use super::receivers::{Receiver, Receivers};
 use super::report::{AcceptPrice, InitReport, NotCovered};
 use super::sets::{FreezeHooks, Pass};
-use super::status::{Alarm, EngineStatus, Mode, SessionStatus, TreeState};
+use super::status::{Alarm, EngineStatus, Mode, SessionStatus};
 use super::tree::Roots;
 use super::verified::Verified;
 use crate::accounts::AccountFiles;
@@ -438,17 +438,8 @@ impl Shared {
         self.receivers.end_all();
         self.fresh_at.store(0, Ordering::Release);
         self.alarm(None, "worker", Some(why.clone()));
-        self.status.send_modify(|status| {
-            status.consistent = false;
-            status.catching_up_only = false;
-            status.reason = Some(why.clone());
-            status.fresh_at = None;
-            status.lag = None;
-            for tree in &mut status.trees {
-                tree.state = TreeState::Stopped { why: why.clone() };
-            }
-            status.alarms = self.alarms();
-        });
+        self.status
+            .send_modify(|status| status.nothing_holds(&why, self.alarms()));
     }
 
     /// Ends all alarms of a tree.

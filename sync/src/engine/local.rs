@@ -7,7 +7,6 @@ use super::look::{Looker, Names, Sight, Sights};
 use super::reading::LARGE;
 use super::restless::Restless;
 use super::status::Mode;
-use super::tree::Stop;
 use super::unverified::unverified_key;
 use super::worker::Worker;
 use crate::hash::{Most, ReadResult};
@@ -348,16 +347,6 @@ impl Worker {
             .index
             .snapshot()
             .is_ok_and(|s| s.mode() != crate::index::Mode::Receiving)
-    }
-
-    /// The index does not take changes any more: nothing is lost, the trees are scanned when it works again.
-    pub(super) fn index_failed(&mut self, error: &IndexError) {
-        tracing::error!(%error, "the index failed");
-        for at in 0..self.trees.len() {
-            if self.trees[at].stop.is_none() {
-                self.stop(at, Stop::Fault(format!("index: {error}")));
-            }
-        }
     }
 }
 

@@ -27,7 +27,7 @@ impl Worker {
             Ok(status) => {
                 self.shared.status.send_replace(status);
             }
-            Err(error) => tracing::error!(%error, "no status: the index cannot be read"),
+            Err(error) => self.show_without_index(&error),
         }
         self.status_due = None;
         self.last_status = clock::now();

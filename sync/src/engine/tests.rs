@@ -8,6 +8,7 @@ pub(super) mod compare;
 mod copy;
 mod cuts;
 mod detectors;
+mod failing;
 mod flags;
 mod flush;
 mod frames;

@@ -8,6 +8,7 @@ use super::barrier::Barrier;
 use super::clock::{self, ms};
 use super::command::{Command, Shared};
 use super::dirty::Dirt;
+use super::failing::Failing;
 use super::intent::Left;
 use super::prepare::Preparing;
 use super::reading::poll_read;
@@ -61,6 +62,8 @@ pub(crate) struct Worker {
     pub(super) spool: Option<Spool>,
     /// Opened with the spool.
     pub(super) ahead: Option<Ahead>,
+    /// An index that failed, until it is opened anew.
+    pub(super) failing: Failing,
     /// What applies left.
     pub(super) left: Left,
     /// Passes for sets; one per tree at most.
@@ -133,6 +136,7 @@ impl Worker {
             receiving: None,
             spool: None,
             ahead: None,
+            failing: Failing::default(),
             left: Left::default(),
             pass_threads: Vec::new(),
             set_spools: BTreeMap::new(),
@@ -337,6 +341,10 @@ impl Worker {
 
     pub(super) fn periodic(&mut self) {
         let now = clock::now();
+        if !self.index_works() {
+            // Nothing of what follows is of use without it.
+            return self.touch();
+        }
         if self.trees.iter().any(|t| t.is_worth_a_try(now)) {
             self.prove_all();
         }

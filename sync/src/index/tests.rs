@@ -337,7 +337,7 @@ fn another_pairs_nodes_or_versions_file_is_refused_by_name() {
         1,
         "a refusal changed nothing"
     );
-    let transaction = index.database.begin_write().unwrap();
+    let transaction = index.held.database().unwrap().begin_write().unwrap();
     {
         let mut tables = tables::Tables::open(&transaction).unwrap();
         meta::write_format_as(&mut tables.meta, FORMAT_VERSION + 1, &identity()).unwrap();

@@ -1,0 +1,121 @@
+//! The disk of the state directory is full, and has room again: nobody restarts anything.
+
+use super::compare::assert_equal;
+use super::pair::{Cable, Node, begin, flush, write};
+use super::reversal::rescued;
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io::Write;
+use std::path::Path;
+use tempfile::TempDir;
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+/// A file system in memory, until it is dropped.
+struct Disk(TempDir);
+
+impl Disk {
+    /// `None`: there is no right to mount.
+    fn new(megabytes: u32) -> Option<Disk> {
+        let at = tempfile::tempdir().unwrap();
+        let size = Disk::size(megabytes);
+        mount(
+            "none",
+            at.path(),
+            "tmpfs",
+            MountFlags::empty(),
+            Some(&*size),
+        )
+        .ok()?;
+        Some(Disk(at))
+    }
+
+    fn size(megabytes: u32) -> CString {
+        CString::new(format!("size={megabytes}m")).unwrap()
+    }
+
+    fn at(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all the room.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.at().join("fill")).unwrap();
+        while file.write_all(&[7; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = unmount(self.at(), UnmountFlags::DETACH);
+    }
+}
+
+/// Changes that the index does not take without more room.
+fn change_much(node: &Node, name: &str) {
+    for i in 0..3000 {
+        let long = "long".repeat(40);
+        write(
+            &node.tree().join(format!("{name}/{}/{long}{i}", i % 30)),
+            "",
+        );
+    }
+}
+
+/// A pair of which one node has its state on the disk; the other's place is given.
+async fn pair_on(disk: &Disk, full: &'static str, place: &TempDir) -> (Node, Node) {
+    let node = |name: &'static str| {
+        let state = match name == full {
+            true => disk.at().join("state"),
+            false => place.path().join(format!("{name}-state")),
+        };
+        Node::new_at(&place.path().join(name), state, name, |_| {})
+    };
+    begin(node("a"), node("b")).await
+}
+
+fn fails(node: &Node) -> bool {
+    let alarms = node.engine().status().alarms;
+    alarms.iter().any(|alarm| alarm.kind == "index")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_state_directory_of_either_node_needs_no_restart() {
+    for full in ["a", "b"] {
+        let Some(disk) = Disk::new(12) else {
+            return tandem_lab::skipped("a full state directory: no right to mount");
+        };
+        let place = tempfile::tempdir().unwrap();
+        let (a, b) = pair_on(&disk, full, &place).await;
+        write(&a.tree().join("first"), "is here");
+        let cable = Cable::plug(&a, &b);
+        flush(&a).await;
+        let known = a.shown().await.seq;
+        disk.fill();
+        change_much(&a, "much");
+        let node = if full == "a" { &a } else { &b };
+        node.until("an alarm", |s| {
+            !s.consistent && s.alarms.iter().any(|a| a.kind == "index")
+        })
+        .await;
+        let text = format!("{:#?}", node.engine().status());
+        assert!(text.contains("No space left"), "{text}");
+        // What the one node lacks ends the session, and nothing else on the other.
+        let _ = cable.ended().await;
+        write(&a.tree().join("after"), "while it is full");
+        std::fs::remove_file(a.tree().join("first")).unwrap();
+        assert_eq!(fails(&a), full == "a");
+        assert_eq!(fails(&b), full == "b");
+
+        std::fs::remove_file(disk.at().join("fill")).unwrap();
+        node.until("opened anew", |s| s.alarms.is_empty()).await;
+        let cable = Cable::plug(&a, &b);
+        flush(&a).await;
+        b.until("consistent", |s| s.consistent && s.trees[0].dirty == 0)
+            .await;
+        assert_equal(&a.tree(), &b.tree());
+        assert!(a.shown().await.seq > known + 3000, "{known}");
+        assert_eq!(rescued(&b), BTreeMap::new());
+        cable.cut().await;
+    }
+}
