@@ -460,6 +460,7 @@ fn redo_seeds() -> Vec<Vec<u8>> {
     let body = Body {
         path: RelPath::new("base/16384/1").expect("a path"),
         ino: 7,
+        born_ns: 11,
         state: State { kind, meta },
         extents: vec![Extent {
             offset: 8,

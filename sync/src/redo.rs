@@ -13,7 +13,7 @@ use crate::path::RelPath;
 use serde::{Deserialize, Serialize};
 
 /// Version of the format. A journal of another version is refused by name.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Bytes of the footer.
 pub const FOOTER: usize = 56;
 /// Most bytes of data in one journal. Bounds how long a takeover waits for a file that is being changed, or that a crash
@@ -68,8 +68,10 @@ pub enum Fill {
 pub struct Body {
     /// The file.
     pub path: RelPath,
-    /// Its inode. Another file that lies there now is not touched.
+    /// Its inode number. Another file that lies there now is not touched.
     pub ino: u64,
+    /// When it was made, nanoseconds since 1970: a file system gives the number of a removed file again, ext4 to the next one.
+    pub born_ns: i128,
     /// What it becomes: a regular file of this size with these attributes.
     pub state: State,
     /// In ascending order, without overlap.
@@ -211,6 +213,7 @@ mod tests {
         Body {
             path: RelPath::new("base/1").unwrap(),
             ino: 9,
+            born_ns: 1_800_000_000_123_456_789,
             state: State { kind, meta },
             extents,
         }

@@ -30,6 +30,9 @@ pub struct Stat {
     pub mtime_ns: i128,
     /// Time of the last change of anything, nanoseconds since 1970. Users cannot set it.
     pub ctime_ns: i128,
+    /// When the inode was made, nanoseconds since 1970: tells a file from another one that got its number. Users cannot set
+    /// it. `None` where the file system keeps no such time.
+    pub born_ns: Option<i128>,
     /// Device number of a device entry.
     pub rdev: u64,
     /// The mount it lies on; 0 where the kernel (before 5.8) does not tell.
@@ -58,7 +61,7 @@ impl Stat {
         name: P,
         flags: AtFlags,
     ) -> Result<Stat, Errno> {
-        let want = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+        let want = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
         let found = rustix::fs::statx(dir, name, flags | AtFlags::NO_AUTOMOUNT, want)?;
         Ok(Stat::from_statx(&found))
     }
@@ -76,6 +79,9 @@ impl Stat {
             size: s.stx_size,
             mtime_ns: join_ns(s.stx_mtime.tv_sec, s.stx_mtime.tv_nsec),
             ctime_ns: join_ns(s.stx_ctime.tv_sec, s.stx_ctime.tv_nsec),
+            born_ns: StatxFlags::from_bits_retain(s.stx_mask)
+                .contains(StatxFlags::BTIME)
+                .then(|| join_ns(s.stx_btime.tv_sec, s.stx_btime.tv_nsec)),
             rdev: rustix::fs::makedev(s.stx_rdev_major, s.stx_rdev_minor),
             mount_id: s.stx_mnt_id,
             mount_root: tells(StatxAttributes::MOUNT_ROOT)

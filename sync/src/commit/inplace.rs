@@ -9,7 +9,8 @@
 //! apply, send, or start a service on it. The format is that of [`crate::redo`].
 //!
 //! Only a file of one name, whose version here is the pair's and at least [`IN_PLACE_FROM`] bytes long on both sides, is
-//! changed in place; everything else is replaced whole.
+//! changed in place, and only where the file system keeps when a file was made: after a crash nothing else tells it from
+//! another one that got its inode number. Everything else is replaced whole.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -57,10 +58,12 @@ impl Redo {
         let fits = large && stat.is_file() && stat.nlink == 1 && stat.key() == key;
         // A change in place could not go on after a crash.
         let free = stat.protecting_flag().is_none() && !state.meta.xattrs.flags().protects();
+        let born_ns = stat.born_ns?;
         (fits && free).then(|| Redo {
             body: Body {
                 path: path.clone(),
                 ino: stat.ino,
+                born_ns,
                 state: state.clone(),
                 extents: Vec::new(),
             },
@@ -268,7 +271,8 @@ fn its_file(root: &Root, body: &Body) -> Result<Option<File>, Fault> {
         Err(fault) => return Err(fault),
     };
     let stat = Stat::of_fd(held.as_fd())?;
-    match stat.is_file() && stat.ino == body.ino {
+    let same = (stat.ino, stat.born_ns) == (body.ino, Some(body.born_ns));
+    match stat.is_file() && same {
         true => reopen_for_writing(held.as_fd()).map(Some),
         false => Ok(None),
     }

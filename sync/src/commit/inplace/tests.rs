@@ -42,6 +42,10 @@ impl Bench {
     fn stage(&self, old: &[u8], new: &[u8], step: usize) -> Result<Staged, Fault> {
         let (base, key) = self.base();
         let redo = Redo::new(&path(), base, key, &state(new)).expect("it can be changed in place");
+        self.stage_by(redo, old, new, step)
+    }
+
+    fn stage_by(&self, redo: Redo, old: &[u8], new: &[u8], step: usize) -> Result<Staged, Fault> {
         let size = new.len() as u64;
         let mut staging = Staging::begin_in_place(&self.private, redo, size)?;
         let (base, _) = self.base();
@@ -226,6 +230,20 @@ fn another_file_that_lies_there_is_not_touched() {
         (b"another".to_vec(), 0)
     );
     drop(held);
+}
+
+#[test]
+fn another_file_that_got_the_inode_number_is_not_touched() {
+    let (old, new) = (vec![1; SIZE], vec![2; SIZE]);
+    let bench = Bench::new(&old);
+    let (base, key) = bench.base();
+    let mut redo = Redo::new(&path(), base, key, &state(&new)).expect("it can be changed in place");
+    // As if the file that lies there had been made after the journal's was removed.
+    redo.body.born_ns -= 1;
+    bench.open(bench.stage_by(redo, &old, &new, 4096).unwrap());
+    let finished = finish_journals(&bench.root, &bench.private).unwrap();
+    assert_eq!((finished, bench.journals()), (vec![], 0));
+    assert!(bench.content() == old);
 }
 
 #[test]
