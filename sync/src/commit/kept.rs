@@ -8,13 +8,15 @@ use crate::fault::Fault;
 use crate::path::RelPath;
 use crate::private::{duplicate, names};
 
-/// Most entries that are looked at for one directory. One with more is not called kept, but reported.
+/// Most entries that are looked at for one directory: some hundred milliseconds. The rest of a larger one is taken for what was
+/// seen of it. If it is not, nothing is lost: what somebody else made here is found and treated by itself, while a directory
+/// that was called neither kept nor gone would be asked for without end.
 const MOST: usize = 10_000;
-/// Deepest directory that is looked into, below the one in question.
+/// Deepest directory that is looked into, below the one in question. What lies deeper is taken for what was seen as well.
 const DEEPEST: usize = 64;
 
 /// Whether a directory holds something, and nothing but what is `outside` (neither changed nor removed here) and
-/// directories of which the same is true. `false` for what cannot be read.
+/// directories of which the same is true, as far as [`MOST`] entries show. `false` for what cannot be read.
 pub(crate) fn holds_only(
     root: &Root,
     dir: &RelPath,
@@ -32,13 +34,18 @@ fn below(
     left: &mut usize,
     depth: usize,
 ) -> Result<bool, Fault> {
+    if depth == 0 {
+        return Ok(true);
+    }
     let names = names(fd)?;
-    let fits = names.len() <= *left && depth > 0;
-    *left = left.saturating_sub(names.len());
-    if names.is_empty() || !fits {
+    if names.is_empty() {
         return Ok(false);
     }
     for name in names {
+        let Some(less) = left.checked_sub(1) else {
+            return Ok(true);
+        };
+        *left = less;
         let place = Place::new(duplicate(fd)?, &name)?;
         let (Ok(path), Some(stat)) = (dir.join(&name), place.stat()?) else {
             return Ok(false);
@@ -56,6 +63,27 @@ fn below(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_of_more_than_is_looked_at_is_kept_too() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let root = Root::open(temp.path(), false).expect("root");
+        let (deep, wide) = (temp.path().join("deep"), temp.path().join("wide"));
+        let bottom = deep.join("d/".repeat(DEEPEST + 1));
+        std::fs::create_dir_all(&bottom).expect("mkdir");
+        std::fs::write(bottom.join("x.log"), b"x").expect("write");
+        std::fs::create_dir(&wide).expect("mkdir");
+        for n in 0..=MOST {
+            std::fs::write(wide.join(format!("{n}.log")), b"").expect("write");
+        }
+        let logs = |path: &RelPath, _: bool| path.as_bytes().ends_with(b".log");
+        let none = |_: &RelPath, _: bool| false;
+        for dir in ["deep", "wide"].map(|dir| RelPath::new(dir).expect("path")) {
+            assert!(holds_only(&root, &dir, &logs), "{dir}");
+        }
+        let wide = RelPath::new("wide").expect("path");
+        assert!(!holds_only(&root, &wide, &none), "what is seen decides");
+    }
 
     #[test]
     fn only_what_is_outside_keeps_a_directory() {
