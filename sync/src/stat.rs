@@ -141,11 +141,14 @@ impl Stat {
     /// Whether the last change is so near to `now_ns` (real time) that a further change may carry the same stamp.
     ///
     /// Kernels before 6.13 stamp by the jiffy, 4 to 10 ms: an entry that is fresh when it is read must be read again
-    /// later, else a change in the same jiffy is never seen. The 20 ms are two jiffies of the slowest clock. A stamp from the
-    /// future counts as fresh.
+    /// later, else a change in the same jiffy is never seen. The 20 ms are two jiffies of the slowest clock.
+    ///
+    /// A stamp that lies further in the future is of a clock that was set back, and proves as well as an old one: a change from now
+    /// on gets an earlier stamp. When the clock comes by that moment again, a change would have to meet the same nanosecond,
+    /// which the ticks after a step do not lie on but by chance; the comparison of contents finds even that.
     pub fn is_fresh(&self, now_ns: i128) -> bool {
         const JIFFIES_NS: i128 = 20_000_000;
-        now_ns - self.ctime_ns < JIFFIES_NS
+        (now_ns - self.ctime_ns).abs() < JIFFIES_NS
     }
 }
 
@@ -160,6 +163,11 @@ mod tests {
         assert!(stat.is_fresh(1_000_000_000));
         assert!(stat.is_fresh(1_019_999_999));
         assert!(!stat.is_fresh(1_020_000_000));
-        assert!(stat.is_fresh(0), "a stamp from the future");
+        assert!(
+            stat.is_fresh(980_000_001),
+            "a clock that was set back a little"
+        );
+        assert!(!stat.is_fresh(980_000_000));
+        assert!(!stat.is_fresh(0), "a clock that was set back far");
     }
 }
