@@ -38,6 +38,7 @@ mod intent;
 mod judge;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 mod keeping;
+mod linked;
 mod local;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod localtime;

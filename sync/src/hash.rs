@@ -17,6 +17,9 @@ use crate::stat::Stat;
 use crate::tail::{Tail, TailHasher};
 
 mod ahead;
+mod once;
+
+pub use once::{Links, Once};
 
 /// Bytes per read: large enough for BLAKE3's full speed, small enough for the second-level cache.
 const CHUNK: usize = crate::tail::STEP;
@@ -197,6 +200,8 @@ pub struct How<'e> {
     pub ends: Ends<'e>,
     /// How much is read. `None`: everything.
     pub most: Option<&'e Most>,
+    /// What is known of files with several names. `None`: each name is read.
+    pub links: Option<Links<'e>>,
 }
 
 /// How much is read at once, for a reader on whom others wait.
@@ -290,9 +295,11 @@ pub struct Wanted<'p> {
 /// When a file's content is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unread {
-    /// It is, whatever its key says.
+    /// It is, whatever its key says, but not for each of its names.
     Never,
-    /// It is known for this key.
+    /// It is, but for a content that is known for its key under another name.
+    Elsewhere,
+    /// It is known for this key; else as [`Unread::Elsewhere`].
     Known(LocalKey),
     /// Nobody asks for it.
     Always,
@@ -301,7 +308,7 @@ pub enum Unread {
 impl Unread {
     fn covers(self, seen: &Seen) -> bool {
         match self {
-            Unread::Never => false,
+            Unread::Never | Unread::Elsewhere => false,
             Unread::Known(key) => key == seen.key(),
             Unread::Always => true,
         }
@@ -345,6 +352,15 @@ fn read_file(file: &File, wanted: Wanted<'_>, how: How<'_>, root: &Root) -> Resu
     if wanted.unread.covers(&seen) {
         return Ok(Read::unread(seen));
     }
+    match how.links.filter(|_| seen.has_other_names()) {
+        Some(links) => links.read(seen, wanted.unread, |seen| {
+            read_content(file, seen, wanted, how)
+        }),
+        None => read_content(file, seen, wanted, how),
+    }
+}
+
+fn read_content(file: &File, seen: Seen, wanted: Wanted<'_>, how: How<'_>) -> Result<Read, Fault> {
     let may = |bytes| how.most.map_or(Ok(()), |most| most.take(bytes));
     let before = wanted.before.filter(|before| before.has_grown(&seen));
     if let Some(tail) = before.and_then(|before| before.tail.as_ref()) {
@@ -468,6 +484,7 @@ mod tests {
         flush_first: false,
         ends: TO_ITS_END,
         most: None,
+        links: None,
     };
 
     #[test]

@@ -19,6 +19,9 @@ pub(crate) struct Dirt {
     pub force: bool,
     /// And all of it, even if it has only grown.
     pub whole: bool,
+    /// It is a name of a file of which another name is gone: its names are told of anew even if the local key says that nothing
+    /// changed. It is read only if its content is known under no name.
+    pub names: bool,
     /// What lies below is told by itself: it comes from a walk, or a directory was made there.
     pub walked: bool,
     /// A walk has just seen a regular file there.
@@ -39,6 +42,7 @@ impl Dirt {
         recursive: false,
         force: true,
         whole: true,
+        names: false,
         walked: false,
         file: false,
         gone: None,
@@ -51,11 +55,18 @@ impl Dirt {
         whole: false,
         ..Dirt::FORCED
     };
+    /// Another name of the file is gone.
+    pub const NAMES: Dirt = Dirt {
+        force: false,
+        names: true,
+        ..Dirt::FORCED
+    };
     /// Found by a walk, or made just now.
     pub const WALKED: Dirt = Dirt {
         recursive: false,
         force: false,
         whole: false,
+        names: false,
         walked: true,
         file: false,
         gone: None,
@@ -78,6 +89,7 @@ impl Dirt {
         self.recursive |= other.recursive;
         self.force |= other.force;
         self.whole |= other.whole;
+        self.names |= other.names;
         self.file = other.file;
         self.gone = other.gone;
         self.large = other.large;
@@ -114,14 +126,16 @@ fn take_vanished(sights: &mut Vec<Sight>) -> Vec<RelPath> {
 impl Tree {
     /// Marks a path to be looked at.
     pub fn mark(&mut self, path: RelPath, dirt: Dirt) {
-        if !dirt.force && self.waits_restless(&path) {
+        // A scan may see nothing new there.
+        let insists = dirt.force || dirt.names;
+        if !insists && self.waits_restless(&path) {
             return;
         }
         if self.dirty.len() >= MAX_DIRTY {
             self.dirty.clear();
             self.rescan = true;
         }
-        if !self.rescan || dirt.force {
+        if !self.rescan || insists {
             let since = match dirt.since {
                 0 => self.round,
                 since => since,

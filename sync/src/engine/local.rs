@@ -3,7 +3,8 @@
 use super::clock::{self, ms};
 use super::deletions::{Counted, NAMES, lives_on};
 use super::dirty::{Dirt, Missing};
-use super::look::{Looker, Names, Sight, Sights};
+use super::linked::Names;
+use super::look::{Looker, Sight, Sights};
 use super::reading::LARGE;
 use super::restless::Restless;
 use super::status::Mode;
@@ -183,6 +184,7 @@ impl Worker {
             let entry = looker.index.get(looker.tree, &path)?;
             let mut names = Names::default();
             looker.look(&path, dirt, entry.as_ref(), read, &mut names, &mut sights)?;
+            looker.tell_names(names, &mut sights)?;
             Ok(sights)
         });
         self.looked(at, &[(path, dirt)], sights, Missing::Waits);

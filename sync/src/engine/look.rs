@@ -3,12 +3,15 @@
 //! Shared by both roles: the source records what it sees with new numbers, the replica learns of local changes.
 
 use super::dirty::Dirt;
+use super::linked::Names;
 use super::restless::{Restless, Unrested};
 use super::tree::Open;
 use crate::chunks::ChunkMemory;
 use crate::entry::{ContentHash, IndexEntry, Kind, LocalKey, State};
 use crate::fault::Fault;
-use crate::hash::{self, Before, Ends, Hashed, How, Most, PutOff, ReadResult, Unread, Wanted};
+use crate::hash::{
+    self, Before, Ends, Hashed, How, Links, Most, PutOff, ReadResult, Unread, Wanted,
+};
 use crate::index::{Index, IndexError, Snapshot};
 use crate::meta::{Seen, What};
 use crate::path::RelPath;
@@ -17,10 +20,6 @@ use crate::tail::{GROWS_FROM, Tails};
 use crate::tree::{TreeConfig, TreeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// Most names of one file that are treated as one group. A file with more names is rare, and its further names are
-/// then separate files on the other side.
-const MAX_NAMES: usize = 4096;
 
 /// What a look found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +57,7 @@ pub(crate) struct Sights {
     pub restless: Vec<(RelPath, u64)>,
     /// Copies that were kept of them.
     pub kept: BTreeMap<RelPath, ContentHash>,
-    /// Bytes read.
+    /// Bytes of the contents that were looked at.
     pub bytes: u64,
 }
 
@@ -98,6 +97,7 @@ impl Looker<'_> {
             flush_first: self.config.poll.is_some() && !self.receiver,
             ends: self.ends,
             most: self.most,
+            links: None,
         }
     }
 
@@ -111,11 +111,14 @@ impl Looker<'_> {
     /// Looks at several paths, each with what it drags along.
     pub fn look_all(&self, paths: &[(RelPath, Dirt)]) -> Result<Sights, IndexError> {
         let mut sights = Sights::default();
-        self.look_some(paths, &mut Names::default(), &mut sights)?;
+        let mut names = Names::default();
+        self.look_some(paths, &mut names, &mut sights)?;
+        self.tell_names(names, &mut sights)?;
         Ok(sights)
     }
 
-    /// Looks at some of many paths that are looked at as at one: names of a file can be anywhere among them.
+    /// Looks at some of many paths that are looked at as at one: names of a file can be anywhere among them. Files with
+    /// several names are told of behind the last ones, by [`Looker::tell_names`].
     pub(super) fn look_some(
         &self,
         paths: &[(RelPath, Dirt)],
@@ -139,7 +142,16 @@ impl Looker<'_> {
                 ..self.wanted(path, *dirt, entry.as_ref())
             })
             .collect();
-        let read = hash::read_many(&self.open.root, &wanted, self.how());
+        // An index that fails is met again when it is told of them.
+        let known = |key: &LocalKey| self.known(key).ok().flatten().map(|(_, hash)| hash);
+        let how = How {
+            links: Some(Links {
+                once: &names.once,
+                known: &known,
+            }),
+            ..self.how()
+        };
+        let read = hash::read_many(&self.open.root, &wanted, how);
         for (((path, dirt), entry), read) in paths.iter().zip(entries).zip(read) {
             self.look(path, *dirt, entry.as_ref(), read, names, sights)?;
         }
@@ -155,14 +167,15 @@ impl Looker<'_> {
     ) -> Wanted<'p> {
         let outside = self.is_outside(path, false);
         let known = entry.filter(|e| e.current.is_some() && e.seq != 0);
-        let known = known.and_then(|e| e.local).filter(|_| !dirt.force);
+        let known = known.and_then(|e| e.local).filter(|_| !dirt.names);
         Wanted {
             path,
             file: dirt.file && !outside,
             unread: match known {
                 _ if outside => Unread::Always,
+                _ if dirt.force => Unread::Never,
                 Some(key) => Unread::Known(key),
-                None => Unread::Never,
+                None => Unread::Elsewhere,
             },
             before: None,
         }
@@ -370,34 +383,6 @@ impl Looker<'_> {
         Ok(())
     }
 
-    /// A name of a file is gone. Its other names may need a new first one, and what was written through this one was told
-    /// of this one only.
-    pub(super) fn other_names(
-        &self,
-        path: &RelPath,
-        entry: &IndexEntry,
-        out: &mut Sights,
-    ) -> Result<(), IndexError> {
-        let (Some(local), Some(state)) = (entry.local, &entry.current) else {
-            return Ok(());
-        };
-        match &state.kind {
-            Kind::File { .. } => {}
-            // The first name brings the others along, or is gone itself and then names them.
-            Kind::HardLink { to } => {
-                out.more.push((to.clone(), Dirt::FORCED));
-                return Ok(());
-            }
-            _ => return Ok(()),
-        }
-        for (tree, other) in self.index.by_inode(local.dev, local.ino, MAX_NAMES)? {
-            if tree == self.tree && other != *path {
-                out.more.push((other, Dirt::FORCED));
-            }
-        }
-        Ok(())
-    }
-
     fn file(
         &self,
         (path, entry): (&RelPath, Option<&IndexEntry>),
@@ -436,7 +421,8 @@ impl Looker<'_> {
         // again because its key is unknown.
         let local = at_rest.then_some(key);
         if seen.has_other_names() {
-            return self.group(path, &key, state, local, names, out);
+            names.note(path, key, state, local);
+            return Ok(());
         }
         out.seen.push(Sight {
             path: path.clone(),
@@ -465,60 +451,6 @@ impl Looker<'_> {
         });
     }
 
-    /// A file with several names: the first name in path order carries the content, the others point to it.
-    pub(super) fn group(
-        &self,
-        path: &RelPath,
-        key: &LocalKey,
-        state: State,
-        local: Option<LocalKey>,
-        names: &mut Names,
-        out: &mut Sights,
-    ) -> Result<(), IndexError> {
-        let group = names.0.entry((key.dev, key.ino)).or_default();
-        if group.is_empty() {
-            for (tree, name) in self.index.by_inode(key.dev, key.ino, MAX_NAMES)? {
-                if tree == self.tree {
-                    group.insert(name);
-                }
-            }
-            if let Some(restless) = &self.restless {
-                group.extend(restless.names((key.dev, key.ino)).cloned());
-            }
-        }
-        group.extend(out.unrested.of((key.dev, key.ino)).cloned());
-        group.insert(path.clone());
-        let still = |name: &RelPath| {
-            let stat = self.open.root.stat(name);
-            matches!(stat, Ok(Some(s)) if s.is_file() && s.ino == key.ino && s.dev == key.dev)
-        };
-        group.retain(|name| name == path || still(name));
-        let Some(first) = group.first().cloned() else {
-            return Ok(());
-        };
-        if local.is_none() {
-            out.unrested.note((key.dev, key.ino), group.iter());
-        }
-        for name in group.iter() {
-            let kind = if *name == first {
-                state.kind.clone()
-            } else {
-                Kind::HardLink { to: first.clone() }
-            };
-            let state = State {
-                kind,
-                meta: state.meta.clone(),
-            };
-            out.seen.retain(|sight| sight.path != *name);
-            out.seen.push(Sight {
-                path: name.clone(),
-                state: Some(state),
-                local,
-            });
-        }
-        Ok(())
-    }
-
     /// Walks what lies below a directory and adds what must be looked at.
     pub(super) fn below(&self, dir: &RelPath, out: &mut Sights) -> Result<(), IndexError> {
         let more = &mut out.more;
@@ -533,7 +465,3 @@ impl Looker<'_> {
         Ok(())
     }
 }
-
-/// Names of files with several names, by device and inode, seen in this round.
-#[derive(Default)]
-pub(super) struct Names(BTreeMap<(u64, u64), BTreeSet<RelPath>>);

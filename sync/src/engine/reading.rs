@@ -9,8 +9,9 @@ use super::dirty::Dirt;
 use super::tree::Tree;
 use super::worker::Worker;
 use crate::beneath::Root;
+use crate::entry::{ContentHash, LocalKey};
 use crate::fault::Fault;
-use crate::hash::{self, Before, How, ReadResult, Unread, Wanted};
+use crate::hash::{self, Before, How, Links, Once, ReadResult, Unread, Wanted};
 use crate::meta::Seen;
 use crate::path::RelPath;
 use std::future::Future;
@@ -44,6 +45,8 @@ struct Order {
     path: RelPath,
     unread: Unread,
     before: Option<Before>,
+    /// What is known of the file under another name.
+    known: Option<(LocalKey, ContentHash)>,
     flush_first: bool,
     shared: Arc<Shared>,
 }
@@ -89,6 +92,14 @@ impl Order {
             flush_first: self.flush_first,
             ends: &ends,
             most: None,
+            links: Some(Links {
+                once: &Once::default(),
+                known: &|key| {
+                    self.known
+                        .filter(|known| known.0 == *key)
+                        .map(|known| known.1)
+                },
+            }),
         };
         hash::read(&self.root, wanted, how)
     }
@@ -161,9 +172,15 @@ impl Worker {
             let entry = looker.index.get(looker.tree, &path)?;
             let unread = looker.wanted(&path, dirt, entry.as_ref()).unread;
             let before = entry.and_then(|entry| looker.before(&path, dirt, &entry));
-            Ok((unread, before))
+            let stat = looker.open.root.stat(&path).ok().flatten();
+            let linked = stat.filter(|stat| stat.is_file() && stat.nlink > 1);
+            let known = match linked.map(|stat| stat.key()) {
+                Some(key) => looker.known(&key)?.map(|(_, hash)| (key, hash)),
+                None => None,
+            };
+            Ok((unread, before, known))
         });
-        let (unread, before) = match known {
+        let (unread, before, known) = match known {
             Some(Ok(known)) => known,
             Some(Err(error)) => return self.index_failed(&error),
             None => return,
@@ -178,6 +195,7 @@ impl Worker {
             path: path.clone(),
             unread,
             before,
+            known,
             flush_first: tree.config.poll.is_some(),
             shared,
         };

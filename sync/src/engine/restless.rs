@@ -77,6 +77,11 @@ impl Restless<'_> {
         self.tree.fuzzy.contains(path)
     }
 
+    /// It is to be read again.
+    pub fn waits(&self, path: &RelPath) -> bool {
+        self.tree.later.contains_key(path)
+    }
+
     /// Names of the file that the index may not know of.
     pub fn names(&self, inode: Inode) -> impl Iterator<Item = &RelPath> {
         self.tree.unrested.of(inode)

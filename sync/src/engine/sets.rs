@@ -8,7 +8,8 @@
 use super::clock::{self, ms};
 use super::command::{Command, Shared};
 use super::dirty::Dirt;
-use super::look::{Looker, Names, Sight, Sights};
+use super::linked::Names;
+use super::look::{Looker, Sight, Sights};
 use super::status::{Mode, SetStatus};
 use super::tree::{Open, Tree};
 use super::walk::Walk;
@@ -532,6 +533,8 @@ impl Taking<'_> {
             todo = std::mem::take(&mut sights.more);
             todo.retain(|(path, _)| paths.insert(path.clone()));
         }
+        looker.tell_names(names, &mut sights).map_err(text)?;
+        self.in_time(deadline)?;
         Ok(sights)
     }
 

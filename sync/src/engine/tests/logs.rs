@@ -54,7 +54,7 @@ async fn verified(a: &Node, b: &Node) {
 }
 
 /// Bytes that this process has read. Each test has a process of its own.
-fn bytes_read() -> u64 {
+pub(super) fn bytes_read() -> u64 {
     let io = std::fs::read_to_string("/proc/self/io").unwrap();
     let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
     line.unwrap().parse().unwrap()
