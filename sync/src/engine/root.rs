@@ -30,8 +30,11 @@ impl Tree {
                 self.open = Some(open);
                 let ends = |stop: &Stop| !matches!(stop, Stop::Deletes(_));
                 if self.stop.as_ref().is_some_and(ends) {
+                    if matches!(self.stop, Some(Stop::Full(_))) {
+                        self.room = Room::default();
+                    }
+                    // After another stop what lacked room is judged as before: its alarm is open.
                     self.stop = None;
-                    self.room = Room::default();
                     self.rescan = true;
                 }
             }

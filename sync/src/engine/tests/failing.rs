@@ -1,7 +1,7 @@
 //! The disk of the state directory is full, and has room again: nobody restarts anything.
 
 use super::compare::assert_equal;
-use super::pair::{Cable, Node, begin, flush, write};
+use super::pair::{Cable, Node, PATIENCE, begin, flush, write};
 use super::reversal::rescued;
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 use tempfile::TempDir;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
 /// A file system in memory, until it is dropped.
 struct Disk(TempDir);
@@ -36,6 +36,10 @@ impl Disk {
 
     fn at(&self) -> &Path {
         self.0.path()
+    }
+
+    fn grow(&self, megabytes: u32) {
+        mount_remount(self.at(), MountFlags::empty(), &*Disk::size(megabytes)).unwrap();
     }
 
     /// Takes all the room.
@@ -118,4 +122,45 @@ async fn a_full_state_directory_of_either_node_needs_no_restart() {
         assert_eq!(rescued(&b), BTreeMap::new());
         cable.cut().await;
     }
+}
+
+/// Tree and state of the standby are on one disk, which what it receives fills.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_whose_own_tree_fills_the_disk_goes_on_when_there_is_room() {
+    let Some(disk) = Disk::new(12) else {
+        return tandem_lab::skipped("one disk for tree and state: no right to mount");
+    };
+    let a = Node::new("a", |_| {});
+    let b = Node::new_in(disk.at(), "b", |_| {});
+    let (a, b) = begin(a, b).await;
+    write(&a.tree().join("first"), "fits");
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    for i in 0..200 {
+        write(&a.tree().join(format!("large/{i}")), vec![i as u8; 100_000]);
+    }
+    change_much(&a, "more");
+    b.until("an alarm", |s| !s.consistent && !s.alarms.is_empty())
+        .await;
+    write(&a.tree().join("after"), "the master goes on");
+    super::pair::recorded(&a).await;
+    assert_eq!(a.engine().status().alarms, []);
+    cable.cut().await;
+    // Whoever dials does it again and again.
+    let dials = async {
+        loop {
+            let _ = Cable::plug(&a, &b).ended().await;
+        }
+    };
+    disk.grow(80);
+    tokio::select! {
+        () = b.until("consistent", |s| s.consistent && s.trees[0].dirty == 0 && s.alarms.is_empty()) => {}
+        () = dials => unreachable!("it never ends"),
+        () = tokio::time::sleep(PATIENCE) => panic!("{:#?}", b.engine().status()),
+    }
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(rescued(&b), BTreeMap::new());
+    cable.cut().await;
 }
