@@ -115,8 +115,8 @@ pub(super) fn poll_read(
             continue;
         };
         if let Poll::Ready(read) = Pin::new(&mut reading.result).poll(context) {
-            // Its thread panicked.
-            let read = read.unwrap_or(Err(Fault::Changed("it could not be read")));
+            let panicked = std::io::Error::other("the thread that read it panicked");
+            let read = read.unwrap_or_else(|_| Err(Fault::io("read", &panicked)));
             return Poll::Ready((at, read));
         }
     }
@@ -219,9 +219,14 @@ impl Worker {
         let Some(dirt) = tree.dirty.get(&path).copied() else {
             return;
         };
-        let found = |seen: &Seen| tree.is_still(&path, seen);
-        if !matches!(&read, Ok(Some(read)) if found(&read.seen)) {
-            // It was renamed, replaced or removed, or cannot be read: an ordinary look tells.
+        let is_told = match &read {
+            Ok(Some(read)) => tree.is_still(&path, &read.seen),
+            Ok(None) | Err(Fault::Changed(_) | Fault::Missing | Fault::NotBeneath) => false,
+            // The error is the path's: to read it again at once would bring the same.
+            Err(_) => true,
+        };
+        if !is_told {
+            // It was renamed, replaced or removed: an ordinary look tells.
             tree.mark(
                 path,
                 Dirt {
