@@ -12,7 +12,6 @@ mod burst;
 #[allow(clippy::disallowed_methods)]
 pub mod clock;
 pub(crate) mod command;
-#[allow(clippy::disallowed_methods)]
 mod commands;
 #[allow(clippy::disallowed_methods)]
 mod compare;
@@ -57,6 +56,8 @@ mod reboot;
 pub(crate) mod receivers;
 pub mod report;
 mod restless;
+#[allow(clippy::disallowed_methods)]
+mod roles;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod rolling;
 mod room;
