@@ -66,6 +66,7 @@ mod scanning;
 mod set_apply;
 #[allow(clippy::disallowed_methods)]
 mod sets;
+pub(crate) mod shared;
 mod show;
 mod skipped;
 mod standby;

@@ -5,8 +5,8 @@
 //! after a flush before it believes them.
 
 use crate::commit::holds_only;
-use crate::engine::command::Shared;
 use crate::engine::paced::Paced;
+use crate::engine::shared::Shared;
 use crate::entry::{Kind, State};
 use crate::fault::Fault;
 use crate::meta::{self, What};

@@ -10,8 +10,8 @@
 //! answered, and not for its directory and the index too.
 
 use super::apply::{Applied, Batch};
-use super::command::Shared;
 use super::intent::{INTENT, Intent};
+use super::shared::Shared;
 use super::tree::Tree;
 use super::view::names_of;
 use super::worker::Worker;

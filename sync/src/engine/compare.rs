@@ -1,10 +1,11 @@
 //! Comparing a part of a tree with a receiver's: it is read freshly here, and the receiver is asked what differs.
 
-use super::command::{Command, Shared, VerifyAsk};
+use super::command::{Command, VerifyAsk};
 use super::error::CommandError;
 use super::handle::Engine;
 use super::paced::{Paced, at_rate};
 use super::receivers::Receiver;
+use super::shared::Shared;
 use super::verified::{Found, Step};
 use super::view::names_of;
 use crate::entry::{Kind, State};

@@ -6,8 +6,8 @@
 //! removed.
 
 use super::clock;
-use super::command::Shared;
 use super::dirty::Dirt;
+use super::shared::Shared;
 use super::status::Mode;
 use super::tree::{MAX_NAMED, Tree};
 use super::worker::Worker;

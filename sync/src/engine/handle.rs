@@ -1,10 +1,11 @@
 //! The handle by which the agent talks to the engine.
 
-use super::command::{Command, Shared, heads};
+use super::command::Command;
 use super::error::{CommandError, SessionError};
 use super::receivers::Receiver;
 use super::report::{AcceptPrice, InitReport, RevokeReport, SessionEnd};
 use super::sets::FreezeHooks;
+use super::shared::{Shared, heads};
 use super::status::EngineStatus;
 use super::stream::Gauge;
 use crate::lineage::{NodeHeads, PairRelation, combine};

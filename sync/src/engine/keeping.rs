@@ -3,10 +3,10 @@
 
 mod put;
 
-use super::command::Shared;
 use super::error::CommandError;
 use super::handle::Engine;
 use super::report::{PutEntry, PutFile, PutReport, RescueSet};
+use super::shared::Shared;
 use super::status::Mode;
 use super::tree::Open;
 use crate::entry::Meta;

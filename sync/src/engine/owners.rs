@@ -1,6 +1,6 @@
 //! Owners by name, for trees that ask for it: names go out with records, and come in as this node's numbers.
 
-use super::command::Shared;
+use super::shared::Shared;
 use crate::entry::{Meta, State};
 use crate::owners::{Lacks, Names};
 use crate::tree::{Owners, TreeId};

@@ -1,6 +1,7 @@
 //! Before a replica accepts: what is here is classified, durably, before anything is applied (R2, "Unreplicated, exactly").
 
-use super::command::{Reply, heads};
+use super::command::Reply;
+use super::shared::heads;
 use super::status::Mode;
 use super::tree::Tree;
 use super::worker::Worker;

@@ -4,8 +4,8 @@
 //! Such a path stays marked, as `large`. One thread for each tree reads one content after the other; what it read is looked at as
 //! if the worker had just read it.
 
-use super::command::Shared;
 use super::dirty::Dirt;
+use super::shared::Shared;
 use super::tree::Tree;
 use super::worker::Worker;
 use crate::beneath::Root;

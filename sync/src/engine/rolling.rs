@@ -3,12 +3,13 @@
 //!
 //! Where it is is durable, so a restart goes on. A change of master begins anew: the other side is another machine then.
 
-use super::command::{Command, Shared};
+use super::command::Command;
 use super::compare::{Again, SETTLE};
 use super::contents::pace::{Plan, cost};
 use super::error::CommandError;
 use super::handle::Engine;
 use super::receivers::Receiver;
+use super::shared::Shared;
 use super::status::{Mode, VerifyRound, VerifyStatus};
 use super::verified::{Found, Verified};
 use super::worker::Worker;

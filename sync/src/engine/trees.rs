@@ -1,9 +1,9 @@
 //! Trees that come, go and change while the engine runs.
 
-use super::command::Shared;
 use super::commands::index;
 use super::error::CommandError;
 use super::roles::{random_epoch, unsettle};
+use super::shared::Shared;
 use super::status::Mode;
 use super::tree::Tree;
 use super::worker::Worker;

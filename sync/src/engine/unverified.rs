@@ -4,10 +4,11 @@
 //! The list is durable, on both nodes: after a takeover the new master goes on with its own.
 
 use super::clock::{self, ms};
-use super::command::{Command, Shared, VerifyAsk};
+use super::command::{Command, VerifyAsk};
 use super::contents::piece::{Order, Piece};
 use super::dirty::Dirt;
 use super::receivers::Receiver;
+use super::shared::Shared;
 use super::status::Mode;
 use super::tree::{MAX_NAMED, Tree};
 use super::worker::Worker;

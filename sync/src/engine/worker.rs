@@ -6,13 +6,14 @@
 use super::ahead::Ahead;
 use super::barrier::Barrier;
 use super::clock::{self, ms};
-use super::command::{Command, Shared};
+use super::command::Command;
 use super::dirty::Dirt;
 use super::failing::Failing;
 use super::intent::Left;
 use super::prepare::Preparing;
 use super::reading::poll_read;
 use super::scanning::{Piece, poll_piece};
+use super::shared::Shared;
 use super::status::Mode;
 use super::told::Told;
 use super::tree::{Stop, Tree};

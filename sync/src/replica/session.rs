@@ -7,7 +7,7 @@ use super::machine::ReplicaMachine;
 use super::pulse::Pulse;
 use super::staging::Contents;
 use crate::engine::clock;
-use crate::engine::command::Shared;
+use crate::engine::shared::Shared;
 use crate::engine::stream::{self, Channel, Gone, Pack};
 use crate::engine::{Mode, SessionEnd, SessionError, SessionStatus};
 use crate::lineage::NodeHeads;

@@ -5,7 +5,7 @@ use super::pulse::Pulse;
 use super::small::{Asides, Small};
 use crate::commit::{self, Content, Redo, Staging};
 use crate::delta;
-use crate::engine::command::Shared;
+use crate::engine::shared::Shared;
 use crate::engine::tree::Roots;
 use crate::entry::{ContentHash, IndexEntry, Kind, Meta};
 use crate::fault::Fault;

@@ -3,8 +3,9 @@
 //! The standby's word counts: for `flush`, the lag and a takeover. A replica's counts for itself alone.
 
 use crate::engine::clock;
-use crate::engine::command::{Command, Peer, Shared, VerifyAsk};
+use crate::engine::command::{Command, Peer, VerifyAsk};
 use crate::engine::receivers::Ticket;
+use crate::engine::shared::Shared;
 use crate::engine::{Receiver, SessionError, SessionStatus};
 use crate::lineage::NodeHeads;
 use crate::progress::Transfers;

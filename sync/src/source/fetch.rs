@@ -2,8 +2,8 @@
 
 use super::again::{self, Again};
 use super::machine::{Fetched, Reads, weight};
-use crate::engine::command::Shared;
 use crate::engine::set_key;
+use crate::engine::shared::Shared;
 use crate::entry::{IndexEntry, Kind};
 use crate::index::{Index, IndexError, Located, Snapshot};
 use crate::path::RelPath;

@@ -1,9 +1,10 @@
 //! Waiting until the peer has what was written here: flush, and the last steps of a planned move.
 
 use super::Engine;
-use crate::engine::command::{Command, Recorded, Shared, heads};
+use crate::engine::command::{Command, Recorded};
 use crate::engine::error::CommandError;
 use crate::engine::report::{FlushReport, NotCovered};
+use crate::engine::shared::{Shared, heads};
 use crate::engine::status::Mode;
 use crate::wire::MAX_RECORDS;
 use std::sync::atomic::Ordering;

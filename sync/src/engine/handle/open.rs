@@ -3,9 +3,10 @@
 use super::{Alive, Engine, check_replicas, check_trees};
 use crate::accounts::AccountFiles;
 use crate::chunks::ChunkMemory;
-use crate::engine::command::{Command, Peer, Shared};
+use crate::engine::command::{Command, Peer};
 use crate::engine::error::OpenError;
 use crate::engine::receivers::Receivers;
+use crate::engine::shared::Shared;
 use crate::engine::status::{EngineStatus, Mode};
 use crate::engine::tree::Roots;
 use crate::engine::worker::Worker;

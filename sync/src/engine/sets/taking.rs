@@ -2,9 +2,10 @@
 //! kept, and the tree goes on.
 
 use crate::beneath::Root;
-use crate::engine::command::Shared;
 use crate::engine::dirty::Dirt;
+use crate::engine::linked::Names;
 use crate::engine::look::{Looker, Sight, Sights};
+use crate::engine::shared::Shared;
 use crate::engine::tree::Open;
 use crate::engine::walk::{Found, Walk};
 use crate::entry::Kind;

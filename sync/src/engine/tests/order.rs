@@ -2,7 +2,8 @@
 
 use super::pair::{Node, pair, recorded, write};
 use crate::engine::apply::Batch;
-use crate::engine::command::{Command, heads};
+use crate::engine::command::Command;
+use crate::engine::shared::heads;
 use crate::path::RelPath;
 use crate::replica::machine::Ready;
 use crate::tree::TreeId;

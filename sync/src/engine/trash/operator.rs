@@ -4,11 +4,12 @@
 use super::STEP;
 use crate::commit::trash::{self, Found, Hour, TrashContent};
 use crate::commit::{Purged, Which};
-use crate::engine::command::{Command, Shared};
+use crate::engine::command::Command;
 use crate::engine::error::CommandError;
 use crate::engine::handle::Engine;
 use crate::engine::report::{TrashContent as Content, TrashEmptied, TrashItem, TrashListing};
 use crate::engine::report::{TrashKind, Trashed};
+use crate::engine::shared::Shared;
 use crate::engine::tree::Open;
 use crate::engine::worker::Worker;
 use crate::fault::Fault;

@@ -1,8 +1,9 @@
 //! How a session begins on the replica: whom it follows, what is here already, and from where it is to be sent.
 
 use super::ended;
-use crate::engine::command::{Command, Shared, heads};
+use crate::engine::command::Command;
 use crate::engine::prepare::Prepared;
+use crate::engine::shared::{Shared, heads};
 use crate::engine::stream::Channel;
 use crate::engine::{Mode, SessionEnd, SessionError, clock};
 use crate::lineage::{NodeHeads, left_behind};

@@ -3,8 +3,9 @@
 use super::Session;
 use crate::engine::SessionError;
 use crate::engine::clock;
-use crate::engine::command::{Command, Shared};
+use crate::engine::command::Command;
 use crate::engine::moving::MoveOrder;
+use crate::engine::shared::Shared;
 use crate::index::IndexError;
 use crate::path::RelPath;
 use crate::source::fetch::Stretch;

@@ -1,7 +1,7 @@
 //! How a session begins on the source: its Hello, and the replica's answer to it.
 
 use super::ended;
-use crate::engine::command::{Shared, floors, heads};
+use crate::engine::shared::{Shared, floors, heads};
 use crate::engine::stream::Channel;
 use crate::engine::{Mode, SessionEnd, SessionError};
 use crate::source::books::Books;

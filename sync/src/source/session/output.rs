@@ -3,7 +3,7 @@
 use super::{Session, held};
 use crate::engine::SessionError;
 use crate::engine::clock;
-use crate::engine::command::Shared;
+use crate::engine::shared::Shared;
 use crate::engine::stream::Pack;
 use crate::entry::{ContentHash, Kind, State};
 use crate::source::content::{Content, Step};
