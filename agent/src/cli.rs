@@ -34,6 +34,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// The page of a status, as `tandem status` shows it.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_status(report: &crate::api::types::StatusReport) -> String {
+    render::status(report, 1_800_000_000_000, text::Style { on: false })
+}
+
 /// The whole command line, for `tandem`, its manual and its completions.
 #[derive(Debug, Parser)]
 #[command(

@@ -20,6 +20,7 @@ pub const TARGETS: &[Target] = &[
         vec![br#"{"flush":{"timeout_ms":5}}"#.to_vec()]
     }),
     ("agent_api", request, requests),
+    ("agent_answer", answer, answers),
     ("agent_config", configuration, configurations),
     ("agent_keys", crate::keys::fuzz, keys),
     ("agent_journal", crate::journal::fuzz, || {
@@ -55,6 +56,31 @@ fn request(bytes: &[u8]) {
     same::<types::TrashListRequest>(bytes);
     same::<types::TrashRestoreRequest>(bytes);
     same::<types::TrashEmptyRequest>(bytes);
+}
+
+/// An answer of the local API, or a line of a stream, as each of its types.
+fn answer(bytes: &[u8]) {
+    use types::Line;
+    same::<types::StatusReport>(bytes);
+    same::<types::RoleReport>(bytes);
+    same::<types::InitReport>(bytes);
+    same::<types::TakeoverPrice>(bytes);
+    same::<types::FlushReport>(bytes);
+    same::<types::ReloadReport>(bytes);
+    same::<types::RescueList>(bytes);
+    same::<types::Done>(bytes);
+    same::<types::ApiError>(bytes);
+    same::<Line<types::MoveEvent>>(bytes);
+    same::<Line<types::HoldEvent>>(bytes);
+    same::<Line<types::VerifyEvent>>(bytes);
+    same::<Line<types::RestoreEvent>>(bytes);
+    same::<Line<types::RescueItem>>(bytes);
+    same::<Line<types::TrashEvent>>(bytes);
+    if let Ok(report) = serde_json::from_slice::<types::StatusReport>(bytes) {
+        let shown = crate::cli::fuzz_status(&report);
+        let hidden = |c: char| c.is_control() && c != '\n';
+        assert!(!shown.contains(hidden), "{shown:?}");
+    }
 }
 
 /// What can be read is written so that it is read alike.
@@ -126,6 +152,16 @@ fn requests() -> Vec<Vec<u8>> {
         r#"{"tree":"www","repair":true}"#,
         r#"{"set":"s","items":[1,2]}"#,
         r#"{"on":true,"for_ms":18446744073709551615}"#,
+    ];
+    texts.map(|text| text.as_bytes().to_vec()).to_vec()
+}
+
+fn answers() -> Vec<Vec<u8>> {
+    let texts = [
+        r#"{"event":{"step":{"step":"drain","text":"x","at_ms":5}}}"#,
+        r#"{"event":{"ended":{"why":"asked","text":"x"}}}"#,
+        r#"{"error":{"code":"busy","message":"x"}}"#,
+        r#"{"sets":[{"id":"s","tree":"www","made_unix_ms":0,"why":"w","items":1,"bytes":2}]}"#,
     ];
     texts.map(|text| text.as_bytes().to_vec()).to_vec()
 }

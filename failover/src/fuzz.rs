@@ -27,6 +27,11 @@ pub const TARGETS: &[Target] = &[
     ("failover_frames", frame, announcements),
     ("failover_icmp", echo, Vec::new),
     ("failover_netlink", netlink, || vec![netlink_answer()]),
+    (
+        "failover_events",
+        crate::address::events::fuzz,
+        kernel_events,
+    ),
     ("failover_http", http, answers),
 ];
 
@@ -273,6 +278,27 @@ fn netlink_answer() -> Vec<u8> {
     answer.extend(7u32.to_ne_bytes());
     answer.extend([0; 24]);
     answer
+}
+
+/// A new address (`struct ifaddrmsg` and `IFA_LOCAL`), and a device that went (`struct ifinfomsg` and `IFLA_IFNAME`).
+fn kernel_events() -> Vec<Vec<u8>> {
+    let message = |kind: u16, body: &[u8]| {
+        let mut message = (16 + body.len() as u32).to_ne_bytes().to_vec();
+        message.extend(kind.to_ne_bytes());
+        message.extend([0; 10]);
+        message.extend(body);
+        message
+    };
+    let address = [2, 24, 0, 0, 3, 0, 0, 0, 8, 0, 2, 0, 192, 0, 2, 1];
+    let device = [
+        &[0; 4][..],
+        &[3, 0, 0, 0],
+        &[0; 8],
+        &[9, 0, 3, 0],
+        b"eth0\0\0\0\0",
+    ]
+    .concat();
+    vec![[message(20, &address), message(17, &device)].concat()]
 }
 
 fn answers() -> Vec<Vec<u8>> {

@@ -71,6 +71,8 @@ mod show;
 mod skipped;
 mod standby;
 pub mod status;
+#[cfg(feature = "fuzz")]
+pub(crate) mod stored;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod stream;
 mod told;

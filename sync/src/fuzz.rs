@@ -24,8 +24,18 @@ pub const TARGETS: &[Target] = &[
     ("sync_heads", heads, head_seeds),
     ("sync_index", crate::index::fuzz, index_seeds),
     ("sync_redo", crate::redo::fuzz, redo_seeds),
-    ("sync_spool", crate::spool::fuzz, Vec::new),
+    (
+        "sync_stored",
+        crate::engine::stored::fuzz,
+        crate::engine::stored::seeds,
+    ),
+    ("sync_spool", crate::spool::fuzz, crate::spool::fuzz_seeds),
     ("sync_manifest", crate::rescue::manifest::fuzz, manifests),
+    ("sync_marker", crate::identity::fuzz, markers),
+    ("sync_trash", crate::commit::trash::fuzz, || {
+        vec![b"2026-11-28T03".to_vec(), b"2028-02-29T23.99".to_vec()]
+    }),
+    ("sync_owners", crate::owners::fuzz, owner_seeds),
     ("sync_fanotify", crate::watch::fuzz, Vec::new),
     ("sync_writers", crate::writers::fuzz, proc_lines),
     ("sync_path", path, paths),
@@ -434,7 +444,38 @@ fn index_seeds() -> Vec<Vec<u8>> {
     let entry = IndexEntry::received(Some(file_state()), 5, Some(local));
     let mut key = TreeId::of("t").0.to_vec();
     key.extend(b"a\0b");
-    vec![postcard::to_stdvec(&entry).expect("encoded"), key]
+    let identity = crate::index::IndexIdentity {
+        pair: "p".into(),
+        node: "n".into(),
+    };
+    let format = postcard::to_stdvec(&(2u32, identity)).expect("encoded");
+    let mut seeds = vec![postcard::to_stdvec(&entry).expect("encoded"), key, format];
+    seeds.extend(crate::index::fuzz_places());
+    seeds
+}
+
+fn markers() -> Vec<Vec<u8>> {
+    vec![br#"{"version":1,"id":"00ff","pair":"p","tree":"www"}"#.to_vec()]
+}
+
+/// Names, `/etc/passwd`, `/etc/group` and an ACL.
+fn owner_seeds() -> Vec<Vec<u8>> {
+    use crate::owners::{Lacks, Names};
+    let names = Names {
+        users: vec![(1000, "alice".into())],
+        groups: vec![(50, "staff".into())],
+        lacks: Lacks::Nothing,
+    };
+    let texts = b"alice:x:2000:1::/:/bin/sh\0staff:x:60:\0";
+    let acl = [
+        &2u32.to_le_bytes()[..],
+        &[2, 0, 7, 0],
+        &1000u32.to_le_bytes(),
+        &[8, 0, 5, 0],
+        &50u32.to_le_bytes(),
+    ];
+    let names = postcard::to_stdvec(&names).expect("encoded");
+    vec![[&names[..], texts, &acl.concat()].concat()]
 }
 
 fn manifests() -> Vec<Vec<u8>> {

@@ -116,16 +116,29 @@ pub fn read_marker(root: &Root) -> Result<Option<Marker>, IdentityError> {
         Err(Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(Fault::os("open marker", errno).into()),
     };
-    let mut text = String::new();
+    let mut text = Vec::new();
     file.take(MARKER_MAX)
-        .read_to_string(&mut text)
+        .read_to_end(&mut text)
         .map_err(|e| IdentityError::Damaged(e.to_string()))?;
+    parse_marker(&text).map(Some)
+}
+
+fn parse_marker(text: &[u8]) -> Result<Marker, IdentityError> {
     let marker: Marker =
-        serde_json::from_str(&text).map_err(|e| IdentityError::Damaged(e.to_string()))?;
+        serde_json::from_slice(text).map_err(|e| IdentityError::Damaged(e.to_string()))?;
     if marker.version != MARKER_VERSION {
         return Err(IdentityError::Version(marker.version));
     }
-    Ok(Some(marker))
+    Ok(marker)
+}
+
+/// The text of a marker.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok(marker) = parse_marker(bytes) {
+        let text = serde_json::to_vec(&marker).expect("a marker can be written");
+        assert_eq!(parse_marker(&text).expect("and read"), marker);
+    }
 }
 
 /// Writes a marker with a new random identity, durable when this returns. Replaces one that is there.

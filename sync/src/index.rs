@@ -379,6 +379,18 @@ impl Index {
     }
 }
 
+/// Renamed directories, and a place in one of them.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_places() -> Vec<Vec<u8>> {
+    let tree = crate::tree::TreeId::of("t");
+    let path = |text: &str| crate::path::RelPath::new(text).expect("a valid path");
+    let mut places = places::Places::default();
+    assert!(places.rename(tree, &path("a"), &path("b/c")));
+    let place = places.place(tree, &path("b/c/x"));
+    let encoded = postcard::to_stdvec(&places).expect("encoded");
+    vec![[encoded, place].concat()]
+}
+
 /// Keys and values as they are read from the file.
 #[cfg(feature = "fuzz")]
 pub(crate) fn fuzz(bytes: &[u8]) {
@@ -394,6 +406,18 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     }
     let _ = postcard::from_bytes::<meta::Unreplicated>(bytes);
     let _ = postcard::from_bytes::<Counts>(bytes);
+    let _ = postcard::from_bytes::<(u32, IndexIdentity)>(bytes);
+    let _ = postcard::from_bytes::<meta::Numbers>(bytes);
+    let _ = postcard::from_bytes::<meta::Position>(bytes);
+    let _ = postcard::from_bytes::<crate::lineage::Lineage>(bytes);
+    if let Ok((places, place)) = postcard::take_from_bytes::<places::Places>(bytes) {
+        if let Ok((tree, path)) = places.read(place) {
+            let _ = places.place(tree, &path);
+        }
+        for part in places.parts(place.to_vec(), key::after_all(place.to_vec())) {
+            assert!(part.key(&part.start) <= part.key(&part.end));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -259,6 +259,38 @@ fn translated(acl: &[u8], user: &dyn Fn(u32) -> u32, group: &dyn Fn(u32) -> u32)
     out
 }
 
+/// The tables of users and groups, names that came along, and an ACL that is translated by them: see `owner_seeds` of
+/// `fuzz.rs` for the order.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Ok((names, rest)) = postcard::take_from_bytes::<Names>(bytes) else {
+        let _ = Accounts::parse(bytes, bytes);
+        return;
+    };
+    let _ = names.to_string();
+    let mut texts = rest.splitn(3, |b| *b == 0);
+    let mut text = || texts.next().unwrap_or_default();
+    let (accounts, acl) = (Accounts::parse(text(), text()), text());
+    let xattrs = BTreeMap::from([(ACLS[0].to_vec(), acl.to_vec())]);
+    let Ok(xattrs) = Xattrs::try_from(xattrs) else {
+        return;
+    };
+    let meta = Meta {
+        mode: 0o644,
+        uid: 1000,
+        gid: 50,
+        mtime_ns: 0,
+        xattrs,
+    };
+    assert!(accounts.names(&meta).fit(), "more names than fit");
+    let mut here = meta.clone();
+    if accounts.translate(&mut here, &names).is_err() {
+        assert_eq!(here, meta, "changed and refused");
+    }
+    let length = |meta: &Meta| meta.xattrs.get(ACLS[0]).map(Vec::len);
+    assert_eq!(length(&here), length(&meta), "an ACL of another length");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

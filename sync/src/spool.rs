@@ -339,6 +339,29 @@ pub(crate) fn head_of(batch: &[u8]) -> io::Result<Head> {
     read.map(|(head, _)| head)
 }
 
+/// A slot with a batch of one content, and the batch alone.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
+    let commit = Commit {
+        batch: 1,
+        upto: 2,
+        caught_up: true,
+        stamp: 3,
+    };
+    let ready = crate::replica::machine::Ready {
+        commit,
+        records: Vec::new(),
+        totals: Vec::new(),
+        given_up: vec![1],
+        failed: vec![2],
+    };
+    let node = crate::lineage::NodeName::try_from("n").expect("a valid name");
+    let heads = NodeHeads::new(node, Vec::new()).expect("no trees are in order");
+    let head = Head::new(ready, heads, vec![(0, 3)]);
+    let batch = [&head.encode().expect("a small head")[..], b"abc"].concat();
+    vec![ahead::encode(7, 1, batch.len() as u32, &batch), batch]
+}
+
 /// The head of a spooled batch, and the slot.
 #[cfg(feature = "fuzz")]
 pub(crate) fn fuzz(mut bytes: &[u8]) {

@@ -84,6 +84,15 @@ impl Events {
     }
 }
 
+/// A datagram of the kernel's.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let mut events = VecDeque::new();
+    parse(bytes, &mut events);
+    // One event for each message, which has a header of 16 bytes, and one for what cannot be parsed.
+    assert!(events.len() <= bytes.len() / 16 + 1);
+}
+
 /// Splits a datagram into its messages. What cannot be parsed counts as lost.
 fn parse(mut rest: &[u8], out: &mut VecDeque<Event>) {
     while !rest.is_empty() {

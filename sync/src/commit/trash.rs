@@ -27,6 +27,9 @@ use hour::{ROUNDS, SECONDS};
 mod hour;
 mod look;
 
+#[cfg(feature = "fuzz")]
+pub(crate) use hour::fuzz;
+
 pub(crate) use hour::Hour;
 pub(crate) use look::{Content as TrashContent, Found, each, newest, open};
 

@@ -20,7 +20,7 @@ const EVERY: u64 = ms(3_600_000);
 
 /// What is durable of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Beyond {
+pub(super) struct Beyond {
     /// How often one was met. A path may be counted twice.
     times: u64,
     /// The source told of all of them behind this number.

@@ -31,7 +31,7 @@ pub(crate) struct Contents {
 
 /// What is durable of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Position {
+pub(super) struct Position {
     /// The round that is under way.
     round: Option<Round>,
     /// The last complete one.

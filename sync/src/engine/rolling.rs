@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What is known of each receiver of a tree. At most one for each of them.
-type Compared = BTreeMap<Receiver, Verified>;
+pub(super) type Compared = BTreeMap<Receiver, Verified>;
 
 /// Name of the value in the index.
 fn compared_key(tree: TreeId) -> String {

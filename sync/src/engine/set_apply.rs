@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The set is whole.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Redo {
+pub(super) struct Redo {
     mark: Option<SetMark>,
     commit: Commit,
     /// The source's lineage of this tree alone.

@@ -20,7 +20,7 @@ const MARK: &str = "tombstones/mark";
 
 /// All numbers up to `seq` were given out or received before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Mark {
+pub(super) struct Mark {
     seq: u64,
     /// Seconds since 1970.
     at: u64,

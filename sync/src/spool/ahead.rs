@@ -80,13 +80,7 @@ impl Slot {
             .filter(|_| batch.len() <= MAX_BATCH)
             .ok_or_else(|| io::Error::other("a batch that is too large for its slot"))?;
         self.number += 1;
-        let mut bytes = Vec::with_capacity(HEADER + batch.len());
-        bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&self.id.to_le_bytes());
-        bytes.extend_from_slice(&self.number.to_le_bytes());
-        bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(hash(self.id, self.number, batch).as_bytes());
-        bytes.extend_from_slice(batch);
+        let bytes = encode(self.id, self.number, length, batch);
         self.file.write_all_at(&bytes, 0)?;
         self.file.sync_data()?;
         Ok(self.number)
@@ -105,6 +99,18 @@ fn hash(id: u64, number: u64, batch: &[u8]) -> blake3::Hash {
     hasher.update(&number.to_le_bytes());
     hasher.update(batch);
     hasher.finalize()
+}
+
+/// What stands in the file from its beginning.
+pub(super) fn encode(id: u64, number: u64, length: u32, batch: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER + batch.len());
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&id.to_le_bytes());
+    bytes.extend_from_slice(&number.to_le_bytes());
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(hash(id, number, batch).as_bytes());
+    bytes.extend_from_slice(batch);
+    bytes
 }
 
 /// Id, number and the batch, `None` of which was not written whole. `None`: no slot.

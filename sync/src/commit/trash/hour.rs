@@ -82,6 +82,18 @@ fn months(year: u64) -> [u64; 12] {
     [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
 }
 
+/// The name of a directory of the trash.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Some(hour) = Hour::parse(bytes) {
+        assert_eq!(
+            hour.to_string().as_bytes(),
+            bytes,
+            "a name is read as another"
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
