@@ -143,7 +143,7 @@ pub fn apply<E>(
     settle::directory_times(&mut run, &mut report);
     settle::flags(&mut run, &mut report);
     cut::here("after the times");
-    if report.stopped.is_none() && report.outcomes.iter().all(|o| o.result.is_ok()) {
+    if report.stopped.is_none() && report.outcomes.iter().all(Outcome::is_whole) {
         visible();
     }
     let second = settle::second(&run, &report, by_one).map_err(|fault| {

@@ -37,6 +37,7 @@ mod intent;
 mod judge;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 mod keeping;
+mod lacking;
 mod linked;
 mod local;
 #[allow(clippy::disallowed_methods)]

@@ -412,7 +412,7 @@ pub(crate) fn only_time(mtime_ns: i128) -> Meta {
 }
 
 /// The access ACL.
-const ACCESS: &[u8] = b"system.posix_acl_access";
+pub(crate) const ACCESS: &[u8] = b"system.posix_acl_access";
 /// A security module puts its own label on every new file; it is not the peer's to take away.
 const LABEL: &[u8] = b"security.selinux";
 

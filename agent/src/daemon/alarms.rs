@@ -145,7 +145,7 @@ impl Facts<'_> {
         alarms.extend(self.stopped_there());
         alarms.extend(self.engine.peer_keeps.then(|| {
             let peer = self.peer();
-            format!("{peer} keeps paths as they are for their flags, whatever is here: `tandem status` there names them")
+            format!("{peer} keeps paths as they are for their flags, or cannot set all attributes: `tandem status` there names them")
         }));
         alarms
     }

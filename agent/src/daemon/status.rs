@@ -341,7 +341,7 @@ fn has_all(config: &Replica, replica: &sync::ReplicaStatus, engine: &sync::Engin
 /// Why a replica that is there is not in sync.
 fn lacks(config: &Replica, replica: &sync::ReplicaStatus) -> Option<String> {
     if replica.keeps {
-        let why = "it keeps paths as they are for their flags: see `tandem status` there";
+        let why = "it keeps paths as they are for their flags, or cannot set all attributes: see `tandem status` there";
         return Some(why.into());
     }
     let lacks = |tree: &&String| replica.lacks.contains(&TreeId::of(tree));

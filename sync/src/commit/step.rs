@@ -43,6 +43,13 @@ pub struct Report {
     pub unsure: bool,
 }
 
+impl Outcome {
+    /// The step was carried out, with all attributes.
+    pub fn is_whole(&self) -> bool {
+        self.result.is_ok() && self.missed.is_empty()
+    }
+}
+
 impl Report {
     /// The steps that were not carried out, with the reason.
     pub fn failures(&self) -> impl Iterator<Item = (&RelPath, &Fault)> {

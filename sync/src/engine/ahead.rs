@@ -309,6 +309,7 @@ impl Worker {
         let outside = config.protect.covers(path, is_dir) || config.exclude.covers(path, is_dir);
         let own = outside
             || tree.flagged.contains(path)
+            || tree.lacking.contains(path)
             || tree.local_changes.contains(path)
             || tree.dirty.contains_key(path);
         let single = names_of(index, tree.id, path)?.is_empty();

@@ -5,7 +5,7 @@
 //! number once more: what is equal costs a record, and what could not follow does now. So a bounded list forgets nothing.
 
 use super::clock::ms;
-use super::tree::MAX_NAMED;
+use super::tree::{MAX_NAMED, Tree};
 use super::worker::Worker;
 use crate::index::{IndexError, Snapshot, Writer};
 use crate::tree::TreeId;
@@ -147,12 +147,28 @@ impl Others {
     }
 }
 
-/// Where those are kept in the index that a flag protects, and those that a filter of this node does.
-fn names(tree: TreeId) -> [String; 2] {
-    [
-        format!("beyond-flags/{tree}"),
-        format!("beyond-filters/{tree}"),
-    ]
+/// Where those are kept in the index that a flag protects, those that a filter of this node does, and those that lack something.
+fn names(tree: TreeId) -> [String; 3] {
+    ["flags", "filters", "attributes"].map(|why| format!("beyond-{why}/{tree}"))
+}
+
+impl Tree {
+    /// In the order of their names.
+    fn others(&self) -> [&Others; 3] {
+        [
+            &self.flagged_others,
+            &self.skipped_others,
+            &self.lacking.others,
+        ]
+    }
+
+    fn others_mut(&mut self) -> [&mut Others; 3] {
+        [
+            &mut self.flagged_others,
+            &mut self.skipped_others,
+            &mut self.lacking.others,
+        ]
+    }
 }
 
 impl Worker {
@@ -163,9 +179,10 @@ impl Worker {
         };
         let read = |name: &str, snapshot: &Snapshot| snapshot.value(name).ok().flatten();
         for tree in &mut self.trees {
-            let [flags, filters] = names(tree.id);
-            tree.flagged_others.load(read(&flags, &snapshot));
-            tree.skipped_others.load(read(&filters, &snapshot));
+            let names = names(tree.id);
+            for (others, name) in tree.others_mut().into_iter().zip(&names) {
+                others.load(read(name, &snapshot));
+            }
         }
     }
 
@@ -177,8 +194,9 @@ impl Worker {
         }
         let mut all = Vec::new();
         for tree in self.trees.iter_mut().filter(|tree| tree.moves()) {
-            let both = [tree.flagged_others.begin(), tree.skipped_others.begin()];
-            let after = both.into_iter().flatten().min();
+            // Each of them begins.
+            let after = tree.others_mut().map(Others::begin);
+            let after = after.into_iter().flatten().min();
             all.extend(after.map(|after| (tree.id, after)));
         }
         all
@@ -187,8 +205,7 @@ impl Worker {
     /// The source has told of everything that it has, of these trees.
     pub(super) fn end_passes(&mut self, comes: impl Fn(TreeId) -> bool) {
         for tree in self.trees.iter_mut().filter(|tree| comes(tree.id)) {
-            tree.flagged_others.end();
-            tree.skipped_others.end();
+            tree.others_mut().into_iter().for_each(Others::end);
         }
     }
 
@@ -196,18 +213,16 @@ impl Worker {
     pub(super) fn a_pass_runs(&self) -> bool {
         let asked = |others: &Others| others.asked.is_some();
         let mut trees = self.trees.iter();
-        trees.any(|tree| asked(&tree.flagged_others) || asked(&tree.skipped_others))
+        trees.any(|tree| tree.others().into_iter().any(asked))
     }
 
     /// Writes what the index does not know.
     pub(super) fn write_beyond(&self, w: &mut Writer<'_>) -> Result<(), IndexError> {
         for tree in &self.trees {
-            let [flags, filters] = names(tree.id);
-            if tree.flagged_others.moved {
-                tree.flagged_others.write(w, &flags)?;
-            }
-            if tree.skipped_others.moved {
-                tree.skipped_others.write(w, &filters)?;
+            let names = names(tree.id);
+            let all = tree.others().into_iter().zip(&names);
+            for (others, name) in all.filter(|(others, _)| others.moved) {
+                others.write(w, name)?;
             }
         }
         Ok(())
@@ -215,8 +230,8 @@ impl Worker {
 
     /// It knows now.
     pub(super) fn beyond_written(&mut self) {
-        for tree in &mut self.trees {
-            (tree.flagged_others.moved, tree.skipped_others.moved) = (false, false);
+        for others in self.trees.iter_mut().flat_map(Tree::others_mut) {
+            others.moved = false;
         }
     }
 

@@ -44,14 +44,23 @@ impl Worker {
                 });
                 // A path of those may be counted twice.
                 let others = tree.flagged_others.times();
-                named(kept, others, "are not followed on the standby")
+                let mut whys = named(kept, others, "are not followed on the standby");
+                let lacking = tree.lacking.iter();
+                let lacking = lacking
+                    .map(|(path, why)| format!("{path} is not complete on the standby: {why}"));
+                let others = tree.lacking.others.times();
+                whys.extend(named(lacking, others, "are not complete on the standby"));
+                whys
             } else {
-                let errors = tree.errors.iter();
-                let unread =
-                    errors.map(|(path, wrong)| format!("{path} cannot be read: {}", wrong.why()));
+                let failed = |(path, wrong): (&RelPath, &Wrong)| match wrong {
+                    Wrong::Failed(why) => Some(format!("{path} cannot be read: {why}")),
+                    // It was, and what it lacks is no change that is to be sent.
+                    Wrong::Incomplete(_) => None,
+                };
+                let unread: Vec<String> = tree.errors.iter().filter_map(failed).collect();
                 let fuzzy = tree.fuzzy.iter();
                 let fuzzy = fuzzy.map(|path| format!("{path} changes faster than it can be read"));
-                let mut whys = named(unread, 0, "cannot be read");
+                let mut whys = named(unread.into_iter(), 0, "cannot be read");
                 let beyond = tree.fuzzy_beyond();
                 whys.extend(named(fuzzy, beyond, "change faster than they can be read"));
                 whys
@@ -66,9 +75,9 @@ impl Worker {
 }
 
 impl Tree {
-    /// No path is kept as it is against the source's word, because of a flag.
+    /// No path is kept as it is against the source's word, because of a flag, and none lacks what cannot be set here.
     fn follows(&self) -> bool {
-        self.flagged.is_empty() && self.flagged_others.is_empty()
+        self.flagged.is_empty() && self.flagged_others.is_empty() && self.lacking.is_empty()
     }
 }
 

@@ -4,6 +4,7 @@ use super::ahead::Ahead;
 use super::apply::Applied;
 use super::flags::flagged_key;
 use super::foreign::list;
+use super::lacking::{Lack, lacking_key};
 use super::outcome::{Here, Results};
 use super::skipped::skipped_key;
 use super::status::Mode;
@@ -52,6 +53,7 @@ impl Rest {
 struct Lists {
     flagged: Vec<(TreeId, BTreeSet<RelPath>)>,
     skipped: Vec<(TreeId, BTreeSet<RelPath>)>,
+    lacking: Vec<(TreeId, BTreeMap<RelPath, Lack>)>,
     unverified: Vec<(TreeId, BTreeSet<RelPath>)>,
 }
 
@@ -60,10 +62,13 @@ impl Lists {
     fn of(trees: &[Tree]) -> Lists {
         let flagged = trees.iter().filter(|t| !t.flagged.is_empty());
         let skipped = trees.iter().filter(|t| t.skipped_moved);
-        let unverified = trees.iter();
+        let (lacking, unverified) = (trees.iter(), trees.iter());
         Lists {
             flagged: flagged.map(|t| (t.id, t.flagged.clone())).collect(),
             skipped: skipped.map(|t| (t.id, t.skipped.clone())).collect(),
+            lacking: lacking
+                .filter_map(|t| Some((t.id, t.lacking.to_write()?)))
+                .collect(),
             unverified: unverified
                 .filter_map(|t| Some((t.id, t.unverified.to_write()?)))
                 .collect(),
@@ -76,6 +81,9 @@ impl Lists {
         }
         for (tree, skipped) in &self.skipped {
             w.put_value(&skipped_key(*tree), skipped)?;
+        }
+        for (tree, lacking) in &self.lacking {
+            w.put_value(&lacking_key(*tree), lacking)?;
         }
         for (tree, unverified) in &self.unverified {
             w.put_value(&unverified_key(*tree), unverified)?;
@@ -152,6 +160,7 @@ impl Worker {
         let mut rest = self.rest(commit, source, &results)?;
         let moving = self.trees.iter().filter(|t| t.moves());
         let moving: Vec<TreeId> = moving.map(|t| t.id).collect();
+        self.note_complete(&results);
         let lists = Lists::of(&self.trees);
         if commit.caught_up {
             self.end_passes(|tree| source.get(tree).is_some());
@@ -192,6 +201,7 @@ impl Worker {
         }
         for tree in &mut self.trees {
             tree.skipped_moved = false;
+            tree.lacking.written();
             tree.unverified.written();
         }
         self.count_unverified();
@@ -240,6 +250,17 @@ impl Worker {
             unfinished,
             leftovers,
         })
+    }
+
+    /// What was applied whole lacks nothing any more.
+    fn note_complete(&mut self, results: &Results) {
+        for (id, path, ..) in &results.received {
+            if !results.lacks(*id, path)
+                && let Some(at) = self.position(*id)
+            {
+                self.trees[at].lacking.done(path);
+            }
+        }
     }
 
     /// What the trees remember of paths that are settled now.

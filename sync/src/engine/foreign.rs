@@ -131,6 +131,12 @@ impl Worker {
                 changes.keys.push(sight);
                 continue;
             }
+            // What cannot be set here is missed, and nobody took it away.
+            let meant = self.trees[at].lacking.as_meant(known, &sight);
+            if meant.is_some() && same(known, meant.as_ref()) {
+                changes.keys.push(sight);
+                continue;
+            }
             if is_untouched_name(entry.as_ref(), &sight) {
                 changes.keys.push(sight);
                 continue;

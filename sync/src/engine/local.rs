@@ -3,6 +3,7 @@
 use super::clock::{self, ms};
 use super::deletions::{Counted, NAMES, lives_on};
 use super::dirty::{Dirt, Missing};
+use super::lacking::lacking_key;
 use super::linked::Names;
 use super::look::{Looker, Sight, Sights};
 use super::reading::LARGE;
@@ -113,6 +114,7 @@ impl Worker {
         if self.mode == Mode::Replica {
             self.try_flagged();
             self.try_skipped();
+            self.try_lacking();
         }
         self.purge_trash();
     }
@@ -289,9 +291,10 @@ impl Worker {
         last: impl FnOnce(&mut Writer<'_>) -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {
         let snapshot = self.shared.index.snapshot()?;
-        let Some(sights) = self.guard(at, &snapshot, sights)? else {
+        let Some(mut sights) = self.guard(at, &snapshot, sights)? else {
             return Ok(());
         };
+        self.trees[at].as_meant(&snapshot, &mut sights)?;
         drop(snapshot);
         let now = clock::now();
         let (tree, acked) = (self.trees[at].id, self.shared.peer.borrow().acked);
@@ -299,11 +302,15 @@ impl Worker {
         let mut written = Vec::new();
         let marked = self.trees[at].marks.here();
         let unverified = self.trees[at].unverified.to_write();
+        let lacking = self.trees[at].lacking.to_write();
         let deletes = &self.trees[at].deletes;
         let head = self.shared.index.write(|w| {
             w.ack(acked);
             if let Some(list) = &unverified {
                 w.put_value(&unverified_key(tree), list)?;
+            }
+            if let Some(list) = &lacking {
+                w.put_value(&lacking_key(tree), list)?;
             }
             let before = w.last_seq();
             for sight in sights {
@@ -333,6 +340,7 @@ impl Worker {
             Ok::<_, IndexError>((before, w.last_seq()))
         })?;
         self.trees[at].unverified.written();
+        self.trees[at].lacking.written();
         self.count_unverified();
         self.count_changes(at, changes, now)?;
         if head.1 > head.0 {

@@ -94,6 +94,7 @@ impl Worker {
             && !tree.unverified.is_in_the_way(from, to)
             && !tree.marks.are_in_the_way(from, to)
             && !tree.flagged.iter().any(own)
+            && !tree.lacking.iter().any(|(path, _)| own(path))
             && !tree.local_changes.iter().any(own)
             && !tree.dirty.keys().any(own);
         if !all_settled || !plain || tree.is_scanned() {

@@ -213,6 +213,10 @@ impl Worker {
             || to.is_at_or_below(from)
             || tree.unverified.is_in_the_way(from, to)
             || tree.marks.are_in_the_way(from, to)
+            || tree
+                .lacking
+                .iter()
+                .any(|(path, _)| path.is_at_or_below(from))
             || tree.fuzzy.iter().any(|path| path.is_at_or_below(from))
         {
             return Ok(false);

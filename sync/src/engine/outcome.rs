@@ -4,12 +4,11 @@ use super::apply::Item;
 use super::beyond::MAX_HELD;
 use super::dirty::Dirt;
 use super::look::Sight;
-use super::tree::Wrong;
 use super::view::{is_same_but_ctime, names_of};
 use super::worker::Worker;
 use crate::beneath::Root;
 use crate::commit::Report;
-use crate::entry::{LocalKey, State};
+use crate::entry::{LocalKey, Meta, State};
 use crate::fault::Fault;
 use crate::index::{IndexError, Snapshot};
 use crate::meta;
@@ -62,6 +61,19 @@ pub(super) struct Done<'a> {
 }
 
 impl Done<'_> {
+    /// The attributes that a path is to have, and the number under which the source told of them (0: of another path).
+    fn wanted(&self, tree: TreeId, path: &RelPath) -> Result<(Option<Meta>, u64), IndexError> {
+        let own = self.items.iter().find(|item| item.record.path == *path);
+        let (state, seq) = match own {
+            Some(Item { record, .. }) => (record.state.clone(), record.seq),
+            None => match self.index.get(tree, path)? {
+                Some(entry) => (entry.current, entry.seq),
+                None => (None, 0),
+            },
+        };
+        Ok((state.map(|state| state.meta), seq))
+    }
+
     /// The paths at which a step removed what was there.
     fn removed(&self, steps: &Steps) -> BTreeSet<&RelPath> {
         let is_removed = |(path, action): &&(RelPath, Action)| {
@@ -137,9 +149,10 @@ impl Worker {
         let tree = self.trees[at].id;
         let mut steps = Steps::default();
         for outcome in report.outcomes {
-            for missed in outcome.missed {
-                let missed = Wrong::Incomplete(missed.to_string());
-                self.trees[at].wrong(&outcome.path, missed);
+            if !outcome.missed.is_empty() {
+                let missed: Vec<String> = outcome.missed.iter().map(Fault::to_string).collect();
+                let want = done.wanted(tree, &outcome.path)?;
+                self.note_lack(at, &outcome.path, want, missed.join("; "));
                 results.missed.insert((tree, outcome.path.clone()));
             }
             match outcome.result {

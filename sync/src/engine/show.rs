@@ -136,6 +136,14 @@ impl Worker {
             .as_ref()
             .filter(|_| tree.open.is_some())
             .and_then(|w| w.watching(tree.id));
+        // A node that writes has its trees as they are.
+        let others = match self.mode {
+            Mode::Source { .. } => 0,
+            _ => tree
+                .flagged_others
+                .times()
+                .saturating_add(tree.lacking.others.times()),
+        };
         Ok(TreeStatus {
             name: tree.config.name.clone(),
             root: tree.config.root.display().to_string(),
@@ -148,7 +156,7 @@ impl Worker {
             bytes: counts.bytes,
             queue: tree.dirty.len() as u64 + scanning + sending,
             dirty,
-            errors: (tree.errors.len() as u64).saturating_add(tree.flagged_others.times()),
+            errors: (tree.errors.len() as u64).saturating_add(others),
             last_error: tree.last_error.clone(),
             local_changes: tree.local_changes.len() as u64,
             detector: watching

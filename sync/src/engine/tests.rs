@@ -18,6 +18,7 @@ mod in_place;
 mod intent;
 mod keeping;
 mod kept;
+mod lacking;
 mod large;
 mod limits;
 mod links;

@@ -6,6 +6,7 @@ use super::contents::Contents;
 use super::dirty::Dirt;
 use super::fuzzy::Marks;
 use super::gone::Gone;
+use super::lacking::Lacking;
 use super::moving::{Moving, Rename};
 use super::reading::Reading;
 use super::restless::Unrested;
@@ -210,6 +211,8 @@ pub(crate) struct Tree {
     pub flagged: BTreeSet<RelPath>,
     /// More of them.
     pub flagged_others: Others,
+    /// Paths that were applied without something that cannot be set here.
+    pub lacking: Lacking,
     /// Paths that were not applied because of a filter of this node; asked for when it covers them no more.
     pub skipped: BTreeSet<RelPath>,
     /// More of them.
@@ -310,6 +313,7 @@ impl Tree {
             contents: Contents::default(),
             flagged: BTreeSet::new(),
             flagged_others: Others::default(),
+            lacking: Lacking::default(),
             skipped: BTreeSet::new(),
             skipped_others: Others::default(),
             skipped_moved: false,
@@ -439,15 +443,17 @@ impl Tree {
 
     /// What lies there has everything that it is to have: somebody else set it.
     pub fn is_complete(&mut self, path: &RelPath) {
+        self.lacking.done(path);
         if let Some(Wrong::Incomplete(_)) = self.errors.get(path) {
             self.no_error(path);
         }
     }
 
-    /// What could not be set on what was received does not count on a node that writes itself.
+    /// Of what could not be set on what was received, only what is known by name can end on a node that writes itself.
     pub fn is_own(&mut self) {
+        let lacking = &self.lacking;
         self.errors
-            .retain(|_, wrong| matches!(wrong, Wrong::Failed(_)));
+            .retain(|path, wrong| matches!(wrong, Wrong::Failed(_)) || lacking.contains(path));
         if self.errors.is_empty() {
             self.last_error = None;
         }

@@ -51,6 +51,7 @@ impl Worker {
         }
         self.load_flagged();
         self.load_skipped();
+        self.load_lacking();
         self.load_beyond();
         self.load_marks();
         self.begin_marks(&added).map_err(index)?;

@@ -159,6 +159,7 @@ impl Worker {
         worker.follow_rename();
         worker.load_flagged();
         worker.load_skipped();
+        worker.load_lacking();
         worker.load_beyond();
         worker.load_unverified();
         worker.load_marks();
