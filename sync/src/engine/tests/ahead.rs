@@ -67,19 +67,18 @@ async fn what_was_answered_is_there_after_a_takeover_wherever_the_apply_was_cut(
         "before the result",
         "after the result",
     ];
-    // The end of the worker ends the session, sometimes before the answer is on its way.
+    // The end of the worker ends the session, sometimes before the answer is on its way; and a change is sometimes one batch
+    // more, so that the next cut is not at the next place.
+    let mut places = Vec::new();
     for _ in 0..5 {
-        let places = cut_everywhere().await;
+        places.extend(cut_everywhere().await);
         let reached = |wanted| places.iter().any(|(place, _)| *place == wanted);
-        assert!(behind.iter().all(|place| reached(*place)), "{places:?}");
-        if places
-            .iter()
-            .any(|(place, answered)| *answered && behind.contains(place))
-        {
+        let answered = |(place, answered): &(&str, bool)| *answered && behind.contains(place);
+        if behind.iter().all(|place| reached(*place)) && places.iter().any(answered) {
             return;
         }
     }
-    panic!("nothing that was answered was cut");
+    panic!("not everything was cut, or nothing that was answered: {places:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
