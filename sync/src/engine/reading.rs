@@ -216,9 +216,11 @@ impl Worker {
         let path = reading.path.clone();
         drop(reading);
         let tree = &mut self.trees[at];
-        let Some(dirt) = tree.dirty.get(&path).copied() else {
+        let Some(mark) = tree.dirty.get_mut(&path) else {
             return;
         };
+        let was_marked_again = !std::mem::take(&mut mark.large);
+        let dirt = *mark;
         let is_told = match &read {
             Ok(Some(read)) => tree.is_still(&path, &read.seen),
             Ok(None) | Err(Fault::Changed(_) | Fault::Missing | Fault::NotBeneath) => false,
@@ -226,23 +228,12 @@ impl Worker {
             Err(_) => true,
         };
         if !is_told {
-            // It was renamed, replaced or removed: an ordinary look tells.
-            tree.mark(
-                path,
-                Dirt {
-                    large: false,
-                    ..dirt
-                },
-            );
+            // It was renamed, replaced or removed: an ordinary look, for which it is marked, tells.
             return self.due_now();
         }
-        if dirt.large {
+        if !was_marked_again {
             tree.dirty.remove(&path);
         }
-        let dirt = Dirt {
-            large: false,
-            ..dirt
-        };
         self.look_at_read(at, (path, dirt), read);
         self.due_now();
     }
