@@ -206,15 +206,15 @@ impl Spool {
         })
     }
 
-    /// Adds a batch that is as its file will be. Durable when it returns.
+    /// Adds the batch of the slot, as its file will be. Durable when it returns. It may take of the reserve, of which it is a
+    /// small part: it was answered as durable, and nothing else is received until it is here.
     ///
     /// # Errors
-    /// Those of [`Spool::add`], and `InvalidData`.
-    pub fn add_bytes(&mut self, batch: &[u8]) -> io::Result<()> {
+    /// The file system's, and `InvalidData`.
+    pub fn add_answered(&mut self, batch: &[u8]) -> io::Result<()> {
+        const { assert!(ahead::MAX_BATCH as u64 * 8 <= RESERVE) };
         let size = batch.len() as u64;
-        self.add_file(&head_of(batch)?, size, size, |file| {
-            file.write_all_at(batch, 0)
-        })
+        self.write_file(&head_of(batch)?, size, |file| file.write_all_at(batch, 0))
     }
 
     fn add_file(
@@ -228,6 +228,15 @@ impl Spool {
         if room.f_bavail.saturating_mul(room.f_frsize) < need.saturating_add(RESERVE) {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        self.write_file(head, size, write)
+    }
+
+    fn write_file(
+        &mut self,
+        head: &Head,
+        size: u64,
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
         let temporary = self.dir.join(TEMPORARY);
         let file = OpenOptions::new()
             .write(true)

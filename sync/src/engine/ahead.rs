@@ -111,7 +111,7 @@ impl Ahead {
             self.holds = Holds::Waiting;
             return Ok(());
         }
-        spool.add_bytes(&batch).map_err(|e| e.to_string())?;
+        spool.add_answered(&batch).map_err(|e| e.to_string())?;
         let records = head.records.into_iter();
         let mut intent = worker.left.intent.clone();
         let records = records.map(|r| (r.tree, r.path, r.seq, r.state));
@@ -325,7 +325,12 @@ impl Worker {
         {
             return Ok(());
         }
-        self.with_ahead(Ahead::hand_over)?;
+        let handed = self.with_ahead(Ahead::hand_over);
+        let why = handed.as_ref().err().map(|why| {
+            format!("nothing is received: a change that was answered cannot be spooled: {why}")
+        });
+        self.shared.alarm(None, "spool-full", why);
+        handed?;
         self.look_at_left();
         Ok(())
     }

@@ -15,23 +15,49 @@ const AGAIN: u64 = ms(1000);
 /// Longest time between two tries: for so long, at most, the node waits when there is room again.
 const AGAIN_MOST: u64 = ms(if cfg!(test) { 4000 } else { 30_000 });
 
+/// How long an index must have worked until a failure is a new one. One that fails before goes on with the waits of the last, or a
+/// disk on which there is room for a moment only would make alarms, scans and sessions each second.
+const WORKS: u64 = ms(60_000);
+
 /// An index that failed, until it is opened anew.
 #[derive(Debug, Default)]
-pub(super) struct Failing(Option<Tries>);
+pub(super) struct Failing {
+    /// The next try, while it is closed.
+    next: Option<Tries>,
+    /// How long it was waited last, and when it was opened anew after that.
+    last: Option<Tries>,
+}
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Tries {
-    /// When the next is due.
+    /// When it is due, or was done.
     at: u64,
     /// How long it was waited for.
     wait: u64,
 }
 
-impl Tries {
-    fn after(wait: u64) -> Tries {
-        let at = clock::now().saturating_add(wait);
-        Tries { at, wait }
+impl Failing {
+    fn failed(&mut self, now: u64) {
+        let wait = match self.last {
+            Some(last) if now.saturating_sub(last.at) < WORKS => longer(last.wait),
+            _ => AGAIN,
+        };
+        self.wait(wait, now);
     }
+
+    fn wait(&mut self, wait: u64, now: u64) {
+        let at = now.saturating_add(wait);
+        self.next = Some(Tries { at, wait });
+    }
+
+    fn works(&mut self, now: u64) {
+        let tried = self.next.take();
+        self.last = tried.map(|tried| Tries { at: now, ..tried });
+    }
+}
+
+fn longer(wait: u64) -> u64 {
+    wait.saturating_mul(2).min(AGAIN_MOST)
 }
 
 impl Worker {
@@ -41,13 +67,13 @@ impl Worker {
         let why = failure.clone().unwrap_or_else(|| error.to_string());
         if failure.is_none() {
             tracing::error!(%error, "the index failed");
-        } else if self.failing.0.is_none() {
+        } else if self.failing.next.is_none() {
             let path = self.shared.config.state_dir.display();
             let text = format!(
                 "the state directory {path} does not take what is written, tried again by itself: {why}"
             );
             self.shared.alarm(None, "index", Some(text));
-            self.failing.0 = Some(Tries::after(AGAIN));
+            self.failing.failed(clock::now());
             // Each would end by itself at its next use of the index.
             self.end_session();
             self.shared.receivers.end_all();
@@ -64,22 +90,23 @@ impl Worker {
         let Some(why) = self.shared.index.failure() else {
             return true;
         };
-        if self.failing.0.is_none() {
+        if self.failing.next.is_none() {
             // It failed somebody else than the worker.
             self.index_failed(&IndexError::Failed { why });
         }
-        let wait = match &self.failing.0 {
-            Some(tries) if tries.at <= clock::now() => tries.wait,
+        let now = clock::now();
+        let wait = match &self.failing.next {
+            Some(tries) if tries.at <= now => tries.wait,
             _ => return false,
         };
         match self.shared.index.reopen() {
             Ok(()) => self.go_on_with_index(),
             Err(error) => {
                 tracing::debug!(%error, "the index cannot be opened anew yet");
-                self.failing.0 = Some(Tries::after(wait.saturating_mul(2).min(AGAIN_MOST)));
+                self.failing.wait(longer(wait), now);
             }
         }
-        self.failing.0.is_none()
+        self.failing.next.is_none()
     }
 
     /// It was opened anew: what a start does with what is durable.
@@ -87,11 +114,11 @@ impl Worker {
         let last = match self.shared.index.snapshot() {
             Ok(snapshot) => snapshot.last_seq(),
             Err(error) => {
-                self.failing.0 = Some(Tries::after(AGAIN));
+                self.failing.wait(AGAIN_MOST, clock::now());
                 return self.index_failed(&error);
             }
         };
-        self.failing.0 = None;
+        self.failing.works(clock::now());
         self.shared.alarm(None, "index", None);
         tracing::info!("the index was opened anew");
         // A transaction may have been durable although nobody was told so.

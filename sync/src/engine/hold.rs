@@ -70,6 +70,7 @@ impl Worker {
             .map_err(|e| e.to_string())?
             .map_err(|e| e.to_string())?;
         self.shared.spooled.store(0, Ordering::Release);
+        self.shared.alarm(None, "spool-full", None);
         self.give_up_ahead()
     }
 

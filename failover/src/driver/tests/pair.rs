@@ -181,6 +181,15 @@ fn owner(asked_on: &Host) -> Option<crate::iface::Mac> {
     })
 }
 
+/// A node shows its role as soon as it has decided: the addresses follow.
+fn holds(host: &Host, what: &str) {
+    host.wait_until(what, || async {
+        let netlink = Netlink::open().expect("netlink opens");
+        let held = address::held(&netlink, &[floating()]).await;
+        !held.expect("listed").is_empty()
+    });
+}
+
 fn is(role: Role) -> impl Fn(&View) -> bool {
     move |view| view.role == role
 }
@@ -201,7 +210,8 @@ fn agree_take_over_return_and_fail_back() {
     let b = Node::start(&pair.b, 2, state_b.path());
     a.wait("A is master", is(Role::Master));
     b.wait("B could take over", ready);
-    assert!(held(&pair.a) && !held(&pair.b));
+    holds(&pair.a, "A holds the address");
+    assert!(!held(&pair.b));
     assert_eq!(owner(&pair.b), Some(pair.a.mac()));
 
     // A's power is cut: the agent is gone and its kernel says nothing any more, though the cable stays.
@@ -216,13 +226,7 @@ fn agree_take_over_return_and_fail_back() {
     let gap = cut.elapsed();
     assert!(gap < Duration::from_secs(4), "{gap:?}");
     assert!(view.term > 1);
-    pair.b.wait_until("B holds the address", || async {
-        let netlink = Netlink::open().expect("netlink opens");
-        !address::held(&netlink, &[floating()])
-            .await
-            .expect("listed")
-            .is_empty()
-    });
+    holds(&pair.b, "B holds the address");
 
     // A comes back without its addresses, and follows; its durable state survived.
     pair.a.block_on(|| async {
@@ -247,7 +251,8 @@ fn agree_take_over_return_and_fail_back() {
     assert!(answer.is_ok(), "{answer:?}");
     a.wait("A is master again", is(Role::Master));
     b.wait("B could take over again", ready);
-    assert!(held(&pair.a) && !held(&pair.b));
+    holds(&pair.a, "A holds the address again");
+    assert!(!held(&pair.b));
     assert_eq!(owner(&pair.b), Some(pair.a.mac()));
     assert_eq!(a.view.borrow().term, b.view.borrow().term);
 }

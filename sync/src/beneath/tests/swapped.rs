@@ -83,10 +83,15 @@ impl Swapper {
         self.end();
     }
 
-    /// Makes or changes a file in the real directory.
+    /// Makes or changes a file in the real directory, if that is still anywhere: it is removed when the node put one of its own in
+    /// the place of the link.
     pub fn write(&self, name: &str, content: &[u8]) {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let gone = || rustix::fs::fstat(&self.dir).expect("stat").st_nlink == 0;
         let file = rustix::fs::openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR);
+        if matches!(file, Err(Errno::NOENT)) && gone() {
+            return;
+        }
         let mut file = File::from(file.expect("create"));
         file.write_all(content).expect("write");
     }

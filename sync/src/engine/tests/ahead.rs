@@ -1,7 +1,8 @@
 //! A small batch is answered when it is visible: what was answered is there afterwards, whatever happens.
 
 use super::cuts::items;
-use super::pair::{Cable, flush, pair, write};
+use super::failing::Disk;
+use super::pair::{Cable, Node, begin, flush, pair, write};
 use std::fs::read;
 use std::time::Duration;
 
@@ -108,4 +109,32 @@ async fn a_slot_of_another_index_says_nothing() {
     b.start();
     b.engine().begin_source(2).await.unwrap();
     assert_eq!(read(b.tree().join("file")).unwrap(), b"first");
+}
+
+/// What the spool leaves to others for their growth is more than this disk has: a batch that was answered does not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_is_applied_although_the_disk_is_nearly_full() {
+    let Some(disk) = Disk::new(40) else {
+        return tandem_lab::skipped("a small disk: no right to mount");
+    };
+    let b = Node::new_in(disk.at(), "b", |_| {});
+    let (a, mut b) = begin(Node::new("a", |_| {}), b).await;
+    write(&a.tree().join("file"), "first");
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    b.engine().shared.cuts.arm(2);
+    write(&a.tree().join("file"), "second");
+    let _ = a.engine().flush(Duration::from_millis(300)).await.unwrap();
+    let place = b.engine().shared.cuts.place();
+    assert_eq!(place, Some("after a batch was kept"));
+    cable.cut().await;
+    b.stop().await;
+    b.start();
+    b.engine().begin_replica().await.unwrap();
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    assert_eq!(read(b.tree().join("file")).unwrap(), b"second");
+    assert_eq!(b.shown().await.alarms, []);
+    cable.cut().await;
 }
