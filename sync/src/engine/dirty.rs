@@ -1,9 +1,10 @@
 //! Paths that are to be looked at, and their order: what is there first, then what is gone.
 
 use super::burst::Burst;
-use super::local::SLICE;
+use super::local::{SLICE, STAMP_MOST};
 use super::look::Sight;
-use super::tree::{MAX_DIRTY, Tree};
+use super::reboot::EVERYTHING;
+use super::tree::{Again, MAX_DIRTY, Tree};
 use super::worker::Worker;
 use crate::fault::Fault;
 use crate::path::RelPath;
@@ -80,6 +81,21 @@ impl Dirt {
         self.gone.is_none() && !self.large
     }
 
+    /// A scan may see nothing new there.
+    fn insists(&self) -> bool {
+        self.force || self.names
+    }
+
+    /// A scan that takes the mark's place reads what changed since, whatever the keys say. `None`: it needs none of that. `again`:
+    /// the file waited for the look.
+    fn read_since(&self, again: Option<&Again>) -> Option<i128> {
+        match (self.force, self.whole, again) {
+            (false, ..) => None,
+            (true, false, Some(again)) => again.young,
+            (true, ..) => Some(EVERYTHING),
+        }
+    }
+
     fn is_gone(&self, upto: u64) -> bool {
         self.gone.is_some_and(|round| round <= upto)
     }
@@ -126,14 +142,12 @@ fn take_vanished(sights: &mut Vec<Sight>) -> Vec<RelPath> {
 impl Tree {
     /// Marks a path to be looked at.
     pub fn mark(&mut self, path: RelPath, dirt: Dirt) {
-        // A scan may see nothing new there.
-        let insists = dirt.force || dirt.names;
+        let insists = dirt.insists();
         if !insists && self.waits_restless(&path) {
             return;
         }
-        if self.dirty.len() >= MAX_DIRTY {
-            self.dirty.clear();
-            self.rescan = true;
+        if self.dirty.len() >= MAX_DIRTY && !self.dirty.contains_key(&path) {
+            self.let_scan_find();
         }
         if !self.rescan || insists {
             let since = match dirt.since {
@@ -142,6 +156,59 @@ impl Tree {
             };
             let dirt = Dirt { since, ..dirt };
             self.dirty.entry(path).or_insert(dirt).merge(dirt);
+        }
+    }
+
+    /// There are too many marks: a scan finds what they are for, but for those that insist, which stay. Are these alone too many,
+    /// the scan reads what changed since the oldest young stamp among them; or everything, if a content is to be read for another
+    /// reason. That another name of a file is gone has moved the file's time of change, which the scan sees.
+    fn let_scan_find(&mut self) {
+        self.rescan = true;
+        self.dirty
+            .retain(|_, dirt| dirt.insists() && dirt.gone.is_none());
+        if self.dirty.len() < MAX_DIRTY {
+            return;
+        }
+        let marks = std::mem::take(&mut self.dirty);
+        let since = |(path, dirt): (&RelPath, &Dirt)| dirt.read_since(self.later.get(path));
+        let since = marks.iter().filter_map(since).min();
+        self.read_from(since);
+        self.later.retain(|_, again| again.at.is_some());
+    }
+
+    /// Marks that were made in another role are of no use, but for what is to be read: the scan that follows compares keys.
+    pub fn keep_forced(&mut self) {
+        self.dirty
+            .retain(|_, dirt| dirt.force && dirt.gone.is_none());
+        for dirt in self.dirty.values_mut() {
+            (dirt.large, dirt.scanned) = (false, false);
+        }
+        let dirty = &self.dirty;
+        self.later.retain(|path, again| {
+            again.young.is_some() && (again.at.is_some() || dirty.contains_key(path))
+        });
+    }
+
+    /// What was to be read and could not be recorded is marked again.
+    pub(super) fn mark_forced(&mut self, paths: &[(RelPath, Dirt)]) {
+        let forced = |dirt: &Dirt| dirt.force && dirt.gone.is_none();
+        for (path, dirt) in paths.iter().filter(|(_, dirt)| forced(dirt)) {
+            self.mark(path.clone(), *dirt);
+        }
+    }
+
+    /// These were looked at, and what was found is settled. What waited for that look waits no more; what could not be read waits
+    /// for the next one.
+    pub(super) fn wait_no_more<'p>(&mut self, paths: impl Iterator<Item = &'p RelPath>, now: u64) {
+        for path in paths {
+            let was_due = |again: &Again| again.at.is_none();
+            if !self.later.get(path).is_some_and(was_due) || self.dirty.contains_key(path) {
+                continue;
+            }
+            match self.errors.contains_key(path) {
+                true => self.again(path.clone(), now.saturating_add(STAMP_MOST), None),
+                false => drop(self.later.remove(path)),
+            }
         }
     }
 
@@ -285,5 +352,33 @@ impl Worker {
             self.due_now();
         }
         sights
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scan_reads_what_was_to_be_read_for_a_mark() {
+        let waits = |young| {
+            Some(Again {
+                young,
+                ..Again::default()
+            })
+        };
+        let table = [
+            (Dirt::AGAIN, waits(Some(7)), Some(7)),
+            // Its key tells.
+            (Dirt::AGAIN, waits(None), None),
+            (Dirt::AGAIN, None, Some(EVERYTHING)),
+            (Dirt::FORCED, waits(Some(7)), Some(EVERYTHING)),
+            (Dirt::FORCED, None, Some(EVERYTHING)),
+            (Dirt::NAMES, waits(Some(7)), None),
+            (Dirt::WALKED, None, None),
+        ];
+        for (dirt, again, since) in table {
+            assert_eq!(dirt.read_since(again.as_ref()), since, "{dirt:?} {again:?}");
+        }
     }
 }

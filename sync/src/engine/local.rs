@@ -5,7 +5,7 @@ use super::deletions::{Counted, NAMES, lives_on};
 use super::dirty::{Dirt, Missing};
 use super::lacking::lacking_key;
 use super::linked::Names;
-use super::look::{Looker, Sight, Sights};
+use super::look::{Looker, Rest, Sight, Sights};
 use super::reading::LARGE;
 use super::restless::Restless;
 use super::status::Mode;
@@ -24,8 +24,8 @@ const AGAIN: u64 = ms(25);
 /// Longest such wait.
 const AGAIN_MOST: u64 = ms(1000);
 /// Longest wait for a stamp to age. Only a clock that was set back makes one that does not age in so many looks; then the
-/// file is not read each second until the clock has caught up.
-const STAMP_MOST: u64 = ms(10_000);
+/// file is not read each second until the clock has caught up. What could not be read waits so long too.
+pub(super) const STAMP_MOST: u64 = ms(10_000);
 /// A path that was not at rest in so many looks is named as `fuzzy`.
 pub(super) const FUZZY: u32 = 8;
 /// Files with a young stamp are looked at again together: each round is a commit.
@@ -71,7 +71,8 @@ impl Worker {
             let paths: Vec<(RelPath, Dirt)> = next.map(|path| (path, Dirt::WALKED)).collect();
             if paths.is_empty() {
                 let tree = &mut self.trees[at];
-                let routine = tree.job.take().is_some_and(|job| job.routine);
+                let job = tree.job.take();
+                let routine = job.as_ref().is_some_and(|job| job.routine);
                 tree.doubts = 0;
                 // What was gone while the walk judged waits for it.
                 let waits = !tree.dirty.is_empty();
@@ -88,7 +89,7 @@ impl Worker {
                 if waits {
                     self.due_now();
                 }
-                self.read_again(at);
+                self.read_again(at, job.and_then(|job| job.read_since));
                 if !routine {
                     tracing::info!(tree = self.trees[at].config.name, "scan complete");
                 }
@@ -202,8 +203,11 @@ impl Worker {
     ) {
         let sights = match sights {
             Some(Ok(sights)) => sights,
-            Some(Err(error)) => return self.index_failed(&error),
-            None => return,
+            Some(Err(error)) => {
+                self.trees[at].mark_forced(paths);
+                return self.index_failed(&error);
+            }
+            None => return self.trees[at].mark_forced(paths),
         };
         let put_off: BTreeSet<RelPath> = sights
             .large
@@ -224,12 +228,16 @@ impl Worker {
         match result {
             Ok(()) if self.trees[at].moves() => {
                 let read = paths.iter().filter(|(path, _)| !put_off.contains(path));
-                self.trees[at].looked_at(read);
+                self.trees[at].looked_at(read.clone());
+                self.trees[at].wait_no_more(read.map(|(path, _)| path), clock::now());
                 self.tell_rested(at);
             }
             // A tree that was stopped meanwhile has nothing recorded: what has come to rest in it lifts no mark.
-            Ok(()) => {}
-            Err(error) => self.index_failed(&error),
+            Ok(()) => self.trees[at].mark_forced(paths),
+            Err(error) => {
+                self.trees[at].mark_forced(paths);
+                self.index_failed(&error);
+            }
         }
     }
 
@@ -251,13 +259,21 @@ impl Worker {
             tree.fuzzy.remove(&sight.path);
         }
         let whole = sights.seen.iter().map(|sight| &sight.path);
-        tree.note_grown(&sights.grown, whole.filter(|path| !again.contains(path)));
-        for (path, moving) in &sights.again {
+        tree.note_grown(
+            &sights.grown,
+            whole.filter(|path| !again.contains(path)),
+            &sights.seen,
+        );
+        for (path, rest) in &sights.again {
             let tries = tree.later.get(path).map_or(0, |a| a.tries);
-            if *moving && tries >= FUZZY {
+            let young = match rest {
+                Rest::Moving => None,
+                Rest::Young(changed) => Some(*changed),
+            };
+            if young.is_none() && tries >= FUZZY {
                 tree.note_fuzzy(path.clone());
             }
-            tree.again(path.clone(), next_look(now, *moving, tries));
+            tree.again(path.clone(), next_look(now, young.is_none(), tries), young);
         }
         for (path, size) in sights.restless {
             tree.note_restless(path, size, now);

@@ -32,13 +32,22 @@ pub(crate) struct Sight {
     pub local: Option<LocalKey>,
 }
 
+/// Why a file is looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// It changed while it was read: the index has no key of it, or another one.
+    Moving,
+    /// It changed so recently, at this time (nanoseconds of the wall clock), that its key proves nothing.
+    Young(i128),
+}
+
 /// What several looks found.
 #[derive(Debug, Default)]
 pub(crate) struct Sights {
     /// What differs from the index, or may.
     pub seen: Vec<Sight>,
-    /// To be looked at again: it changed while it was read (true), or so recently that its stamp proves nothing.
-    pub again: Vec<(RelPath, bool)>,
+    /// To be looked at again.
+    pub again: Vec<(RelPath, Rest)>,
     /// Cannot be read.
     pub errors: Vec<(RelPath, String)>,
     /// Paths that can be read.
@@ -230,7 +239,7 @@ impl Looker<'_> {
             // A component above is gone or is no directory any more: nothing lies here.
             Ok(None) | Err(Fault::NotBeneath | Fault::Missing) => (None, None, false),
             Err(Fault::Changed(_)) => {
-                out.again.push((path.clone(), true));
+                out.again.push((path.clone(), Rest::Moving));
                 return Ok(());
             }
             Err(fault) => {
@@ -401,8 +410,12 @@ impl Looker<'_> {
         let kind = match restless {
             Some(restless) => self.restless(restless, path, hashed.size, entry, out),
             None => {
-                if !at_rest || hashed.fresh {
-                    out.again.push((path.clone(), !at_rest));
+                match at_rest {
+                    false => out.again.push((path.clone(), Rest::Moving)),
+                    true if hashed.fresh => {
+                        out.again.push((path.clone(), Rest::Young(key.ctime_ns)));
+                    }
+                    true => {}
                 }
                 Some(Kind::File {
                     size: hashed.size,

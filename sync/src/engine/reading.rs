@@ -4,7 +4,9 @@
 //! Such a path stays marked, as `large`. One thread for each tree reads one content after the other; what it read is looked at as
 //! if the worker had just read it.
 
+use super::clock;
 use super::dirty::Dirt;
+use super::local::STAMP_MOST;
 use super::shared::Shared;
 use super::tree::Tree;
 use super::worker::Worker;
@@ -204,6 +206,7 @@ impl Worker {
             Err(error) => {
                 tree.dirty.remove(&path);
                 tree.error(&path, format!("no thread to read it: {error}"));
+                tree.again(path, clock::now().saturating_add(STAMP_MOST), None);
             }
         }
     }

@@ -80,9 +80,24 @@ impl Worker {
         self.mark_flags()?;
         let mark: Option<Mark> = self.shared.index.snapshot()?.value(KEY)?;
         for tree in &mut self.trees {
-            tree.read_since = mark.as_ref().and_then(|m| m.again.get(&tree.id).copied());
+            tree.read_from(mark.as_ref().and_then(|m| m.again.get(&tree.id).copied()));
         }
         Ok(())
+    }
+
+    /// What a scan is to read is durable before it begins: of what was too much to be named, nothing else tells.
+    pub(super) fn keep_read_since(&mut self, at: usize) -> Result<(), IndexError> {
+        let tree = &self.trees[at];
+        let Some(since) = tree.read_since else {
+            return Ok(());
+        };
+        let mark: Option<Mark> = self.shared.index.snapshot()?.value(KEY)?;
+        let mut mark = mark.unwrap_or_default();
+        if mark.again.get(&tree.id).is_some_and(|kept| *kept <= since) {
+            return Ok(());
+        }
+        mark.again.insert(tree.id, since);
+        self.shared.index.write(|w| w.put_value(KEY, &mark))
     }
 
     /// A tree carries flags from now on, or does no more: no key of an entry tells that.
@@ -104,10 +119,11 @@ impl Worker {
         Ok(())
     }
 
-    /// A whole pass over a tree has read what had to be read.
-    pub(super) fn read_again(&mut self, at: usize) {
+    /// A whole pass over a tree has read what changed since. What had to be read from an earlier time on since it began is read by
+    /// the next one.
+    pub(super) fn read_again(&mut self, at: usize, since: Option<i128>) {
         let tree = &mut self.trees[at];
-        if tree.read_since.take().is_none() {
+        if tree.read_since.take_if(|now| Some(*now) == since).is_none() {
             return;
         }
         let id = tree.id;

@@ -173,11 +173,7 @@ impl Worker {
 impl Tree {
     /// It waits for its time, whatever happens to it meanwhile: something always does.
     pub(super) fn waits_restless(&self, path: &RelPath) -> bool {
-        self.fuzzy.contains(path)
-            && self
-                .later
-                .get(path)
-                .is_some_and(|again| again.at != u64::MAX)
+        self.fuzzy.contains(path) && self.later.get(path).is_some_and(|again| again.at.is_some())
     }
 
     /// A file never rests. At most [`MAX_NAMED`] of them are named, copied and sent; the others are tried again until they rest, and
@@ -202,7 +198,7 @@ impl Tree {
     /// A file was met again that does not rest.
     pub(super) fn note_restless(&mut self, path: RelPath, size: u64, now: u64) {
         self.note_fuzzy(path.clone());
-        self.again(path, now.saturating_add(wait(size)));
+        self.again(path, now.saturating_add(wait(size)), None);
     }
 
     fn let_go_of(&self, hash: Option<ContentHash>) {
@@ -227,13 +223,13 @@ mod tests {
         let path = |n: usize| RelPath::new(format!("{n}")).expect("a path");
         for n in 0..MAX_NAMED + 5 {
             for _ in 0..=FUZZY {
-                tree.again(path(n), 1);
+                tree.again(path(n), 1, None);
             }
             tree.note_fuzzy(path(n));
         }
         assert_eq!((tree.fuzzy.len(), tree.fuzzy_beyond()), (MAX_NAMED, 5));
         // Looked at once, not always in vain.
-        tree.again(path(MAX_NAMED + 7), 1);
+        tree.again(path(MAX_NAMED + 7), 1, None);
         tree.later.remove(&path(MAX_NAMED));
         assert_eq!(tree.fuzzy_beyond(), 4);
         tree.fuzzy.remove(&path(1));

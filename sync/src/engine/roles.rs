@@ -36,8 +36,7 @@ impl Worker {
             tree.rescan = true;
             tree.job = None;
             tree.reading = None;
-            tree.dirty.clear();
-            tree.later.clear();
+            tree.keep_forced();
             tree.unrested.clear();
             tree.unverified.end();
             tree.rescue = None;

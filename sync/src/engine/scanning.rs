@@ -139,6 +139,9 @@ pub(super) fn poll_piece(
 impl Worker {
     /// Begins to scan a tree.
     pub(super) fn scan(&mut self, at: usize) {
+        if let Err(error) = self.keep_read_since(at) {
+            return self.index_failed(&error);
+        }
         let receiver = self.mode == Mode::Replica;
         let counts = self
             .shared
@@ -165,7 +168,10 @@ impl Worker {
             slow: routine && tree.config.poll.is_none(),
         });
         match scan {
-            Ok(scan) => tree.job = Some(Job::new(scan, routine, clock::now())),
+            Ok(scan) => {
+                let job = Job::new(scan, routine, tree.read_since, clock::now());
+                tree.job = Some(job);
+            }
             Err(error) => {
                 let why = format!("a scan cannot be started: {error}");
                 self.stop(at, Stop::Fault(why));

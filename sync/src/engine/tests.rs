@@ -23,6 +23,7 @@ mod large;
 mod limits;
 mod links;
 mod logs;
+mod marks;
 mod odd;
 mod order;
 mod overflow;

@@ -139,6 +139,8 @@ pub(crate) struct Job {
     pub waits: Option<Told>,
     /// A pass for what causes no events, on a tree that is known.
     pub routine: bool,
+    /// It reads what changed since, see [`Tree::read_since`].
+    pub read_since: Option<i128>,
     /// For progress: paths looked at so far.
     pub done: u64,
     /// For progress: bytes read so far.
@@ -154,9 +156,10 @@ impl Job {
     }
 
     /// A scan that begins.
-    pub fn new(scan: Scan, routine: bool, started: u64) -> Self {
+    pub fn new(scan: Scan, routine: bool, read_since: Option<i128>, started: u64) -> Self {
         Job {
             scan,
+            read_since,
             gone: None,
             waits: None,
             routine,
@@ -225,7 +228,8 @@ pub(crate) struct Tree {
     pub trash_stays: Option<crate::fault::Fault>,
     /// More of them than the index knows of.
     pub skipped_moved: bool,
-    /// Files that changed since are read even if their keys say that nothing changed (nanoseconds of the wall clock).
+    /// Files that changed since are read by the next scan even if their keys say that nothing changed (nanoseconds of the wall
+    /// clock): the machine stopped uncleanly, or what was to be read is too much to be named.
     pub read_since: Option<i128>,
     /// A walk's work.
     pub job: Option<Job>,
@@ -272,12 +276,14 @@ pub(crate) struct Tree {
 }
 
 /// A path that is looked at again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Again {
-    /// When (CLOCK_BOOTTIME nanoseconds).
-    pub at: u64,
+    /// When (CLOCK_BOOTTIME nanoseconds). `None`: it is marked.
+    pub at: Option<u64>,
     /// How often it was not at rest.
     pub tries: u32,
+    /// The change (nanoseconds of the wall clock) whose key the index has, and which proves nothing.
+    pub young: Option<i128>,
 }
 
 /// Most paths kept by name for status and retries; more are only counted by a rescan.
@@ -387,16 +393,26 @@ impl Tree {
         counted.map(|path| self.deletes.name(&path)).collect()
     }
 
-    /// Marks a path to be looked at again at a time.
-    pub fn again(&mut self, path: RelPath, at: u64) {
-        if self.later.len() >= MAX_DIRTY {
+    /// Marks a path to be looked at again at a time, whatever its key says if its stamp is `young`. Beyond the bound a scan does,
+    /// which finds what was not at rest by its key, and reads what changed since the oldest of the young stamps.
+    pub fn again(&mut self, path: RelPath, at: u64, young: Option<i128>) {
+        if self.later.len() >= MAX_DIRTY && !self.later.contains_key(&path) {
+            let all = self.later.values().filter_map(|again| again.young);
+            let oldest = all.chain(young).min();
+            self.read_from(oldest);
             self.later.clear();
             self.rescan = true;
             return;
         }
-        let again = self.later.entry(path).or_insert(Again { at, tries: 0 });
-        again.at = at;
+        let again = self.later.entry(path).or_default();
+        again.at = Some(at);
         again.tries += 1;
+        again.young = young.or(again.young);
+    }
+
+    /// The next scan reads what changed since, whatever the keys say.
+    pub fn read_from(&mut self, since: Option<i128>) {
+        self.read_since = self.read_since.into_iter().chain(since).min();
     }
 
     /// Notes a path that could not be read or applied.

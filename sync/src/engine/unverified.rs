@@ -7,6 +7,7 @@ use super::clock::{self, ms};
 use super::command::{Command, VerifyAsk};
 use super::contents::piece::{Order, Piece};
 use super::dirty::Dirt;
+use super::look::Sight;
 use super::receivers::Receiver;
 use super::shared::Shared;
 use super::status::Mode;
@@ -407,15 +408,20 @@ impl Tree {
         &mut self,
         grown: &BTreeSet<RelPath>,
         whole: impl Iterator<Item = &'p RelPath>,
+        seen: &[Sight],
     ) {
         let now = clock::now();
+        let changed = |path: &RelPath| {
+            let sight = seen.iter().find(|sight| sight.path == *path);
+            sight.and_then(|sight| sight.local).map(|key| key.ctime_ns)
+        };
         for path in whole.filter(|path| !grown.contains(path)) {
             self.unverified.done(path);
         }
         for path in grown {
             match self.unverified.is_full(path) {
                 // Too many to remember: it is read whole at once.
-                true => self.again(path.clone(), now.saturating_add(ms(1000))),
+                true => self.again(path.clone(), now.saturating_add(ms(1000)), changed(path)),
                 false => self.unverified.grew(path, now),
             }
         }

@@ -270,8 +270,11 @@ impl Worker {
             .filter_map(|t| t.moving.as_ref())
             .map(|m| m.until);
         let answer = answer.min();
-        let moving = self.trees.iter().filter(|t| t.moves());
-        let later = moving.flat_map(|t| t.later.values().map(|a| a.at)).min();
+        let works = self.mode != Mode::Idle;
+        let moving = self.trees.iter().filter(|t| works && t.moves());
+        let later = moving
+            .flat_map(|t| t.later.values().filter_map(|a| a.at))
+            .min();
         let all = [
             self.next_set(),
             Some(self.next_period),
@@ -580,13 +583,13 @@ impl Worker {
             let due: Vec<RelPath> = tree
                 .later
                 .iter()
-                .filter(|(_, a)| a.at <= now)
+                .filter(|(_, a)| a.at.is_some_and(|at| at <= now))
                 .map(|(p, _)| p.clone())
                 .collect();
             for path in due {
                 // The count of tries stays until the path was found at rest.
                 if let Some(again) = tree.later.get_mut(&path) {
-                    again.at = u64::MAX;
+                    again.at = None;
                 }
                 tree.mark(path, Dirt::AGAIN);
                 self.dirty_due = Some(now);

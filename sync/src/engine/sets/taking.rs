@@ -4,7 +4,7 @@
 use crate::beneath::Root;
 use crate::engine::dirty::Dirt;
 use crate::engine::linked::Names;
-use crate::engine::look::{Looker, Sight, Sights};
+use crate::engine::look::{Looker, Rest, Sight, Sights};
 use crate::engine::shared::Shared;
 use crate::engine::tree::Open;
 use crate::engine::walk::{Found, Walk};
@@ -192,7 +192,7 @@ impl Taking<'_> {
         if let Some((path, why)) = sights.errors.first() {
             return Err(format!("{path}: {why}"));
         }
-        if let Some((path, _)) = sights.again.iter().find(|(_, moving)| *moving) {
+        if let Some((path, _)) = sights.again.iter().find(|(_, rest)| *rest == Rest::Moving) {
             return Err(format!("{path} changed while the tree was held still"));
         }
         for sight in &sights.seen {

@@ -164,7 +164,7 @@ async fn a_version_that_is_to_be_read_again_is_not_known() {
     };
     let first = RelPath::new(name(0)).unwrap();
     assert_eq!(known(&mut worker), Some(first.clone()));
-    worker.trees[0].again(first, u64::MAX);
+    worker.trees[0].again(first, u64::MAX, None);
     assert_eq!(known(&mut worker), None);
 }
 
