@@ -77,21 +77,26 @@ pub fn hash_file(file: &File, flush_first: bool) -> Result<Hashed, Fault> {
 
 fn hash_unless(file: &File, ends: Ends<'_>) -> Result<Hashed, Fault> {
     let before = Stat::of_fd(file.as_fd())?;
-    let done = hash_whole(file, before, TailHasher::new(before.size), ends)?;
+    let done = hash_whole(
+        file,
+        Begun::with(before),
+        TailHasher::new(before.size),
+        ends,
+    )?;
     Ok(done.hashed)
 }
 
 /// As fast as the machine can. Who is to be slower reads through [`hash_while`].
 fn hash_whole(
     file: &File,
-    before: Stat,
+    begun: Begun,
     mut hasher: TailHasher,
     ends: Ends<'_>,
 ) -> Result<Done, Fault> {
     if ahead::feed(file, &mut hasher, ends)?.is_break() {
         return Err(NOT_READ);
     }
-    let done = hash_on(file, before, hasher, &mut unless(ends))?;
+    let done = hash_on(file, begun, hasher, &mut unless(ends))?;
     done.ok_or(NOT_READ)
 }
 
@@ -106,7 +111,24 @@ pub fn hash_while(
     go_on: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Option<Hashed>, Fault> {
     let hasher = TailHasher::new(before.size);
-    Ok(hash_on(file, before, hasher, go_on)?.map(|done| done.hashed))
+    let done = hash_on(file, Begun::with(before), hasher, go_on)?;
+    Ok(done.map(|done| done.hashed))
+}
+
+/// A reading, as of before its first byte.
+#[derive(Clone, Copy)]
+struct Begun {
+    /// What the file was.
+    before: Stat,
+    /// Whether a change since then may carry the same stamp. At the end of a long reading, no stamp is young any more.
+    fresh: bool,
+}
+
+impl Begun {
+    fn with(before: Stat) -> Self {
+        let fresh = before.is_fresh(now_ns());
+        Begun { before, fresh }
+    }
 }
 
 /// A reading, with what is kept of it.
@@ -119,7 +141,7 @@ struct Done {
 /// The same, from where the hasher stands. What is past the first look is not read: it makes the file unstable anyway.
 fn hash_on(
     file: &File,
-    before: Stat,
+    Begun { before, fresh }: Begun,
     mut hasher: TailHasher,
     go_on: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Option<Done>, Fault> {
@@ -139,7 +161,7 @@ fn hash_on(
         size,
         before: before.key(),
         after: after.key(),
-        fresh: after.is_fresh(now_ns()),
+        fresh: fresh || after.is_fresh(now_ns()),
     };
     Ok(Some(Done {
         hashed,
@@ -383,7 +405,7 @@ fn read_content(file: &File, seen: Seen, wanted: Wanted<'_>, how: How<'_>) -> Re
     }
     let known = before.map(|before| (before.key.size, before.hash));
     let hasher = TailHasher::new(seen.stat.size).after(known);
-    let done = hash_whole(file, seen.stat, hasher, how.ends)?;
+    let done = hash_whole(file, Begun::with(seen.stat), hasher, how.ends)?;
     let (hashed, tail) = (done.hashed, done.tail);
     // A file that is written all the time is never read at rest; one that only grows has a content that it had.
     let grew = tail.is_some()
@@ -404,6 +426,7 @@ fn read_content(file: &File, seen: Seen, wanted: Wanted<'_>, how: How<'_>) -> Re
 /// Compares the old end of a file that has grown, and hashes what is behind it. `None`: it is not what it was, so that it
 /// must be read whole.
 fn read_tail(file: &File, seen: &Seen, tail: &Tail, ends: Ends<'_>) -> Result<Option<Done>, Fault> {
+    let begun = Begun::with(seen.stat);
     let mut hasher = tail.grown(seen.stat.size);
     let mut pass = unless(ends);
     // Less than is read in any case.
@@ -411,7 +434,7 @@ fn read_tail(file: &File, seen: &Seen, tail: &Tail, ends: Ends<'_>) -> Result<Op
     if hasher.written() != tail.size() || hasher.hash() != tail.hash() {
         return Ok(None);
     }
-    let read = hash_on(file, seen.stat, hasher, &mut pass)?.ok_or(NOT_READ)?;
+    let read = hash_on(file, begun, hasher, &mut pass)?.ok_or(NOT_READ)?;
     Ok(Some(read).filter(|done| done.hashed.size == seen.stat.size))
 }
 
@@ -486,6 +509,27 @@ mod tests {
         most: None,
         links: None,
     };
+
+    #[test]
+    fn what_was_young_at_the_first_byte_is_to_be_read_again_however_long_the_reading_takes() {
+        let mut file = tempfile::tempfile().expect("temp file");
+        file.write_all(b"content").expect("written");
+        let before = Stat::of_fd(file.as_fd()).expect("stat");
+        let is_fresh = |stat: &Stat| stat.is_fresh(now_ns());
+        // A change at this moment may have the stamp that was seen.
+        let young = is_fresh(&before);
+        let hashed = hash_while(&file, before, &mut |_| {
+            while is_fresh(&before) {
+                std::thread::yield_now();
+            }
+            ControlFlow::Continue(())
+        });
+        let hashed = hashed.expect("read").expect("to its end");
+        assert!(hashed.is_stable());
+        assert_eq!(hashed.fresh, young);
+        let old = hash_file(&file, false).expect("read");
+        assert!(!old.fresh);
+    }
 
     #[test]
     fn the_reading_of_a_long_content_can_end_before_its_end() {

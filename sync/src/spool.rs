@@ -264,10 +264,15 @@ impl Spool {
             .transpose()
     }
 
-    /// The batch was applied and is durable in the trees and in the index.
+    /// The batch was applied and is durable in the trees and in the index. The last one is gone for good when this returns: what
+    /// is received next is not spooled, and must not be followed by what is older. One of several that came back with a crash
+    /// is followed by the others again.
     pub fn remove(&mut self, batch: &Spooled) -> io::Result<()> {
         let size = batch.file.metadata()?.len();
         fs::remove_file(&batch.path)?;
+        if self.numbers.len() <= 1 {
+            File::open(&self.dir)?.sync_all()?;
+        }
         self.numbers.pop_front();
         self.bytes = self.bytes.saturating_sub(size);
         Ok(())

@@ -121,6 +121,8 @@ pub(crate) enum Missing {
     Recorded,
     /// It waits, marked as gone, like what was missing before the look.
     Waits,
+    /// The same, of a piece of a scan: it is read whole, with the look.
+    WaitsInScan,
 }
 
 /// Takes what vanished out of what a look found, except beneath what lies in the place of a directory: the two are one change.

@@ -112,80 +112,97 @@ impl Worker {
     ) -> Result<Changes, IndexError> {
         let intent: Intent = snapshot.value(INTENT)?.unwrap_or_default();
         let tree = self.trees[at].id;
-        let keeps = self.trees[at].config.deletes == Deletes::Keep;
-        let aside: Aside = snapshot.value(ASIDE)?.unwrap_or_default();
-        let open = self.trees[at].open.clone();
+        let of_tree = intent.0.iter().filter(|(t, ..)| *t == tree);
+        let mut asked = Asked {
+            snapshot,
+            intent: of_tree
+                .map(|(_, path, seq, state)| (path, (*seq, state)))
+                .collect(),
+            taken: BTreeSet::new(),
+            aside: snapshot.value(ASIDE)?.unwrap_or_default(),
+        };
         let mut changes = Changes::default();
-        let mut taken = BTreeSet::new();
-        let intent: HashMap<&RelPath, (u64, &Option<State>)> = intent
-            .0
-            .iter()
-            .filter(|(t, ..)| *t == tree)
-            .map(|(_, path, seq, state)| (path, (*seq, state)))
-            .collect();
         for sight in sights {
             let entry = snapshot.get(tree, &sight.path)?;
-            let known = entry.as_ref().and_then(|e| e.current.as_ref());
-            if same(known, sight.state.as_ref()) {
-                changes.mended.push(sight.path.clone());
-                changes.keys.push(sight);
-                continue;
-            }
-            // What cannot be set here is missed, and nobody took it away.
-            let meant = self.trees[at].lacking.as_meant(known, &sight);
-            if meant.is_some() && same(known, meant.as_ref()) {
-                changes.keys.push(sight);
-                continue;
-            }
-            if is_untouched_name(entry.as_ref(), &sight) {
-                changes.keys.push(sight);
-                continue;
-            }
-            if known.is_none() && (keeps || self.is_kept(at, &sight)) {
-                changes.kept.push(sight.path);
-                continue;
-            }
-            let moved = sight.state.is_none() && aside.covers(tree, &sight.path);
-            let listed = snapshot.listed(tree, &sight.path)?;
-            let unfinished = listed.as_ref().is_some_and(Unreplicated::is_nothing);
-            let somebodys = listed.is_some() && !unfinished;
-            match intent.get(&sight.path) {
-                _ if moved => changes.between.push(sight),
-                Some((seq, state))
-                    if same(state.as_ref(), sight.state.as_ref())
-                        && is_free(snapshot, tree, &sight.path, *seq)?
-                        && taken.insert(*seq) =>
-                {
-                    changes.own.push((sight, *seq, (*state).clone()));
+            match self.whose(at, &sight, entry.as_ref(), &mut asked)? {
+                Whose::Mended => {
+                    changes.mended.push(sight.path.clone());
+                    changes.keys.push(sight);
                 }
-                Some((_, state))
-                    if is_between(&sight, entry.as_ref(), state.as_ref())
-                        || is_name_of(open.as_ref(), &sight, state.as_ref()) =>
-                {
-                    changes.between.push(sight)
-                }
-                None if !intent.is_empty() && only_time(&sight, known) => {
-                    changes.between.push(sight)
-                }
-                // A tree that does not carry them any more is not asked for them. What is listed as somebody's stays that.
-                _ if only_flags(known, sight.state.as_ref()) => match self.trees[at].config.flags {
-                    true if somebodys => changes.foreign.push((sight, entry)),
-                    true => changes.between.push(sight),
-                    false => changes.keys.push(sight),
-                },
-                _ if open
-                    .as_ref()
-                    .zip(entry.as_ref())
-                    .is_some_and(|(open, entry)| {
-                        self.is_name_of_known(at, open, entry, sight.local, unfinished)
-                    }) =>
-                {
-                    changes.between.push(sight);
-                }
-                _ => changes.foreign.push((sight, entry)),
+                Whose::Nobodys => changes.keys.push(sight),
+                Whose::Kept => changes.kept.push(sight.path),
+                Whose::Own(seq, state) => changes.own.push((sight, seq, state)),
+                Whose::Between => changes.between.push(sight),
+                Whose::Foreign => changes.foreign.push((sight, entry)),
             }
         }
         Ok(changes)
+    }
+
+    fn whose(
+        &self,
+        at: usize,
+        sight: &Sight,
+        entry: Option<&IndexEntry>,
+        asked: &mut Asked<'_>,
+    ) -> Result<Whose, IndexError> {
+        let (tree, snapshot) = (&self.trees[at], asked.snapshot);
+        let known = entry.and_then(|e| e.current.as_ref());
+        let seen = sight.state.as_ref();
+        if same(known, seen) {
+            return Ok(Whose::Mended);
+        }
+        // What cannot be set here is missed, and nobody took it away.
+        let meant = tree.lacking.as_meant(known, sight);
+        if meant.is_some() && same(known, meant.as_ref()) || is_untouched_name(entry, sight) {
+            return Ok(Whose::Nobodys);
+        }
+        let keeps = tree.config.deletes == Deletes::Keep;
+        if known.is_none() && (keeps || self.is_kept(at, sight)) {
+            return Ok(Whose::Kept);
+        }
+        if seen.is_none() && asked.aside.covers(tree.id, &sight.path) {
+            return Ok(Whose::Between);
+        }
+        let listed = snapshot.listed(tree.id, &sight.path)?;
+        let unfinished = listed.as_ref().is_some_and(Unreplicated::is_nothing);
+        let somebodys = listed.is_some() && !unfinished;
+        let open = tree.open.as_ref();
+        match asked.intent.get(&sight.path).copied() {
+            Some((seq, state))
+                if same(state.as_ref(), seen)
+                    && is_free(snapshot, tree.id, &sight.path, seq)?
+                    && asked.taken.insert(seq) =>
+            {
+                return Ok(Whose::Own(seq, state.clone()));
+            }
+            Some((_, state))
+                if is_between(sight, entry, state.as_ref())
+                    || is_name_of(open, sight, state.as_ref()) =>
+            {
+                return Ok(Whose::Between);
+            }
+            None if !asked.intent.is_empty() && only_time(sight, known) => {
+                return Ok(Whose::Between);
+            }
+            _ => {}
+        }
+        if only_flags(known, seen) {
+            // A tree that does not carry them any more is not asked for them. What is listed as somebody's stays that.
+            return Ok(match tree.config.flags {
+                true if somebodys => Whose::Foreign,
+                true => Whose::Between,
+                false => Whose::Nobodys,
+            });
+        }
+        let is_name = open.zip(entry).is_some_and(|(open, entry)| {
+            self.is_name_of_known(at, open, entry, sight.local, unfinished)
+        });
+        Ok(if is_name {
+            Whose::Between
+        } else {
+            Whose::Foreign
+        })
     }
 
     /// A directory that nothing but what is protected or excluded keeps from going.
@@ -306,6 +323,32 @@ pub(super) fn is_free(
     let next = index.changes(before, 1)?;
     let owner = next.first().filter(|row| row.entry.seq == seq);
     Ok(owner.is_none_or(|row| row.tree == tree && row.path == *path))
+}
+
+/// What is asked of whose changes a look has found.
+struct Asked<'a> {
+    snapshot: &'a Snapshot,
+    /// What an apply that was cut was to make of the paths of the tree, with the numbers.
+    intent: HashMap<&'a RelPath, (u64, &'a Option<State>)>,
+    /// Numbers of the intent that were given to a path.
+    taken: BTreeSet<u64>,
+    aside: Aside,
+}
+
+/// Whose change something is.
+enum Whose {
+    /// It is as the index says, in everything.
+    Mended,
+    /// Only its key is new.
+    Nobodys,
+    /// The source has not got it, and it stays here.
+    Kept,
+    /// That of an apply that was cut: with the number and the state that it was to have.
+    Own(u64, Option<State>),
+    /// Left half done by such an apply.
+    Between,
+    /// Somebody else's.
+    Foreign,
 }
 
 /// What differs from the index on a node that only receives.

@@ -177,15 +177,36 @@ impl Worker {
             let Some(spooled) = spool.first().map_err(|e| e.to_string())? else {
                 break;
             };
-            let batch = self.unspool(&spooled)?;
-            self.apply_now(batch)?;
+            if !self.is_applied(&spooled.head)? {
+                let batch = self.unspool(&spooled)?;
+                self.apply_now(batch)?;
+            }
             let spool = self.open_spool().map_err(|e| e.to_string())?;
             spool.remove(&spooled).map_err(|e| e.to_string())?;
             let bytes = spool.bytes();
             self.shared.spooled.store(bytes, Ordering::Release);
         }
+        // Nothing waits for room any more.
+        self.shared.alarm(None, "spool-full", None);
         self.touch();
         Ok(())
+    }
+
+    /// Its trees are at its end already, or past it: it was removed, and came back with a crash. Newer things may lie there.
+    fn is_applied(&self, head: &Head) -> Result<bool, String> {
+        let index = self.shared.index.snapshot().map_err(|e| e.to_string())?;
+        for record in &head.records {
+            let Some(at) = self.position(record.tree) else {
+                continue;
+            };
+            let position = index.head(record.tree).map_err(|e| e.to_string())?.seq;
+            let is_there = position >= head.commit.upto.max(record.seq);
+            // What is asked for once more has an old number.
+            if !is_there || !self.trees[at].unsettled.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(!head.records.is_empty())
     }
 
     pub(super) fn unspool(&self, spooled: &Spooled) -> Result<Batch, String> {

@@ -165,8 +165,8 @@ impl Worker {
             // A receiver's local changes are judged at once.
             (Mode::Replica, _) => None,
             // A piece of a scan is no longer than that.
-            (_, Missing::Recorded) => Some(Most::new(LARGE, u64::MAX)),
-            (_, Missing::Waits) => Some(Most::new(LARGE, LARGE)),
+            (_, Missing::WaitsInScan) => Some(Most::new(LARGE, u64::MAX)),
+            (_, Missing::Waits | Missing::Recorded) => Some(Most::new(LARGE, LARGE)),
         };
         let sights = self.looker(at, |looker| {
             let most = most.as_ref();
@@ -217,7 +217,7 @@ impl Worker {
             .collect();
         let since = paths.iter().map(|(_, dirt)| dirt.since).min();
         let mut sights = self.note(at, sights, since.unwrap_or_default());
-        if missing == Missing::Waits {
+        if missing != Missing::Recorded {
             sights = self.without_vanished(at, sights);
         }
         let result = match (&self.mode, self.numbers_changes()) {

@@ -217,36 +217,10 @@ impl Looker<'_> {
         names: &mut Names,
         out: &mut Sights,
     ) -> Result<(), IndexError> {
-        let (seen, hashed, grew) = match read {
-            Ok(Some(read)) => {
-                if let Some(why) = read.put_off {
-                    let put_off = match why {
-                        PutOff::Large => &mut out.large,
-                        PutOff::Full => &mut out.more,
-                    };
-                    put_off.push((path.clone(), dirt));
-                    return Ok(());
-                }
-                if let Some((tails, tail)) = self.tails.zip(read.tail) {
-                    tails.remember(self.tree, path, tail);
-                }
-                if let Some((hashed, chunks)) = read.hashed.as_ref().zip(read.chunks) {
-                    self.chunks.remember(hashed.hash, Arc::new(chunks));
-                }
-                let grew = read.grew && self.tails.is_some();
-                (Some(read.seen), read.hashed, grew)
-            }
-            // A component above is gone or is no directory any more: nothing lies here.
-            Ok(None) | Err(Fault::NotBeneath | Fault::Missing) => (None, None, false),
-            Err(Fault::Changed(_)) => {
-                out.again.push((path.clone(), Rest::Moving));
-                return Ok(());
-            }
-            Err(fault) => {
-                out.errors.push((path.clone(), fault.to_string()));
-                return Ok(());
-            }
+        let Some(found) = self.found(path, dirt, read, out) else {
+            return Ok(());
         };
+        let (seen, hashed, grew) = found;
         out.readable.push(path.clone());
         if let Some(seen) = &seen
             && !subvolume::belongs(&self.open.root, &seen.stat)
@@ -271,29 +245,60 @@ impl Looker<'_> {
             // Something else took the name's place, which its other names hear nothing of.
             self.other_names(path, before, out)?;
         }
-        match seen.what {
-            What::File(_) => match hashed {
-                Some(hashed) if grew => {
-                    self.grown(path, seen, hashed, out);
-                    Ok(())
-                }
-                Some(hashed) => self.file((path, entry), seen, hashed, names, out),
-                // Its key is the known one.
-                None => Ok(()),
-            },
-            What::Dir => {
-                let was_dir = self.was_dir(entry);
+        match hashed {
+            Some(hashed) if grew => self.grown(path, seen, hashed, out),
+            Some(hashed) => self.file((path, entry), seen, hashed, names, out)?,
+            // Its key is the known one.
+            None if matches!(seen.what, What::File(_)) => {}
+            None => {
                 self.plain(path, &seen, entry.filter(|_| !dirt.force), out);
-                if dirt.recursive || (!was_dir && !dirt.walked) {
+                let is_new = !self.was_dir(entry) && !dirt.walked;
+                if is_dir && (dirt.recursive || is_new) {
                     self.below(path, out)?;
                 }
-                Ok(())
-            }
-            _ => {
-                self.plain(path, &seen, entry.filter(|_| !dirt.force), out);
-                Ok(())
             }
         }
+        Ok(())
+    }
+
+    /// What lies at the path, as it was read: its content where that was read too, and whether that only grew. What is to be looked
+    /// at once more, or is no answer, is noted: `None`.
+    fn found(
+        &self,
+        path: &RelPath,
+        dirt: Dirt,
+        read: ReadResult,
+        out: &mut Sights,
+    ) -> Option<(Option<Seen>, Option<Hashed>, bool)> {
+        let read = match read {
+            Ok(Some(read)) => read,
+            // A component above is gone or is no directory any more: nothing lies here.
+            Ok(None) | Err(Fault::NotBeneath | Fault::Missing) => return Some((None, None, false)),
+            Err(Fault::Changed(_)) => {
+                out.again.push((path.clone(), Rest::Moving));
+                return None;
+            }
+            Err(fault) => {
+                out.errors.push((path.clone(), fault.to_string()));
+                return None;
+            }
+        };
+        if let Some(why) = read.put_off {
+            let put_off = match why {
+                PutOff::Large => &mut out.large,
+                PutOff::Full => &mut out.more,
+            };
+            put_off.push((path.clone(), dirt));
+            return None;
+        }
+        if let Some((tails, tail)) = self.tails.zip(read.tail) {
+            tails.remember(self.tree, path, tail);
+        }
+        if let Some((hashed, chunks)) = read.hashed.as_ref().zip(read.chunks) {
+            self.chunks.remember(hashed.hash, Arc::new(chunks));
+        }
+        let grew = read.grew && self.tails.is_some();
+        Some((Some(read.seen), read.hashed, grew))
     }
 
     pub(super) fn note_socket(path: &RelPath, out: &mut Sights) -> bool {

@@ -186,7 +186,7 @@ impl Worker {
                 if let Some(job) = &mut self.trees[at].job {
                     job.done += paths.len() as u64;
                 }
-                self.look(at, paths, Missing::Recorded);
+                self.look(at, paths, Missing::WaitsInScan);
             }
             Some(Piece::End(Ok(walk))) => self.walked(at, walk),
             Some(Piece::End(Err(error))) => self.index_failed(&error),

@@ -195,7 +195,9 @@ impl Worker {
             .set_spool(tree)?
             .add(&head, &open.iter().collect::<Vec<_>>());
         let why = added.err().map(|e| format!("a set cannot be spooled: {e}"));
-        self.shared.alarm(None, "spool-full", why.clone());
+        let name = self.position(tree).map(|at| &self.trees[at].config.name);
+        self.shared
+            .alarm(name.map(String::as_str), "spool-full", why.clone());
         why.map_or(Ok(()), Err)
     }
 

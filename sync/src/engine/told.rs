@@ -39,22 +39,31 @@ enum Answer {
 }
 
 impl Told {
-    /// Of some trees there is nothing more to wait for.
-    fn told(&mut self, round: u64, is_told: impl Fn(TreeId, u64) -> bool) -> bool {
-        if let Answer::Awaited { token, trees } = &mut self.answer {
-            trees.retain(|tree| !is_told(*tree, *token));
-            if trees.is_empty() {
-                self.answer = Answer::Came(round);
-                return true;
-            }
+    /// Of some trees there is nothing more to wait for, or of none after so long.
+    fn told(&mut self, round: u64, now: u64, is_told: impl Fn(TreeId, u64) -> bool) -> bool {
+        let Answer::Awaited { token, trees } = &mut self.answer else {
+            return false;
+        };
+        trees.retain(|tree| !is_told(*tree, *token));
+        if self.until <= now && !trees.is_empty() {
+            tracing::error!(trees = trees.len(), "a watcher does not answer");
+            trees.clear();
         }
-        false
+        let all = trees.is_empty();
+        if all {
+            self.answer = Answer::Came(round);
+        }
+        all
+    }
+
+    fn is_awaited(&self) -> bool {
+        matches!(self.answer, Answer::Awaited { .. })
     }
 
     /// Whether all of it is recorded. The oldest mark at which something lies was made in the round `here`.
-    fn is_recorded(&self, here: Option<u64>, now: u64) -> bool {
+    fn is_recorded(&self, here: Option<u64>) -> bool {
         match self.answer {
-            Answer::Awaited { .. } => self.until <= now,
+            Answer::Awaited { .. } => false,
             // However long it takes: a large content is read.
             Answer::Came(came) => here.is_none_or(|here| came < here),
         }
@@ -90,12 +99,12 @@ impl Worker {
         }
     }
 
-    /// Of some trees there is nothing more to wait for.
     fn told(&mut self, is_told: impl Fn(TreeId, u64) -> bool) {
+        let now = clock::now();
         let scans = self.trees.iter_mut().filter_map(|t| t.job.as_mut());
         let scans = scans.filter_map(|job| job.waits.as_mut());
         for told in scans.chain(self.gone.as_mut()) {
-            if told.told(self.round, &is_told) {
+            if told.told(self.round, now, &is_told) {
                 self.dirty_due = Some(0);
             }
         }
@@ -106,8 +115,11 @@ impl Worker {
         self.told(|of, asked| (of, asked) == (tree, token));
     }
 
-    /// A tree that was stopped meanwhile may not be watched any more.
-    pub(super) fn forget_stopped(&mut self) {
+    /// A tree that was stopped meanwhile may not be watched any more, and an answer may never come.
+    pub(super) fn end_told(&mut self) {
+        if self.told_by().is_none() {
+            return;
+        }
         let moving = self.trees.iter().filter(|tree| tree.moves());
         let moving: BTreeSet<TreeId> = moving.map(|tree| tree.id).collect();
         self.told(|tree, _| !moving.contains(&tree));
@@ -130,12 +142,9 @@ impl Worker {
 
     /// Up to which round what was found gone may be recorded. The oldest mark at which something lies was made in the round `here`.
     pub(super) fn gone_may_go(&self, here: Option<u64>) -> Option<u64> {
-        let now = clock::now();
-        let told = self
-            .gone
-            .as_ref()
-            .filter(|told| told.is_recorded(here, now));
-        told.map(|told| told.asked)
+        let told = self.gone.as_ref();
+        told.filter(|told| told.is_recorded(here))
+            .map(|told| told.asked)
     }
 
     /// Asks about what was found gone since it asked last, when that is recorded.
@@ -149,11 +158,7 @@ impl Worker {
             true => Some(self.ask_events()),
             false => None,
         };
-        if self
-            .gone
-            .as_ref()
-            .is_some_and(|told| matches!(told.answer, Answer::Came(_)))
-        {
+        if self.gone.as_ref().is_some_and(|told| !told.is_awaited()) {
             self.due_now();
         }
     }
@@ -165,9 +170,9 @@ impl Worker {
             return;
         }
         let moving = self.trees.iter().filter(|t| t.moves());
-        let (here, now) = (moving.filter_map(Tree::oldest_here).min(), clock::now());
+        let here = moving.filter_map(Tree::oldest_here).min();
         for job in self.trees.iter_mut().filter_map(|t| t.job.as_mut()) {
-            job.waits = job.waits.take().filter(|told| !told.is_recorded(here, now));
+            job.waits = job.waits.take().filter(|told| !told.is_recorded(here));
         }
     }
 
@@ -175,8 +180,7 @@ impl Worker {
     pub(super) fn told_by(&self) -> Option<u64> {
         let scans = self.trees.iter().filter_map(|t| t.job.as_ref());
         let scans = scans.filter_map(|job| job.waits.as_ref());
-        let awaited = |told: &&Told| matches!(told.answer, Answer::Awaited { .. });
-        let told = scans.chain(&self.gone).filter(awaited);
+        let told = scans.chain(&self.gone).filter(|told| told.is_awaited());
         told.map(|told| told.until).min()
     }
 }
@@ -224,8 +228,22 @@ mod tests {
         worker.events_came(worker.trees[0].id, token(&worker));
         worker.stop(1, Stop::Fault("a test".into()));
         worker.dirty_due = None;
-        worker.forget_stopped();
+        worker.end_told();
         assert_eq!(worker.gone_may_go(None), Some(worker.round));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_never_comes_is_not_waited_for_in_a_loop() {
+        let (_node, mut worker) = asked().await;
+        if token(&worker) == 0 {
+            return;
+        }
+        worker.gone.as_mut().unwrap().until = clock::now();
+        worker.dirty_due = None;
+        worker.end_told();
+        assert_eq!(worker.gone_may_go(None), Some(worker.round));
+        assert_eq!(worker.told_by(), None);
+        assert_eq!(worker.dirty_due, Some(0), "it is looked at");
     }
 
     #[tokio::test]

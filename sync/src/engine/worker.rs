@@ -307,7 +307,7 @@ impl Worker {
             self.moves_overdue(now);
             self.rest_trees_in_sets();
             self.wake_later(now);
-            self.forget_stopped();
+            self.end_told();
             if self.dirty_due.is_some_and(|due| due <= now) {
                 self.dirty_due = None;
                 self.look_at_dirty();

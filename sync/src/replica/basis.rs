@@ -84,19 +84,15 @@ pub(super) fn find(
         Some(Old { file, known }) => (Some(file), known),
         None => (None, None),
     };
-    let old = old.and_then(|file| {
+    let came = partial.as_ref().map_or(0, |p| p.len().min(size));
+    // When all of it came, the old version has nothing to add.
+    let old = old.filter(|_| came < size).and_then(|file| {
         let length = file.metadata().ok()?.len();
         // Nothing of the new version is looked for farther behind.
         let of_use = length.min(size.saturating_add(delta::SLACK));
         (length >= delta::SMALLEST).then_some((file, of_use))
     });
-    let came = partial.as_ref().map_or(0, |p| p.len().min(size));
-    let old_length = old.as_ref().map_or(0, |(_, length)| *length);
-    // All of it came: the old version has nothing to add.
-    let (old, old_length) = match came == size {
-        true => (None, 0),
-        false => (old.map(|(file, _)| file), old_length),
-    };
+    let (old, old_length) = old.map_or((None, 0), |(file, length)| (Some(file), length));
     let chunk = delta::chunk_size(came.max(old_length))?;
     // No chunk is of both files, for such a one could match nothing.
     let kept = match came == size {
@@ -136,17 +132,7 @@ pub(super) fn find(
             chunks: Some(chunks),
         });
     }
-    let (hash, chunks) = match &start {
-        Start::Clone(clone) => {
-            // What will be kept is read from the clone: what is in the memory by then is the clone's too.
-            let of = clone.file().try_clone().ok()?;
-            let origin = basis.old.replace(of);
-            let read = basis.chunks(length, chunk, pulse)?;
-            basis.old = origin;
-            read
-        }
-        Start::Empty | Start::Cut(..) => basis.chunks(length, chunk, pulse)?,
-    };
+    let (hash, chunks) = basis.chunks_of(&start, length, chunk, pulse)?;
     let proven = known.is_some_and(|known| known.hash == hash);
     Some(Found {
         basis,
@@ -157,6 +143,24 @@ pub(super) fn find(
 }
 
 impl Basis {
+    fn chunks_of(
+        &mut self,
+        start: &Start,
+        length: u64,
+        chunk: u32,
+        pulse: &Pulse,
+    ) -> Option<(ContentHash, Chunks)> {
+        let Start::Clone(clone) = start else {
+            return self.chunks(length, chunk, pulse);
+        };
+        // What will be kept is read from the clone: what is in the memory by then is the clone's too.
+        let of = clone.file().try_clone().ok()?;
+        let origin = self.old.replace(of);
+        let read = self.chunks(length, chunk, pulse);
+        self.old = origin;
+        read
+    }
+
     fn chunks(&self, length: u64, chunk: u32, pulse: &Pulse) -> Option<(ContentHash, Chunks)> {
         let mut builder = SumsBuilder::new(chunk);
         let mut at = 0;

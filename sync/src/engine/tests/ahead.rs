@@ -1,6 +1,6 @@
 //! A small batch is answered when it is visible: what was answered is there afterwards, whatever happens.
 
-use super::cuts::items;
+use super::cuts::{items, until_cut};
 use super::failing::Disk;
 use super::pair::{Cable, Node, begin, flush, pair, write};
 use std::fs::read;
@@ -82,6 +82,17 @@ async fn what_was_answered_is_there_after_a_takeover_wherever_the_apply_was_cut(
     panic!("not everything was cut, or nothing that was answered: {places:?}");
 }
 
+/// Changes the file, and cuts the replica when the change is in its slot.
+async fn cut_when_kept(a: &Node, b: &Node) {
+    b.engine().shared.cuts.arm(2);
+    // In one step, so that it is one batch.
+    write(&a.state().join("next"), "second");
+    std::fs::rename(a.state().join("next"), a.tree().join("file")).unwrap();
+    assert!(until_cut(a, b).await);
+    let place = b.engine().shared.cuts.place();
+    assert_eq!(place, Some("after a batch was kept"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_of_another_index_says_nothing() {
     let (a, mut b) = pair(|_| {}).await;
@@ -89,13 +100,7 @@ async fn a_slot_of_another_index_says_nothing() {
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
     b.until("consistent", |s| s.consistent).await;
-    b.engine().shared.cuts.arm(2);
-    write(&a.tree().join("file"), "second");
-    let _ = a.engine().flush(Duration::from_millis(300)).await.unwrap();
-    assert_eq!(
-        b.engine().shared.cuts.place(),
-        Some("after a batch was kept")
-    );
+    cut_when_kept(&a, &b).await;
     cable.cut().await;
     b.stop().await;
     let slot = b.state().join("ahead");
@@ -123,11 +128,7 @@ async fn what_was_kept_is_applied_although_the_disk_is_nearly_full() {
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
     b.until("consistent", |s| s.consistent).await;
-    b.engine().shared.cuts.arm(2);
-    write(&a.tree().join("file"), "second");
-    let _ = a.engine().flush(Duration::from_millis(300)).await.unwrap();
-    let place = b.engine().shared.cuts.place();
-    assert_eq!(place, Some("after a batch was kept"));
+    cut_when_kept(&a, &b).await;
     cable.cut().await;
     b.stop().await;
     b.start();

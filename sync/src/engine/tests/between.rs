@@ -1,9 +1,14 @@
 //! Moves between trees: what left one of them is in the other before.
 
 use super::cuts::until_cut;
-use super::pair::{Cable, Node, flush, pair, write};
-use super::trees::{both, more};
+use super::pair::{Cable, Node, flush, pair, recorded, write};
+use super::trees::{both, data, more};
+use crate::engine::Mode;
 use crate::engine::command::Command;
+use crate::engine::dirty::Dirt;
+use crate::engine::handle::open::prepare;
+use crate::engine::scanning::Piece;
+use crate::engine::worker::Worker;
 use crate::path::RelPath;
 use crate::tree::{TreeConfig, TreeId};
 use std::os::unix::fs::MetadataExt;
@@ -139,4 +144,30 @@ async fn a_move_between_trees_loses_nothing_wherever_the_apply_is_cut() {
             break;
         }
     }
+}
+
+/// What moved may be where nothing has been looked at yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_vanished_since_a_walk_named_it_waits_like_all_that_is_gone() {
+    let mut node = Node::new("a", |_| {});
+    node.engine().init_source().await.unwrap();
+    node.engine().begin_source(1).await.unwrap();
+    write(&node.tree().join("f"), "content");
+    recorded(&node).await;
+    node.stop().await;
+    let (mut worker, _) = prepare(node.config(vec![data(&node)])).unwrap();
+    worker.mode = Mode::Source { term: 1 };
+    worker.trees[0].rescan = false;
+    let path = RelPath::new("f").unwrap();
+    let known = |worker: &Worker| {
+        let index = worker.shared.index.snapshot().unwrap();
+        let entry = index.get(worker.trees[0].id, &path).unwrap();
+        entry.is_some_and(|entry| entry.current.is_some())
+    };
+    assert!(known(&worker));
+    std::fs::remove_file(node.tree().join("f")).unwrap();
+    let piece = Piece::Look(vec![(path.clone(), Dirt::WALKED)]);
+    worker.scanned(0, Some(piece));
+    assert!(known(&worker), "it is not recorded as gone yet");
+    assert!(worker.trees[0].has_gone(u64::MAX));
 }

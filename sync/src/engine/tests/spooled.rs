@@ -2,7 +2,8 @@
 
 use super::compare::assert_equal;
 use super::cuts::hand;
-use super::pair::{Cable, Node, PATIENCE, flush, pair, recorded, write};
+use super::failing::Disk;
+use super::pair::{Cable, Node, PATIENCE, begin, flush, pair, recorded, write};
 use super::reversal::rescued;
 use super::trees::{both, data, more};
 use crate::engine::{EngineStatus, TreeState};
@@ -181,5 +182,68 @@ async fn a_hold_that_spooled_past_the_branch_gets_what_the_new_master_wrote_inst
     let kept = rescued(&b);
     let kept: Vec<&str> = kept.keys().map(String::as_str).collect();
     assert_eq!(kept, ["file", "lost"]);
+    cable.cut().await;
+}
+
+/// The names of spooled batches.
+fn batches(b: &Node) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(b.state().join("spool")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_comes_back_with_a_crash_is_not_applied_over_what_is_newer() {
+    let (a, mut b) = equal().await;
+    b.engine().hold().await.unwrap();
+    let cable = Cable::plug(&a, &b);
+    write(&a.tree().join("file"), "second");
+    flush(&a).await;
+    let spooled = batches(&b);
+    assert_eq!(spooled.len(), 1);
+    let kept = read(&spooled[0]).unwrap();
+    b.engine().release_hold(PATIENCE).await.unwrap();
+    assert_eq!(batches(&b), Vec::<PathBuf>::new());
+    write(&a.tree().join("file"), "third");
+    flush(&a).await;
+    cable.cut().await;
+    b.stop().await;
+    // The directory as it was before the removal.
+    std::fs::write(&spooled[0], kept).unwrap();
+    b.start();
+    b.engine().begin_replica().await.unwrap();
+    b.until("applied", |s| s.spooled > 0).await;
+    let cable = Cable::plug(&a, &b);
+    write(&a.tree().join("other"), "is here when the spool is empty");
+    flush(&a).await;
+    b.until("nothing is spooled", |s| s.spooled == 0).await;
+    assert_eq!(read(b.tree().join("file")).unwrap(), b"third");
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(rescued(&b), [].into());
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_alarm_of_a_hold_without_room_ends_with_it() {
+    // Less than the spool leaves to others.
+    let Some(disk) = Disk::new(40) else {
+        return tandem_lab::skipped("a small disk: no right to mount");
+    };
+    let b = Node::new_in(disk.at(), "b", |_| {});
+    let (a, b) = begin(Node::new("a", |_| {}), b).await;
+    let cable = Cable::plug(&a, &b);
+    write(&a.tree().join("file"), "first");
+    flush(&a).await;
+    b.engine().hold().await.unwrap();
+    write(&a.tree().join("file"), "second");
+    b.until("an alarm", |s| {
+        s.alarms.iter().any(|alarm| alarm.kind == "spool-full")
+    })
+    .await;
+    let _ = cable.ended().await;
+    b.engine().release_hold(PATIENCE).await.unwrap();
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    assert_eq!(read(b.tree().join("file")).unwrap(), b"second");
+    assert_eq!(b.shown().await.alarms, []);
     cable.cut().await;
 }
