@@ -9,8 +9,10 @@
 //! | `logs/` | trailing `/`: only directories |
 //! | `*` | any bytes but `/`, also none |
 //! | `**` | any bytes, `/` too; a pattern with it is matched with whole paths. `**/x` is also `x` at the root |
+//! | `dir/***` | the directory and all that is in it. Anywhere else `***` is `**` |
 //! | `?` | one byte but `/` |
 //! | `[a-z_]`, `[!a]`, `[^a]` | one byte of the set, or not of it; never `/` |
+//! | `[[:digit:]]` | one byte of the class: `alnum`, `alpha`, `blank`, `cntrl`, `digit`, `graph`, `lower`, `print`, `punct`, `space`, `upper`, `xdigit`, of ASCII |
 //! | `\x` | the byte `x` itself |
 //!
 //! A directory that matches takes all its content with it. A pattern is compiled to a list of tokens and matched by
@@ -51,6 +53,16 @@ pub struct Pattern {
     tokens: Vec<Token>,
     scope: Scope,
     only_dirs: bool,
+    end: End,
+}
+
+/// What stands behind the name of a directory that a pattern is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nothing.
+    Open,
+    /// A `/`: the pattern ends with `***`, which takes the directory with what is in it.
+    Slash,
 }
 
 /// What of a path a pattern is compared with.
@@ -80,13 +92,17 @@ impl Pattern {
         if path.is_empty() || (self.only_dirs && !is_dir) {
             return false;
         }
+        let end: &[u8] = match self.end {
+            End::Slash if is_dir => b"/",
+            End::Slash | End::Open => b"",
+        };
         match self.scope {
             Scope::Name => {
                 let start = path.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
-                run::matches(&self.tokens, &path[start..], false)
+                run::matches(&self.tokens, &path[start..], end, false)
             }
-            Scope::Anchored => run::matches(&self.tokens, path, false),
-            Scope::AnyTail => run::matches(&self.tokens, path, true),
+            Scope::Anchored => run::matches(&self.tokens, path, end, false),
+            Scope::AnyTail => run::matches(&self.tokens, path, end, true),
         }
     }
 }

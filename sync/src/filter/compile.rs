@@ -1,6 +1,6 @@
 //! From the text of a pattern to tokens.
 
-use super::{MAX_PATTERN, Pattern, PatternError, Scope};
+use super::{End, MAX_PATTERN, Pattern, PatternError, Scope};
 
 /// One step of a compiled pattern.
 #[derive(Clone)]
@@ -16,6 +16,28 @@ pub(super) enum Token {
     /// Any number of bytes.
     StarStar,
 }
+
+/// Which bytes of ASCII belong to a class.
+type Class = fn(&u8) -> bool;
+
+const ANY: Class = |_| true;
+
+/// The classes, as isalnum(3) has them in the C locale.
+const CLASSES: [(&str, Class); 12] = [
+    ("alnum", u8::is_ascii_alphanumeric),
+    ("alpha", u8::is_ascii_alphabetic),
+    ("blank", |byte| matches!(byte, b' ' | b'\t')),
+    ("cntrl", u8::is_ascii_control),
+    ("digit", u8::is_ascii_digit),
+    ("graph", u8::is_ascii_graphic),
+    ("lower", u8::is_ascii_lowercase),
+    ("print", |byte| matches!(byte, b' '..=b'~')),
+    ("punct", u8::is_ascii_punctuation),
+    // With the vertical tab, which `is_ascii_whitespace` leaves out.
+    ("space", |byte| matches!(byte, b' ' | b'\t'..=b'\r')),
+    ("upper", u8::is_ascii_uppercase),
+    ("xdigit", u8::is_ascii_hexdigit),
+];
 
 pub(super) fn compile(text: &str) -> Result<Pattern, PatternError> {
     let fail = |offset, what, hint| {
@@ -88,6 +110,10 @@ pub(super) fn compile(text: &str) -> Result<Pattern, PatternError> {
         tokens,
         scope,
         only_dirs,
+        end: match body.ends_with("***") {
+            true => End::Slash,
+            false => End::Open,
+        },
     })
 }
 
@@ -118,7 +144,7 @@ impl Compiler<'_> {
         let mut component = self.at;
         while let Some(&byte) = self.bytes.get(self.at) {
             let token = match byte {
-                b'*' => self.stars()?,
+                b'*' => self.stars(),
                 b'?' => Token::AnyByte,
                 b'[' => self.set()?,
                 b'\\' => self.escaped()?,
@@ -149,21 +175,16 @@ impl Compiler<'_> {
         }
     }
 
-    fn stars(&mut self) -> Result<Token, PatternError> {
+    /// Three and more are two, but at the end of the pattern: see [`End`].
+    fn stars(&mut self) -> Token {
         let count = self.bytes[self.at..]
             .iter()
             .take_while(|b| **b == b'*')
             .count();
-        let start = self.at;
         self.at += count - 1;
         match count {
-            1 => Ok(Token::Star),
-            2 => Ok(Token::StarStar),
-            _ => self.fail(
-                start,
-                "`***` is not known here",
-                "write `dir/`: a directory takes its content with it",
-            ),
+            1 => Token::Star,
+            _ => Token::StarStar,
         }
     }
 
@@ -198,8 +219,14 @@ impl Compiler<'_> {
             if byte == b']' && self.at > first {
                 break;
             }
-            let (low, high) = self.range(open)?;
-            for value in low..=high {
+            let (low, high, class) = match self.class()? {
+                Some(class) => (0, 127, class),
+                None => {
+                    let (low, high) = self.range(open)?;
+                    (low, high, ANY)
+                }
+            };
+            for value in (low..=high).filter(class) {
                 bits[usize::from(value >> 6)] |= 1 << (value & 63);
             }
             self.at += 1;
@@ -211,15 +238,31 @@ impl Compiler<'_> {
         Ok(Token::Set(Box::new(bits)))
     }
 
-    /// One byte or `a-z` inside a set; leaves `at` on its last byte.
-    fn range(&mut self, open: usize) -> Result<(u8, u8), PatternError> {
-        if self.bytes[self.at..].starts_with(b"[:") {
+    /// A class such as `[:alpha:]` inside a set, if one is here; leaves `at` on its last byte.
+    fn class(&mut self) -> Result<Option<Class>, PatternError> {
+        let Some(rest) = self.bytes[self.at..].strip_prefix(b"[:") else {
+            return Ok(None);
+        };
+        let Some(end) = rest.iter().position(|byte| *byte == b']') else {
+            return Ok(None);
+        };
+        let Some(name) = rest[..end].strip_suffix(b":") else {
+            // An ordinary `[`, as for rsync.
+            return Ok(None);
+        };
+        let Some((_, class)) = CLASSES.iter().find(|(known, _)| known.as_bytes() == name) else {
             return self.fail(
                 self.at,
-                "a named class such as `[:alpha:]`",
-                "write the range, such as `[a-zA-Z]`",
+                "an unknown class",
+                "those of isalnum(3): alnum, alpha, blank, cntrl, digit, graph, lower, print, punct, space, upper, xdigit",
             );
-        }
+        };
+        self.at += "[:".len() + end;
+        Ok(Some(*class))
+    }
+
+    /// One byte or `a-z` inside a set; leaves `at` on its last byte.
+    fn range(&mut self, open: usize) -> Result<(u8, u8), PatternError> {
         let low = self.set_byte(open)?;
         let is_range = self.bytes.get(self.at + 1) == Some(&b'-')
             && !matches!(self.bytes.get(self.at + 2), None | Some(b']'));

@@ -34,8 +34,8 @@ impl Alternatives {
     }
 }
 
-/// Whether `tokens` match all of `text`, from its start or, with `any_tail`, from the start of any component.
-pub(super) fn matches(tokens: &[Token], text: &[u8], any_tail: bool) -> bool {
+/// Whether `tokens` match all of `text` with `end` behind it, from its start or, with `any_tail`, from the start of any component.
+pub(super) fn matches(tokens: &[Token], text: &[u8], end: &[u8], any_tail: bool) -> bool {
     // The commonest pattern is a plain name: no alternatives needed to refuse it by its first byte.
     if let (Some(Token::Byte(first)), false) = (tokens.first(), any_tail)
         && text.first() != Some(first)
@@ -45,7 +45,7 @@ pub(super) fn matches(tokens: &[Token], text: &[u8], any_tail: bool) -> bool {
     let words = tokens.len() / 64 + 1;
     let mut now = Alternatives::NONE;
     now.enter(tokens, 0);
-    for &byte in text {
+    for &byte in text.iter().chain(end) {
         let mut next = Alternatives::NONE;
         for (index, word) in now.0[..words].iter().enumerate() {
             let mut left = *word;
