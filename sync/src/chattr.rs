@@ -44,6 +44,7 @@ fn set_on(file: &File, want: Flags) -> Result<bool, Fault> {
         Errno::NOSPC | Errno::DQUOT => Fault::NoSpace {
             errno: errno.raw_os_error(),
         },
+        Errno::ROFS => Fault::ReadOnly,
         _ => Fault::Attribute {
             what: format!("flags {want}"),
             errno: errno.raw_os_error(),

@@ -13,8 +13,8 @@
 //!
 //! A large file of a tree that is updated in place is no rename but a journal that is carried out: see `commit/inplace.rs`.
 //!
-//! A fault stops its own path only, with three exceptions: no room, a file that is changed in part, and the loss of the
-//! role token.
+//! A fault stops its own path only, with four exceptions: no room, a tree that takes no changes, a file that is changed in part, and
+//! the loss of the role token.
 //!
 //! Between the check and the rename another process of this machine can still change the entry; the kernel has no
 //! conditional rename. The window is two system calls long.
@@ -64,6 +64,14 @@ pub struct Target<'a> {
     pub protect: &'a dyn Fn(&RelPath, bool) -> bool,
     /// What is removed goes to the trash, as of this time (seconds since 1970). `None`: it is gone.
     pub trash: Option<u64>,
+}
+
+impl Target<'_> {
+    /// After this nothing more can be done in the tree.
+    fn ends_with(&self, fault: &Fault) -> bool {
+        // A mount below the root may be read-only alone.
+        fault.ends_apply() || (*fault == Fault::ReadOnly && self.private.is_read_only())
+    }
 }
 
 impl std::fmt::Debug for Target<'_> {
@@ -132,8 +140,8 @@ pub fn apply<E>(
             _ => run.carry(item),
         };
         if let Err(fault) = &outcome.result
-            && fault.ends_apply()
             && report.stopped.is_none()
+            && target.ends_with(fault)
         {
             report.stopped = Some(fault.clone());
         }

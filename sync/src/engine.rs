@@ -51,6 +51,7 @@ mod owners;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod paced;
 pub(crate) mod prepare;
+mod read_only;
 mod reading;
 #[allow(clippy::disallowed_methods)]
 mod reboot;

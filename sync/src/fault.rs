@@ -1,7 +1,7 @@
 //! What can go wrong with one path of a tree.
 //!
-//! A fault belongs to one path and never stops the others, with one exception: [`Fault::NoSpace`] stops an
-//! apply, because everything after it would fail too and would only hide the reason.
+//! A fault belongs to one path and never stops the others, with two exceptions: [`Fault::NoSpace`] stops an apply, and so does
+//! [`Fault::ReadOnly`] of a whole tree, because everything after it would fail too and would only hide the reason.
 
 use rustix::io::Errno;
 
@@ -55,6 +55,9 @@ pub enum Fault {
         /// `ENOSPC` or `EDQUOT`.
         errno: i32,
     },
+    /// The file system takes no changes: the tree's own, or another one below its root.
+    #[error("the file system is read-only")]
+    ReadOnly,
     /// A file was changed in place only in part, and its redo journal is open. The tree stands still until the journal
     /// is carried out.
     #[error("a file is changed in part, its redo journal completes it: {}", describe(*errno))]
@@ -92,6 +95,7 @@ impl Fault {
             Errno::NOSPC | Errno::DQUOT => Fault::NoSpace {
                 errno: errno.raw_os_error(),
             },
+            Errno::ROFS => Fault::ReadOnly,
             Errno::LOOP | Errno::NOTDIR => Fault::NotBeneath,
             Errno::XDEV => Fault::MountBelow,
             Errno::NOENT => Fault::Missing,
@@ -126,6 +130,27 @@ impl Fault {
             | Fault::NoSpace { errno }
             | Fault::Unfinished { errno }
             | Fault::Os { errno, .. } => Some(*errno),
+            Fault::ReadOnly => Some(libc::EROFS),
+            _ => None,
+        }
+    }
+}
+
+/// Why nothing can be put into a tree, whatever its path. The worse one is the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Unput {
+    /// There is no room.
+    NoRoom,
+    /// It takes no changes.
+    ReadOnly,
+}
+
+impl Unput {
+    /// What a fault in the tree's private directory says of all of it.
+    pub fn of(fault: &Fault) -> Option<Unput> {
+        match fault {
+            Fault::NoSpace { .. } => Some(Unput::NoRoom),
+            Fault::ReadOnly => Some(Unput::ReadOnly),
             _ => None,
         }
     }

@@ -269,7 +269,8 @@ fn xattr_value(of: Named<'_>, name: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
 ///
 /// What cannot be applied (no right, a user namespace without the owner, a file system without the attribute) is
 /// returned by name and the rest is applied; if it is the owner, the set-id bits are left off. Only
-/// [`Fault::NoSpace`] ends it: of a disk that is full, not of an attribute that is too large or of an owner's quota.
+/// [`Fault::NoSpace`] ends it (of a disk that is full, not of an attribute that is too large or of an owner's quota), and
+/// [`Fault::ReadOnly`].
 pub fn apply(fd: BorrowedFd<'_>, want: &Meta) -> Result<Vec<Fault>, Fault> {
     let mode = |mode| set_mode(fd, mode);
     apply_with(fd, want, Named::Proc(&proc_path(fd)), &mode)
@@ -355,6 +356,9 @@ fn note(
     let raw = errno.raw_os_error();
     if matches!(errno, Errno::NOSPC | Errno::DQUOT) && is_full(fd) {
         return Err(Fault::NoSpace { errno: raw });
+    }
+    if errno == Errno::ROFS {
+        return Err(Fault::ReadOnly);
     }
     missed.push(Fault::Attribute { what, errno: raw });
     Ok(())

@@ -9,7 +9,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, RawDir, StatVfs, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT,
+};
 use rustix::io::Errno;
 
 use crate::beneath::{Place, Root};
@@ -134,6 +137,31 @@ impl Private {
         format!("{:016x}-{number:x}", self.opening)
     }
 
+    /// Whether its file system, which is the tree's, says that it takes no changes. Changes nothing.
+    pub(crate) fn says_it_is_read_only(&self) -> bool {
+        let read_only = |found: StatVfs| found.f_flag.contains(StatVfsMountFlags::RDONLY);
+        // ext4 after an error says it here alone, since Linux 6.12.
+        let by_sync = || rustix::fs::fsync(&self.staging) == Err(Errno::ROFS);
+        rustix::fs::fstatvfs(&self.staging).is_ok_and(read_only) || by_sync()
+    }
+
+    /// Whether it takes none, found by making one: what it says of itself counts for nothing.
+    pub(crate) fn is_read_only(&self) -> bool {
+        let omit = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        };
+        let now = Timespec {
+            tv_nsec: UTIME_NOW,
+            ..omit
+        };
+        let times = Timestamps {
+            last_access: omit,
+            last_modification: now,
+        };
+        rustix::fs::futimens(&self.staging, &times) == Err(Errno::ROFS)
+    }
+
     /// Removes everything in staging: left-overs of an apply that was cut. Call it before the first apply only.
     /// Returns how many entries went.
     pub fn clean_staging(&self) -> Result<usize, Fault> {
@@ -146,8 +174,15 @@ impl Private {
 fn no_default_acl(staging: BorrowedFd<'_>) -> Result<(), Fault> {
     match rustix::fs::fremovexattr(staging, "system.posix_acl_default") {
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        // It was removed before the file system became read-only, or nothing is made here.
+        Err(Errno::ROFS) if !has_default_acl(staging) => Ok(()),
         Err(errno) => Err(Fault::os("removexattr", errno)),
     }
+}
+
+fn has_default_acl(dir: BorrowedFd<'_>) -> bool {
+    let found = rustix::fs::fgetxattr(dir, "system.posix_acl_default", &mut [0u8; 0]);
+    !matches!(found, Err(Errno::NODATA | Errno::OPNOTSUPP))
 }
 
 /// A second descriptor of the same directory.

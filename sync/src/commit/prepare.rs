@@ -176,7 +176,7 @@ pub(super) fn syncs_by_itself(work: &Work) -> bool {
     }
 }
 
-/// Prepares all steps. After a lack of room nothing more is tried.
+/// Prepares all steps. Where nothing can be put any more nothing more is tried.
 pub(super) fn all(target: &Target<'_>, work: Vec<Work>) -> Prepared {
     let mut prepared = Prepared::default();
     let asides = Asides::of(&work);
@@ -188,8 +188,8 @@ pub(super) fn all(target: &Target<'_>, work: Vec<Work>) -> Prepared {
             None => one(target, &step, content, &asides),
         };
         if let Err(fault) = &ready
-            && fault.is_no_space()
             && prepared.stopped.is_none()
+            && target.ends_with(fault)
         {
             prepared.stopped = Some(fault.clone());
         }

@@ -36,8 +36,8 @@ pub struct Report {
     /// The new versions of directories whose entries changed and that had no step of their own. Their modification
     /// times are as before.
     pub dirs: BTreeMap<RelPath, LocalKey>,
-    /// Why the rest was not tried: no room ([`Fault::NoSpace`]), the role changed ([`Fault::Revoked`]), or the result
-    /// cannot be made durable. The steps that were not tried carry the same fault. If durability failed, all do.
+    /// Why the rest was not tried: no room ([`Fault::NoSpace`]), the tree takes no changes ([`Fault::ReadOnly`]), the role changed
+    /// ([`Fault::Revoked`]), or the result cannot be made durable. The steps that were not tried carry the same fault. If durability failed, all do.
     pub stopped: Option<Fault>,
     /// What was changed could not be made durable: it may be visible all the same.
     pub unsure: bool,

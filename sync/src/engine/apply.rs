@@ -15,6 +15,7 @@ use super::view::{IndexView, with_contents};
 use super::worker::Worker;
 use crate::commit::{self, Content, Target};
 use crate::entry::Kind;
+use crate::fault::Unput;
 use crate::index::{Index, IndexError, Snapshot};
 use crate::lineage::NodeHeads;
 use crate::path::RelPath;
@@ -35,8 +36,8 @@ pub(crate) struct Batch {
     pub ready: Ready,
     /// Complete contents by record.
     pub contents: HashMap<u32, Content>,
-    /// Trees in which there was no room for a content.
-    pub no_room: BTreeSet<TreeId>,
+    /// Trees in which no content could be put.
+    pub unput: BTreeMap<TreeId, Unput>,
     /// The source's lineages.
     pub source: NodeHeads,
 }
@@ -90,18 +91,12 @@ impl Worker {
         let Batch {
             ready,
             mut contents,
-            no_room,
+            unput,
             source,
         } = batch;
         let commit = ready.commit;
         self.finish_sets()?;
-        for at in no_room
-            .iter()
-            .filter_map(|tree| self.position(*tree))
-            .collect::<Vec<_>>()
-        {
-            self.lacks_room(at, "no room for what is received");
-        }
+        self.note_unput(&unput)?;
         let mut results = Results::default();
         let mut by_tree =
             self.acceptable(ready.records, &ready.given_up, &ready.failed, &mut results)?;

@@ -190,7 +190,7 @@ impl Worker {
         self.shared.alarm(Some(&name), "rescue", alarm);
         match first {
             None => Ok(()),
-            Some(fault) if fault.is_no_space() => Err(Unkept::Nothing(text(&fault))),
+            Some(fault) if open.ends_with(&fault) => Err(Unkept::Nothing(text(&fault))),
             Some(fault) => Err(Unkept::Path(format!(
                 "cannot be put into the rescue: {fault}"
             ))),

@@ -227,11 +227,13 @@ impl Worker {
             }
             Some(Stop::Identity(_)) => {
                 let shared = Arc::clone(&self.shared);
+                let needs = self.needs();
                 let tree = &mut self.trees[at];
-                tree.accept_root(&shared.config.pair, &shared.index, &shared.roots);
+                tree.accept_root(needs, &shared.config.pair, &shared.index, &shared.roots);
                 self.prove_all();
             }
-            Some(Stop::Unfinished(_) | Stop::Full(_) | Stop::Fault(_)) | None => {}
+            Some(Stop::Unfinished(_) | Stop::Full(_) | Stop::ReadOnly(_) | Stop::Fault(_))
+            | None => {}
         }
         self.touch();
         Ok(())

@@ -12,7 +12,7 @@ use crate::holes;
 use crate::replica::machine::Ready;
 use crate::spool::{Head, Spool, Spooled};
 use crate::wire::{Commit, Idle, Record};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::atomic::Ordering;
 
@@ -257,7 +257,7 @@ impl Worker {
         Ok(Batch {
             ready,
             contents,
-            no_room: BTreeSet::new(),
+            unput: BTreeMap::new(),
             source: head.source.clone(),
         })
     }

@@ -144,8 +144,10 @@ impl Worker {
     /// Ends what is under way, so that what is here can be classified.
     fn come_to_rest(&mut self) -> Result<(), Refuse> {
         let shared = std::sync::Arc::clone(&self.shared);
+        let needs = self.needs();
         for tree in &mut self.trees {
-            tree.begin_anew_if_replaced(&shared.config.pair, &shared.index, &shared.roots);
+            let (pair, index) = (&shared.config.pair, &shared.index);
+            tree.begin_anew_if_replaced(needs, pair, index, &shared.roots);
         }
         if self.trees.iter().any(|t| t.moves() && t.rescan) {
             self.watch_anew();

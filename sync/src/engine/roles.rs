@@ -6,6 +6,7 @@ use super::commands::index;
 use super::error::CommandError;
 use super::flags::flagged_key;
 use super::intent::Left;
+use super::read_only::Needs;
 use super::report::InitReport;
 use super::status::Mode;
 use super::tree::{Stop, Tree};
@@ -26,6 +27,8 @@ pub(super) const REVOKE: Duration = Duration::from_secs(2);
 impl Worker {
     pub(super) fn set_mode(&mut self, mode: Mode) {
         self.mode = mode;
+        // What a tree needs is something else now.
+        self.read_only_due = 0;
         self.forget_moves();
         self.lag = LagQueue::default();
         // Before a session can see the new mode.
@@ -164,7 +167,8 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let unfinished = |t: &&mut Tree| matches!(t.stop, Some(Stop::Unfinished(_)));
         for tree in self.trees.iter_mut().filter(unfinished) {
-            tree.prove(&shared.config.pair, &shared.index, &shared.roots);
+            let (pair, index) = (&shared.config.pair, &shared.index);
+            tree.prove(Needs::Reading, pair, index, &shared.roots);
             if let Some(Stop::Unfinished(why)) = &tree.stop {
                 return Err(CommandError::Root {
                     tree: tree.config.name.clone(),

@@ -1,11 +1,13 @@
 //! Opening a tree's root, and proving that it is the one that the index was made for (invariant 4).
 
+use super::read_only::Needs;
 use super::room::Room;
 use super::tree::{Open, Roots, Stop, Tree};
 use crate::beneath::Root;
 use crate::commit::finish_journals;
+use crate::fault::Fault;
 use crate::guard::{RootRecord, Verdict, judge};
-use crate::identity::{self, RootFacts};
+use crate::identity::{self, IdentityError, RootFacts};
 use crate::index::{Index, IndexError, Snapshot};
 use crate::private::Private;
 use crate::tree::TreeId;
@@ -16,21 +18,21 @@ fn record_key(tree: TreeId) -> String {
     format!("root/{tree}")
 }
 
-fn broken(what: &str, error: &dyn std::fmt::Display) -> Stop {
+pub(super) fn broken(what: &str, error: &dyn std::fmt::Display) -> Stop {
     Stop::Fault(format!("{what}: {error}"))
 }
 
 impl Tree {
     /// Opens the root and proves it against the index. On success the tree moves again.
-    pub fn prove(&mut self, pair: &str, index: &Index, roots: &Roots) {
-        match self.try_open(pair, index) {
+    pub fn prove(&mut self, needs: Needs, pair: &str, index: &Index, roots: &Roots) {
+        match self.try_open(needs, pair, index) {
             Ok(open) => {
                 self.clean(&open);
                 roots.set(self.id, Some(open.clone()));
                 self.open = Some(open);
                 let ends = |stop: &Stop| !matches!(stop, Stop::Deletes(_));
                 if self.stop.as_ref().is_some_and(ends) {
-                    if matches!(self.stop, Some(Stop::Full(_))) {
+                    if matches!(self.stop, Some(Stop::Full(_) | Stop::ReadOnly(_))) {
                         self.room = Room::default();
                     }
                     // After another stop what lacked room is judged as before: its alarm is open.
@@ -38,7 +40,12 @@ impl Tree {
                     self.rescan = true;
                 }
             }
-            Err(stop) => self.close(stop, roots),
+            Err(stop) => {
+                if matches!(stop, Stop::ReadOnly(_)) {
+                    self.room.lacks();
+                }
+                self.close(stop, roots);
+            }
         }
     }
 
@@ -101,19 +108,26 @@ impl Tree {
         Ok((root, facts, record))
     }
 
-    fn try_open(&self, pair: &str, index: &Index) -> Result<Open, Stop> {
+    fn try_open(&self, needs: Needs, pair: &str, index: &Index) -> Result<Open, Stop> {
         let (root, facts, record) = self.root_now(index)?;
         let verdict = judge(record.as_ref(), &facts, pair, &self.config.name);
         let new = matches!(verdict, Verdict::New | Verdict::StateLost);
         if !verdict.is_proven() && !new {
             return Err(Stop::Identity(verdict.explain().to_owned()));
         }
-        let private = Private::open(&root).map_err(|e| broken(".tandem", &e))?;
+        let private = Private::open(&root).map_err(|e| self.unopened(".tandem", &e))?;
+        if needs == Needs::Changing && private.is_read_only() {
+            return Err(self.unopened(".tandem", &Fault::ReadOnly));
+        }
         if new {
             let marker = match facts.marker {
                 Some(marker) => marker,
-                None => identity::create_marker(&private, pair, &self.config.name)
-                    .map_err(|e| broken("marker", &e))?,
+                None => identity::create_marker(&private, pair, &self.config.name).map_err(
+                    |e| match e {
+                        IdentityError::Fault(fault) => self.unopened("marker", &fault),
+                        other => broken("marker", &other),
+                    },
+                )?,
             };
             let record = RootRecord {
                 marker: marker.id,
@@ -160,7 +174,13 @@ impl Tree {
     }
 
     /// A receiver whose root was replaced by an empty one has nothing to lose: the tree begins anew.
-    pub fn begin_anew_if_replaced(&mut self, pair: &str, index: &Index, roots: &Roots) {
+    pub fn begin_anew_if_replaced(
+        &mut self,
+        needs: Needs,
+        pair: &str,
+        index: &Index,
+        roots: &Roots,
+    ) {
         if !matches!(self.stop, Some(Stop::Identity(_))) {
             return;
         }
@@ -173,12 +193,12 @@ impl Tree {
                 "the root was replaced by an empty one: it receives everything anew"
             );
             self.forget_root(index, true);
-            self.prove(pair, index, roots);
+            self.prove(needs, pair, index, roots);
         }
     }
 
     /// `tandem tree accept` for a root that is another one: a person says that it is right.
-    pub fn accept_root(&mut self, pair: &str, index: &Index, roots: &Roots) {
+    pub fn accept_root(&mut self, needs: Needs, pair: &str, index: &Index, roots: &Roots) {
         let Ok((root, facts, _)) = self.root_now(index) else {
             return;
         };
@@ -192,7 +212,7 @@ impl Tree {
         {
             tracing::error!(tree = self.config.name, %error, "no marker can be made");
         }
-        self.prove(pair, index, roots);
+        self.prove(needs, pair, index, roots);
     }
 
     fn forget_root(&mut self, index: &Index, with_history: bool) {

@@ -68,7 +68,9 @@ impl Worker {
             return Ok(left);
         };
         // The rescue is on the disk of its tree: the others go on.
-        self.stop_for_room(at, why.clone());
+        if !self.stop_if_read_only(at) {
+            self.stop_for_room(at, why.clone());
+        }
         Err(why)
     }
 

@@ -230,8 +230,8 @@ pub struct ReplicaStatus {
 pub struct Alarm {
     /// Tree it is about, if it is about one.
     pub tree: Option<String>,
-    /// Stable short name: `guard`, `identity`, `writers`, `rescue`, `no-room`, `spool-full`, `diverged`, `index`,
-    /// `watch`, `worker`, `verify`, `fuzzy`.
+    /// Stable short name: `guard`, `identity`, `writers`, `rescue`, `no-room`, `read-only`, `spool-full`, `diverged`,
+    /// `index`, `watch`, `worker`, `verify`, `fuzzy`.
     pub kind: String,
     /// One sentence.
     pub text: String,

@@ -31,6 +31,7 @@ mod owners;
 pub(super) mod pair;
 mod policy;
 mod power;
+mod read_only;
 mod reading;
 mod receivers;
 mod reflinks;

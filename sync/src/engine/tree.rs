@@ -8,6 +8,7 @@ use super::fuzzy::Marks;
 use super::gone::Gone;
 use super::lacking::Lacking;
 use super::moving::{Moving, Rename};
+use super::read_only;
 use super::reading::Reading;
 use super::restless::Unrested;
 use super::room::Room;
@@ -82,6 +83,8 @@ pub(crate) enum Stop {
     Unfinished(String),
     /// There is no room for what is received. Tried again at intervals.
     Full(String),
+    /// The file system takes no changes, and this node is to make some. Tried again at intervals.
+    ReadOnly(String),
     /// Something else that is tried again.
     Fault(String),
 }
@@ -94,6 +97,7 @@ impl Stop {
             | Stop::Deletes(why)
             | Stop::Unfinished(why)
             | Stop::Full(why)
+            | Stop::ReadOnly(why)
             | Stop::Fault(why) => why,
         }
     }
@@ -105,6 +109,7 @@ impl Stop {
             Stop::Deletes(_) => "guard",
             Stop::Unfinished(_) => "journal",
             Stop::Full(_) => "no-room",
+            Stop::ReadOnly(_) => read_only::ALARM,
             Stop::Fault(_) => "root",
         }
     }
@@ -186,6 +191,8 @@ pub(crate) struct Tree {
     pub stop: Option<Stop>,
     /// There is room for what is received, or not.
     pub room: Room,
+    /// Its file system takes no changes, which whoever only reads it can do without.
+    pub read_only: bool,
     /// Paths to be looked at.
     pub dirty: BTreeMap<RelPath, Dirt>,
     /// The last round of looks; the worker counts them, for all trees.
@@ -305,6 +312,7 @@ impl Tree {
             sets: Sets::default(),
             stop: None,
             room: Room::default(),
+            read_only: false,
             dirty: BTreeMap::new(),
             round: 1,
             marked_at: 0,

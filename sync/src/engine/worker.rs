@@ -81,6 +81,8 @@ pub(crate) struct Worker {
     /// Behind which events what was found gone is recorded.
     pub(super) gone: Option<Told>,
     next_period: u64,
+    /// When trees are next asked whether they take changes (CLOCK_BOOTTIME nanoseconds).
+    pub(super) read_only_due: u64,
     /// When watching is tried again after it failed.
     watch_again: u64,
     pub(super) status_due: Option<u64>,
@@ -149,6 +151,7 @@ impl Worker {
             round: 1,
             gone: None,
             next_period: 0,
+            read_only_due: 0,
             watch_again: 0,
             status_due: None,
             last_status: 0,
@@ -353,6 +356,7 @@ impl Worker {
         if self.trees.iter().any(|t| t.is_worth_a_try(now)) {
             self.prove_all();
         }
+        self.judge_read_only();
         self.judge_room();
         self.watch_lost();
         self.keep_acked();
@@ -400,9 +404,10 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let mut moves = false;
         let now = clock::now();
+        let needs = self.needs();
         let due = |t: &&mut Tree| t.open.is_none() && !t.waits_for_room(now);
         for tree in self.trees.iter_mut().filter(due) {
-            tree.prove(&shared.config.pair, &shared.index, &shared.roots);
+            tree.prove(needs, &shared.config.pair, &shared.index, &shared.roots);
             moves |= tree.moves();
         }
         if moves && self.mode == Mode::Replica {

@@ -8,12 +8,12 @@ use crate::delta;
 use crate::engine::shared::Shared;
 use crate::engine::tree::Roots;
 use crate::entry::{ContentHash, IndexEntry, Kind, Meta};
-use crate::fault::Fault;
+use crate::fault::{Fault, Unput};
 use crate::index::{Index, IndexError, Snapshot};
 use crate::path::RelPath;
 use crate::tree::TreeId;
 use crate::wire::{Item, Record, Want};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 mod arrive;
@@ -70,8 +70,8 @@ pub(crate) struct Contents {
     asides: HashMap<u64, Asides>,
     /// Paths whose content could not be put on the disk when it last came, and why.
     failed: BTreeMap<RelPath, String>,
-    /// Trees in which there was no room for a content since the worker was last told.
-    no_room: BTreeSet<TreeId>,
+    /// Trees in which no content could be put since the worker was last told.
+    unput: BTreeMap<TreeId, Unput>,
     /// Spooling: nothing that is here is relied on, for it may change before the batch is applied.
     whole: bool,
     /// Tells the source that this end is at work.
@@ -87,7 +87,7 @@ impl Contents {
             slots: HashMap::new(),
             asides: HashMap::new(),
             failed: BTreeMap::new(),
-            no_room: BTreeSet::new(),
+            unput: BTreeMap::new(),
             whole: false,
             pulse,
         }
@@ -248,17 +248,19 @@ impl Contents {
     }
 
     fn fail(&mut self, tree: TreeId, path: RelPath, fault: &Fault) {
-        if fault.is_no_space() {
-            self.no_room.insert(tree);
+        if let Some(why) = Unput::of(fault) {
+            // The worse one counts.
+            let known = self.unput.entry(tree).or_insert(why);
+            *known = why.max(*known);
         }
         if self.failed.len() < MAX_FAILED {
             self.failed.insert(path, fault.to_string());
         }
     }
 
-    /// The trees in which there was no room for a content since this was last asked.
-    pub fn take_no_room(&mut self) -> BTreeSet<TreeId> {
-        std::mem::take(&mut self.no_room)
+    /// The trees in which no content could be put since this was last asked.
+    pub fn take_unput(&mut self) -> BTreeMap<TreeId, Unput> {
+        std::mem::take(&mut self.unput)
     }
 
     /// What cannot be put on this node's disk now, for a person. It is sent again until it can.

@@ -184,7 +184,8 @@ impl Reporter {
         }
     }
 
-    /// Makes the sentinel of a barrier. For a polled tree the whole tree is reported, then the barrier.
+    /// Makes the sentinel of a barrier. For a polled tree, and one in which none can be made because it is read-only, the whole
+    /// tree is reported, then the barrier.
     pub(super) fn issue(&self, tree: usize, token: u64) -> Result<(), Fault> {
         {
             let mut state = self.lock();
@@ -198,15 +199,25 @@ impl Reporter {
             state.issued.insert(token);
         }
         if self.is_polled(tree) {
-            self.dirty(tree, RelPath::root(), Reach::Below);
-            self.sentinel_seen(tree, token);
+            self.report_whole(tree, token);
             return Ok(());
         }
-        let made = touch_sentinel(&self.trees[tree].private, token);
-        if made.is_err() {
-            self.lock()[tree].issued.remove(&token);
+        match touch_sentinel(&self.trees[tree].private, token) {
+            // Nothing happens in it any more, and what happened is found as in a polled tree.
+            Err(Fault::ReadOnly) => self.report_whole(tree, token),
+            Err(fault) => {
+                self.lock()[tree].issued.remove(&token);
+                return Err(fault);
+            }
+            Ok(()) => {}
         }
-        made
+        Ok(())
+    }
+
+    /// Reports the whole tree, then the barrier.
+    fn report_whole(&self, tree: usize, token: u64) {
+        self.dirty(tree, RelPath::root(), Reach::Below);
+        self.sentinel_seen(tree, token);
     }
 
     /// The event of a sentinel came through.

@@ -278,7 +278,7 @@ pub fn batch_of(a: &Node, b: &Node, paths: &[(&str, bool)], upto: u64) -> Batch 
             failed: Vec::new(),
         },
         contents: Default::default(),
-        no_room: Default::default(),
+        unput: Default::default(),
         source: a.engine().lineages().unwrap(),
     };
     for (number, (text, gone)) in (0..).zip(paths) {

@@ -42,6 +42,21 @@ impl Disk {
         mount_remount(self.at(), MountFlags::empty(), &*Disk::size(megabytes)).unwrap();
     }
 
+    /// Whether it takes changes, as soon as no file is being written there.
+    pub async fn set_read_only(&self, read_only: bool) {
+        let flags = match read_only {
+            true => MountFlags::RDONLY,
+            false => MountFlags::empty(),
+        };
+        let set = async {
+            while mount_remount(self.at(), flags, c"").is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let set = tokio::time::timeout(super::pair::PATIENCE, set).await;
+        set.expect("nobody writes there");
+    }
+
     /// Takes all the room.
     fn fill(&self) {
         let mut file = std::fs::File::create(self.at().join("fill")).unwrap();
@@ -67,10 +82,10 @@ fn change_much(node: &Node, name: &str) {
 }
 
 /// A pair of which one node has its state on the disk; the other's place is given.
-async fn pair_on(disk: &Disk, full: &'static str, place: &TempDir) -> (Node, Node) {
+pub(super) async fn pair_on(disk: &Path, full: &'static str, place: &TempDir) -> (Node, Node) {
     let node = |name: &'static str| {
         let state = match name == full {
-            true => disk.at().join("state"),
+            true => disk.join("state"),
             false => place.path().join(format!("{name}-state")),
         };
         Node::new_at(&place.path().join(name), state, name, |_| {})
@@ -90,7 +105,7 @@ async fn a_full_state_directory_of_either_node_needs_no_restart() {
             return tandem_lab::skipped("a full state directory: no right to mount");
         };
         let place = tempfile::tempdir().unwrap();
-        let (a, b) = pair_on(&disk, full, &place).await;
+        let (a, b) = pair_on(disk.at(), full, &place).await;
         write(&a.tree().join("first"), "is here");
         let cable = Cable::plug(&a, &b);
         flush(&a).await;

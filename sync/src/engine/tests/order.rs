@@ -35,7 +35,7 @@ fn batch(source: &Node, number: u64, broken: bool) -> Box<Batch> {
             failed: Vec::new(),
         },
         contents: HashMap::new(),
-        no_room: Default::default(),
+        unput: Default::default(),
         source: heads(&source.engine().shared).unwrap(),
     })
 }

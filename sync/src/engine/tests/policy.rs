@@ -652,7 +652,7 @@ async fn a_hold_answers_nothing_past_what_lacks_its_content() {
             failed,
         },
         contents: Default::default(),
-        no_room: Default::default(),
+        unput: Default::default(),
         source: source.clone(),
     };
     let before = b.shown().await.fresh_at;

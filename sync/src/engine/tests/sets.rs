@@ -361,7 +361,7 @@ async fn the_mark_of_an_older_set_ends_none() {
             failed: Vec::new(),
         },
         contents: Default::default(),
-        no_room: Default::default(),
+        unput: Default::default(),
         source: a.engine().lineages().unwrap(),
     };
     let here = || ["f1", "f2"].map(|name| b.tree().join(name).exists());

@@ -5,11 +5,12 @@ use super::pair::{Cable, Node, flush, pair, write};
 use super::reversal::rescued;
 use crate::engine::apply::Batch;
 use crate::engine::{CommandError, TrashContent};
+use crate::fault::Unput;
 use crate::path::RelPath;
 use crate::replica::machine::Ready;
 use crate::tree::{Deletes, MaxDelete, TreeId};
 use crate::wire::{Commit, Record};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -137,7 +138,7 @@ async fn only_a_lack_of_room_takes_from_the_trash_and_cut_transfers_go_first() {
     if let crate::entry::Kind::File { size, .. } = &mut state.kind {
         *size = 1 << 60;
     }
-    let batch = |upto: u64, no_room: BTreeSet<TreeId>| Batch {
+    let batch = |upto: u64, unput: BTreeMap<TreeId, Unput>| Batch {
         ready: Ready {
             commit: Commit {
                 batch: upto,
@@ -159,17 +160,17 @@ async fn only_a_lack_of_room_takes_from_the_trash_and_cut_transfers_go_first() {
             failed: vec![0],
         },
         contents: Default::default(),
-        no_room,
+        unput,
         source: source.clone(),
     };
     let left = || (partial.exists(), old.exists());
     let steps = [
-        (BTreeSet::new(), (true, true)),
-        ([tree].into(), (false, true)),
-        ([tree].into(), (false, false)),
+        (BTreeMap::new(), (true, true)),
+        ([(tree, Unput::NoRoom)].into(), (false, true)),
+        ([(tree, Unput::NoRoom)].into(), (false, false)),
     ];
-    for (upto, (no_room, wanted)) in (head + 1..).zip(steps) {
-        let handed = super::cuts::hand_batch(&b, batch(upto, no_room)).await;
+    for (upto, (unput, wanted)) in (head + 1..).zip(steps) {
+        let handed = super::cuts::hand_batch(&b, batch(upto, unput)).await;
         handed.unwrap().unwrap();
         assert_eq!(left(), wanted);
     }

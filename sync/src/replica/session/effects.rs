@@ -71,7 +71,7 @@ impl Session<'_> {
         let batch = Box::new(Batch {
             ready,
             contents,
-            no_room: self.contents.take_no_room(),
+            unput: self.contents.take_unput(),
             source: self.source.clone(),
         });
         self.apply(batch).await;
