@@ -10,6 +10,7 @@ use crate::beneath::{self, Root};
 use crate::chunks::Chunks;
 use crate::entry::{ContentHash, LocalKey};
 use crate::fault::Fault;
+use crate::helper::helper;
 use crate::holes::{Map, Run};
 use crate::meta::{self, Seen, What};
 use crate::path::RelPath;
@@ -479,7 +480,8 @@ pub fn read_many(root: &Root, wanted: &[Wanted<'_>], how: How<'_>) -> Vec<ReadRe
         }
     };
     let mut all = std::thread::scope(|scope| {
-        let helper = (wanted.len() > AT_ONCE).then(|| scope.spawn(work));
+        let more = wanted.len() > AT_ONCE;
+        let helper = more.then(|| helper(scope, work)).flatten();
         let mut all = work();
         // A panic of the helper is the caller's.
         all.extend(helper.into_iter().flat_map(|h| {
@@ -613,6 +615,13 @@ mod tests {
 
     #[test]
     fn many_files_come_back_in_order() {
+        come_back_in_order();
+        // The thread that helps is no more than that.
+        crate::helper::refuse();
+        come_back_in_order();
+    }
+
+    fn come_back_in_order() {
         let temp = tempfile::tempdir().expect("temp dir");
         let root = Root::open(temp.path(), false).expect("root");
         let mut paths = Vec::new();

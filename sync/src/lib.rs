@@ -25,6 +25,7 @@ pub mod guard;
 #[allow(clippy::disallowed_methods)]
 pub mod hash;
 pub mod heap;
+mod helper;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod holes;
 #[allow(clippy::disallowed_methods)]

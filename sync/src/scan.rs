@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use crate::beneath::Root;
 use crate::fault::Fault;
+use crate::helper::helper;
 use crate::path::RelPath;
 use crate::stat::Stat;
 use crate::subvolume;
@@ -72,7 +73,9 @@ pub fn walk(
     let first = walker.read_dir(start)?;
     walker.offer(&first);
     std::thread::scope(|scope| {
-        scope.spawn(|| walker.read_ahead());
+        if helper(scope, || walker.read_ahead()).is_none() {
+            walker.done.store(true, Ordering::Relaxed);
+        }
         // Ends the helper however the consumer leaves, a panic included.
         let _end = EndOnDrop(&walker);
         Ok(walker.hand_out(first, each))
@@ -186,8 +189,11 @@ impl Walker<'_> {
         }
     }
 
-    /// Puts the directories of a listing on the stack, the first one on top.
+    /// Puts the directories of a listing on the stack, the first one on top, if anybody reads ahead.
     fn offer(&self, entries: &[Entry]) {
+        if self.done.load(Ordering::Relaxed) {
+            return;
+        }
         let below = entries.iter().rev().filter_map(|entry| entry.below.clone());
         self.lock().stack.extend(below);
         self.changed.notify_one();

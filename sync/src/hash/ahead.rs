@@ -11,6 +11,7 @@ use rustix::fs::Advice;
 use super::{CHUNK, Ends, LONG};
 use crate::digest::ContentHasher;
 use crate::fault::Fault;
+use crate::helper::helper;
 use crate::holes;
 use crate::tail::{BLOCK, TailHasher};
 
@@ -79,7 +80,7 @@ fn round(file: &File, from: u64, upto: u64, unit: u32) -> Result<Vec<Block>, Fau
     let threads = thread::available_parallelism().map_or(2, usize::from);
     let helpers = threads.clamp(2, MOST_THREADS) - 1;
     let mut all = thread::scope(|scope| {
-        let helpers: Vec<_> = (0..helpers).map(|_| scope.spawn(work)).collect();
+        let helpers: Vec<_> = (0..helpers).map_while(|_| helper(scope, work)).collect();
         let mine = work();
         // A panic of a helper is the caller's.
         let theirs = helpers.into_iter().map(|helper| {
@@ -149,6 +150,12 @@ mod tests {
 
     #[test]
     fn by_blocks_a_content_has_the_same_hash_chunks_and_tail() {
+        has_the_same_by_blocks();
+        crate::helper::refuse();
+        has_the_same_by_blocks();
+    }
+
+    fn has_the_same_by_blocks() {
         for size in [
             ROUND / 2,
             2 * ROUND + 3 * BLOCK + 12_345,

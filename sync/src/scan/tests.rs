@@ -40,6 +40,9 @@ fn everything_is_found_once_and_in_order() {
     let root = Root::open(temp.path(), false).expect("root");
     let found = all(&root);
     assert!(found.is_sorted_by(|a, b| a.0 < b.0));
+    // The thread that reads ahead is no more than that.
+    crate::helper::refuse();
+    assert_eq!(all(&root), found);
     let expected = walkdir::WalkDir::new(temp.path()).min_depth(1);
     let mut expected: Vec<RelPath> = expected
         .into_iter()
