@@ -13,12 +13,14 @@ use super::worker::Worker;
 use crate::beneath::Root;
 use crate::entry::{ContentHash, LocalKey};
 use crate::fault::Fault;
-use crate::hash::{self, Before, How, Links, Once, ReadResult, Unread, Wanted};
+use crate::hash::{self, Before, Ends, How, Links, Once, ReadResult, Unread, Wanted};
 use crate::meta::Seen;
 use crate::path::RelPath;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+#[cfg(test)]
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
@@ -53,19 +55,59 @@ struct Order {
     shared: Arc<Shared>,
 }
 
-/// A test may hold readings up.
+/// What a test makes of readings.
 #[cfg(test)]
-fn may_begin(shared: &Shared) -> bool {
-    !shared.readings_held.load(Ordering::SeqCst)
+#[derive(Debug, Default)]
+pub(crate) struct Rehearsal {
+    /// They do not begin.
+    pub held: AtomicBool,
+    /// The disk does not give the content.
+    pub fail: AtomicBool,
+    /// The system has no thread for them.
+    pub refused: AtomicBool,
+    /// Threads that were asked for.
+    pub asked: AtomicUsize,
+}
+
+#[cfg(test)]
+impl Order {
+    fn is_refused(&self) -> bool {
+        let rehearsal = &self.shared.readings;
+        rehearsal.asked.fetch_add(1, Ordering::SeqCst);
+        rehearsal.refused.load(Ordering::SeqCst)
+    }
+
+    fn rehearse(&self, ends: Ends<'_>) -> Result<(), Fault> {
+        let rehearsal = &self.shared.readings;
+        while rehearsal.held.load(Ordering::SeqCst) && !ends() {
+            std::thread::yield_now();
+        }
+        match rehearsal.fail.load(Ordering::SeqCst) {
+            true => Err(Fault::io(
+                "read",
+                &std::io::Error::from_raw_os_error(libc::EIO),
+            )),
+            false => Ok(()),
+        }
+    }
 }
 
 #[cfg(not(test))]
-fn may_begin(_: &Shared) -> bool {
-    true
+impl Order {
+    fn is_refused(&self) -> bool {
+        false
+    }
+
+    fn rehearse(&self, _: Ends<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
 }
 
 impl Order {
     fn start(self) -> std::io::Result<Reading> {
+        if self.is_refused() {
+            return Err(std::io::ErrorKind::WouldBlock.into());
+        }
         let (to_worker, result) = oneshot::channel();
         let ended = Arc::new(AtomicBool::new(false));
         let (path, end) = (self.path.clone(), Arc::clone(&ended));
@@ -87,9 +129,7 @@ impl Order {
             before: self.before.as_ref(),
         };
         let ends = || ended.load(Ordering::Relaxed) || self.shared.end.is_cancelled();
-        while !may_begin(&self.shared) && !ends() {
-            std::thread::yield_now();
-        }
+        self.rehearse(&ends)?;
         let how = How {
             flush_first: self.flush_first,
             ends: &ends,

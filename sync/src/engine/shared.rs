@@ -104,9 +104,9 @@ pub(crate) struct Shared {
     /// A test keeps events from the worker, as a watcher that is slow.
     #[cfg(test)]
     pub events_held: AtomicBool,
-    /// Large contents are not read.
+    /// What a test makes of the reading of large contents.
     #[cfg(test)]
-    pub readings_held: AtomicBool,
+    pub readings: super::reading::Rehearsal,
     /// Where a test cuts the worker.
     #[cfg(test)]
     pub cuts: crate::cut::Cuts,

@@ -112,7 +112,7 @@ pub(in crate::engine) fn prepare(
         #[cfg(test)]
         events_held: AtomicBool::new(false),
         #[cfg(test)]
-        readings_held: AtomicBool::new(false),
+        readings: Default::default(),
     });
     Ok((Worker::new(shared, node), receiver))
 }

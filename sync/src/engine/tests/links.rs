@@ -80,7 +80,7 @@ fn linked(tree: &Path, content: &[u8], names: usize) {
 }
 
 /// Waits until no further change can have the stamp of the last one.
-fn aged(path: &Path) {
+pub(super) fn aged(path: &Path) {
     let stat = std::fs::metadata(path).unwrap();
     let changed = Duration::new(stat.ctime() as u64, stat.ctime_nsec() as u32);
     let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap();

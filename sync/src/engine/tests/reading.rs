@@ -2,18 +2,33 @@
 
 use super::between::number;
 use super::compare::assert_equal;
-use super::pair::{Cable, Node, flush, pair, write};
+use super::links::aged;
+use super::logs::bytes_read;
+use super::pair::{Cable, Node, flush, noise, pair, recorded, write};
 use super::trees::{both, more};
+use crate::engine::dirty::{Dirt, Missing};
+use crate::engine::handle::open::prepare;
+use crate::engine::reading::poll_read;
+use crate::engine::worker::Worker;
+use crate::path::RelPath;
+use crate::tree::TreeConfig;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Too large for the worker.
 const LARGE: u64 = 100 << 20;
 
 fn sparse(path: &Path, size: u64) {
     File::create(path).unwrap().set_len(size).unwrap();
+}
+
+/// A file that comes into the tree as large as it is.
+fn comes(a: &Node) {
+    let aside = a.dir.path().join("aside");
+    sparse(&aside, LARGE);
+    std::fs::rename(aside, a.tree().join("large")).unwrap();
 }
 
 /// A source that reads a large content, and comes to no end before it may.
@@ -30,7 +45,7 @@ async fn reads() -> (Node, Node, Cable) {
 
 fn hold(a: &Node, held: bool) {
     let shared = &a.engine().shared;
-    shared.readings_held.store(held, Ordering::SeqCst);
+    shared.readings.held.store(held, Ordering::SeqCst);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +78,7 @@ async fn a_content_that_moves_while_it_is_read_is_read_where_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_ends_does_not_read_to_the_end() {
     let (mut a, _b, cable) = reads().await;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     a.stop().await;
     assert!(begun.elapsed() < Duration::from_secs(5));
     cable.cut().await;
@@ -101,4 +116,146 @@ async fn a_standby_is_consistent_with_its_large_contents() {
     b.until("consistent", |s| s.consistent).await;
     assert_equal(&a.tree(), &b.tree());
     cable.cut().await;
+}
+
+/// How many threads were asked for to read large contents.
+fn asked(a: &Node) -> usize {
+    a.engine().shared.readings.asked.load(Ordering::SeqCst)
+}
+
+/// What cannot be read of a flushed tree.
+async fn unread(a: &Node) -> String {
+    let report = a.engine().flush(super::pair::PATIENCE).await.unwrap();
+    assert!(report.not_covered.is_empty(), "{report:?}");
+    report.except.into_iter().map(|n| n.why).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_content_that_cannot_be_read_is_named_and_read_by_a_later_pass() {
+    let (a, b) = pair(|tree| tree.pass = Duration::from_secs(1)).await;
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let fail = &a.engine().shared.readings.fail;
+    fail.store(true, Ordering::SeqCst);
+    comes(&a);
+    a.until("named", |s| s.trees[0].errors == 1).await;
+    let (before, begun) = (asked(&a), Instant::now());
+    for n in 0..10 {
+        write(&a.tree().join("small"), format!("{n} is not held up"));
+        assert!(unread(&a).await.starts_with("large cannot be read: read: "));
+    }
+    // One for each pass, of which there is one a second.
+    let passes = begun.elapsed().as_secs() as usize + 2;
+    assert!(asked(&a) - before <= passes, "{before}, {}", asked(&a));
+    assert!(!b.tree().join("large").exists());
+    fail.store(false, Ordering::SeqCst);
+    a.until("read", |s| s.trees[0].errors == 0).await;
+    assert_eq!(unread(&a).await, "");
+    assert_equal(&a.tree(), &b.tree());
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_content_for_which_there_was_no_thread_is_named_and_read_soon() {
+    let (a, b) = pair(|_| {}).await;
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let refused = &a.engine().shared.readings.refused;
+    refused.store(true, Ordering::SeqCst);
+    comes(&a);
+    a.until("named", |s| s.trees[0].errors == 1).await;
+    write(&a.tree().join("small"), "is not held up");
+    assert!(unread(&a).await.contains("large cannot be read: no thread"));
+    assert!(b.tree().join("small").exists() && !b.tree().join("large").exists());
+    refused.store(false, Ordering::SeqCst);
+    a.until("read", |s| s.trees[0].errors == 0).await;
+    flush(&a).await;
+    assert_equal(&a.tree(), &b.tree());
+    cable.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_content_with_several_names_is_read_once() {
+    const SIZE: usize = 66 << 20;
+    let (a, b) = pair(|_| {}).await;
+    recorded(&a).await;
+    // All names come at once, and no stamp is so young that it is read again.
+    let aside = a.dir.path().join("aside");
+    write(&aside.join("one"), noise(SIZE, 1));
+    for name in ["two", "another"] {
+        std::fs::hard_link(aside.join("one"), aside.join(name)).unwrap();
+    }
+    aged(&aside.join("one"));
+    let before = bytes_read();
+    std::fs::rename(aside, a.tree().join("dir")).unwrap();
+    recorded(&a).await;
+    let times = (bytes_read() - before) as f64 / SIZE as f64;
+    assert!((1.0..1.5).contains(&times), "{times} times the file");
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    assert_equal(&a.tree(), &b.tree());
+    cable.cut().await;
+}
+
+/// Reads what is marked as large, to its end or its failure.
+async fn read(worker: &mut Worker) -> (usize, crate::hash::ReadResult) {
+    let read = std::future::poll_fn(|context| poll_read(&mut worker.trees, context));
+    tokio::time::timeout(super::pair::PATIENCE, read)
+        .await
+        .expect("a reading ends")
+}
+
+/// While a scan is due no mark is made that it would make: the one that is there must change.
+#[tokio::test]
+async fn a_large_content_that_went_while_a_scan_is_due_is_not_read_again_and_again() {
+    type Change = fn(&Path);
+    let goes: Change = |tree| std::fs::remove_file(tree.join("large")).unwrap();
+    let moves: Change = |tree| std::fs::rename(tree.join("large"), tree.join("other")).unwrap();
+    let is_replaced: Change = |tree| {
+        std::fs::rename(tree.join("large"), tree.join("other")).unwrap();
+        write(&tree.join("large"), "another");
+    };
+    // Before it is read, or after that.
+    let cases = [
+        (goes, true),
+        (goes, false),
+        (moves, true),
+        (moves, false),
+        (is_replaced, false),
+    ];
+    for (change, before) in cases {
+        let mut node = Node::new("a", |_| {});
+        node.engine().init_source().await.unwrap();
+        node.stop().await;
+        let tree = node.tree();
+        sparse(&tree.join("large"), LARGE);
+        let trees = vec![TreeConfig::new("data", node.tree())];
+        let (mut worker, _) = prepare(node.config(trees)).unwrap();
+        let path = RelPath::new("large").unwrap();
+        worker.trees[0].rescan = false;
+        worker.look(0, vec![(path.clone(), Dirt::WALKED)], Missing::Waits);
+        let held = |worker: &Worker, held| {
+            worker.shared.readings.held.store(held, Ordering::SeqCst);
+        };
+        held(&worker, before);
+        worker.begin_readings();
+        assert!(worker.trees[0].reading.is_some());
+        let (at, result) = match before {
+            true => {
+                change(&tree);
+                held(&worker, false);
+                read(&mut worker).await
+            }
+            false => {
+                let read = read(&mut worker).await;
+                change(&tree);
+                read
+            }
+        };
+        worker.trees[0].rescan = true;
+        worker.was_read(at, result);
+        worker.begin_readings();
+        assert!(worker.trees[0].reading.is_none(), "it is read again");
+        assert!(worker.trees[0].dirty.contains_key(&path), "it is looked at");
+    }
 }
