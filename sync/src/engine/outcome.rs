@@ -28,6 +28,18 @@ pub(super) enum Here {
     Open,
 }
 
+/// What the source's batch said of a path at which a step was not taken.
+#[derive(Debug, Clone, Copy)]
+enum Told {
+    /// Something is there, told under this number.
+    There { seq: u64 },
+    /// Nothing is there, told under this number.
+    Gone { seq: u64 },
+    /// Nothing: it makes way for what was told of others, so nothing else would bring it up again. The index knows it under this
+    /// number.
+    OfOthers { known: u64 },
+}
+
 /// What a path is by the source's word: (tree, path, state, number, key).
 pub(super) type Received = (TreeId, RelPath, Option<State>, u64, Option<LocalKey>);
 
@@ -194,10 +206,12 @@ impl Worker {
                 self.skipped(at, record, *why, results);
             } else if done.lacking.contains(path) {
                 results.failed.push((tree, path.clone(), Here::Settled));
-            } else if let (Some(Fault::Kept), None) = (fault, &record.state) {
-                self.stays(at, path, record.seq, results);
             } else if let Some(fault) = fault {
-                self.step_failed(at, (path, record.seq), fault, results);
+                let told = match record.state {
+                    Some(_) => Told::There { seq: record.seq },
+                    None => Told::Gone { seq: record.seq },
+                };
+                self.step_failed(at, (path, told), fault, results);
             } else {
                 let key = match steps.key(path) {
                     None if record.state.is_some() => {
@@ -227,9 +241,10 @@ impl Worker {
         for (path, action) in others {
             let seq = || Ok::<_, IndexError>(done.index.get(tree, path)?.map_or(0, |e| e.seq));
             match (steps.faults.get(path), action, steps.key(path)) {
-                (Some(Fault::Kept), ..) => self.stays(at, path, seq()?, results),
-                // No record of the batch speaks of it, so nothing else would bring it up again.
-                (Some(fault), ..) => self.step_failed(at, (path, 0), fault, results),
+                (Some(fault), ..) => {
+                    let told = Told::OfOthers { known: seq()? };
+                    self.step_failed(at, (path, told), fault, results);
+                }
                 (None, Action::RemoveFile | Action::RemoveDir, _) => {
                     let gone = (tree, path.clone(), None, seq()?, None);
                     results.received.push(gone);
@@ -269,15 +284,22 @@ impl Worker {
         Ok(())
     }
 
-    /// A step was not taken: its path is asked for again, but for what must not be changed here.
-    /// The source told of it under this number (0: of another one).
+    /// A step was not taken: its path is asked for again, but for what stays here, or must not be changed here.
     fn step_failed(
         &mut self,
         at: usize,
-        (path, seq): (&RelPath, u64),
+        (path, told): (&RelPath, Told),
         fault: &Fault,
         results: &mut Results,
     ) {
+        let (goes, seq) = match told {
+            Told::There { seq } => (None, seq),
+            Told::Gone { seq } => (Some(seq), seq),
+            Told::OfOthers { known } => (Some(known), 0),
+        };
+        if let (Fault::Kept, Some(seq)) = (fault, goes) {
+            return self.stays(at, path, seq, results);
+        }
         let tree = &mut self.trees[at];
         if !fault.is_no_space() {
             // Of room there is one alarm, and not an error of each path.
