@@ -105,8 +105,8 @@ pub use report::{
 pub use sets::FreezeHooks;
 pub(crate) use sets::set_key;
 pub use status::{
-    Alarm, ContentsRound, ContentsStatus, EngineStatus, Mode, Progress, ReplicaStatus,
-    SessionStatus, SetStatus, TreeState, TreeStatus, VerifyRound, VerifyStatus,
+    Alarm, ContentsRound, ContentsStatus, Counted, EngineStatus, Inexact, Mode, Progress,
+    ReplicaStatus, SessionStatus, SetStatus, TreeState, TreeStatus, VerifyRound, VerifyStatus,
 };
 pub use stream::{Gauge, LinkUse};
 

@@ -8,7 +8,7 @@ use crate::api::types::{AddressStatus, Health, Role, StatusReport};
 use tandem_failover::heartbeat::TreeHead;
 use tandem_failover::role::{Phase, Reason};
 use tandem_failover::view::{PeerIdentity, View};
-use tandem_sync::engine::{EngineStatus, Mode};
+use tandem_sync::engine::{Counted, EngineStatus, Inexact, Mode};
 use tandem_sync::tree::TreeId;
 
 /// All alarms. `report` needs everything but its own alarms.
@@ -49,7 +49,12 @@ pub fn data_alarms(engine: &EngineStatus) -> Vec<String> {
     let of_trees = failing.map(|tree| {
         let last = tree.last_error.as_deref().unwrap_or("no reason is known");
         let (name, errors) = (&tree.name, tree.errors);
-        format!("tree {name}: {errors} paths fail, the last one: {last}")
+        let about = match tree.inexact.get(&Counted::Errors) {
+            Some(Inexact::AtLeast) => "at least ",
+            Some(Inexact::About) => "about ",
+            None => "",
+        };
+        format!("tree {name}: {about}{errors} paths fail, the last one: {last}")
     });
     of_engine.chain(of_trees).collect()
 }

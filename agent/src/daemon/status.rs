@@ -317,9 +317,29 @@ pub fn tree_statuses(
                 unverified: tree.unverified,
                 fuzzy: tree.fuzzy.clone(),
                 fuzzy_more: tree.fuzzy_more,
+                inexact: inexact(tree),
             }
         })
         .collect()
+}
+
+fn inexact(tree: &sync::TreeStatus) -> BTreeMap<api::Counted, api::Inexact> {
+    let shown = |(count, is): (&sync::Counted, &sync::Inexact)| {
+        let count = match count {
+            sync::Counted::Queue => api::Counted::Queue,
+            sync::Counted::Errors => api::Counted::Errors,
+            sync::Counted::Kept => api::Counted::Kept,
+            sync::Counted::Unverified => api::Counted::Unverified,
+            // Not shown.
+            sync::Counted::LocalChanges => return None,
+        };
+        let is = match is {
+            sync::Inexact::AtLeast => api::Inexact::AtLeast,
+            sync::Inexact::About => api::Inexact::About,
+        };
+        Some((count, is))
+    };
+    tree.inexact.iter().filter_map(shown).collect()
 }
 
 /// Replicas that are there and do not take all that they should have.

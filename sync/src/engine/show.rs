@@ -3,8 +3,10 @@
 use super::clock;
 use super::command::Reply;
 use super::receivers::Receiver;
-use super::status::{Alarm, EngineStatus, Mode, Progress, TreeState, TreeStatus, VerifyStatus};
-use super::tree::Tree;
+use super::status::{
+    Alarm, Counted, EngineStatus, Inexact, Mode, Progress, TreeState, TreeStatus, VerifyStatus,
+};
+use super::tree::{MAX_NAMED, Tree};
 use super::worker::Worker;
 use crate::index::{IndexError, Snapshot};
 use crate::lineage::{CopyState, Head};
@@ -125,7 +127,7 @@ impl Worker {
                     true => acked,
                     false => acked.max(index.acked().upto),
                 };
-                index.count_changes(acked, super::tree::MAX_NAMED)? as u64
+                index.count_changes(acked, MAX_NAMED)? as u64
             }
             _ => 0,
         };
@@ -179,8 +181,25 @@ impl Worker {
             unverified: tree.unverified.len() as u64,
             fuzzy: tree.fuzzy_paths().iter().map(RelPath::to_string).collect(),
             fuzzy_more: tree.fuzzy_more(),
+            inexact: inexact(tree, sending, others),
         })
     }
+}
+
+/// Counts that are not what there is. `sending` wait to be sent, and `others` times something was met that is known by no name.
+fn inexact(tree: &Tree, sending: u64, others: u64) -> BTreeMap<Counted, Inexact> {
+    let most = MAX_NAMED;
+    let ended = [
+        (Counted::Queue, sending >= most as u64),
+        (Counted::Errors, tree.errors.len() >= most),
+        (Counted::LocalChanges, tree.local_changes.len() >= most),
+        (Counted::Kept, tree.kept.len() >= most),
+        (Counted::Unverified, tree.unverified.len() >= most),
+    ];
+    let ended = ended.into_iter().filter(|(_, ended)| *ended);
+    let ended = ended.map(|(count, _)| (count, Inexact::AtLeast));
+    let met = (others > 0).then_some((Counted::Errors, Inexact::About));
+    ended.chain(met).collect()
 }
 
 /// What the newest comparisons with the receivers found and nobody has repaired.
@@ -284,5 +303,33 @@ pub(super) fn reason(tree: &TreeStatus) -> String {
         TreeState::Copying => format!("tree {name} is copied for the first time, not complete"),
         TreeState::CatchingUp => format!("tree {name} is catching up"),
         TreeState::Consistent => format!("tree {name}: its root is not proven"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::TreeConfig;
+
+    #[test]
+    fn a_count_at_its_bound_does_not_look_exact() {
+        let mut tree = Tree::new(TreeConfig::new("data", "/data"));
+        let path = |n: usize| RelPath::new(format!("{n}")).unwrap();
+        let most = MAX_NAMED as u64;
+        for n in 0..MAX_NAMED - 1 {
+            tree.keep(&path(n));
+            tree.error(&path(n), "no".into());
+        }
+        assert_eq!(inexact(&tree, most - 1, 0), BTreeMap::new());
+        for n in MAX_NAMED - 1..MAX_NAMED + 5 {
+            tree.keep(&path(n));
+            tree.error(&path(n), "no".into());
+            tree.local_changes.insert(path(n));
+        }
+        let ended = [Counted::Queue, Counted::Errors, Counted::Kept];
+        let ended: BTreeMap<_, _> = ended.map(|count| (count, Inexact::AtLeast)).into();
+        assert_eq!(inexact(&tree, most, 0), ended);
+        assert_eq!(inexact(&tree, most, 3)[&Counted::Errors], Inexact::About);
+        assert_eq!(tree.kept.len(), MAX_NAMED);
     }
 }

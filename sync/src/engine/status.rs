@@ -4,7 +4,7 @@ use super::receivers::Receiver;
 use crate::progress::Work;
 use crate::tree::TreeId;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What the engine does with the trees.
@@ -120,6 +120,34 @@ pub struct TreeStatus {
     pub fuzzy: Vec<String>,
     /// Further ones without a name here.
     pub fuzzy_more: u64,
+    /// Counts above that are not what there is, and what they are.
+    pub inexact: BTreeMap<Counted, Inexact>,
+}
+
+/// A count of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Counted {
+    /// [`TreeStatus::queue`].
+    Queue,
+    /// [`TreeStatus::errors`].
+    Errors,
+    /// [`TreeStatus::local_changes`].
+    LocalChanges,
+    /// [`TreeStatus::kept`].
+    Kept,
+    /// [`TreeStatus::unverified`].
+    Unverified,
+}
+
+/// What the number of a count is that is not exact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Inexact {
+    /// It ended at its bound: there may be more.
+    AtLeast,
+    /// Of some it is known how often one was met, and not how many there are.
+    About,
 }
 
 /// The newest consistent set of a tree.

@@ -1,6 +1,7 @@
 //! The trees in the status.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One tree on this node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,6 +84,39 @@ pub struct TreeStatus {
     /// Further ones, of which this node does not know the names.
     #[serde(default)]
     pub fuzzy_more: u64,
+    /// Counts above whose number is not what there is, and what it is. Those that are not here are exact.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inexact: BTreeMap<Counted, Inexact>,
+}
+
+/// A count of a tree, named as its field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Counted {
+    /// Entries waiting to be sent or applied.
+    Queue,
+    /// Problems with single paths.
+    Errors,
+    /// What the master removed and stays.
+    Kept,
+    /// Files that have grown.
+    Unverified,
+    /// A count of a newer agent.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What the number of a count is that is not exact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Inexact {
+    /// It ended at its bound: there may be more.
+    AtLeast,
+    /// Of some it is known how often one was met, and not how many there are.
+    About,
+    /// Something of a newer agent.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A consistent set of a tree.

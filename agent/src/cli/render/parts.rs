@@ -3,7 +3,8 @@
 use super::table::{Cell, Row, plain, table};
 use super::{Page, health_word};
 use crate::api::types::{
-    AddressStatus, Contents, LinkStatus, Progress, Role, TreeState, TreeStatus, Verified,
+    AddressStatus, Contents, Counted, Inexact, LinkStatus, Progress, Role, TreeState, TreeStatus,
+    Verified,
 };
 use crate::cli::text::{Tone, ago, bytes, count, time};
 
@@ -204,7 +205,7 @@ fn tree(t: &TreeStatus, master: bool, now: u64) -> Row {
         plain(&t.name),
         Cell::new(tone, word),
         plain(age(if master { t.lag_ms } else { t.stale_ms })),
-        plain(t.queue.to_string()),
+        plain(inexact(t, Counted::Queue, t.queue.to_string())),
         plain(t.files.to_string()),
         plain(bytes(t.bytes)),
         plain(t.seq.to_string()),
@@ -225,7 +226,10 @@ fn tree(t: &TreeStatus, master: bool, now: u64) -> Row {
         let last = t.last_error.as_deref().unwrap_or("not known");
         notes.push(Cell::new(
             Tone::Warn,
-            format!("{}, last: {last}", count(t.errors, "error")),
+            format!(
+                "{}, last: {last}",
+                inexact(t, Counted::Errors, count(t.errors, "error"))
+            ),
         ));
     }
     if t.rescued > 0 {
@@ -242,7 +246,8 @@ fn tree(t: &TreeStatus, master: bool, now: u64) -> Row {
         )));
     }
     if t.kept > 0 {
-        let text = format!("{} kept that the master removed", count(t.kept, "entry"));
+        let kept = inexact(t, Counted::Kept, count(t.kept, "entry"));
+        let text = format!("{kept} kept that the master removed");
         notes.push(plain(text));
     }
     if t.sockets_skipped > 0 {
@@ -270,7 +275,7 @@ fn tree(t: &TreeStatus, master: bool, now: u64) -> Row {
     }
     notes.extend(t.contents.iter().map(|c| contents(c, t, now)));
     if t.unverified > 0 {
-        let files = count(t.unverified, "file");
+        let files = inexact(t, Counted::Unverified, count(t.unverified, "file"));
         notes.push(plain(format!(
             "{files} grown and not verified whole yet: that follows when they rest"
         )));
@@ -283,6 +288,15 @@ fn tree(t: &TreeStatus, master: bool, now: u64) -> Row {
         )));
     }
     Row { cells, notes }
+}
+
+/// A count of a tree as it is to be read.
+fn inexact(t: &TreeStatus, which: Counted, number: String) -> String {
+    match t.inexact.get(&which) {
+        Some(Inexact::AtLeast) => format!("at least {number}"),
+        Some(Inexact::About | Inexact::Unknown) => format!("about {number}"),
+        None => number,
+    }
 }
 
 fn detector(t: &TreeStatus) -> String {

@@ -64,6 +64,7 @@ fn tree(name: &str) -> TreeStatus {
         unverified: 0,
         fuzzy: Vec::new(),
         fuzzy_more: 0,
+        inexact: Default::default(),
     }
 }
 
@@ -192,7 +193,12 @@ fn troubled() -> StatusReport {
     r.trees[0].last_error = Some("ssh/moduli: immutable".into());
     r.trees[0].rescued = 1;
     r.trees[0].mounts_below = vec!["/etc/secrets".into()];
-    r.trees[0].kept = 2;
+    r.trees[0].kept = 10_000;
+    r.trees[0].inexact = [
+        (Counted::Kept, Inexact::AtLeast),
+        (Counted::Errors, Inexact::About),
+    ]
+    .into();
     r.trees[0].sockets_skipped = 3;
     r.trees[1].state = TreeState::Copying;
     r.trees[1].detector = "inotify".into();

@@ -433,6 +433,7 @@ fn tree(name: &str) -> TreeStatus {
         unverified: 0,
         fuzzy: vec![],
         fuzzy_more: 0,
+        inexact: Default::default(),
     }
 }
 
