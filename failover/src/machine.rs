@@ -242,9 +242,9 @@ impl Machine {
     /// blocks. An earlier `now` than before counts as the same.
     pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Effect> {
         let now = now.max(self.now);
-        self.notice_absence(now);
+        let noticed = self.notice_absence(now);
         self.now = now;
-        self.take(input);
+        self.take(input, noticed);
         self.fire();
         self.advance();
         self.watch_eligibility();
@@ -267,14 +267,16 @@ impl Machine {
             .unwrap_or(self.now + self.policy.heartbeat)
     }
 
-    /// The machine was called later than it asked for: it was away.
-    fn notice_absence(&mut self, now: Instant) {
+    /// The machine was called later than it asked for: it was away, for as long as this says.
+    fn notice_absence(&mut self, now: Instant) -> Duration {
         let late = now.saturating_duration_since(self.next_deadline());
-        if late >= self.policy.heartbeat {
-            let gap = now.saturating_duration_since(self.now);
-            self.now = now;
-            self.resumed(gap);
+        if late < self.policy.heartbeat {
+            return Duration::ZERO;
         }
+        let gap = now.saturating_duration_since(self.now);
+        self.now = now;
+        self.resumed(gap);
+        gap
     }
 
     /// This node was away for `gap`: its absence is not the peer's silence, and it asks before it acts.
@@ -291,10 +293,13 @@ impl Machine {
         }
     }
 
-    fn take(&mut self, input: Input) {
+    /// Takes an input that came with an absence of `noticed`.
+    fn take(&mut self, input: Input, noticed: Duration) {
         match input {
             Input::Tick => {}
-            Input::Resumed { gap } => self.resumed(gap),
+            // One absence, which the loop has noticed too, counts once.
+            Input::Resumed { gap } if gap <= noticed => {}
+            Input::Resumed { gap } => self.resumed(gap.saturating_sub(noticed)),
             Input::Heartbeat { link, heartbeat } => self.hear(link, &heartbeat),
             Input::OwnKeyElsewhere { incarnation } => self.hear_own_key(incarnation),
             Input::LinkCarrier { link, up } => {

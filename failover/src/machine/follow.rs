@@ -2,7 +2,7 @@
 
 use super::Machine;
 use super::evidence::{Verdict, judge};
-use super::state::{Cause, Follow, Release, State, Suspicion};
+use super::state::{Cause, Claiming, Follow, Release, State, Suspicion};
 use crate::effect::{DataCommand, Effect, NoticeKind, ServiceCommand, Ticket};
 use crate::health::Health;
 use crate::input::ProbeAnswers;
@@ -198,7 +198,12 @@ impl Machine {
             } else {
                 Cause::Dead
             };
-            self.take_over(cause, self.written.term_armed, true);
+            self.take_over(Claiming {
+                term: self.written.term_armed,
+                cause,
+                followed: true,
+                away: false,
+            });
         } else if self.refused.as_ref().map(|(why, _)| why) != Some(&against) {
             let text = format!(
                 "{verdict}, but this standby does not take over: {}",

@@ -200,6 +200,7 @@ impl Machine {
                 term,
                 cause,
                 followed,
+                away: false,
             }),
             cause.to_string(),
         );
@@ -211,7 +212,7 @@ impl Machine {
             return;
         };
         if self.written.term_used >= claiming.term {
-            self.take_over(claiming.cause, claiming.term, claiming.followed);
+            self.take_over(claiming);
         }
     }
 
@@ -253,6 +254,11 @@ impl Machine {
             against.push(Reason::PeerSilent);
         }
         against
+    }
+
+    /// A start alone was begun on an answer that is too old by now: it is asked again.
+    pub(super) fn listen_again(&mut self, why: &str) {
+        self.enter(State::Joining(Alone::Listening), why);
     }
 
     pub(super) fn boot_wait_over(&mut self) {

@@ -1,7 +1,7 @@
 //! Serving: addresses kept, rivals answered, the solo mark, and when to hand over.
 
 use super::Machine;
-use super::state::{Cause, Contest, Epoch, Master, MoveCause, Recheck, State};
+use super::state::{Cause, Claiming, Contest, Epoch, Master, MoveCause, Recheck, State};
 use crate::effect::{DataCommand, Effect, NoticeKind, Ticket};
 use crate::health::Health;
 use crate::input::{DataReport, Relation};
@@ -194,12 +194,17 @@ impl Machine {
     /// This node was away for longer than the dead time: the peer may have taken over.
     pub(super) fn was_away(&mut self, gap: Duration) {
         match &mut self.state {
-            State::Taking(taking) if !taking.term_used() && taking.cause.one_sided() => {
-                let followed = taking.followed;
-                if followed && taking.cause != Cause::Forced {
-                    self.call_off("this node was away: it asks again before it acts");
-                }
+            State::Claiming(Claiming {
+                cause, followed, ..
+            }) if cause.asks_again() => {
+                let followed = *followed;
+                self.ask_again(followed);
             }
+            State::Taking(taking) if !taking.term_used() && taking.cause.asks_again() => {
+                let followed = taking.followed;
+                self.ask_again(followed);
+            }
+            State::Claiming(claiming) => claiming.away = true,
             State::Taking(taking) => {
                 taking.away = true;
                 // Nothing is answered or announced before the question that follows when the takeover is done.
@@ -215,6 +220,15 @@ impl Machine {
             self.phase(),
             format!("this node was away for {}", spoken(gap)),
         );
+    }
+
+    /// What this node learned before it was away proves nothing any more, and nothing was done yet.
+    fn ask_again(&mut self, followed: bool) {
+        let why = "this node was away: it asks again before it acts";
+        match followed {
+            true => self.call_off(why),
+            false => self.listen_again(why),
+        }
     }
 
     /// Fenced, it asks whether the peer took over, before it announces or refreshes anything.

@@ -53,6 +53,11 @@ impl Cause {
     pub(super) fn one_sided(self) -> bool {
         !matches!(self, Self::Agreed | Self::Moved | Self::Restarted)
     }
+
+    /// Whether what it was decided on must be asked once more by a node that was away: nobody consented, and no person said so.
+    pub(super) fn asks_again(self) -> bool {
+        self.one_sided() && self != Self::Forced
+    }
 }
 
 /// What is known of the peer's silence.
@@ -71,6 +76,8 @@ pub(super) struct Claiming {
     pub cause: Cause,
     /// It was a standby before.
     pub followed: bool,
+    /// The machine was away meanwhile: ask before anything is announced.
+    pub away: bool,
 }
 
 /// Steps from a master's things to a standby's, in this order.

@@ -1,7 +1,7 @@
 //! The takeover, step by step.
 
 use super::Machine;
-use super::state::{Cause, Epoch, Master, State, TakeStep, Taking};
+use super::state::{Cause, Claiming, Epoch, Master, State, TakeStep, Taking};
 use crate::effect::{DataCommand, Effect, ServiceCommand, Ticket};
 use crate::input::DataReport;
 use crate::timer::Timer;
@@ -13,8 +13,14 @@ const AGAIN: Duration = Duration::from_secs(1);
 const SLACK: Duration = Duration::from_millis(500);
 
 impl Machine {
-    /// Begins to become master with `term`, which is durable here (armed or claimed).
-    pub(super) fn take_over(&mut self, cause: Cause, term: u64, followed: bool) {
+    /// Begins to become master with a term that is durable here (armed or claimed).
+    pub(super) fn take_over(&mut self, way: Claiming) {
+        let Claiming {
+            term,
+            cause,
+            followed,
+            away,
+        } = way;
         let fences = cause == Cause::Hung && self.policy.peer_fence;
         let ticket = self.ticket();
         let step = if fences {
@@ -29,7 +35,7 @@ impl Machine {
             late: false,
             epoch: None,
             followed,
-            away: false,
+            away,
         };
         self.enter(State::Taking(taking), cause.to_string());
         if fences {

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod agreement;
+mod away;
 mod identity;
 mod order;
 mod puppet;
