@@ -139,6 +139,10 @@ pub struct ProbeAnswers {
     pub tcp: bool,
     /// A service asked once at the floating IP, at the peer's MAC: it serves.
     pub service: bool,
+    /// This node's own public network, asked in the same round: bad if no `network` monitor of it was answered, unknown without one.
+    /// What monitors found before the silence may be older than the cut that made it.
+    #[serde(default)]
+    pub network: Health,
 }
 
 impl ProbeAnswers {

@@ -222,11 +222,12 @@ fn input_lines(inputs: &Inputs) -> Vec<String> {
     if let Some(probes) = inputs.probes {
         let answer = |answered| if answered { "answers" } else { "silent" };
         lines.push(format!(
-            "peer's host: ICMP {}, ARP/NS {}, TCP {}; its service {}",
+            "peer's host: ICMP {}, ARP/NS {}, TCP {}; its service {}; own network, asked just then, {}",
             answer(probes.icmp),
             answer(probes.arp),
             answer(probes.tcp),
-            answer(probes.service)
+            answer(probes.service),
+            health(probes.network)
         ));
     }
     if let Some((phase, term)) = inputs.peer {

@@ -240,12 +240,14 @@ async fn ask_peer(targets: &Targets, within: Duration) -> ProbeAnswers {
         )
     }));
     let service = monitor::any_service_once(&targets.monitors, &targets.surroundings, within);
-    let (links, service) = tokio::join!(links, service);
+    let network = monitor::network_once(&targets.monitors, &targets.surroundings, within);
+    let (links, service, network) = tokio::join!(links, service, network);
     ProbeAnswers {
         icmp: links.iter().any(|l| l.0),
         arp: links.iter().any(|l| l.1),
         tcp: links.iter().any(|l| l.2),
         service,
+        network,
     }
 }
 

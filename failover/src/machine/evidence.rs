@@ -40,7 +40,7 @@ impl fmt::Display for Verdict {
 
 /// Judges one confirmation round, which was asked after every link had been silent for the dead time.
 pub(super) fn judge(answers: ProbeAnswers, services: Health, own_network: Health) -> Verdict {
-    if own_network == Health::Bad {
+    if own_network == Health::Bad || answers.network == Health::Bad {
         return Verdict::Isolated;
     }
     if !answers.any() {
@@ -66,9 +66,16 @@ mod tests {
                 arp: bits & 2 != 0,
                 tcp: bits & 4 != 0,
                 service: bits & 8 != 0,
+                network: Unknown,
+            };
+            let isolated = ProbeAnswers {
+                network: Bad,
+                ..answers
             };
             for services in [Unknown, Good, Bad] {
                 assert_eq!(judge(answers, services, Bad), Verdict::Isolated);
+                // As it was before the silence began.
+                assert_eq!(judge(isolated, services, Good), Verdict::Isolated);
                 for own in [Unknown, Good] {
                     let expected = match (bits, services) {
                         (0, _) => Verdict::Dead,

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::health::{Health, Watch, all_of};
 use crate::iface::InterfaceTable;
 use crate::time::Instant;
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -340,19 +341,50 @@ pub async fn any_service_once(
     surroundings: &Surroundings,
     within: Duration,
 ) -> bool {
-    let questions = monitors
-        .iter()
-        .filter(|m| m.counts_for == CountsFor::Service)
-        .map(|m| {
-            let monitor = MonitorConfig {
-                timeout: m.timeout.min(within),
-                ..m.clone()
-            };
-            let mut judge = judge::Judge::new(surroundings.clone());
-            async move { judge.ask(&monitor, Vantage::Watcher).await }
-        });
-    let verdicts = tokio::time::timeout(within, futures_util::future::join_all(questions)).await;
-    verdicts.is_ok_and(|all| all.iter().any(|v| matches!(v, Verdict::Good(_))))
+    asked_once(CountsFor::Service, monitors, surroundings, within)
+        .any(|verdict| std::future::ready(matches!(verdict, Some(Verdict::Good(_)))))
+        .await
+}
+
+/// Asks every network monitor once, all at once, each at most `within`. Good as soon as one is answered, bad if none is, unknown if
+/// there is none. Cancel safe.
+pub async fn network_once(
+    monitors: &[MonitorConfig],
+    surroundings: &Surroundings,
+    within: Duration,
+) -> Health {
+    let mut verdicts = asked_once(CountsFor::Network, monitors, surroundings, within);
+    let mut health = Health::Unknown;
+    while let Some(verdict) = verdicts.next().await {
+        match verdict {
+            Some(Verdict::Good(_)) => return Health::Good,
+            Some(Verdict::Bad(_)) | None => health = Health::Bad,
+            Some(Verdict::Uncounted(_)) => {}
+        }
+    }
+    health
+}
+
+/// What the monitors of a group say, each once, in the order in which they are answered. `None`: not in time.
+fn asked_once(
+    group: CountsFor,
+    monitors: &[MonitorConfig],
+    surroundings: &Surroundings,
+    within: Duration,
+) -> impl Stream<Item = Option<Verdict>> + Unpin {
+    let group = monitors.iter().filter(|m| m.counts_for == group);
+    let questions = group.map(|m| {
+        let monitor = MonitorConfig {
+            timeout: m.timeout.min(within),
+            ..m.clone()
+        };
+        let mut judge = judge::Judge::new(surroundings.clone());
+        async move {
+            let asked = judge.ask(&monitor, Vantage::Watcher);
+            tokio::time::timeout(within, asked).await.ok()
+        }
+    });
+    questions.map(Box::pin).collect::<FuturesUnordered<_>>()
 }
 
 #[cfg(test)]

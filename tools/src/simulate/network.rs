@@ -59,6 +59,7 @@ impl World {
             arp: kernel,
             tcp: kernel && !self.dice.chance(10),
             service,
+            ..ProbeAnswers::default()
         };
         let delay = if answers.any() { MS } else { nanos(within) };
         self.result(node, delay, Input::ProbeDone { ticket, answers });

@@ -222,6 +222,7 @@ fn silent(s: &mut Scene, answers: [bool; 4]) {
         arp,
         tcp,
         service,
+        ..ProbeAnswers::default()
     });
 }
 

@@ -160,6 +160,11 @@ impl World {
             arp: kernel,
             tcp: kernel,
             service,
+            network: if self.nodes[node].public {
+                Health::Good
+            } else {
+                Health::Bad
+            },
         };
         let delay = if answers.any() {
             MS
