@@ -1,6 +1,6 @@
 //! `tandem trash`.
 
-use super::text::{bytes, count, escape};
+use super::text::{bytes, count, escape, time};
 use super::{Exit, Outcome, output, rescue};
 use crate::api::client::{Client, EventStream};
 use crate::api::types::{
@@ -116,9 +116,11 @@ fn describe(entry: &TrashEntry) -> String {
         TrashKind::Symlink => "link".to_owned(),
         TrashKind::Other => "other".to_owned(),
     };
+    let left = entry.goes_in_ms.map(|left| format!("in {}", time(left)));
     format!(
-        "{:<16}  {}  {size:>9}  {}",
+        "{:<16}  {:<15}  {}  {size:>9}  {}",
         escape(&entry.hour),
+        left.unwrap_or_default(),
         escape(&entry.tree),
         escape(&entry.path)
     )
@@ -164,6 +166,23 @@ async fn empty(tree: String, older: Option<Duration>, yes: bool, client: &Client
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entry_says_when_it_went_and_how_long_it_stays() {
+        let mut entry = TrashEntry {
+            tree: "home".into(),
+            hour: "2026-11-28T03".into(),
+            goes_in_ms: Some(3 * 24 * 3_600_000),
+            path: "alice/report.odt".into(),
+            kind: TrashKind::File,
+            size: 1200,
+            mtime_unix_ms: 0,
+        };
+        let line = "2026-11-28T03     in 3 d           home     1.2 kB  alice/report.odt";
+        assert_eq!(describe(&entry), line);
+        entry.goes_in_ms = None;
+        assert_eq!(describe(&entry), line.replace("in 3 d", "      "));
+    }
 
     #[test]
     fn a_long_list_says_what_it_leaves_out() {

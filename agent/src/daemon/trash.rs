@@ -179,6 +179,9 @@ fn shown(item: &TrashItem) -> TrashEntry {
     TrashEntry {
         tree: item.tree.clone(),
         hour: item.hour.clone(),
+        goes_in_ms: item
+            .goes_in
+            .map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
         path: item.path.to_string(),
         kind: match item.kind {
             engine::TrashKind::File => TrashKind::File,

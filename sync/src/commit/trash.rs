@@ -4,8 +4,9 @@
 //!   .tandem/trash/2026-11-28T03/PATH    removed in that hour (UTC), under its path in the tree
 //!   .tandem/trash/2026-11-28T03.1/PATH  the second one of that path in the hour
 //! ```
-//! Moving there is one rename. Directories get the attributes that they had. An hour goes as a whole when all of it is older
-//! than the tree's `trash_age`, or, oldest first, when the room is needed.
+//! Moving there is one rename. Directories get the attributes that they had. An hour goes as a whole when all of it has been
+//! there for the tree's `trash_age` (`engine/trash/ages`: its name is of a clock that may have been wrong), or, oldest name first, when
+//! the room is needed.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -22,7 +23,8 @@ use crate::fault::Fault;
 use crate::meta;
 use crate::path::{MAX_DEPTH, RelPath};
 use crate::private::{Private, names};
-use hour::{ROUNDS, SECONDS};
+use hour::ROUNDS;
+pub(crate) use hour::SECONDS;
 
 mod hour;
 mod look;
@@ -31,7 +33,7 @@ mod look;
 pub(crate) use hour::fuzz;
 
 pub(crate) use hour::Hour;
-pub(crate) use look::{Content as TrashContent, Found, each, newest, open};
+pub(crate) use look::{Content as TrashContent, Found, each, hours, newest, open};
 
 /// Deepest directory that is removed: any that can come here. Each is an open directory and a call on the stack.
 const DEEPEST: usize = MAX_DEPTH + 1;
@@ -179,36 +181,39 @@ pub(crate) struct Purged {
 }
 
 /// What goes from the trash.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Which {
-    /// The hours of which all is older than `age` at `now`, both in seconds.
+#[derive(Clone, Copy)]
+pub(crate) enum Which<'a> {
+    /// The hours of which all is older than `age` at `now` by their names, both in seconds.
     Older {
         /// Since 1970.
         now: u64,
         age: u64,
     },
+    /// The hours (since 1970) of which this says so.
+    These(&'a dyn Fn(u64) -> bool),
     /// All hours, the present one too.
     All,
 }
 
-impl Which {
+impl Which<'_> {
     fn has(self, hour: Hour) -> bool {
         match self {
             Which::Older { now, age } => {
                 let end = (hour.hour + 1).saturating_mul(SECONDS);
                 end.saturating_add(age) <= now
             }
+            Which::These(goes) => goes(hour.hour),
             Which::All => true,
         }
     }
 }
 
 /// Removes these, at most `most` entries.
-pub(crate) fn purge(private: &Private, which: Which, most: usize) -> Result<Purged, Fault> {
+pub(crate) fn purge(private: &Private, which: Which<'_>, most: usize) -> Result<Purged, Fault> {
     let mut purged = Purged::default();
     for hour in look::hours(private)?
         .into_iter()
-        .take_while(|hour| which.has(*hour))
+        .filter(|hour| which.has(*hour))
     {
         if purged.removed >= most {
             purged.more = true;
@@ -322,7 +327,7 @@ mod tests {
     use crate::beneath::Root;
     use crate::private;
 
-    fn older(age: u64) -> Which {
+    fn older(age: u64) -> Which<'static> {
         let now = 1_000_000 * SECONDS;
         Which::Older { now, age }
     }

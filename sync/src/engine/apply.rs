@@ -10,7 +10,6 @@ use super::intent::{self, Intent};
 use super::outcome::{Done, Here, Results};
 use super::set_apply::Part;
 use super::status::Mode;
-use super::trash;
 use super::view::{IndexView, with_contents};
 use super::worker::Worker;
 use crate::commit::{self, Content, Target};
@@ -21,7 +20,7 @@ use crate::lineage::NodeHeads;
 use crate::path::RelPath;
 use crate::plan::{self, Action, Incoming, Plan, PlanError, Policy};
 use crate::replica::machine::Ready;
-use crate::tree::{Deletes, TreeConfig, TreeId};
+use crate::tree::{TreeConfig, TreeId};
 use crate::wire::{Commit, Record};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -202,11 +201,12 @@ impl Worker {
         let protect = |path: &RelPath, is_dir: bool| {
             config.protect.covers(path, is_dir) || config.exclude.covers(path, is_dir)
         };
+        let trash = self.trash_takes(at).map_err(|e| e.to_string())?;
         let target = Target {
             root: &open.root,
             private: &open.private,
             protect: &protect,
-            trash: (config.deletes == Deletes::Trash).then(trash::now),
+            trash,
         };
         if let Some(ahead) = &mut self.ahead
             && !(lacking.is_empty() && plan.skipped.is_empty() && plan.kept.is_empty())

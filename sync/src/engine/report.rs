@@ -130,6 +130,8 @@ pub struct TrashItem {
     pub tree: String,
     /// The directory of the trash: when it was removed from the tree.
     pub hour: String,
+    /// How long it stays at most, unless room is needed. `None`: that is not known yet, within the next minute.
+    pub goes_in: Option<Duration>,
     /// Where it was in the tree.
     pub path: RelPath,
     /// What it is.

@@ -15,6 +15,7 @@ use super::room::Room;
 use super::scanning::Scan;
 use super::sets::Sets;
 use super::told::Told;
+use super::trash::Keeping;
 use super::unverified::Unverified;
 use crate::beneath::Root;
 use crate::entry::ContentHash;
@@ -229,10 +230,8 @@ pub(crate) struct Tree {
     pub skipped_others: Others,
     /// What the source removed and stays here, because of a filter or by `deletes`. At most [`MAX_NAMED`].
     pub kept: BTreeSet<RelPath>,
-    /// When the trash is looked at next (CLOCK_BOOTTIME nanoseconds).
-    pub purge_at: u64,
-    /// Why something in the trash could not be removed, so that it is said once.
-    pub trash_stays: Option<crate::fault::Fault>,
+    /// How long what is in the trash has been there.
+    pub trash: Keeping,
     /// More of them than the index knows of.
     pub skipped_moved: bool,
     /// Files that changed since are read by the next scan even if their keys say that nothing changed (nanoseconds of the wall
@@ -332,8 +331,7 @@ impl Tree {
             skipped_others: Others::default(),
             skipped_moved: false,
             kept: BTreeSet::new(),
-            purge_at: 0,
-            trash_stays: None,
+            trash: Keeping::default(),
             read_since: None,
             job: None,
             reading: None,

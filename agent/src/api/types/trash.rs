@@ -37,6 +37,9 @@ pub struct TrashEntry {
     pub tree: String,
     /// The directory of the trash that it is in, for example `2026-11-28T03`: when it was deleted.
     pub hour: String,
+    /// How long it stays, unless room is needed. Absent: the agent has not seen that directory yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_in_ms: Option<u64>,
     /// Path below the tree's root, escaped.
     pub path: String,
     /// What it is.

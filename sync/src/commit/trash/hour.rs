@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Seconds of one directory of the trash.
-pub(super) const SECONDS: u64 = 3600;
+pub(crate) const SECONDS: u64 = 3600;
 /// Directories of one hour: how often a path can go within it. Then what is removed once more replaces the newest.
 pub(super) const ROUNDS: u32 = 100;
 

@@ -134,7 +134,7 @@ pub(crate) fn open(
 }
 
 /// The directories of the trash, oldest first. What has another name is left alone.
-pub(super) fn hours(private: &Private) -> Result<Vec<Hour>, Fault> {
+pub(crate) fn hours(private: &Private) -> Result<Vec<Hour>, Fault> {
     let names = names(private.trash())?;
     let mut hours: Vec<_> = names.iter().filter_map(|name| Hour::parse(name)).collect();
     hours.sort_unstable();

@@ -6,6 +6,7 @@ use super::reversal::rescued;
 use crate::engine::apply::Batch;
 use crate::engine::{CommandError, TrashContent};
 use crate::fault::Unput;
+use crate::index::{Index, IndexIdentity};
 use crate::path::RelPath;
 use crate::replica::machine::Ready;
 use crate::tree::{Deletes, MaxDelete, TreeId};
@@ -86,36 +87,75 @@ async fn what_is_deleted_is_in_the_trash_with_its_path_and_attributes() {
     cable.cut().await;
 }
 
+/// How long the hour stays of which something is at this path of the trash. Waits until that is known.
+async fn goes_in(node: &Node, path: &str) -> Duration {
+    let path = RelPath::new(path).unwrap();
+    let known = async {
+        loop {
+            let listing = node.engine().trash_list(Some("data"), path.clone()).await;
+            let first = listing.unwrap().items.into_iter().next().unwrap();
+            if let Some(left) = first.goes_in {
+                return left;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(super::pair::PATIENCE, known)
+        .await
+        .unwrap()
+}
+
+async fn pass_and_start(node: &mut Node, seconds: u64) {
+    node.stop().await;
+    let identity = IndexIdentity {
+        pair: "test".into(),
+        node: node.name.into(),
+    };
+    let index = Index::open(&node.dir.path().join("state/index.redb"), &identity).unwrap();
+    crate::engine::trash::let_pass(&index, TreeId::of("data"), seconds);
+    drop(index);
+    node.start();
+    node.engine().begin_replica().await.unwrap();
+}
+
+/// A directory may be named by a clock that was wrong by years.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_old_goes_from_the_trash() {
+async fn what_has_been_in_the_trash_for_long_enough_goes_whatever_its_name_says() {
     let aged = |t: &mut crate::tree::TreeConfig| {
         (t.deletes, t.trash_age) = (Deletes::Trash, Duration::from_secs(3600));
     };
-    let (a, b) = pair(aged).await;
+    let (a, mut b) = pair(aged).await;
     write(&a.tree().join("file"), "x");
     let cable = Cable::plug(&a, &b);
     settled(&a, &b).await;
     std::fs::remove_file(a.tree().join("file")).unwrap();
     settled(&a, &b).await;
     cable.cut().await;
-    // It is looked at when the tree is opened, and each minute.
-    let mut b = b;
-    b.stop().await;
-    let old = b.tree().join(".tandem/trash/2020-02-29T23");
-    write(&old.join("deep/er/file"), "old");
-    let mine = b.tree().join(".tandem/trash/mine");
+    let hour = Duration::from_secs(3600);
+    assert!(
+        goes_in(&b, "file").await > hour,
+        "it is noted before it is there"
+    );
+    let trash = b.tree().join(".tandem/trash");
+    let (past, future, mine) = (
+        trash.join("1970-01-01T00"),
+        trash.join("2970-01-01T00"),
+        trash.join("mine"),
+    );
+    write(&past.join("deep/er/file"), "of a clock that does not go");
+    write(&future.join("ahead"), "of one that leapt");
     write(&mine, "no hour");
-    b.start();
-    b.engine().begin_replica().await.unwrap();
-    let gone = async {
-        while old.exists() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let gone = tokio::time::timeout(super::pair::PATIENCE, gone).await;
-    gone.expect("the old hour is removed");
+    // It is looked at when the tree is opened, and each minute.
+    pass_and_start(&mut b, 0).await;
+    for path in ["file", "deep/er/file", "ahead"] {
+        assert!(goes_in(&b, path).await > hour, "{path}");
+    }
+    pass_and_start(&mut b, 3600).await;
+    assert!(goes_in(&b, "deep/er/file").await > Duration::ZERO);
+    assert!(past.exists() && future.exists());
     assert_eq!(in_trash(&b, "file").len(), 1);
-    assert!(mine.exists());
+    pass_and_start(&mut b, 3600).await;
+    b.until("gone", |_| hours(&b) == [mine.clone()]).await;
 }
 
 /// Whatever a source announces: only a disk that was full makes room, a step at a time, and first by what nobody needs.

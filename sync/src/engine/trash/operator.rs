@@ -2,6 +2,7 @@
 //! what it puts there must not lose its directory.
 
 use super::STEP;
+use super::ages::Ages;
 use crate::commit::trash::{self, Found, Hour, TrashContent};
 use crate::commit::{Purged, Which};
 use crate::engine::command::Command;
@@ -46,7 +47,8 @@ impl Engine {
                 ..TrashListing::default()
             };
             for (config, private) in opened(shared, tree.as_deref())? {
-                let mut add = |found: Found| listing.add(&config.name, &found);
+                let kept = Kept::of(shared, &config);
+                let mut add = |found: Found| listing.add(&kept, &found);
                 trash::each(&private, &below, &mut add).map_err(|f| failed(&config.name, &f))?;
                 if !listing.whole {
                     break;
@@ -79,7 +81,11 @@ impl Engine {
                 let of = at.map(|at| format!(" of {at}")).unwrap_or_default();
                 return Err(CommandError::NotInTrash(format!("{path}{of}")));
             }
-            Ok(found.iter().map(|found| item(&tree, found)).collect())
+            let trees = shared.trees();
+            let config = trees.iter().find(|t| t.name == tree);
+            let kept = config.map(|config| Kept::of(shared, config));
+            let kept = kept.ok_or_else(|| CommandError::NoSuchTree(tree.clone()))?;
+            Ok(found.iter().map(|found| item(&kept, found)).collect())
         })
         .await
     }
@@ -159,8 +165,28 @@ impl Worker {
     }
 }
 
+/// A tree, and how long what is in its trash has been there.
+struct Kept<'a> {
+    config: &'a TreeConfig,
+    ages: Ages,
+}
+
+impl<'a> Kept<'a> {
+    fn of(shared: &Shared, config: &'a TreeConfig) -> Kept<'a> {
+        // An index that cannot be read is the worker's to say; the list does without.
+        let ages = shared
+            .index
+            .snapshot()
+            .and_then(|s| super::load(&s, config.id()));
+        Kept {
+            config,
+            ages: ages.unwrap_or_default(),
+        }
+    }
+}
+
 impl TrashListing {
-    fn add(&mut self, tree: &str, found: &Found) -> ControlFlow<()> {
+    fn add(&mut self, kept: &Kept<'_>, found: &Found) -> ControlFlow<()> {
         if found.stat.is_dir() && !found.bare {
             return ControlFlow::Continue(());
         }
@@ -172,7 +198,7 @@ impl TrashListing {
             self.bytes = self.bytes.saturating_add(found.stat.size);
         }
         if self.items.len() < LISTED {
-            self.items.push(item(tree, found));
+            self.items.push(item(kept, found));
         } else {
             self.beyond += 1;
         }
@@ -225,7 +251,7 @@ fn failed(tree: &str, fault: &Fault) -> CommandError {
     }
 }
 
-fn item(tree: &str, found: &Found) -> TrashItem {
+fn item(kept: &Kept<'_>, found: &Found) -> TrashItem {
     let stat = &found.stat;
     let kind = match stat {
         stat if stat.is_file() => TrashKind::File,
@@ -233,9 +259,12 @@ fn item(tree: &str, found: &Found) -> TrashItem {
         stat if stat.is_symlink() => TrashKind::Symlink,
         _ => TrashKind::Other,
     };
+    let age = kept.config.trash_age.as_secs();
+    let left = kept.ages.left(found.hour.hour, age);
     TrashItem {
-        tree: tree.to_owned(),
+        tree: kept.config.name.clone(),
         hour: found.hour.to_string(),
+        goes_in: left.map(Duration::from_secs),
         path: found.path.clone(),
         kind,
         size: if kind == TrashKind::File {
