@@ -143,6 +143,8 @@ pub struct Machine {
     bond: Bond,
     /// The peer's silence was reported.
     peer_lost: bool,
+    /// It is heard again, and has not said yet what it is.
+    healed: bool,
     /// A lower master was met, and reported.
     rival_told: bool,
     own_key_elsewhere: bool,
@@ -214,6 +216,7 @@ impl Machine {
             asked: None,
             bond: Bond::default(),
             peer_lost: false,
+            healed: false,
             rival_told: false,
             own_key_elsewhere: false,
             holding: false,
@@ -343,6 +346,7 @@ impl Machine {
                 Timer::Probe => self.probe_late(),
                 Timer::Contest => self.contest_due(),
                 Timer::Refresh => self.refresh_due(),
+                Timer::Announce => self.announce_due(),
                 Timer::Solo => self.solo_due(),
                 Timer::BootWait => self.boot_wait_over(),
                 // What these are for is looked at after every input; they are only reasons to be called.

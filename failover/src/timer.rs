@@ -20,6 +20,8 @@ pub enum Timer {
     Contest,
     /// The floating addresses need a new lifetime.
     Refresh,
+    /// The floating addresses are announced once more.
+    Announce,
     /// R4: the silence is long enough for the solo mark.
     Solo,
     /// How long a starting node listens before it looks at R4.
@@ -54,6 +56,7 @@ pub const ALL: [Timer; COUNT] = [
     Timer::BootWait,
     Timer::Contest,
     Timer::Refresh,
+    Timer::Announce,
     Timer::Grace,
     Timer::Stop,
     Timer::Heartbeat,

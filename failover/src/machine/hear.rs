@@ -78,6 +78,7 @@ impl Machine {
         if std::mem::take(&mut self.peer_lost) {
             self.record(self.phase(), "the peer is heard again".into());
             self.notify(NoticeKind::Peer, "the peer is heard again");
+            self.healed = true;
         }
         // R4: from now on the peer may become able to take over.
         self.durable.solo = false;
@@ -97,6 +98,10 @@ impl Machine {
             self.contact(body);
         } else {
             self.rival_told = false;
+        }
+        // Whoever has to give way to a rival has done so by now.
+        if std::mem::take(&mut self.healed) {
+            self.announce_healed();
         }
     }
 

@@ -17,6 +17,15 @@ const QUIET: u8 = 3;
 /// An epoch that could not be made durable is tried again after this time.
 const EPOCH_AGAIN: Duration = Duration::from_secs(5);
 
+/// After a burst of announcements one more comes after each of these times in turn, and then after the last one of them for as long
+/// as this node serves. A switch or a client that was cut off at the takeover, or at the end of a split, hears of it from these.
+const ANNOUNCE_AGAIN: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+    Duration::from_secs(25),
+    Duration::from_secs(60),
+];
+
 impl Machine {
     pub(super) fn master_mut(&mut self) -> Option<&mut Master> {
         match &mut self.state {
@@ -28,6 +37,7 @@ impl Machine {
     /// The takeover is over; the services are starting.
     pub(super) fn master_entered(&mut self, cause: Cause) {
         self.refresh_due();
+        self.announce_later();
         if self.missing.is_some() {
             self.tell_missing();
         }
@@ -169,6 +179,34 @@ impl Machine {
             self.record(self.phase(), text.into());
             self.notify(NoticeKind::AddressConflict, text);
         }
+    }
+
+    /// The peer is heard again: whoever was on its side may take it for the one that serves.
+    pub(super) fn announce_healed(&mut self) {
+        if self.master_mut().is_some_and(|m| m.recheck.is_none()) {
+            self.announce(self.policy.announce_times);
+            self.announce_later();
+        }
+    }
+
+    fn announce_later(&mut self) {
+        if let Some(master) = self.master_mut() {
+            master.announced = 0;
+            self.timers
+                .set(Timer::Announce, self.now + ANNOUNCE_AGAIN[0]);
+        }
+    }
+
+    pub(super) fn announce_due(&mut self) {
+        let Some(master) = self.master_mut() else {
+            return;
+        };
+        let next = (master.announced + 1).min(ANNOUNCE_AGAIN.len() - 1);
+        master.announced = next;
+        self.timers
+            .set(Timer::Announce, self.now + ANNOUNCE_AGAIN[next]);
+        // Not while it asks whether another one took over.
+        self.announce(1);
     }
 
     // R4.

@@ -97,6 +97,7 @@ impl Machine {
             Timer::BootWait,
             Timer::Contest,
             Timer::Refresh,
+            Timer::Announce,
             Timer::Recheck,
         ] {
             self.timers.stop(timer);

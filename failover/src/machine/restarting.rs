@@ -70,6 +70,7 @@ impl Machine {
                 recheck: None,
                 settled: self.now,
                 refused: None,
+                announced: 0,
             }),
             cause.to_string(),
         );

@@ -163,6 +163,8 @@ pub(super) struct Master {
     pub settled: Instant,
     /// What was said of a hand-over that was refused.
     pub refused: Option<String>,
+    /// How many of the later announcements were made.
+    pub announced: usize,
 }
 
 /// The new epoch is late.

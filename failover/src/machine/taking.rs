@@ -275,6 +275,7 @@ impl Machine {
             recheck: None,
             settled: self.now + settle,
             refused: None,
+            announced: 0,
         };
         self.enter(
             State::Master(master),

@@ -153,3 +153,52 @@ fn two_masters_in_contact_are_measured() {
     // Everything that was recorded meanwhile is in the effects that `obey` passed over; the view keeps the last.
     assert_eq!(p.machine.last_decision.as_deref(), Some(text));
 }
+
+/// A switch that was cut off when the burst came hears one of the later ones.
+#[test]
+fn announcements_come_again_later_and_for_as_long_as_it_serves() {
+    let mut p = at(Phase::Taking, false);
+    p.obey(|_| false);
+    assert_eq!(p.phase(), Phase::Master);
+    // After the seconds in which it asks whether somebody else answers.
+    p.open.clear();
+    let mut announced = Vec::new();
+    for second in 1..=200_u64 {
+        for _ in 0..2 {
+            p.wait(SECOND / 2);
+            // Nobody answers for the addresses.
+            p.obey(|e| matches!(e, Effect::Announce { .. }));
+            p.hear(Phase::Standby, 6, |_| {});
+        }
+        if is_announced(&p) {
+            announced.push(second);
+        }
+        p.open.clear();
+    }
+    // The peer, which was thought dead, is heard again after half a second.
+    let healed_and_later = [1, 2, 6, 31, 91, 151];
+    assert_eq!(announced, healed_and_later, "seconds after the takeover");
+}
+
+/// Who was on the other side of a split may take the other one for the one that serves.
+#[test]
+fn the_end_of_a_split_is_announced_by_the_one_that_goes_on() {
+    // The peer's phase and term, and whether this node (term 6) goes on.
+    let table = [
+        (Phase::Master, 5, true),
+        (Phase::Releasing, 5, true),
+        (Phase::Standby, 6, true),
+        (Phase::Master, 9, false),
+    ];
+    for (phase, term, goes_on) in table {
+        let mut p = at(Phase::Master, false);
+        p.wait(SECOND * 40);
+        p.open.clear();
+        p.hear(phase, term, |_| {});
+        assert_eq!(p.phase() == Phase::Master, goes_on, "{phase:?} {term}");
+        assert_eq!(is_announced(&p), goes_on, "{phase:?} {term}");
+        p.open.clear();
+        p.hear(phase, term, |_| {});
+        assert!(!is_announced(&p), "once");
+    }
+}
