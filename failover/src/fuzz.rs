@@ -25,7 +25,7 @@ pub const TARGETS: &[Target] = &[
         vec![slots::encode(3, &durable()).to_vec()]
     }),
     ("failover_frames", frame, announcements),
-    ("failover_icmp", echo, Vec::new),
+    ("failover_icmp", echo, echoes),
     ("failover_netlink", netlink, || vec![netlink_answer()]),
     (
         "failover_events",
@@ -165,10 +165,18 @@ fn frame(bytes: &[u8]) {
     let _ = claimant(bytes, IpAddr::V6(Ipv6Addr::LOCALHOST));
 }
 
+/// The random mark of a request for an echo.
+const MARK: [u8; 16] = [7; 16];
+
+/// What is taken for an answer ends with the mark, and answers a request that was sent.
 fn echo(bytes: &[u8]) {
     use crate::probe::icmp::is_answer;
-    let _ = is_answer(bytes, IpAddr::V4(Ipv4Addr::LOCALHOST), 3, &[7; 16]);
-    let _ = is_answer(bytes, IpAddr::V6(Ipv6Addr::LOCALHOST), 3, &[7; 16]);
+    let v4 = is_answer(bytes, IpAddr::V4(Ipv4Addr::LOCALHOST), 3, &MARK);
+    let v6 = is_answer(bytes, IpAddr::V6(Ipv6Addr::LOCALHOST), 3, &MARK);
+    if v4 || v6 {
+        let before = bytes.strip_suffix(&MARK).expect("the mark is the end");
+        assert!(matches!(before, [.., 0, 1..=3]), "{before:?}");
+    }
 }
 
 fn netlink(bytes: &[u8]) {
@@ -268,6 +276,25 @@ fn announcements() -> Vec<Vec<u8>> {
         frame::gratuitous_request(mac, Ipv4Addr::new(192, 0, 2, 1)),
         frame::gratuitous_reply(mac, Ipv4Addr::new(192, 0, 2, 1)),
         frame::unsolicited_advert(mac, Ipv6Addr::LOCALHOST, false),
+    ]
+}
+
+/// The answers to the second request: one with the IPv4 header in front of it, and one with one that has options; an ICMPv6
+/// one, and a router's word that the host cannot be reached.
+fn echoes() -> Vec<Vec<u8>> {
+    let answer = |kind: u8| [&[kind, 0, 0x12, 0x34, 7, 7, 0, 2][..], &MARK].concat();
+    let header = |words: u8| {
+        let mut header = vec![0; usize::from(words) * 4];
+        header[0] = 0x40 | words;
+        header[9] = 1;
+        header
+    };
+    let unreachable = [&header(5)[..], &[3, 1, 0, 0, 0, 0, 0, 0], &header(5)].concat();
+    vec![
+        [header(5), answer(0)].concat(),
+        [header(7), answer(0)].concat(),
+        answer(129),
+        unreachable,
     ]
 }
 

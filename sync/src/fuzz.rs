@@ -2,7 +2,7 @@
 //! breaks a promise.
 
 use crate::delta::{self, Piece};
-use crate::entry::{ContentHash, Kind, Meta, State, Xattrs};
+use crate::entry::{ContentHash, FLAGS_NAME, Flags, Kind, Meta, State, Xattrs};
 use crate::filter::Filter;
 use crate::lineage::{NodeHeads, NodeName, combine, compare};
 use crate::path::RelPath;
@@ -11,6 +11,7 @@ use crate::source::machine::{Effect as SourceEffect, Fetched, Reads, SourceMachi
 use crate::tree::TreeId;
 use crate::wire::{self, Message, Record, Want};
 use bytes::{Bytes, BytesMut};
+use std::collections::BTreeMap;
 
 /// Name, function, and inputs from which a search may begin.
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
@@ -36,7 +37,14 @@ pub const TARGETS: &[Target] = &[
         vec![b"2026-11-28T03".to_vec(), b"2028-02-29T23.99".to_vec()]
     }),
     ("sync_owners", crate::owners::fuzz, owner_seeds),
-    ("sync_fanotify", crate::watch::fuzz, Vec::new),
+    ("sync_flags", flags, || {
+        vec![Flags::of_bits(0x30).to_value(), vec![0, 0, 0x80, 0]]
+    }),
+    (
+        "sync_fanotify",
+        crate::watch::fuzz,
+        crate::watch::fuzz_seeds,
+    ),
     ("sync_writers", crate::writers::fuzz, proc_lines),
     ("sync_path", path, paths),
 ];
@@ -249,6 +257,18 @@ fn heads(bytes: &[u8]) {
         if let Some(place) = other.head.place() {
             let _ = one.head.rewind(place);
         }
+    }
+}
+
+/// The flags of `chattr` as the peer or the index has them among an entry's attributes.
+fn flags(bytes: &[u8]) {
+    let map = BTreeMap::from([(FLAGS_NAME.to_vec(), bytes.to_vec())]);
+    let flags = Flags::from_value(bytes);
+    assert_eq!(Xattrs::try_from(map).ok().map(|x| x.flags()), flags);
+    if let Some(flags) = flags {
+        assert_eq!(flags.to_value(), bytes);
+        assert_eq!(Flags::of_bits(flags.bits()), flags);
+        assert!(!flags.is_empty() && !flags.to_string().is_empty());
     }
 }
 

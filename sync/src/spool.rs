@@ -127,12 +127,7 @@ impl Spool {
         let mut bytes = 0;
         for entry in fs::read_dir(&dir)? {
             let entry = entry?;
-            let name = entry.file_name();
-            let number = name
-                .to_str()
-                .and_then(|n| n.strip_suffix(".batch"))
-                .and_then(|n| u64::from_str_radix(n, 16).ok());
-            if let Some(number) = number {
+            if let Some(number) = entry.file_name().to_str().and_then(number_of) {
                 numbers.push(number);
                 bytes += entry.metadata()?.len();
             }
@@ -246,7 +241,11 @@ impl Spool {
             .open(&temporary)?;
         write(&file)?;
         file.sync_data()?;
-        let number = self.numbers.back().map_or(1, |last| last + 1);
+        let number = match self.numbers.back() {
+            Some(last) => last.checked_add(1),
+            None => Some(1),
+        };
+        let number = number.ok_or_else(|| io::Error::other("the spool has no number left"))?;
         fs::rename(&temporary, self.path(number))?;
         File::open(&self.dir)?.sync_all()?;
         self.lacks = self.lacks() || !head.failed.is_empty();
@@ -290,7 +289,7 @@ impl Spool {
     }
 
     fn path(&self, number: u64) -> PathBuf {
-        self.dir.join(format!("{number:016x}.batch"))
+        self.dir.join(name_of(number))
     }
 
     fn read(&self, number: u64) -> io::Result<Spooled> {
@@ -313,6 +312,17 @@ impl Spool {
             path,
         })
     }
+}
+
+/// The name of a batch's file.
+fn name_of(number: u64) -> String {
+    format!("{number:016x}.batch")
+}
+
+/// The number of a batch whose file has this name. Another name that reads as its number is no batch's.
+fn number_of(name: &str) -> Option<u64> {
+    let number = u64::from_str_radix(name.strip_suffix(".batch")?, 16).ok()?;
+    (name_of(number) == name).then_some(number)
 }
 
 #[derive(Debug)]
@@ -353,7 +363,7 @@ pub(crate) fn head_of(batch: &[u8]) -> io::Result<Head> {
     read.map(|(head, _)| head)
 }
 
-/// A slot with a batch of one content, and the batch alone.
+/// A slot with a batch of one content, the batch alone, and the name of a batch.
 #[cfg(feature = "fuzz")]
 pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
     let commit = Commit {
@@ -373,12 +383,17 @@ pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
     let heads = NodeHeads::new(node, Vec::new()).expect("no trees are in order");
     let head = Head::new(ready, heads, vec![(0, 3)]);
     let batch = [&head.encode().expect("a small head")[..], b"abc"].concat();
-    vec![ahead::encode(7, 1, batch.len() as u32, &batch), batch]
+    let name = name_of(0x1a).into_bytes();
+    vec![ahead::encode(7, 1, batch.len() as u32, &batch), batch, name]
 }
 
-/// The head of a spooled batch, and the slot.
+/// The head of a spooled batch, the slot, and the name of a batch.
 #[cfg(feature = "fuzz")]
 pub(crate) fn fuzz(mut bytes: &[u8]) {
+    let name = std::str::from_utf8(bytes);
+    if let Some((name, number)) = name.ok().and_then(|name| Some((name, number_of(name)?))) {
+        assert_eq!(name_of(number), name, "a name is read as another");
+    }
     if let Some((_, _, Some(batch))) = ahead::parse(bytes) {
         assert!(batch.len() <= bytes.len());
     }
@@ -447,6 +462,33 @@ mod tests {
         spool.remove(&next).unwrap();
         assert!(spool.first().unwrap().is_none() && spool.bytes() == 0);
         assert!(!spool.lacks());
+    }
+
+    #[test]
+    fn a_file_with_another_name_is_no_batch() {
+        assert_eq!(number_of("000000000000001a.batch"), Some(26));
+        for other in [
+            "1.batch",
+            "+000000000000001.batch",
+            "000000000000001A.batch",
+        ] {
+            assert_eq!(number_of(other), None);
+            let dir = tempfile::tempdir().unwrap();
+            drop(Spool::open(dir.path()).unwrap());
+            fs::write(dir.path().join("spool").join(other), "").unwrap();
+            assert!(Spool::open(dir.path()).unwrap().is_empty(), "{other}");
+        }
+    }
+
+    #[test]
+    fn behind_the_last_number_nothing_is_added() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path()).unwrap();
+        spool.add(&head(5, vec![]), &[]).unwrap();
+        fs::rename(spool.path(1), spool.path(u64::MAX)).unwrap();
+        let mut spool = Spool::open(dir.path()).unwrap();
+        spool.add(&head(9, vec![]), &[]).unwrap_err();
+        assert_eq!(spool.reaches(TreeId::of("data")).unwrap().1, 5);
     }
 
     #[test]

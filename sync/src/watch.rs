@@ -229,10 +229,11 @@ fn sentinel_name(token: u64) -> Vec<u8> {
     format!("barrier-{token:016x}").into_bytes()
 }
 
-/// The token of a sentinel's name.
+/// The token of a sentinel's name. Another name that reads as its number is nobody's.
 fn sentinel_token(name: &[u8]) -> Option<u64> {
     let digits = name.strip_prefix(b"barrier-")?;
-    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    let token = u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    (sentinel_name(token) == name).then_some(token)
 }
 
 /// Makes and removes a sentinel: its creation is an event in order with all others.
@@ -261,15 +262,33 @@ fn remove_old_sentinels(private: &Private) {
     }
 }
 
-/// What the kernel's fanotify queue says.
+/// What the kernel's fanotify queue says. A name becomes a component of a path, as which it stays itself, or a barrier.
 #[cfg(feature = "fuzz")]
 pub(crate) fn fuzz(bytes: &[u8]) {
     for event in fanotify_sys::events(bytes).map_while(Result::ok) {
         let room = bytes.len();
         for name in event.names() {
             assert!(name.name.len() <= room && name.handle.len() <= room);
+            if let Some(token) = sentinel_token(name.name) {
+                assert_eq!(sentinel_name(token), name.name);
+            }
+            if let Ok(path) = RelPath::root().join(name.name) {
+                assert_eq!(path.as_bytes(), name.name);
+                assert_eq!(path.components().count(), 1);
+            }
         }
     }
+}
+
+/// A rename, and a sentinel that was made.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
+    let sentinel = sentinel_name(7);
+    let rename = [(10, &b"old"[..]), (12, b"newname")];
+    vec![
+        fanotify_sys::sample(fanotify_sys::FAN_RENAME, &rename),
+        fanotify_sys::sample(fanotify_sys::FAN_CREATE, &[(2, &sentinel)]),
+    ]
 }
 
 #[cfg(test)]

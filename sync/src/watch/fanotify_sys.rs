@@ -202,34 +202,40 @@ fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(field.try_into().ok()?))
 }
 
+/// An event as the kernel writes it: a record of each kind with its name, which ends with a zero.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn sample(mask: u64, names: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut info = Vec::new();
+    for (kind, name) in names {
+        let mut record = vec![1, 2, 3, 4, 5, 6, 7, 8];
+        record.extend(8u32.to_ne_bytes());
+        record.extend(1i32.to_ne_bytes());
+        record.extend([*kind; 8]);
+        record.extend(*name);
+        record.push(0);
+        let length = u16::try_from(record.len() + INFO_HEADER_LEN).expect("short");
+        info.extend([*kind, 0]);
+        info.extend(length.to_ne_bytes());
+        info.extend(record);
+    }
+    let length = u32::try_from(info.len() + METADATA_LEN).expect("short");
+    let mut event = length.to_ne_bytes().to_vec();
+    event.extend([libc::FANOTIFY_METADATA_VERSION, 0]);
+    event.extend((METADATA_LEN as u16).to_ne_bytes());
+    event.extend(mask.to_ne_bytes());
+    event.extend((-1i32).to_ne_bytes());
+    event.extend(42i32.to_ne_bytes());
+    event.extend(info);
+    event
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A rename as the kernel writes it: two records, names padded with zeros.
     fn rename() -> Vec<u8> {
-        let mut info = Vec::new();
-        for (kind, name) in [(10u8, &b"old\0"[..]), (12, b"newname\0")] {
-            let mut record = vec![1, 2, 3, 4, 5, 6, 7, 8];
-            record.extend(8u32.to_ne_bytes());
-            record.extend(1i32.to_ne_bytes());
-            record.extend([kind; 8]);
-            record.extend(name);
-            let length = u16::try_from(record.len() + 4).expect("short");
-            info.extend([kind, 0]);
-            info.extend(length.to_ne_bytes());
-            info.extend(record);
-        }
-        let length = u32::try_from(info.len() + 24).expect("short");
-        let mut event = length.to_ne_bytes().to_vec();
-        event.extend([3, 0]);
-        event.extend(24u16.to_ne_bytes());
-        event.extend(FAN_RENAME.to_ne_bytes());
-        event.extend((-1i32).to_ne_bytes());
-        event.extend(42i32.to_ne_bytes());
-        event.extend(info);
-        event
+        sample(FAN_RENAME, &[(10, b"old"), (12, b"newname")])
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! libFuzzer on one target, which the variable `TARGET` names. See `tests/fuzz/search`.
+//! libFuzzer on one target, which the variable `TARGET` names; its seeds are written to the directory that `SEEDS` names. See
+//! `tests/fuzz/search`.
 
 #![no_main]
 
@@ -14,4 +15,14 @@ static TARGET: LazyLock<Target> = LazyLock::new(|| {
     found.unwrap_or_else(|| panic!("TARGET is {name:?}, and must be one of {names:?}"))
 });
 
-fuzz_target!(|bytes: &[u8]| (TARGET.run)(bytes));
+/// Where the search finds them beside the corpus.
+fn write_seeds() {
+    let Some(dir) = std::env::var_os("SEEDS").map(std::path::PathBuf::from) else {
+        return;
+    };
+    for (n, seed) in (TARGET.seeds)().iter().enumerate() {
+        std::fs::write(dir.join(format!("seed-{n}")), seed).expect("a seed can be written");
+    }
+}
+
+fuzz_target!(init: write_seeds(), |bytes: &[u8]| (TARGET.run)(bytes));

@@ -146,6 +146,7 @@ replayed!(
     sync_marker,
     sync_trash,
     sync_owners,
+    sync_flags,
     sync_fanotify,
     sync_writers,
     sync_path,
