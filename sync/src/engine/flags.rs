@@ -64,8 +64,11 @@ impl Worker {
             }
             tree.flagged_others.want();
             let (key, left) = (flagged_key(tree.id), tree.flagged.clone());
-            let kept = self.shared.index.write(|w| w.put_value(&key, &left));
-            if let Err(error) = kept.and_then(|()| self.list_as_is(at, paths)) {
+            // First the list of what is asked for: a crash between the two only asks twice.
+            let asked = self.list_as_is(at, paths);
+            if let Err(error) =
+                asked.and_then(|()| self.shared.index.write(|w| w.put_value(&key, &left)))
+            {
                 self.index_failed(&error);
             }
         }
