@@ -168,8 +168,8 @@ pub(super) fn poll_read(
 impl Tree {
     /// Large contents that a scan found are not known yet.
     pub fn reads_for_scan(&self) -> bool {
-        let found = |dirt: &Dirt| dirt.large && dirt.scanned;
-        self.reading.is_some() && self.dirty.values().any(found)
+        // What happens to it meanwhile marks it anew, and makes it no better known.
+        self.has_large && self.dirty.values().any(|dirt| dirt.scanned)
     }
 
     /// Marks what is to be read beside the worker.
@@ -202,7 +202,7 @@ impl Worker {
             }
             let mut large = tree.dirty.iter().filter(|(_, dirt)| dirt.large);
             let Some((path, dirt)) = large.next().map(|(path, dirt)| (path.clone(), *dirt)) else {
-                tree.has_large = false;
+                tree.has_large = tree.dirty.values().any(|dirt| dirt.scanned);
                 continue;
             };
             self.begin_reading(at, path, dirt);
@@ -274,8 +274,10 @@ impl Worker {
             // It was renamed, replaced or removed: an ordinary look, for which it is marked, tells.
             return self.due_now();
         }
-        if !was_marked_again {
-            tree.dirty.remove(&path);
+        match tree.dirty.get_mut(&path).filter(|_| was_marked_again) {
+            // What a scan found is told now.
+            Some(mark) => mark.scanned = false,
+            None => drop(tree.dirty.remove(&path)),
         }
         self.look_at_read(at, (path, dirt), read);
         self.due_now();

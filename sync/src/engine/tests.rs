@@ -1,7 +1,7 @@
 //! Two engines in one process, real directories, a stream between them.
 
 mod ahead;
-mod between;
+pub(super) mod between;
 #[cfg(target_arch = "x86_64")]
 mod coarse;
 pub(super) mod compare;
@@ -32,7 +32,7 @@ pub(super) mod pair;
 mod policy;
 mod power;
 mod read_only;
-mod reading;
+pub(super) mod reading;
 mod receivers;
 mod reflinks;
 mod renames;
@@ -49,4 +49,5 @@ mod stores;
 mod swapped;
 mod trash;
 pub mod trees;
+pub(super) mod unread;
 mod verify;

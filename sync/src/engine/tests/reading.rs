@@ -18,9 +18,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Too large for the worker.
-const LARGE: u64 = 100 << 20;
+pub(in crate::engine) const LARGE: u64 = 100 << 20;
 
-fn sparse(path: &Path, size: u64) {
+pub(in crate::engine) fn sparse(path: &Path, size: u64) {
     File::create(path).unwrap().set_len(size).unwrap();
 }
 
@@ -43,7 +43,7 @@ async fn reads() -> (Node, Node, Cable) {
     (a, b, cable)
 }
 
-fn hold(a: &Node, held: bool) {
+pub(in crate::engine) fn hold(a: &Node, held: bool) {
     let shared = &a.engine().shared;
     shared.readings.held.store(held, Ordering::SeqCst);
 }
