@@ -82,6 +82,7 @@ impl Worker {
                     tree.deletes.size(clock::now(), counts.entries());
                 }
                 tree.walked_at = clock::now();
+                tree.walked_since = job.and_then(|job| job.read_since).or(tree.walked_since);
                 tree.forget_what_is_not_kept();
                 if tree.accepted.take().is_some() {
                     tree.deletes.accept();
@@ -89,7 +90,6 @@ impl Worker {
                 if waits {
                     self.due_now();
                 }
-                self.read_again(at, job.and_then(|job| job.read_since));
                 if !routine {
                     tracing::info!(tree = self.trees[at].config.name, "scan complete");
                 }
@@ -98,6 +98,7 @@ impl Worker {
             }
             self.touch();
         }
+        self.read_again();
     }
 
     /// Passes that are due, and flags that are gone.

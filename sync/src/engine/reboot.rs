@@ -119,17 +119,22 @@ impl Worker {
         Ok(())
     }
 
-    /// A whole pass over a tree has read what changed since. What had to be read from an earlier time on since it began is read by
-    /// the next one.
-    pub(super) fn read_again(&mut self, at: usize, since: Option<i128>) {
-        let tree = &mut self.trees[at];
-        if tree.read_since.take_if(|now| Some(*now) == since).is_none() {
-            return;
+    /// Where a whole pass has ended and nothing that it found is unread, what changed since was read. What had to be read from an
+    /// earlier time on since it began is read by the next one.
+    pub(super) fn read_again(&mut self) {
+        let mut read = Vec::new();
+        for tree in &mut self.trees {
+            if tree.walked_since.is_none() || !tree.moves() || tree.is_scanned() {
+                continue;
+            }
+            let since = tree.walked_since.take();
+            if tree.read_since.take_if(|now| Some(*now) == since).is_some() {
+                read.push(tree.id);
+            }
         }
-        let id = tree.id;
-        self.change_mark(|mark| {
-            mark.again.remove(&id);
-        });
+        if !read.is_empty() {
+            self.change_mark(|mark| mark.again.retain(|id, _| !read.contains(id)));
+        }
     }
 
     /// The process ends by its own will.
@@ -168,18 +173,26 @@ fn newest_change(index: &Snapshot, tree: TreeId) -> Result<Option<i128>, IndexEr
 mod tests {
     use super::*;
 
+    use crate::engine::handle::open::prepare;
+    use crate::engine::tests::between::number;
     use crate::engine::tests::compare::assert_equal;
-    use crate::engine::tests::pair::{Cable, Node, flush, pair, write};
+    use crate::engine::tests::pair::{Cable, Node, flush, pair, recorded, write};
+    use crate::engine::tests::reading::{LARGE, hold, sparse};
+    use crate::engine::tests::unread::has_walked;
     use crate::index::{Index, IndexIdentity};
+    use crate::tree::TreeConfig;
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
 
     /// What a machine leaves that lost its power: the times of a write that the index knows, with other blocks.
     fn tear(node: &Node, name: &str, content: &str) {
+        let file = File::options().write(true).open(node.tree().join(name));
+        file.unwrap().write_all_at(content.as_bytes(), 0).unwrap();
         let identity = IndexIdentity {
             pair: "test".into(),
             node: node.name.into(),
         };
         let index = Index::open(&node.dir.path().join("state/index.redb"), &identity).unwrap();
-        std::fs::write(node.tree().join(name), content).unwrap();
         let root = crate::beneath::Root::open(&node.tree(), false).unwrap();
         let path = RelPath::new(name).unwrap();
         let key = root.stat(&path).unwrap().map(|stat| stat.key());
@@ -193,6 +206,55 @@ mod tests {
                 w.put_value(KEY, &lost)
             })
             .unwrap();
+    }
+
+    fn mark(node: &Node) -> Mark {
+        let snapshot = node.engine().shared.index.snapshot().unwrap();
+        snapshot.value(KEY).unwrap().unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn large_contents_are_to_be_read_again_until_they_are() {
+        let mut a = Node::new("a", |_| {});
+        sparse(&a.tree().join("large"), LARGE);
+        a.engine().init_source().await.unwrap();
+        a.engine().begin_source(1).await.unwrap();
+        recorded(&a).await;
+        a.stop().await;
+        tear(&a, "large", "half of it");
+        a.start();
+        let known = number(&a, "data", "large");
+        hold(&a, true);
+        a.engine().begin_source(2).await.unwrap();
+        a.until("walked", has_walked).await;
+        assert_eq!(mark(&a).again.len(), 1);
+        // It is restarted before it has read them.
+        a.stop().await;
+        a.start();
+        a.engine().begin_source(3).await.unwrap();
+        recorded(&a).await;
+        assert!(number(&a, "data", "large") > known);
+        a.shown().await;
+        assert!(mark(&a).again.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_pass_does_not_name_again_what_is_still_to_be_read() {
+        let mut node = Node::new("a", |_| {});
+        node.engine().init_source().await.unwrap();
+        node.stop().await;
+        let trees = vec![TreeConfig::new("data", node.tree())];
+        let (mut worker, _commands) = prepare(node.config(trees)).unwrap();
+        worker.begin_source(1).unwrap();
+        let reads = |worker: &mut Worker, rescan: bool| {
+            let tree = &mut worker.trees[0];
+            (tree.rescan, tree.routine, tree.job) = (rescan, !rescan, None);
+            (tree.read_since, tree.walked_since) = (Some(7), Some(7));
+            worker.jobs();
+            worker.trees[0].job.as_ref().unwrap().read_since
+        };
+        assert_eq!(reads(&mut worker, false), None);
+        assert_eq!(reads(&mut worker, true), Some(7));
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -221,10 +283,6 @@ mod tests {
         let cable = Cable::plug(&a, &b);
         flush(&a).await;
         assert_equal(&a.tree(), &b.tree());
-        let mark = |node: &Node| {
-            let snapshot = node.engine().shared.index.snapshot().unwrap();
-            snapshot.value::<Mark>(KEY).unwrap().unwrap()
-        };
         assert!(mark(&a).again.is_empty() && mark(&b).again.is_empty());
         b.stop().await;
         b.start();

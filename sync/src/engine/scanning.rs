@@ -155,6 +155,12 @@ impl Worker {
         }
         let routine = std::mem::take(&mut tree.routine) && !tree.rescan;
         tree.rescan = false;
+        if !routine {
+            tree.walked_since = None;
+        }
+        // What the walk before has named a pass need not.
+        let walked = tree.walked_since;
+        let read_since = tree.read_since.filter(|since| walked != Some(*since));
         let Some(open) = tree.open.clone() else {
             return;
         };
@@ -164,12 +170,12 @@ impl Worker {
             open,
             index: self.shared.index.clone(),
             receiver,
-            read_since: tree.read_since,
+            read_since,
             slow: routine && tree.config.poll.is_none(),
         });
         match scan {
             Ok(scan) => {
-                let job = Job::new(scan, routine, tree.read_since, clock::now());
+                let job = Job::new(scan, routine, read_since, clock::now());
                 tree.job = Some(job);
             }
             Err(error) => {

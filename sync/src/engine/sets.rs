@@ -107,7 +107,7 @@ impl Worker {
             tree.later.clear();
             tree.unrested.clear();
             (tree.rescan, tree.routine, tree.job) = (false, false, None);
-            tree.reading = None;
+            (tree.reading, tree.walked_since) = (None, None);
         }
     }
 

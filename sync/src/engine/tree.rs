@@ -237,11 +237,13 @@ pub(crate) struct Tree {
     /// Files that changed since are read by the next scan even if their keys say that nothing changed (nanoseconds of the wall
     /// clock): the machine stopped uncleanly, or what was to be read is too much to be named.
     pub read_since: Option<i128>,
+    /// A walk has named those that changed since, and some may be unread.
+    pub walked_since: Option<i128>,
     /// A walk's work.
     pub job: Option<Job>,
     /// A large content that is read.
     pub reading: Option<Reading>,
-    /// Others may be marked to be read.
+    /// Some may be marked to be read, or as found by a scan and not read.
     pub has_large: bool,
     /// Deletions that `accept` lets pass once.
     pub accepted: Option<BTreeSet<Name>>,
@@ -333,6 +335,7 @@ impl Tree {
             kept: BTreeSet::new(),
             trash: Keeping::default(),
             read_since: None,
+            walked_since: None,
             job: None,
             reading: None,
             has_large: false,
