@@ -33,6 +33,8 @@ pub(super) const LARGE: u64 = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct Reading {
     path: RelPath,
+    /// The last round of looks before it began.
+    begun: u64,
     result: oneshot::Receiver<ReadResult>,
     ended: Arc<AtomicBool>,
 }
@@ -47,6 +49,7 @@ impl Drop for Reading {
 struct Order {
     root: Arc<Root>,
     path: RelPath,
+    round: u64,
     unread: Unread,
     before: Option<Before>,
     /// What is known of the file under another name.
@@ -110,12 +113,14 @@ impl Order {
         }
         let (to_worker, result) = oneshot::channel();
         let ended = Arc::new(AtomicBool::new(false));
-        let (path, end) = (self.path.clone(), Arc::clone(&ended));
+        let (path, begun) = (self.path.clone(), self.round);
+        let end = Arc::clone(&ended);
         let thread = std::thread::Builder::new().name("tandem-read".into());
         // A reading that was given up is nobody's.
         thread.spawn(move || drop(to_worker.send(self.run(&end))))?;
         Ok(Reading {
             path,
+            begun,
             result,
             ended,
         })
@@ -235,6 +240,7 @@ impl Worker {
         let order = Order {
             root: Arc::clone(&open.root),
             path: path.clone(),
+            round: tree.round,
             unread,
             before,
             known,
@@ -256,7 +262,7 @@ impl Worker {
         let Some(reading) = self.trees[at].reading.take() else {
             return;
         };
-        let path = reading.path.clone();
+        let (path, begun) = (reading.path.clone(), reading.begun);
         drop(reading);
         let tree = &mut self.trees[at];
         let Some(mark) = tree.dirty.get_mut(&path) else {
@@ -275,8 +281,8 @@ impl Worker {
             return self.due_now();
         }
         match tree.dirty.get_mut(&path).filter(|_| was_marked_again) {
-            // What a scan found is told now.
-            Some(mark) => mark.scanned = false,
+            // What a scan found is told now, and so is what it was marked for before the reading began.
+            Some(mark) => (mark.scanned, mark.since) = (false, mark.since.max(begun)),
             None => drop(tree.dirty.remove(&path)),
         }
         self.look_at_read(at, (path, dirt), read);

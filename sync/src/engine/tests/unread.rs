@@ -1,9 +1,14 @@
 //! Large contents that a scan found and that are not read yet.
 
 use super::compare::assert_equal;
-use super::pair::{Cable, flush, pair, write};
+use super::pair::{Cable, Node, PATIENCE, flush, pair, write};
 use super::reading::{LARGE, hold, sparse};
 use crate::engine::EngineStatus;
+use crate::engine::dirty::Dirt;
+use crate::engine::handle::open::prepare;
+use crate::engine::reading::poll_read;
+use crate::path::RelPath;
+use crate::tree::TreeConfig;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -40,4 +45,34 @@ async fn what_happens_to_an_unread_content_does_not_make_it_known() {
     b.until("consistent", |s| s.consistent).await;
     assert_equal(&a.tree(), &b.tree());
     cable.cut().await;
+}
+
+/// Of a file that is written all the time nobody waits for more than the reading that began next.
+#[tokio::test]
+async fn what_happens_while_a_content_is_read_counts_from_its_beginning_on() {
+    let mut node = Node::new("a", |_| {});
+    node.engine().init_source().await.unwrap();
+    node.stop().await;
+    sparse(&node.tree().join("large"), LARGE);
+    let trees = vec![TreeConfig::new("data", node.tree())];
+    let (mut worker, _commands) = prepare(node.config(trees)).unwrap();
+    worker.begin_source(1).unwrap();
+    let large = RelPath::new("large").unwrap();
+    worker.trees[0].rescan = false;
+    worker.trees[0].mark(large.clone(), Dirt::default());
+    for _ in 0..3 {
+        worker.look_at_dirty();
+    }
+    assert!(worker.trees[0].dirty[&large].large);
+    worker.begin_readings();
+    let begun = worker.round;
+    for _ in 0..3 {
+        worker.look_at_dirty();
+    }
+    worker.trees[0].mark(large.clone(), Dirt::default());
+    assert!(worker.trees[0].dirty[&large].since < begun);
+    let read = std::future::poll_fn(|context| poll_read(&mut worker.trees, context));
+    let (at, read) = tokio::time::timeout(PATIENCE, read).await.unwrap();
+    worker.was_read(at, read);
+    assert_eq!(worker.trees[0].dirty[&large].since, begun);
 }
