@@ -45,6 +45,11 @@ impl Hashed {
     pub fn is_stable(&self) -> bool {
         self.before == self.after && self.size == self.after.size
     }
+
+    /// Whether it is the content of the version that was seen, with this key, before the reading.
+    pub fn is_at_rest(&self, seen: LocalKey) -> bool {
+        self.is_stable() && self.before == seen
+    }
 }
 
 /// Whether the reading of a content that is long is to end before its end: somebody waits for who reads.
@@ -76,7 +81,8 @@ pub fn hash_file(file: &File, flush_first: bool) -> Result<Hashed, Fault> {
     hash_unless(file, TO_ITS_END)
 }
 
-fn hash_unless(file: &File, ends: Ends<'_>) -> Result<Hashed, Fault> {
+/// The same, unless `ends` says that it takes too long.
+pub(crate) fn hash_unless(file: &File, ends: Ends<'_>) -> Result<Hashed, Fault> {
     let before = Stat::of_fd(file.as_fd())?;
     let done = hash_whole(
         file,
@@ -440,6 +446,12 @@ fn read_tail(file: &File, seen: &Seen, tail: &Tail, ends: Ends<'_>) -> Result<Op
 }
 
 impl Read {
+    /// It changed while it was read, and not only by growing.
+    pub fn moves(&self) -> bool {
+        let at_rest = |hashed: Hashed| hashed.is_at_rest(self.seen.key());
+        !self.grew && !self.hashed.is_none_or(at_rest)
+    }
+
     fn unread(seen: Seen) -> Read {
         Read {
             seen,

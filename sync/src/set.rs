@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use crate::beneath::{Place, Root};
 use crate::entry::{ContentHash, LocalKey};
 use crate::fault::Fault;
-use crate::hash::{Ends, hash_file};
+use crate::hash::{Ends, hash_unless};
 use crate::holes;
 use crate::path::RelPath;
 use crate::private::{Private, duplicate, remove_below};
@@ -59,42 +59,67 @@ pub(crate) fn keep(
     kept
 }
 
-/// Keeps what a file has now, though it does not hold still: as it is at this moment where the file system can clone, else
-/// as it is met while it is copied. A copy takes at most a quarter of the free room.
-pub(crate) fn keep_as_it_is(
+/// A copy of what a file had though it did not hold still. Dropping it lets go of it, unless it was kept.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    making: Place,
+    pub hash: ContentHash,
+    pub size: u64,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // Nothing lies there any more if it was kept. What stays is removed when the tree is opened the next time.
+        let _ = self.making.unlink();
+    }
+}
+
+impl Taken {
+    /// It is to be sent.
+    pub fn keep(&self, private: &Private) -> Result<(), Fault> {
+        self.making.rename_over(&at(private, self.hash)?)
+    }
+}
+
+/// Copies what a file has now, though it does not hold still: as it is at this moment where the file system can clone, else
+/// as it is met while it is copied. A copy takes at most a quarter of the free room. It is given up when `ends` says that it takes
+/// too long.
+pub(crate) fn take_as_it_is(
     root: &Root,
     private: &Private,
     path: &RelPath,
-) -> Result<(ContentHash, u64), Fault> {
+    ends: Ends<'_>,
+) -> Result<Taken, Fault> {
     let file = root.open_file(path)?;
     let name = private.new_name();
     let making = Place::new(duplicate(private.set())?, name.as_bytes())?;
     let copy = making.create_new()?;
     let made = match rustix::fs::ioctl_ficlone(&copy, &file) {
         Ok(()) => Ok(()),
-        Err(_) => copy_now(&file, &copy),
+        Err(_) => copy_now(&file, &copy, ends),
     };
-    let kept = made
-        .and_then(|()| hash_file(&copy, false))
-        .and_then(|hashed| {
-            making.rename_over(&at(private, hashed.hash)?)?;
-            Ok((hashed.hash, hashed.size))
-        });
-    if kept.is_err() {
-        // What stays is removed when the tree is opened the next time.
-        let _ = making.unlink();
+    match made.and_then(|()| hash_unless(&copy, ends)) {
+        Ok(hashed) => Ok(Taken {
+            making,
+            hash: hashed.hash,
+            size: hashed.size,
+        }),
+        Err(fault) => {
+            // What stays is removed when the tree is opened the next time.
+            let _ = making.unlink();
+            Err(fault)
+        }
     }
-    kept
 }
 
-fn copy_now(file: &File, copy: &File) -> Result<(), Fault> {
+fn copy_now(file: &File, copy: &File, ends: Ends<'_>) -> Result<(), Fault> {
     let size = Stat::of_fd(file.as_fd())?.size;
     let room = rustix::fs::fstatvfs(copy).map_err(|e| Fault::os("statvfs", e))?;
     if holes::room(file, size) > room.f_bavail.saturating_mul(room.f_frsize) / 4 {
         return Err(Fault::os("copy", rustix::io::Errno::NOSPC));
     }
     // Not further: a file that grows all the time would never end.
-    holes::copy(file, size, copy, 0)
+    holes::copy_unless(file, size, (copy, 0), ends)
 }
 
 /// Nobody needs this content any more.
@@ -172,14 +197,26 @@ mod tests {
         let root = Root::open(dir.path(), false).unwrap();
         let private = Private::open(&root).unwrap();
         let path = RelPath::new("f").unwrap();
-        let kept = keep_as_it_is(&root, &private, &path).unwrap();
-        assert_eq!(kept, (ContentHash::of(b"now"), 3));
-        let mut found = String::new();
-        let mut file = open(&private, kept.0).unwrap();
-        file.read_to_string(&mut found).unwrap();
-        assert_eq!(found, "now");
-        remove(&private, kept.0).unwrap();
-        remove(&private, kept.0).unwrap();
-        assert!(open(&private, kept.0).is_none());
+        let names = || crate::private::names(private.set()).unwrap().len();
+        let taken = || take_as_it_is(&root, &private, &path, TO_ITS_END).unwrap();
+        let hash = ContentHash::of(b"now");
+        for kept in [true, false] {
+            let taken = taken();
+            assert_eq!((taken.hash, taken.size, names()), (hash, 3, 1));
+            if !kept {
+                drop(taken);
+                assert_eq!(names(), 0, "it was not kept");
+                continue;
+            }
+            taken.keep(&private).unwrap();
+            drop(taken);
+            let mut found = String::new();
+            let mut file = open(&private, hash).unwrap();
+            file.read_to_string(&mut found).unwrap();
+            assert_eq!(found, "now");
+            remove(&private, hash).unwrap();
+            remove(&private, hash).unwrap();
+            assert!(open(&private, hash).is_none());
+        }
     }
 }

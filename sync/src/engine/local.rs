@@ -6,12 +6,12 @@ use super::dirty::{Dirt, Missing};
 use super::lacking::lacking_key;
 use super::linked::Names;
 use super::look::{Looker, Rest, Sight, Sights};
-use super::reading::LARGE;
-use super::restless::Restless;
+use super::reading::{Found, LARGE};
+use super::restless::{Copies, Restless};
 use super::status::Mode;
 use super::unverified::unverified_key;
 use super::worker::Worker;
-use crate::hash::{Most, ReadResult};
+use crate::hash::Most;
 use crate::index::{IndexError, Observed, Writer};
 use crate::path::RelPath;
 use std::collections::BTreeSet;
@@ -138,7 +138,12 @@ impl Worker {
         // A receiver judges what it finds by its whole content.
         let tails = (!receiver).then_some(&self.shared.tails);
         let acked = self.shared.peer.borrow().acked;
-        let restless = (!receiver).then_some(Restless { tree, acked });
+        let copies = Copies::Here;
+        let restless = (!receiver).then_some(Restless {
+            tree,
+            copies,
+            acked,
+        });
         let looker = Looker {
             read_since,
             tree: tree.id,
@@ -181,9 +186,16 @@ impl Worker {
         &mut self,
         at: usize,
         (path, dirt): (RelPath, Dirt),
-        read: ReadResult,
+        found: Found,
     ) {
+        let Found { read, taken } = found;
         let sights = self.looker(at, |looker| {
+            let copies = Copies::Beside(taken.as_ref());
+            let restless = looker.restless;
+            let looker = Looker {
+                restless: restless.map(|restless| Restless { copies, ..restless }),
+                ..*looker
+            };
             let mut sights = Sights::default();
             let entry = looker.index.get(looker.tree, &path)?;
             let mut names = Names::default();

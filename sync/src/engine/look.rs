@@ -407,7 +407,7 @@ impl Looker<'_> {
     ) -> Result<(), IndexError> {
         let key = seen.key();
         out.bytes += hashed.size;
-        let at_rest = hashed.is_stable() && hashed.before == key;
+        let at_rest = hashed.is_at_rest(key);
         if !at_rest {
             out.unrested.note((key.dev, key.ino), [path]);
         }

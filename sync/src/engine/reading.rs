@@ -2,7 +2,7 @@
 //! claim that all is known.
 //!
 //! Such a path stays marked, as `large`. One thread for each tree reads one content after the other; what it read is looked at as
-//! if the worker had just read it.
+//! if the worker had just read it. Of what never rests it keeps a copy too.
 
 use super::clock;
 use super::dirty::Dirt;
@@ -16,6 +16,8 @@ use crate::fault::Fault;
 use crate::hash::{self, Before, Ends, How, Links, Once, ReadResult, Unread, Wanted};
 use crate::meta::Seen;
 use crate::path::RelPath;
+use crate::private::Private;
+use crate::set::{self, Taken};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,7 +37,7 @@ pub(crate) struct Reading {
     path: RelPath,
     /// The last round of looks before it began.
     begun: u64,
-    result: oneshot::Receiver<ReadResult>,
+    result: oneshot::Receiver<Found>,
     ended: Arc<AtomicBool>,
 }
 
@@ -43,6 +45,14 @@ impl Drop for Reading {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
     }
+}
+
+/// What a thread found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub read: ReadResult,
+    /// A copy of what did not rest, if one was to be taken.
+    pub taken: Option<Result<Taken, Fault>>,
 }
 
 /// What a thread is told.
@@ -55,6 +65,8 @@ struct Order {
     /// What is known of the file under another name.
     known: Option<(LocalKey, ContentHash)>,
     flush_first: bool,
+    /// Where it is copied if it does not rest.
+    copies: Option<Arc<Private>>,
     shared: Arc<Shared>,
 }
 
@@ -126,18 +138,27 @@ impl Order {
         })
     }
 
-    fn run(&self, ended: &AtomicBool) -> ReadResult {
+    fn run(&self, ended: &AtomicBool) -> Found {
+        let ends = || ended.load(Ordering::Relaxed) || self.shared.end.is_cancelled();
+        let read = self.read(&ends);
+        let moves = matches!(&read, Ok(Some(read)) if read.moves());
+        let copies = self.copies.as_ref().filter(|_| moves);
+        let taken =
+            copies.map(|private| set::take_as_it_is(&self.root, private, &self.path, &ends));
+        Found { read, taken }
+    }
+
+    fn read(&self, ends: Ends<'_>) -> ReadResult {
         let wanted = Wanted {
             path: &self.path,
             file: false,
             unread: self.unread,
             before: self.before.as_ref(),
         };
-        let ends = || ended.load(Ordering::Relaxed) || self.shared.end.is_cancelled();
-        self.rehearse(&ends)?;
+        self.rehearse(ends)?;
         let how = How {
             flush_first: self.flush_first,
-            ends: &ends,
+            ends,
             most: None,
             links: Some(Links {
                 once: &Once::default(),
@@ -156,15 +177,18 @@ impl Order {
 pub(super) fn poll_read(
     trees: &mut [Tree],
     context: &mut Context<'_>,
-) -> Poll<(usize, ReadResult)> {
+) -> Poll<(usize, Found)> {
     for (at, tree) in trees.iter_mut().enumerate() {
         let Some(reading) = &mut tree.reading else {
             continue;
         };
-        if let Poll::Ready(read) = Pin::new(&mut reading.result).poll(context) {
+        if let Poll::Ready(found) = Pin::new(&mut reading.result).poll(context) {
             let panicked = std::io::Error::other("the thread that read it panicked");
-            let read = read.unwrap_or_else(|_| Err(Fault::io("read", &panicked)));
-            return Poll::Ready((at, read));
+            let found = found.unwrap_or_else(|_| Found {
+                read: Err(Fault::io("read", &panicked)),
+                taken: None,
+            });
+            return Poll::Ready((at, found));
         }
     }
     Poll::Pending
@@ -217,6 +241,8 @@ impl Worker {
     fn begin_reading(&mut self, at: usize, path: RelPath, dirt: Dirt) {
         let known = self.looker(at, |looker| {
             let entry = looker.index.get(looker.tree, &path)?;
+            let restless = looker.restless;
+            let copied = restless.is_some_and(|all| all.wants_copy(&path, entry.as_ref()));
             let unread = looker.wanted(&path, dirt, entry.as_ref()).unread;
             let before = entry.and_then(|entry| looker.before(&path, dirt, &entry));
             let stat = looker.open.root.stat(&path).ok().flatten();
@@ -225,9 +251,9 @@ impl Worker {
                 Some(key) => looker.known(&key)?.map(|(_, hash)| (key, hash)),
                 None => None,
             };
-            Ok((unread, before, known))
+            Ok((unread, before, known, copied))
         });
-        let (unread, before, known) = match known {
+        let (unread, before, known, copied) = match known {
             Some(Ok(known)) => known,
             Some(Err(error)) => return self.index_failed(&error),
             None => return,
@@ -245,6 +271,7 @@ impl Worker {
             before,
             known,
             flush_first: tree.config.poll.is_some(),
+            copies: copied.then(|| Arc::clone(&open.private)),
             shared,
         };
         match order.start() {
@@ -258,7 +285,7 @@ impl Worker {
     }
 
     /// A large content was read. If it was marked again meanwhile it is looked at again too.
-    pub(super) fn was_read(&mut self, at: usize, read: ReadResult) {
+    pub(super) fn was_read(&mut self, at: usize, found: Found) {
         let Some(reading) = self.trees[at].reading.take() else {
             return;
         };
@@ -270,7 +297,7 @@ impl Worker {
         };
         let was_marked_again = !std::mem::take(&mut mark.large);
         let dirt = *mark;
-        let is_told = match &read {
+        let is_told = match &found.read {
             Ok(Some(read)) => tree.is_still(&path, &read.seen),
             Ok(None) | Err(Fault::Changed(_) | Fault::Missing | Fault::NotBeneath) => false,
             // The error is the path's: to read it again at once would bring the same.
@@ -285,7 +312,7 @@ impl Worker {
             Some(mark) => (mark.scanned, mark.since) = (false, mark.since.max(begun)),
             None => drop(tree.dirty.remove(&path)),
         }
-        self.look_at_read(at, (path, dirt), read);
+        self.look_at_read(at, (path, dirt), found);
         self.due_now();
     }
 }

@@ -12,7 +12,7 @@ use super::worker::Worker;
 use crate::entry::{ContentHash, IndexEntry, Kind};
 use crate::fault::Fault;
 use crate::path::RelPath;
-use crate::set;
+use crate::set::{self, Taken};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
@@ -63,10 +63,20 @@ impl Unrested {
     }
 }
 
+/// Who copies a restless file.
+#[derive(Clone, Copy)]
+pub(crate) enum Copies<'a> {
+    /// The look.
+    Here,
+    /// Who has read it, if it was to be copied then.
+    Beside(Option<&'a Result<Taken, Fault>>),
+}
+
 /// The restless files of a tree, as a look sees them.
 #[derive(Clone, Copy)]
 pub(crate) struct Restless<'a> {
     pub tree: &'a Tree,
+    pub copies: Copies<'a>,
     /// The standby has everything up to here.
     pub acked: u64,
 }
@@ -75,6 +85,11 @@ impl Restless<'_> {
     /// It is known not to rest.
     pub fn has(&self, path: &RelPath) -> bool {
         self.tree.fuzzy.contains(path)
+    }
+
+    /// A copy of it is to be kept if it does not rest now.
+    pub fn wants_copy(&self, path: &RelPath, entry: Option<&IndexEntry>) -> bool {
+        self.has(path) && !self.is_under_way(path, entry)
     }
 
     /// It is to be read again.
@@ -107,12 +122,28 @@ impl Looker<'_> {
         if restless.is_under_way(path, entry) {
             return None;
         }
-        match set::keep_as_it_is(&self.open.root, &self.open.private, path) {
+        let (root, private) = (&self.open.root, &self.open.private);
+        let now;
+        let taken = match restless.copies {
+            Copies::Here => {
+                now = set::take_as_it_is(root, private, path, self.ends);
+                now.as_ref()
+            }
+            Copies::Beside(Some(taken)) => taken.as_ref(),
+            // The next reading does.
+            Copies::Beside(None) => return None,
+        };
+        let kept = taken.map_err(Fault::clone).and_then(|taken| {
+            taken.keep(private)?;
+            Ok((taken.hash, taken.size))
+        });
+        match kept {
             Ok((hash, size)) => {
                 out.kept.insert(path.clone(), hash);
                 Some(Kind::File { size, hash })
             }
-            Err(Fault::Missing | Fault::NotBeneath) => None,
+            // It is gone, or there was no time for it.
+            Err(Fault::Missing | Fault::NotBeneath | Fault::Changed(_)) => None,
             Err(fault) => {
                 let why =
                     format!("changes faster than it can be read: no copy can be kept: {fault}");

@@ -11,13 +11,12 @@ use super::dirty::Dirt;
 use super::failing::Failing;
 use super::intent::Left;
 use super::prepare::Preparing;
-use super::reading::poll_read;
+use super::reading::{Found, poll_read};
 use super::scanning::{Piece, poll_piece};
 use super::shared::Shared;
 use super::status::Mode;
 use super::told::Told;
 use super::tree::{Stop, Tree};
-use crate::hash::ReadResult;
 use crate::heap;
 use crate::lineage::NodeName;
 use crate::path::RelPath;
@@ -95,7 +94,7 @@ pub(super) enum Next {
     Command(Command),
     Event(Event),
     Scanned(usize, Option<Piece>),
-    Read(usize, Box<ReadResult>),
+    Read(usize, Box<Found>),
     Time,
     Ended,
 }

@@ -214,13 +214,13 @@ impl FreezeHooks for NoHooks {
 }
 
 /// Somebody writes into `busy` all the time, all over it.
-struct Busy {
+pub(super) struct Busy {
     stop: Arc<AtomicBool>,
     writer: std::thread::JoinHandle<()>,
 }
 
 impl Busy {
-    fn begin(node: &super::pair::Node, size: u64) -> Busy {
+    pub fn begin(node: &super::pair::Node, size: u64) -> Busy {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, path) = (Arc::clone(&stop), node.tree().join("busy"));
         let writer = std::thread::spawn(move || {
@@ -235,7 +235,7 @@ impl Busy {
         Busy { stop, writer }
     }
 
-    fn end(self) {
+    pub fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.writer.join().unwrap();
     }

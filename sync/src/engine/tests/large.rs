@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 const SIZE: usize = 40 << 20;
 
 /// Bytes that this process has read: the tests run each in one of its own, with both nodes.
-fn bytes_read() -> u64 {
+pub(super) fn bytes_read() -> u64 {
     let io = std::fs::read_to_string("/proc/self/io").unwrap();
     let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
     line.unwrap().parse().unwrap()

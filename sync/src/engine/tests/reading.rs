@@ -8,7 +8,7 @@ use super::pair::{Cable, Node, flush, noise, pair, recorded, write};
 use super::trees::{both, more};
 use crate::engine::dirty::{Dirt, Missing};
 use crate::engine::handle::open::prepare;
-use crate::engine::reading::poll_read;
+use crate::engine::reading::{Found, poll_read};
 use crate::engine::worker::Worker;
 use crate::path::RelPath;
 use crate::tree::TreeConfig;
@@ -198,7 +198,7 @@ async fn a_large_content_with_several_names_is_read_once() {
 }
 
 /// Reads what is marked as large, to its end or its failure.
-async fn read(worker: &mut Worker) -> (usize, crate::hash::ReadResult) {
+pub(in crate::engine) async fn read(worker: &mut Worker) -> (usize, Found) {
     let read = std::future::poll_fn(|context| poll_read(&mut worker.trees, context));
     tokio::time::timeout(super::pair::PATIENCE, read)
         .await

@@ -1,12 +1,14 @@
 //! Large contents that a scan found and that are not read yet.
 
 use super::compare::assert_equal;
-use super::pair::{Cable, Node, PATIENCE, flush, pair, write};
-use super::reading::{LARGE, hold, sparse};
+use super::flush::Busy;
+use super::large::bytes_read;
+use super::pair::{Cable, Node, flush, noise, pair, write};
+use super::reading::{LARGE, hold, read, sparse};
 use crate::engine::EngineStatus;
 use crate::engine::dirty::Dirt;
 use crate::engine::handle::open::prepare;
-use crate::engine::reading::poll_read;
+use crate::engine::worker::Worker;
 use crate::path::RelPath;
 use crate::tree::TreeConfig;
 use std::fs::File;
@@ -47,18 +49,24 @@ async fn what_happens_to_an_unread_content_does_not_make_it_known() {
     cable.cut().await;
 }
 
+/// A source that scans nothing by itself.
+async fn source(node: &mut Node) -> Worker {
+    node.engine().init_source().await.unwrap();
+    node.stop().await;
+    let trees = vec![TreeConfig::new("data", node.tree())];
+    let (mut worker, _) = prepare(node.config(trees)).unwrap();
+    worker.begin_source(1).unwrap();
+    worker.trees[0].rescan = false;
+    worker
+}
+
 /// Of a file that is written all the time nobody waits for more than the reading that began next.
 #[tokio::test]
 async fn what_happens_while_a_content_is_read_counts_from_its_beginning_on() {
     let mut node = Node::new("a", |_| {});
-    node.engine().init_source().await.unwrap();
-    node.stop().await;
+    let mut worker = source(&mut node).await;
     sparse(&node.tree().join("large"), LARGE);
-    let trees = vec![TreeConfig::new("data", node.tree())];
-    let (mut worker, _commands) = prepare(node.config(trees)).unwrap();
-    worker.begin_source(1).unwrap();
     let large = RelPath::new("large").unwrap();
-    worker.trees[0].rescan = false;
     worker.trees[0].mark(large.clone(), Dirt::default());
     for _ in 0..3 {
         worker.look_at_dirty();
@@ -71,8 +79,37 @@ async fn what_happens_while_a_content_is_read_counts_from_its_beginning_on() {
     }
     worker.trees[0].mark(large.clone(), Dirt::default());
     assert!(worker.trees[0].dirty[&large].since < begun);
-    let read = std::future::poll_fn(|context| poll_read(&mut worker.trees, context));
-    let (at, read) = tokio::time::timeout(PATIENCE, read).await.unwrap();
-    worker.was_read(at, read);
+    let (at, found) = read(&mut worker).await;
+    worker.was_read(at, found);
     assert_eq!(worker.trees[0].dirty[&large].since, begun);
+}
+
+#[tokio::test]
+async fn a_large_file_that_never_rests_is_copied_beside_the_worker() {
+    const SIZE: usize = 65 << 20;
+    let mut node = Node::new("a", |_| {});
+    let mut worker = source(&mut node).await;
+    write(&node.tree().join("busy"), noise(SIZE, 1));
+    let busy = RelPath::new("busy").unwrap();
+    let writer = Busy::begin(&node, SIZE as u64);
+    // On a machine with much else to do the writer may rest for as long as one reading takes.
+    let mut copied = false;
+    for _ in 0..10 {
+        worker.trees[0].note_fuzzy(busy.clone());
+        worker.trees[0].mark(busy.clone(), Dirt::FORCED);
+        worker.look_at_dirty();
+        worker.begin_readings();
+        let (at, found) = read(&mut worker).await;
+        let before = bytes_read();
+        worker.was_read(at, found);
+        assert!(bytes_read() - before < 1 << 20, "the worker has read it");
+        copied = worker.trees[0].copies.contains_key(&busy);
+        if copied {
+            break;
+        }
+    }
+    writer.end();
+    assert!(copied);
+    let kept = std::fs::read_dir(node.tree().join(".tandem/set")).unwrap();
+    assert_eq!(kept.count(), 1);
 }
