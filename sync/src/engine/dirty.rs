@@ -221,6 +221,13 @@ impl Tree {
         self.job.take_if(|job| job.waits.is_some());
     }
 
+    /// Something may have happened at the path, or to all that lies there.
+    pub fn is_marked(&self, path: &RelPath) -> bool {
+        let all = |dirt: &Dirt| dirt.recursive || dirt.gone.is_some();
+        let marks_all = |above| self.dirty.get(&above).is_some_and(all);
+        self.dirty.contains_key(path) || path.ancestors().any(marks_all)
+    }
+
     /// Something that was marked up to this round is yet to be looked at.
     pub fn has_marks_upto(&self, round: u64) -> bool {
         self.dirty.values().any(|dirt| dirt.since <= round)

@@ -307,13 +307,13 @@ impl Worker {
         let now = clock::now();
         let snapshot = self.shared.index.snapshot()?;
         let standby = self.shared.verifier(&Receiver::Standby).filter(|_| source);
-        let ready = |grown: &Grown| {
-            let rests = now.saturating_sub(grown.at) >= grown.rest(rest) && !self.is_dirty(at);
+        let ready = |path: &RelPath, grown: &Grown| {
+            let rests = now.saturating_sub(grown.at) >= grown.rest(rest) && !tree.is_marked(path);
             rests && (!grown.here || standby.is_some())
         };
         let files = tree.unverified.files.iter();
         let oldest = files
-            .filter(|(_, grown)| ready(grown))
+            .filter(|(path, grown)| ready(path, grown))
             .min_by_key(|(_, g)| g.at);
         let Some((path, grown)) = oldest.map(|(path, grown)| (path.clone(), *grown)) else {
             return Ok(());
@@ -332,10 +332,6 @@ impl Worker {
         }
         self.start_check(at, path, grown, there);
         Ok(())
-    }
-
-    fn is_dirty(&self, at: usize) -> bool {
-        !self.trees[at].dirty.is_empty()
     }
 
     fn start_check(
@@ -452,6 +448,35 @@ pub(super) fn unverified_key(tree: TreeId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::engine::handle::open::prepare;
+    use crate::engine::tests::pair::{Node, recorded, write};
+    use crate::tree::TreeConfig;
+
+    #[tokio::test]
+    async fn what_is_marked_elsewhere_holds_up_no_comparison() {
+        let mut node = Node::new("a", |_| {});
+        write(&node.tree().join("log"), "x");
+        node.engine().init_source().await.unwrap();
+        node.engine().begin_source(1).await.unwrap();
+        recorded(&node).await;
+        node.stop().await;
+        let trees = vec![TreeConfig::new("data", node.tree())];
+        let (mut worker, _) = prepare(node.config(trees)).unwrap();
+        worker.begin_source(2).unwrap();
+        let path = |name| RelPath::new(name).unwrap();
+        let tree = &mut worker.trees[0];
+        tree.rescan = false;
+        tree.unverified.grew(&path("log"), 0);
+        for (marked, runs) in [("log", false), ("large", true)] {
+            let tree = &mut worker.trees[0];
+            tree.dirty.clear();
+            tree.mark(path(marked), Dirt::default());
+            worker.verify_next(0).unwrap();
+            let running = &worker.trees[0].unverified.running;
+            assert_eq!(running.is_some(), runs, "{marked}");
+        }
+    }
 
     #[test]
     fn a_comparison_in_vain_is_repeated_less_and_less_often() {
