@@ -182,12 +182,7 @@ impl Worker {
     }
 
     /// Looks at what was read beside the worker.
-    pub(super) fn look_at_read(
-        &mut self,
-        at: usize,
-        (path, dirt): (RelPath, Dirt),
-        found: Found,
-    ) {
+    pub(super) fn look_at_read(&mut self, at: usize, (path, dirt): (RelPath, Dirt), found: Found) {
         let Found { read, taken } = found;
         let sights = self.looker(at, |looker| {
             let copies = Copies::Beside(taken.as_ref());

@@ -174,10 +174,7 @@ impl Order {
 }
 
 /// A content of any tree that was read, with the tree's place in the list.
-pub(super) fn poll_read(
-    trees: &mut [Tree],
-    context: &mut Context<'_>,
-) -> Poll<(usize, Found)> {
+pub(super) fn poll_read(trees: &mut [Tree], context: &mut Context<'_>) -> Poll<(usize, Found)> {
     for (at, tree) in trees.iter_mut().enumerate() {
         let Some(reading) = &mut tree.reading else {
             continue;
