@@ -43,6 +43,7 @@ pub fn engine_error(error: &CommandError) -> ApiError {
         CommandError::Timeout(..) | CommandError::ReplicaBehind(..) => ErrorCode::Timeout,
         CommandError::Ended => ErrorCode::Stopping,
         CommandError::Unborn(_)
+        | CommandError::NeverRests { .. }
         | CommandError::Root { .. }
         | CommandError::Occupied(_)
         | CommandError::TooMuch(..)

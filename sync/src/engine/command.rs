@@ -133,6 +133,8 @@ pub(crate) enum Command {
     /// Show the status as it is, for tests.
     #[cfg(test)]
     Show(Reply<()>),
+    /// Read at once what never rested, as nobody should write it any more. The first of it, with its tree.
+    ReadRestless(Reply<Option<(String, RelPath)>>),
     /// Single paths that a flush cannot speak for.
     Exceptions(Reply<Vec<NotCovered>>),
 }

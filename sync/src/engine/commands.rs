@@ -141,6 +141,7 @@ impl Worker {
             }
             #[cfg(test)]
             Command::Show(reply) => self.answer(reply, ()),
+            Command::ReadRestless(reply) => drop(reply.send(self.read_restless())),
             Command::Exceptions(reply) => drop(reply.send(self.exceptions())),
         }
         self.touch();

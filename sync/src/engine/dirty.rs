@@ -81,6 +81,11 @@ impl Dirt {
         self.gone.is_none() && !self.large
     }
 
+    /// A content that was read for the other mark may not be all that is to be read for this one.
+    pub(super) fn asks_more_than(&self, other: &Dirt) -> bool {
+        self.force && !other.force || self.whole && !other.whole
+    }
+
     /// A scan may see nothing new there.
     fn insists(&self) -> bool {
         self.force || self.names

@@ -1,6 +1,7 @@
 //! Errors at the border of the engine.
 
 use super::receivers::Receiver;
+use crate::path::RelPath;
 use thiserror::Error;
 
 /// The engine could not be opened.
@@ -81,6 +82,19 @@ pub enum CommandError {
     /// A replica has not what it is to be compared with.
     #[error("not compared: replica {0} did not have everything within {1:?}")]
     ReplicaBehind(String, std::time::Duration),
+    /// A file does not rest although nobody is served any more: the peer may not have what was written last.
+    #[error(
+        "{path} in the tree {tree} changes faster than it can be read, also {within:?} after clients were shut out: stop what writes it, \
+         by a hook with on = \"freeze\" for example, or give the move more time to read it"
+    )]
+    NeverRests {
+        /// The tree.
+        tree: String,
+        /// The first of such files.
+        path: RelPath,
+        /// For how long it was waited for.
+        within: std::time::Duration,
+    },
     /// It was not done within the bound.
     #[error("not done within {0:?}: {1}")]
     Timeout(std::time::Duration, String),

@@ -37,6 +37,8 @@ pub(crate) struct Reading {
     path: RelPath,
     /// The last round of looks before it began.
     begun: u64,
+    /// What it was marked for then.
+    dirt: Dirt,
     result: oneshot::Receiver<Found>,
     ended: Arc<AtomicBool>,
 }
@@ -59,6 +61,7 @@ pub(crate) struct Found {
 struct Order {
     root: Arc<Root>,
     path: RelPath,
+    dirt: Dirt,
     round: u64,
     unread: Unread,
     before: Option<Before>,
@@ -125,7 +128,7 @@ impl Order {
         }
         let (to_worker, result) = oneshot::channel();
         let ended = Arc::new(AtomicBool::new(false));
-        let (path, begun) = (self.path.clone(), self.round);
+        let (path, begun, dirt) = (self.path.clone(), self.round, self.dirt);
         let end = Arc::clone(&ended);
         let thread = std::thread::Builder::new().name("tandem-read".into());
         // A reading that was given up is nobody's.
@@ -133,6 +136,7 @@ impl Order {
         Ok(Reading {
             path,
             begun,
+            dirt,
             result,
             ended,
         })
@@ -263,6 +267,7 @@ impl Worker {
         let order = Order {
             root: Arc::clone(&open.root),
             path: path.clone(),
+            dirt,
             round: tree.round,
             unread,
             before,
@@ -286,13 +291,14 @@ impl Worker {
         let Some(reading) = self.trees[at].reading.take() else {
             return;
         };
-        let (path, begun) = (reading.path.clone(), reading.begun);
+        let (path, begun, asked) = (reading.path.clone(), reading.begun, reading.dirt);
         drop(reading);
         let tree = &mut self.trees[at];
         let Some(mark) = tree.dirty.get_mut(&path) else {
             return;
         };
-        let was_marked_again = !std::mem::take(&mut mark.large);
+        // A mark that was looked at meanwhile is large again: it may ask for more than was read.
+        let was_marked_again = !std::mem::take(&mut mark.large) || mark.asks_more_than(&asked);
         let dirt = *mark;
         let is_told = match &found.read {
             Ok(Some(read)) => tree.is_still(&path, &read.seen),

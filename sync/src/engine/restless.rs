@@ -5,6 +5,7 @@
 //! They stay named as `fuzzy`, and a flush does not speak for them.
 
 use super::clock::ms;
+use super::dirty::Dirt;
 use super::local::FUZZY;
 use super::look::{Looker, Sight, Sights};
 use super::tree::{MAX_NAMED, Tree};
@@ -166,6 +167,24 @@ impl Worker {
         for (inode, names) in &unrested.0 {
             known.note(*inode, names);
         }
+    }
+
+    /// Marks what never rested to be read in any case. The first of it, with its tree.
+    pub(super) fn read_restless(&mut self) -> Option<(String, RelPath)> {
+        let mut first = None;
+        for tree in self.trees.iter_mut().filter(|tree| tree.moves()) {
+            let waits = tree.later.iter().filter(|(_, again)| again.tries > FUZZY);
+            let beyond = waits.map(|(path, _)| path);
+            let paths: BTreeSet<RelPath> = tree.fuzzy.iter().chain(beyond).cloned().collect();
+            for path in paths {
+                first.get_or_insert_with(|| (tree.config.name.clone(), path.clone()));
+                tree.mark(path, Dirt::FORCED);
+            }
+        }
+        if first.is_some() {
+            self.due_now();
+        }
+        first
     }
 
     /// Keeps in mind what a look kept, and lets go of what it replaces.

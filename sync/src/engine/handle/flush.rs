@@ -143,7 +143,7 @@ impl Engine {
         let begun = Instant::now();
         loop {
             let left = within.saturating_sub(begun.elapsed());
-            self.final_flush(left).await?;
+            self.flush_all(left).await?;
             let recorded = self.recorded().await?;
             let acked = self.shared.peer.borrow().acked;
             if recorded.head.saturating_sub(acked) < MAX_RECORDS as u64 {
@@ -153,11 +153,29 @@ impl Engine {
     }
 
     /// Planned move, step 3, behind the fence: everything that was written before the call is durable on the peer within
-    /// `within`, or it is an error.
+    /// `within`, or it is an error. Also what never rested: it is read once more now that nobody is to write it.
     ///
     /// # Errors
-    /// As [`Engine::drain`].
+    /// As [`Engine::drain`], and [`CommandError::NeverRests`].
     pub async fn final_flush(&self, within: Duration) -> Result<FlushReport, CommandError> {
+        let begun = Instant::now();
+        loop {
+            let restless = self.shared.ask(Command::ReadRestless).await?;
+            let left = within.saturating_sub(begun.elapsed());
+            let report = self.flush_all(left).await;
+            match restless {
+                None => return report,
+                Some((tree, path)) if begun.elapsed() >= within => {
+                    return Err(CommandError::NeverRests { tree, path, within });
+                }
+                // Whether it rests now, the next question tells.
+                Some(_) => drop(report?),
+            }
+        }
+    }
+
+    /// Everything that was written before the call is durable on the peer, but for what never rests.
+    async fn flush_all(&self, within: Duration) -> Result<FlushReport, CommandError> {
         let _lifted = self.shared.lift_limits();
         let report = self.flushed(within).await?;
         if report.covered.len() == self.shared.trees().len() {

@@ -45,6 +45,36 @@ async fn a_file_that_never_rests_is_named() {
     cable.cut().await;
 }
 
+/// A planned move: who wrote is shut out, and what was written last is not what was read last.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_rested_is_whole_on_the_standby_behind_the_fence() {
+    let (a, b) = pair(|_| {}).await;
+    const SIZE: usize = 24 << 20;
+    write(&a.tree().join("busy"), noise(SIZE, 1));
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let writer = Busy::begin(&a, SIZE as u64);
+    a.until("fuzzy", |s| s.trees[0].fuzzy == ["busy"]).await;
+    // It is written all the time: nothing that was acknowledged may be left behind in silence.
+    let refused = a.engine().final_flush(Duration::from_secs(1)).await;
+    let why = refused.unwrap_err().to_string();
+    assert!(
+        why.starts_with("busy in the tree data changes faster"),
+        "{why}"
+    );
+    // The wait for its next reading is a new one when it ends.
+    let there = std::fs::read(b.tree().join("busy")).unwrap();
+    b.until("a newer version", |_| {
+        std::fs::read(b.tree().join("busy")).unwrap() != there
+    })
+    .await;
+    writer.end();
+    a.engine().final_flush(super::pair::PATIENCE).await.unwrap();
+    let (here, there) = (a.tree().join("busy"), b.tree().join("busy"));
+    assert!(std::fs::read(here).unwrap() == std::fs::read(there).unwrap());
+    cable.cut().await;
+}
+
 /// Copies of files that never rest, which the node keeps.
 fn kept(node: &super::pair::Node) -> usize {
     let dir = std::fs::read_dir(node.tree().join(".tandem/set")).unwrap();

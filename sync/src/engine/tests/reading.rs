@@ -259,3 +259,35 @@ async fn a_large_content_that_went_while_a_scan_is_due_is_not_read_again_and_aga
         assert!(worker.trees[0].dirty.contains_key(&path), "it is looked at");
     }
 }
+
+/// The comparison of contents doubts what is just being read for less.
+#[tokio::test]
+async fn what_is_to_be_read_in_any_case_is_read_again_behind_a_reading_for_less() {
+    let mut node = Node::new("a", |_| {});
+    node.engine().init_source().await.unwrap();
+    node.stop().await;
+    sparse(&node.tree().join("large"), LARGE);
+    let trees = vec![TreeConfig::new("data", node.tree())];
+    let (mut worker, _) = prepare(node.config(trees)).unwrap();
+    let path = RelPath::new("large").unwrap();
+    worker.trees[0].rescan = false;
+    worker.look(0, vec![(path.clone(), Dirt::WALKED)], Missing::Waits);
+    let held = |worker: &Worker, held| worker.shared.readings.held.store(held, Ordering::SeqCst);
+    held(&worker, true);
+    worker.begin_readings();
+    worker.look(0, vec![(path.clone(), Dirt::FORCED)], Missing::Waits);
+    let mark = |worker: &Worker| worker.trees[0].dirty.get(&path).copied();
+    assert!(
+        mark(&worker).is_some_and(|mark| mark.large),
+        "put off again"
+    );
+    held(&worker, false);
+    let (at, result) = read(&mut worker).await;
+    worker.was_read(at, result);
+    assert!(mark(&worker).is_some_and(|mark| mark.force && !mark.large));
+    worker.look_at_dirty();
+    worker.begin_readings();
+    let (at, result) = read(&mut worker).await;
+    worker.was_read(at, result);
+    assert_eq!(mark(&worker), None);
+}
