@@ -216,6 +216,7 @@ impl Machine {
         self.timers
             .set(Timer::Solo, self.now + self.policy.solo_after());
         self.announce(1);
+        self.announce_later();
         self.notify(NoticeKind::MoveFailed, text.clone());
         self.answer_asker(Err(text));
     }

@@ -1,7 +1,7 @@
 //! Serving: addresses kept, rivals answered, the solo mark, and when to hand over.
 
 use super::Machine;
-use super::state::{Cause, Claiming, Contest, Epoch, Master, MoveCause, Recheck, State};
+use super::state::{Alone, Cause, Claiming, Contest, Epoch, Master, MoveCause, Recheck, State};
 use crate::effect::{DataCommand, Effect, NoticeKind, Ticket};
 use crate::health::Health;
 use crate::input::{DataReport, Relation};
@@ -118,6 +118,8 @@ impl Machine {
         let now = self.now;
         if let Some(master) = self.master_mut()
             && master.contest.is_none()
+            // Its end asks too.
+            && master.recheck.is_none()
         {
             master.contest = Some(Contest {
                 asked: None,
@@ -132,7 +134,6 @@ impl Machine {
         let ticket = self.ticket();
         let Some(Master {
             contest: Some(contest),
-            recheck: None,
             ..
         }) = self.master_mut()
         else {
@@ -189,7 +190,8 @@ impl Machine {
         }
     }
 
-    fn announce_later(&mut self) {
+    /// Begins the later announcements.
+    pub(super) fn announce_later(&mut self) {
         if let Some(master) = self.master_mut() {
             master.announced = 0;
             self.timers
@@ -235,24 +237,27 @@ impl Machine {
             State::Claiming(Claiming {
                 cause, followed, ..
             }) if cause.asks_again() => {
-                let followed = *followed;
-                self.ask_again(followed);
+                let (cause, followed) = (*cause, *followed);
+                self.ask_again(cause, followed);
             }
             State::Taking(taking) if !taking.term_used() && taking.cause.asks_again() => {
-                let followed = taking.followed;
-                self.ask_again(followed);
+                let (cause, followed) = (taking.cause, taking.followed);
+                self.ask_again(cause, followed);
             }
             State::Claiming(claiming) => claiming.away = true,
             State::Taking(taking) => {
                 taking.away = true;
-                // Nothing is answered or announced before the question that follows when the takeover is done.
-                if !self.fenced {
+                // Nothing is answered or announced before the question that follows when the takeover is done. Before the
+                // term is used there is nothing to fence; `use_term` sees to it.
+                if taking.term_used() && !self.fenced {
                     self.fence();
                 }
             }
             State::Master(_) => self.recheck(),
             State::Ceding(_) => self.ceding_away(),
-            _ => return,
+            // Its answers may have come and gone meanwhile.
+            State::Joining(alone @ Alone::Asking(_)) => *alone = Alone::Listening,
+            State::Joining(_) | State::Follow(_) | State::Ceded(_) | State::Stopping(_) => return,
         }
         self.record(
             self.phase(),
@@ -261,11 +266,13 @@ impl Machine {
     }
 
     /// What this node learned before it was away proves nothing any more, and nothing was done yet.
-    fn ask_again(&mut self, followed: bool) {
+    fn ask_again(&mut self, cause: Cause, followed: bool) {
         let why = "this node was away: it asks again before it acts";
-        match followed {
-            true => self.call_off(why),
-            false => self.listen_again(why),
+        match (cause, followed) {
+            // It still has a master's addresses, behind their fence, and services.
+            (Cause::Returned, _) => self.follow(why),
+            (_, true) => self.call_off(why),
+            (_, false) => self.listen_again(why),
         }
     }
 
@@ -276,12 +283,14 @@ impl Machine {
         }
         let (asked, beat) = (self.ticket(), self.peer.beat() + 1);
         if let Some(master) = self.master_mut() {
+            master.contest = None;
             master.recheck = Some(Recheck {
                 beat,
                 asked,
                 in_use: None,
             });
         }
+        self.timers.stop(Timer::Contest);
         self.emit(Effect::ProbeConflict {
             ticket: asked,
             within: self.policy.confirm,

@@ -91,7 +91,11 @@ impl Machine {
         self.durable.was_master = true;
         self.durable.ceded = None;
         self.unbind();
-        if self.fenced {
+        if taking.away {
+            // Taken away when it is known that nobody took over (`become_master`). What stands so far, if anything, is of a
+            // former life.
+            self.fence();
+        } else if self.fenced {
             self.unfence();
         }
         self.begin_epoch();
@@ -281,9 +285,10 @@ impl Machine {
             State::Master(master),
             format!("it serves: {}", taking.cause),
         );
-        self.master_entered(taking.cause);
+        // First, so that its fence is not taken for one that was left over.
         if taking.away {
             self.recheck();
         }
+        self.master_entered(taking.cause);
     }
 }

@@ -180,6 +180,26 @@ fn announcements_come_again_later_and_for_as_long_as_it_serves() {
     assert_eq!(announced, healed_and_later, "seconds after the takeover");
 }
 
+/// A move that was given up changes nothing, also not that the addresses are announced again and again.
+#[test]
+fn announcements_come_again_later_after_a_move_that_was_given_up() {
+    let mut p = at(Phase::Ceding, false);
+    let frozen = p.open.iter().find_map(|e| match e {
+        Effect::Services { .. } => super::puppet::result_of(e, false),
+        _ => None,
+    });
+    p.feed(frozen.expect("a freeze hook"));
+    assert_eq!(p.phase(), Phase::Master);
+    p.open.clear();
+    p.wait(SECOND);
+    assert!(is_announced(&p), "after a second");
+    p.hear(Phase::Standby, 6, |_| {});
+    p.wait(SECOND * 31);
+    p.open.clear();
+    p.wait(SECOND * 60);
+    assert!(is_announced(&p), "each minute");
+}
+
 /// Who was on the other side of a split may take the other one for the one that serves.
 #[test]
 fn the_end_of_a_split_is_announced_by_the_one_that_goes_on() {

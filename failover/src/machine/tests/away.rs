@@ -1,8 +1,9 @@
 //! A node that was away: its absence is not the peer's silence, and what it learned before proves nothing any more.
 
 use super::puppet::{Puppet, at};
-use crate::effect::Effect;
-use crate::input::{Input, Relation};
+use crate::effect::{DataCommand, Effect, ServiceCommand};
+use crate::heartbeat::Ceded;
+use crate::input::{Input, ProbeAnswers, Relation};
 use crate::role::Phase;
 use std::time::Duration;
 
@@ -53,6 +54,11 @@ fn alone() -> Puppet {
 
 /// Nobody answers for the floating IPs.
 fn answered(p: &mut Puppet) {
+    conflict_done(p, false);
+}
+
+/// The newest question for them has its answer.
+fn conflict_done(p: &mut Puppet, answered: bool) {
     let asked = p.open.iter().rev().find_map(|effect| match effect {
         Effect::ProbeConflict { ticket, .. } => Some(*ticket),
         _ => None,
@@ -61,7 +67,7 @@ fn answered(p: &mut Puppet) {
         .retain(|effect| !matches!(effect, Effect::ProbeConflict { .. }));
     p.feed(Input::ConflictDone {
         ticket: asked.expect("it asks"),
-        answered: false,
+        answered,
     });
 }
 
@@ -85,5 +91,166 @@ fn who_starts_alone_and_was_away_asks_again_before_it_acts() {
         answered(&mut p);
         p.obey(|_| false);
         assert_eq!(p.phase(), Phase::Master);
+    }
+}
+
+/// The question was out when the node went away, and so may its answers have been: that nobody was heard says nothing.
+#[test]
+fn who_asks_whether_it_may_start_alone_and_was_away_asks_again() {
+    let mut p = Puppet::new(false);
+    p.policy.boot_alone = true;
+    p.feed(Input::Policy(Box::new(p.policy.clone())));
+    p.tell(Relation::Ahead);
+    p.wait(p.policy.boot_wait + Duration::from_millis(1));
+    p.pass(Duration::from_secs(1));
+    answered(&mut p);
+    assert_eq!(p.phase(), Phase::Joining);
+    p.wait(p.policy.boot_wait + Duration::from_millis(1));
+    answered(&mut p);
+    assert_eq!(p.phase(), Phase::Claiming);
+}
+
+/// The peer gave its consent before this node was away; it may have taken the role back since.
+fn with_consent(moved: bool) -> Puppet {
+    if !moved {
+        return at(Phase::Claiming, false);
+    }
+    let mut p = at(Phase::Standby, false);
+    let ceded = Ceded {
+        term: 8,
+        to: p.policy.own,
+        epochs_digest: 1,
+        seq: 10,
+    };
+    p.hear(Phase::Ceded, 5, |body| body.ceded = Some(ceded));
+    assert_eq!(p.phase(), Phase::Claiming);
+    p
+}
+
+#[test]
+fn who_has_consent_and_was_away_asks_before_it_announces() {
+    let is_shown = |e: &Effect| matches!(e, Effect::Announce { .. } | Effect::Unfence { .. });
+    for bits in 0..8_u8 {
+        let [moved, preparing, taken] = [1, 2, 4].map(|bit| bits & bit != 0);
+        let mut p = with_consent(moved);
+        if preparing {
+            p.obey(|e| matches!(e, Effect::Data { .. }));
+            assert_eq!(p.phase(), Phase::Preparing);
+        }
+        p.pass(Duration::from_secs(5));
+        p.feed(Input::Tick);
+        let is_fence = |e: &Effect| matches!(e, Effect::Fence { .. });
+        let is_epoch = |e: &Effect| {
+            let Effect::Data { command, .. } = e else {
+                return false;
+            };
+            matches!(command, DataCommand::BeginSource { .. })
+        };
+        p.obey(|e| is_epoch(e) || is_fence(e));
+        assert!(p.wants(is_epoch) && p.wants(is_fence), "fenced before");
+        let is_asked = |e: &Effect| matches!(e, Effect::ProbeConflict { .. });
+        p.obey(|e| is_asked(e) || is_shown(e));
+        assert_eq!(p.phase(), Phase::Master);
+        assert!(
+            p.wants(is_asked) && !p.wants(is_shown),
+            "{bits} {:?}",
+            p.open
+        );
+        if taken {
+            conflict_done(&mut p, true);
+            p.obey(is_shown);
+            p.wait(p.policy.dead_after + p.policy.confirm);
+            assert!(!p.wants(is_shown));
+            assert_eq!(p.phase(), Phase::Releasing);
+        } else {
+            p.hear(Phase::Standby, 5, |_| {});
+            assert!(p.wants(is_shown));
+        }
+    }
+}
+
+/// The addresses, behind their fence, and the services of a node that gave its role away are still there when it takes it back.
+#[test]
+fn who_takes_its_role_back_and_was_away_gets_rid_of_a_masters_things() {
+    for preparing in [false, true] {
+        let mut p = at(Phase::Ceded, false);
+        p.open.clear();
+        p.wait(Duration::from_millis(700));
+        let asked = p.open.iter().find_map(|effect| match effect {
+            Effect::ProbePeer { ticket, .. } => Some(*ticket),
+            _ => None,
+        });
+        p.feed(Input::ProbeDone {
+            ticket: asked.expect("a round"),
+            answers: ProbeAnswers::default(),
+        });
+        assert_eq!(p.phase(), Phase::Claiming);
+        if preparing {
+            p.obey(|e| matches!(e, Effect::Data { .. }));
+            assert_eq!(p.phase(), Phase::Preparing);
+        }
+        p.open.clear();
+        p.pass(AWAY);
+        p.feed(Input::Tick);
+        let released: Vec<_> = p
+            .play()
+            .into_iter()
+            .filter(|effect| {
+                matches!(
+                    effect,
+                    Effect::RemoveAddresses { .. }
+                        | Effect::Unfence { .. }
+                        | Effect::Services { .. }
+                        | Effect::Data { .. }
+                )
+            })
+            .collect();
+        assert!(
+            matches!(
+                released.as_slice(),
+                [
+                    Effect::RemoveAddresses { .. },
+                    Effect::Unfence { .. },
+                    Effect::Services {
+                        command: ServiceCommand::Stop,
+                        ..
+                    },
+                    Effect::Data {
+                        command: DataCommand::BeginReplica,
+                        ..
+                    },
+                ]
+            ),
+            "{released:?}"
+        );
+        assert_eq!(p.phase(), Phase::Standby);
+        assert!(!p.machine.durable.was_master);
+    }
+}
+
+/// Whether another machine answers is asked again once it is known that nobody took over.
+#[test]
+fn a_contest_goes_on_after_an_absence() {
+    for away_in_contest in [false, true] {
+        let mut p = at(Phase::Taking, false);
+        let is_asked = |e: &Effect| matches!(e, Effect::ProbeConflict { .. });
+        p.obey(is_asked);
+        assert_eq!(p.phase(), Phase::Master);
+        if !away_in_contest {
+            p.obey(|_| false);
+            p.wait(Duration::from_secs(4));
+            p.obey(|_| false);
+        }
+        p.open.clear();
+        p.pass(Duration::from_secs(2));
+        p.feed(Input::Tick);
+        // Seen while it asks whether it is master still.
+        p.feed(Input::AddressConflict);
+        p.obey(is_asked);
+        p.hear(Phase::Standby, 5, |_| {});
+        p.open.clear();
+        p.wait(Duration::from_secs(1));
+        conflict_done(&mut p, true);
+        assert!(p.wants(|e| matches!(e, Effect::Announce { .. })));
     }
 }

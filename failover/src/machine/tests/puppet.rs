@@ -10,6 +10,7 @@ use crate::policy::Policy;
 use crate::role::{Phase, Role};
 use crate::slots::Durable;
 use crate::time::Instant;
+use crate::timer::Timer;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -124,6 +125,12 @@ impl Puppet {
             assert!(!self.applying, "applies while it acts");
         }
         assert!(self.questions.len() <= 2, "commands without an answer");
+        let contested =
+            matches!(&self.machine.state, State::Master(master) if master.contest.is_some());
+        assert!(
+            !contested || self.machine.timers.get(Timer::Contest).is_some(),
+            "a contest in which nobody asks"
+        );
         let view = self.machine.view(self.now);
         assert_eq!(view.phase, self.phase());
         let serves = match &self.machine.state {
