@@ -241,28 +241,58 @@ pub(crate) fn remove_below(dir: BorrowedFd<'_>, depth: usize) -> Result<usize, F
     Ok(removed)
 }
 
-/// The names in an opened directory, unsorted. Reads through a descriptor of its own, from the start.
+/// The names in an opened directory, unsorted.
 pub(crate) fn names(dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Fault> {
+    let mut found = Vec::new();
+    any_name(dir, |name| {
+        found.push(name.to_vec());
+        false
+    })?;
+    Ok(found)
+}
+
+/// One of the names in an opened directory is so: no further one is read then. Reads through a descriptor of its own,
+/// from the start.
+pub(crate) fn any_name(
+    dir: BorrowedFd<'_>,
+    mut is_so: impl FnMut(&[u8]) -> bool,
+) -> Result<bool, Fault> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let own = rustix::fs::openat(dir, ".", flags, Mode::empty())
         .map_err(|e| Fault::os("open directory", e))?;
     let mut buffer = Vec::with_capacity(32 * 1024);
     let mut reader = RawDir::new(&own, buffer.spare_capacity_mut());
-    let mut found = Vec::new();
     while let Some(entry) = reader.next() {
         let entry = entry.map_err(|e| Fault::os("getdents", e))?;
         let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            found.push(name.to_vec());
+        if name != b"." && name != b".." && is_so(name) {
+            return Ok(true);
         }
     }
-    Ok(found)
+    Ok(false)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    #[test]
+    fn one_name_is_enough() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        for n in 0..100 {
+            std::fs::write(temp.path().join(n.to_string()), "").expect("a file");
+        }
+        let dir = std::fs::File::open(temp.path()).expect("opened");
+        assert_eq!(names(dir.as_fd()).expect("names").len(), 100);
+        let mut asked = 0;
+        let found = any_name(dir.as_fd(), |_| {
+            asked += 1;
+            asked == 3
+        });
+        assert!(found.expect("read"));
+        assert_eq!(asked, 3, "nothing is read behind what was looked for");
+    }
 
     #[test]
     fn it_is_made_closed_and_found_again() {
