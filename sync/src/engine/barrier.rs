@@ -69,9 +69,9 @@ impl Worker {
         let mut done = Vec::new();
         for (token, barrier) in &mut self.barriers {
             for tree in &self.trees {
-                // A tree that was stopped meanwhile reports no barrier any more.
+                // A tree that was stopped meanwhile reports no barrier any more, and what was marked in it is not recorded.
                 if let Some(stop) = &tree.stop
-                    && barrier.trees.remove(&tree.id)
+                    && barrier.forget(tree.id)
                 {
                     barrier.not_covered.push(NotCovered {
                         tree: Some(tree.config.name.clone()),
@@ -122,6 +122,12 @@ pub(super) struct Barrier {
 }
 
 impl Barrier {
+    /// Nothing more is heard of the tree. True: it was waited for.
+    fn forget(&mut self, tree: TreeId) -> bool {
+        let asked = self.trees.remove(&tree);
+        self.marked.remove(&tree).is_some() || asked
+    }
+
     /// Something of the tree that happened before is not recorded.
     fn waits_for(&self, tree: &Tree) -> bool {
         let marked = match self.marked.get(&tree.id) {
@@ -153,5 +159,44 @@ impl Barrier {
             }
             waits
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::dirty::Dirt;
+    use crate::engine::tests::pair::Node;
+    use crate::engine::tests::unread::source;
+    use crate::engine::tree::Stop;
+    use crate::path::RelPath;
+    use crate::watch::Event;
+
+    /// What was marked before the tree stopped is not recorded, however long ago its events came.
+    #[tokio::test]
+    async fn a_tree_that_stops_behind_its_events_is_not_covered() {
+        let stops: [fn(String) -> Stop; 6] = [
+            Stop::Identity,
+            Stop::Deletes,
+            Stop::Unfinished,
+            Stop::Full,
+            Stop::ReadOnly,
+            Stop::Fault,
+        ];
+        for stop in stops {
+            let mut node = Node::new("a", |_| {});
+            let mut worker = source(&mut node).await;
+            let (reply, mut answer) = tokio::sync::oneshot::channel();
+            let (tree, token) = (worker.trees[0].id, worker.next_token);
+            worker.trees[0].mark(RelPath::new("f").unwrap(), Dirt::default());
+            worker.barrier(None, reply);
+            worker.event(Event::Barrier { tree, token });
+            worker.end_barriers();
+            assert!(answer.try_recv().is_err(), "it is still to be looked at");
+            worker.stop(0, stop("a test".into()));
+            worker.end_barriers();
+            let recorded = answer.try_recv().unwrap();
+            let named: Vec<_> = recorded.not_covered.iter().map(|n| &*n.why).collect();
+            assert_eq!(named, ["a test"]);
+        }
     }
 }

@@ -105,7 +105,7 @@ impl Dirt {
         self.gone.is_some_and(|round| round <= upto)
     }
 
-    fn merge(&mut self, other: Dirt) {
+    pub(super) fn merge(&mut self, other: Dirt) {
         self.walked &= other.walked;
         self.recursive |= other.recursive;
         self.force |= other.force;
@@ -149,6 +149,13 @@ fn take_vanished(sights: &mut Vec<Sight>) -> Vec<RelPath> {
 impl Tree {
     /// Marks a path to be looked at.
     pub fn mark(&mut self, path: RelPath, dirt: Dirt) {
+        self.read_anew(&path, dirt);
+        self.put_mark(path, dirt);
+    }
+
+    /// The same, where what is being read of the path tells of it.
+    pub(super) fn put_mark(&mut self, path: RelPath, dirt: Dirt) {
+        let dirt = self.dated(dirt);
         let insists = dirt.insists();
         if !insists && self.waits_restless(&path) {
             return;
@@ -157,13 +164,17 @@ impl Tree {
             self.let_scan_find();
         }
         if !self.rescan || insists {
-            let since = match dirt.since {
-                0 => self.round,
-                since => since,
-            };
-            let dirt = Dirt { since, ..dirt };
             self.dirty.entry(path).or_insert(dirt).merge(dirt);
         }
+    }
+
+    /// The mark, as one that is made now if it has not been made before.
+    pub(super) fn dated(&self, dirt: Dirt) -> Dirt {
+        let since = match dirt.since {
+            0 => self.round,
+            since => since,
+        };
+        Dirt { since, ..dirt }
     }
 
     /// There are too many marks: a scan finds what they are for, but for those that insist, which stay. Are these alone too many,

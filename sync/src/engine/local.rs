@@ -167,6 +167,12 @@ impl Worker {
             // Only passes look at it.
             return;
         }
+        if missing == Missing::WaitsInScan {
+            // A change that no event told of.
+            for (path, dirt) in &paths {
+                self.trees[at].read_anew(path, *dirt);
+            }
+        }
         let most = match (&self.mode, missing) {
             // A receiver's local changes are judged at once.
             (Mode::Replica, _) => None,

@@ -35,10 +35,10 @@ pub(super) const LARGE: u64 = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct Reading {
     path: RelPath,
-    /// The last round of looks before it began.
-    begun: u64,
-    /// What it was marked for then.
+    /// What it was marked for when it began.
     dirt: Dirt,
+    /// What it was marked for since: that may have happened behind what was read.
+    again: Option<Dirt>,
     result: oneshot::Receiver<Found>,
     ended: Arc<AtomicBool>,
 }
@@ -62,7 +62,6 @@ struct Order {
     root: Arc<Root>,
     path: RelPath,
     dirt: Dirt,
-    round: u64,
     unread: Unread,
     before: Option<Before>,
     /// What is known of the file under another name.
@@ -128,15 +127,15 @@ impl Order {
         }
         let (to_worker, result) = oneshot::channel();
         let ended = Arc::new(AtomicBool::new(false));
-        let (path, begun, dirt) = (self.path.clone(), self.round, self.dirt);
+        let (path, dirt) = (self.path.clone(), self.dirt);
         let end = Arc::clone(&ended);
         let thread = std::thread::Builder::new().name("tandem-read".into());
         // A reading that was given up is nobody's.
         thread.spawn(move || drop(to_worker.send(self.run(&end))))?;
         Ok(Reading {
             path,
-            begun,
             dirt,
+            again: None,
             result,
             ended,
         })
@@ -211,7 +210,30 @@ impl Tree {
             scanned: scanned || dirt.scanned,
             ..dirt
         };
-        self.mark(path, dirt);
+        if self
+            .reading_of(&path)
+            .is_some_and(|reading| dirt.asks_more_than(&reading.dirt))
+        {
+            self.read_anew(&path, dirt);
+        }
+        self.put_mark(path, dirt);
+    }
+
+    /// What may have happened at the path is looked at also behind the reading of what lies there, which may have missed it.
+    pub(super) fn read_anew(&mut self, path: &RelPath, dirt: Dirt) {
+        let dirt = Dirt {
+            large: false,
+            ..self.dated(dirt)
+        };
+        if let Some(reading) = self.reading_of(path) {
+            reading.again.get_or_insert(dirt).merge(dirt);
+        }
+    }
+
+    fn reading_of(&mut self, path: &RelPath) -> Option<&mut Reading> {
+        self.reading
+            .as_mut()
+            .filter(|reading| reading.path == *path)
     }
 
     /// Whether what was read lies there still.
@@ -268,7 +290,6 @@ impl Worker {
             root: Arc::clone(&open.root),
             path: path.clone(),
             dirt,
-            round: tree.round,
             unread,
             before,
             known,
@@ -286,19 +307,18 @@ impl Worker {
         }
     }
 
-    /// A large content was read. If it was marked again meanwhile it is looked at again too.
+    /// A large content was read. What it was marked for meanwhile is looked at behind that.
     pub(super) fn was_read(&mut self, at: usize, found: Found) {
-        let Some(reading) = self.trees[at].reading.take() else {
+        let tree = &mut self.trees[at];
+        let Some(reading) = tree.reading.take() else {
             return;
         };
-        let (path, begun, asked) = (reading.path.clone(), reading.begun, reading.dirt);
+        let (path, again) = (reading.path.clone(), reading.again);
         drop(reading);
-        let tree = &mut self.trees[at];
         let Some(mark) = tree.dirty.get_mut(&path) else {
             return;
         };
-        // A mark that was looked at meanwhile is large again: it may ask for more than was read.
-        let was_marked_again = !std::mem::take(&mut mark.large) || mark.asks_more_than(&asked);
+        mark.large = false;
         let dirt = *mark;
         let is_told = match &found.read {
             Ok(Some(read)) => tree.is_still(&path, &read.seen),
@@ -310,12 +330,11 @@ impl Worker {
             // It was renamed, replaced or removed: an ordinary look, for which it is marked, tells.
             return self.due_now();
         }
-        match tree.dirty.get_mut(&path).filter(|_| was_marked_again) {
-            // What a scan found is told now, and so is what it was marked for before the reading began.
-            Some(mark) => (mark.scanned, mark.since) = (false, mark.since.max(begun)),
-            None => drop(tree.dirty.remove(&path)),
+        tree.dirty.remove(&path);
+        self.look_at_read(at, (path.clone(), dirt), found);
+        if let Some(again) = again {
+            self.trees[at].mark(path, again);
         }
-        self.look_at_read(at, (path, dirt), found);
         self.due_now();
     }
 }

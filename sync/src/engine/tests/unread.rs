@@ -3,14 +3,17 @@
 use super::compare::assert_equal;
 use super::flush::Busy;
 use super::large::bytes_read;
+use super::links::aged;
 use super::pair::{Cable, Node, flush, noise, pair, write};
 use super::reading::{LARGE, hold, read, sparse};
 use crate::engine::EngineStatus;
-use crate::engine::dirty::Dirt;
+use crate::engine::dirty::{Dirt, Missing};
 use crate::engine::handle::open::prepare;
 use crate::engine::worker::Worker;
+use crate::entry::Kind;
+use crate::hash::hash_file;
 use crate::path::RelPath;
-use crate::tree::TreeConfig;
+use crate::tree::{TreeConfig, TreeId};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -50,7 +53,7 @@ async fn what_happens_to_an_unread_content_does_not_make_it_known() {
 }
 
 /// A source that scans nothing by itself.
-async fn source(node: &mut Node) -> Worker {
+pub(in crate::engine) async fn source(node: &mut Node) -> Worker {
     node.engine().init_source().await.unwrap();
     node.stop().await;
     let trees = vec![TreeConfig::new("data", node.tree())];
@@ -81,7 +84,95 @@ async fn what_happens_while_a_content_is_read_counts_from_its_beginning_on() {
     assert!(worker.trees[0].dirty[&large].since < begun);
     let (at, found) = read(&mut worker).await;
     worker.was_read(at, found);
-    assert_eq!(worker.trees[0].dirty[&large].since, begun);
+    assert_eq!(worker.trees[0].dirty[&large].since, begun + 3);
+}
+
+/// What is marked is looked at, and what is large is read, until nothing is left.
+async fn settle(worker: &mut Worker) {
+    for _ in 0..10 {
+        worker.look_at_dirty();
+        worker.begin_readings();
+        if worker.trees[0].reading.is_some() {
+            let (at, found) = read(worker).await;
+            worker.was_read(at, found);
+        }
+        if worker.trees[0].dirty.is_empty() {
+            return;
+        }
+    }
+    panic!("still marked: {:?}", worker.trees[0].dirty);
+}
+
+/// The event that tells of it is looked at while the result of the reading is on its way.
+#[tokio::test]
+async fn what_happens_behind_what_was_read_is_read_too() {
+    type Change = (&'static [u8], u64);
+    let (grows, in_place): (Change, Change) = ((b"more", LARGE), (b"x", 0));
+    for (bytes, at) in [grows, in_place] {
+        let mut node = Node::new("a", |_| {});
+        let mut worker = source(&mut node).await;
+        let (path, large) = (node.tree().join("large"), RelPath::new("large").unwrap());
+        sparse(&path, LARGE);
+        aged(&path);
+        worker.trees[0].mark(large.clone(), Dirt::FORCED);
+        worker.look_at_dirty();
+        worker.begin_readings();
+        let (tree, found) = read(&mut worker).await;
+        let file = File::options().write(true).open(&path).unwrap();
+        file.write_all_at(bytes, at).unwrap();
+        aged(&path);
+        worker.trees[0].mark(large.clone(), Dirt::default());
+        worker.look_at_dirty();
+        assert!(worker.trees[0].dirty[&large].large, "put off again");
+        worker.was_read(tree, found);
+        assert!(!worker.trees[0].dirty[&large].force, "its key tells");
+        settle(&mut worker).await;
+        let snapshot = worker.shared.index.snapshot().unwrap();
+        let entry = snapshot.get(TreeId::of("data"), &large).unwrap().unwrap();
+        let found = hash_file(&File::open(&path).unwrap(), false).unwrap();
+        let kind = Kind::File {
+            size: found.size,
+            hash: found.hash,
+        };
+        assert_eq!(entry.current.unwrap().kind, kind);
+    }
+}
+
+/// A scan of a polled tree meets what is being read: nothing else tells of what happens to it meanwhile.
+#[tokio::test]
+async fn what_a_scan_finds_while_it_is_read_is_looked_at_again() {
+    let mut node = Node::new("a", |_| {});
+    let mut worker = source(&mut node).await;
+    sparse(&node.tree().join("large"), LARGE);
+    aged(&node.tree().join("large"));
+    let large = RelPath::new("large").unwrap();
+    let piece = || vec![(large.clone(), Dirt::WALKED)];
+    worker.look(0, piece(), Missing::WaitsInScan);
+    worker.begin_readings();
+    worker.look(0, piece(), Missing::WaitsInScan);
+    let (at, found) = read(&mut worker).await;
+    worker.was_read(at, found);
+    assert!(worker.trees[0].dirty.contains_key(&large));
+    settle(&mut worker).await;
+}
+
+/// A source that asks for a content again and again has it read once.
+#[tokio::test]
+async fn what_is_read_in_any_case_is_not_read_again_for_the_same() {
+    let mut node = Node::new("a", |_| {});
+    let mut worker = source(&mut node).await;
+    sparse(&node.tree().join("large"), LARGE);
+    aged(&node.tree().join("large"));
+    let large = RelPath::new("large").unwrap();
+    let examine = |worker: &mut Worker| {
+        worker.look(0, vec![(large.clone(), Dirt::FORCED)], Missing::Waits);
+    };
+    examine(&mut worker);
+    worker.begin_readings();
+    examine(&mut worker);
+    let (at, found) = read(&mut worker).await;
+    worker.was_read(at, found);
+    assert_eq!(worker.trees[0].dirty.get(&large), None);
 }
 
 #[tokio::test]
