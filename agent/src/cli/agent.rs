@@ -42,7 +42,8 @@ pub(super) fn run(context: &Context) -> Outcome {
             start.loaded.warnings
         ));
     }
-    crate::logging::init().map_err(|e| Failure::Other(Exit::Failed, e.to_string()))?;
+    let log = crate::logging::init();
+    let log = log.map_err(|e| Failure::Other(Exit::Failed, e.to_string()))?;
     let mut doubts = Vec::new();
     file_of_others(&start.loaded.file, &mut doubts);
     for doubt in doubts {
@@ -52,6 +53,8 @@ pub(super) fn run(context: &Context) -> Outcome {
     match daemon::run(start) {
         Ok(daemon::End::Exit) => Ok(Exit::Success),
         Ok(daemon::End::Restart(handover)) => {
+            // What is still to be written is written by this program.
+            drop(log);
             let error = daemon::execute_again(handover);
             Err(Failure::Other(
                 Exit::Failed,
