@@ -48,6 +48,19 @@ impl Watch {
         }
     }
 
+    /// A monitor of which something is known: its health, and how often in a row it has failed since it was last good.
+    pub fn resumed(fall: u32, rise: u32, health: Health, failures: u32) -> Self {
+        let against = match health {
+            Health::Good => failures,
+            Health::Unknown | Health::Bad => 0,
+        };
+        Self {
+            health,
+            against,
+            ..Self::new(fall, rise)
+        }
+    }
+
     /// Takes one result; answers the health after it.
     pub fn result(&mut self, good: bool) -> Health {
         let (contradicts, needed) = match self.health {
@@ -88,9 +101,20 @@ pub fn all_of(parts: impl IntoIterator<Item = Health>) -> Health {
         })
 }
 
+/// Health of ways of which one is enough: good if one is good, bad if none is good and one is bad, else unknown.
+pub fn any_of(parts: impl IntoIterator<Item = Health>) -> Health {
+    parts
+        .into_iter()
+        .fold(Health::Unknown, |all, one| match (all, one) {
+            (Health::Good, _) | (_, Health::Good) => Health::Good,
+            (Health::Bad, _) | (_, Health::Bad) => Health::Bad,
+            (Health::Unknown, Health::Unknown) => Health::Unknown,
+        })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Health, Watch, all_of};
+    use super::{Health, Watch, all_of, any_of};
 
     #[test]
     fn never_succeeded_is_unknown_for_ever() {
@@ -127,5 +151,31 @@ mod tests {
             all_of([Health::Good, Health::Bad, Health::Unknown]),
             Health::Bad
         );
+    }
+
+    #[test]
+    fn of_several_ways_one_is_enough() {
+        let (unknown, good, bad) = (Health::Unknown, Health::Good, Health::Bad);
+        for (parts, expected) in [
+            (vec![], unknown),
+            (vec![unknown], unknown),
+            (vec![bad, good, unknown], good),
+            (vec![bad, unknown], bad),
+            (vec![bad, bad], bad),
+        ] {
+            assert_eq!(any_of(parts.clone()), expected, "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_gone_on_with() {
+        let mut good = Watch::resumed(3, 2, Health::Good, 1);
+        assert_eq!(good.result(false), Health::Good);
+        assert_eq!(good.result(false), Health::Bad, "the third in a row");
+        let mut bad = Watch::resumed(3, 2, Health::Bad, 7);
+        assert_eq!(bad.result(true), Health::Bad);
+        assert_eq!(bad.result(true), Health::Good);
+        let mut unknown = Watch::resumed(3, 2, Health::Unknown, 9);
+        assert_eq!(unknown.result(false), Health::Unknown);
     }
 }

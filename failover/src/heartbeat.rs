@@ -76,6 +76,12 @@ impl PairId {
 }
 
 impl KeyId {
+    /// Whether the node with this key goes on where two nodes are equal in everything else. Both know both keys, whatever
+    /// their configurations say.
+    pub fn wins_tie(self, peer: Self) -> bool {
+        self > peer
+    }
+
     /// The id of a public key.
     pub fn of(key: &[u8; 32]) -> Self {
         let mut id = [0; 8];
@@ -136,6 +142,8 @@ pub struct Body {
     pub holding: bool,
     /// It was the last to be master as far as it knows (durable).
     pub was_master: bool,
+    /// It is the preferred node, as its configuration says.
+    pub preferred: bool,
     /// Its durable `solo` mark (R4).
     pub solo: bool,
     /// Boot agreement: the master role is granted to the receiver's incarnation with this nonce.
@@ -152,6 +160,8 @@ pub struct Body {
     pub peer_services: Health,
     /// Maintenance is on here.
     pub maintenance: bool,
+    /// When it ends by itself, ms from now. `None`: only when it is switched off.
+    pub maintenance_left: Option<u32>,
     /// Applying is paused here.
     pub hold: bool,
     /// Age of the oldest change that is not durable on the receiver, ms.
@@ -183,6 +193,7 @@ impl Body {
             term_seen: term,
             holding: false,
             was_master: false,
+            preferred: false,
             solo: false,
             grant: None,
             ceded: None,
@@ -191,6 +202,7 @@ impl Body {
             services: Health::Unknown,
             peer_services: Health::Unknown,
             maintenance: false,
+            maintenance_left: None,
             hold: false,
             lag: None,
             born: true,

@@ -55,7 +55,7 @@ pub struct Policy {
     pub peer_fence: bool,
     /// Digest of the whole configuration.
     pub config_digest: u64,
-    /// Digest of what must be equal (R7): floating IPs, trees, witness.
+    /// Digest of what must be equal (R7): floating IPs, trees, and by what it is decided who serves.
     pub config_matters: u64,
 }
 

@@ -125,7 +125,7 @@ impl fmt::Display for Reason {
             Self::NotConsistent => "a tree is not consistent",
             Self::Stale => "its data is older than max_stale, or their age is unknown",
             Self::NoDirection => "the two nodes' data have no settled direction",
-            Self::ConfigDiffers => "the two configurations differ in addresses, trees or witness",
+            Self::ConfigDiffers => "the two configurations differ in addresses, trees or the policy of [pair]",
             Self::PeerRegressed => {
                 "the peer was restored or rolled back; see `tandem status`, then `tandem adopt`"
             }

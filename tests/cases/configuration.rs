@@ -34,6 +34,15 @@ fn a_difference_of_configurations_is_shown_and_counts_where_it_matters() {
     }
     reload(&good);
     scene.wait_ready(ONE, TWO);
+    // Nor is for how long the standby's data count as fresh: the master reckons with it when it starts alone.
+    reload(&good.replace("[pair]", "[pair]\nmax_stale = \"1h\""));
+    for n in [ONE, TWO] {
+        scene.wait_status(n, "refuses the standby for its policy", |s| {
+            s.config.matters_equal == Some(false) && !s.takeover.possible
+        });
+    }
+    reload(&good);
+    scene.wait_ready(ONE, TWO);
 }
 
 #[test]

@@ -240,14 +240,14 @@ impl Page<'_> {
             (Some(true), _) => format!("{mine}, equal on both nodes"),
             (Some(false), Some(true)) => {
                 let differs = self.style.paint(Tone::Warn, "differs from the peer's");
-                format!("{mine} {differs}, but not in floating IPs and trees")
+                format!("{mine} {differs}, but not in what matters for a takeover")
             }
             (Some(false), _) => {
                 format!(
                     "{mine} {}",
                     self.style.paint(
                         Tone::Bad,
-                        "differs from the peer's in floating IPs or trees"
+                        "differs from the peer's in what matters for a takeover"
                     )
                 )
             }

@@ -68,17 +68,22 @@ impl Facts {
 
     /// Digest of all facts.
     pub fn digest(&self) -> Digest {
-        self.digest_of(|_| true)
+        self.digest_of(|_, _| true)
     }
 
-    /// Digest of what makes a standby not eligible when it differs (R7): floating IPs and trees.
+    /// Digest of what makes a standby not eligible when it differs (R7): floating IPs, trees, and by what the two nodes
+    /// decide who serves.
     pub fn matters(&self) -> Digest {
         self.digest_of(matters)
     }
 
-    fn digest_of(&self, take: impl Fn(&str) -> bool) -> Digest {
+    fn digest_of(&self, take: impl Fn(&str, &str) -> bool) -> Digest {
         let mut hasher = blake3::Hasher::new_derive_key("tandem configuration facts 1");
-        for ((section, name), keys) in self.0.iter().filter(|((section, _), _)| take(section)) {
+        for ((section, name), keys) in &self.0 {
+            let keys: Vec<_> = keys.iter().filter(|(key, _)| take(section, key)).collect();
+            if keys.is_empty() {
+                continue;
+            }
             for part in [section, name.as_str()] {
                 hash_text(&mut hasher, part);
             }
@@ -376,9 +381,17 @@ fn put_check(check: &Check, mut put: impl FnMut(&'static str, String)) {
     put("check", quoted(method));
 }
 
-/// R7: a difference here makes the standby not eligible.
-fn matters(section: &str) -> bool {
-    matches!(section, "floating_ip" | "tree" | "tree.freeze")
+/// R7: a difference here makes the standby not eligible. Of `[pair]` what R3 and R4 reckon with on both sides: a master that counts on
+/// its own `max_stale` when it starts alone must not have a peer that takes over by a longer one.
+fn matters(section: &str, key: &str) -> bool {
+    match section {
+        "floating_ip" | "tree" | "tree.freeze" => true,
+        "pair" => matches!(
+            key,
+            "preferred" | "dead_after" | "confirm" | "max_stale" | "catching_up" | "boot_alone"
+        ),
+        _ => false,
+    }
 }
 
 /// What can be changed in a running agent. Who the nodes are and how they reach each other is built at its start.

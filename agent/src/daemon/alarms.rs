@@ -283,7 +283,7 @@ impl Facts<'_> {
         let mut alarms = Vec::new();
         if self.report.config.matters_equal == Some(false) {
             alarms.push(format!(
-                "the configuration differs from that of {} in floating addresses, trees or witness",
+                "the configuration differs from that of {} in floating addresses, trees or the policy of [pair]",
                 self.peer()
             ));
         }

@@ -8,7 +8,7 @@ use crate::heartbeat_io::LinkConfig;
 use crate::iface::{InterfaceTable, Mac};
 use crate::input::{Input, ProbeAnswers};
 use crate::probe::command::{self, CommandCheck};
-use crate::probe::monitor::{self, Board, MonitorConfig, Surroundings, Vantage};
+use crate::probe::monitor::{self, Board, MonitorConfig, MonitorState, Surroundings, Vantage};
 use crate::probe::{Outlet, arp, icmp, tcp};
 use futures_util::future::join_all;
 use std::io;
@@ -70,7 +70,7 @@ pub(super) fn spawn(
                     monitors: None,
                     tasks: JoinSet::new(),
                 };
-                worker.start_monitors();
+                worker.start_monitors(Vec::new());
                 announce_own(&worker.targets).await;
                 worker.run(orders_in).await;
             });
@@ -142,9 +142,11 @@ impl Worker {
         }
     }
 
-    fn start_monitors(&mut self) {
+    /// The board shows the monitors `before`.
+    fn start_monitors(&mut self, before: Vec<MonitorConfig>) {
         self.monitors = Some(AbortOnDropHandle::new(tokio::spawn(monitor::run(
             self.targets.monitors.clone(),
+            before,
             self.targets.surroundings.clone(),
             self.vantage.clone(),
             self.board.clone(),
@@ -160,18 +162,18 @@ impl Worker {
         match order {
             Order::Setup(setup) => {
                 let new = Targets::new(&setup, self.interfaces.clone());
-                // Unchanged monitors keep what they know.
-                let restart = new.monitors != self.targets.monitors
-                    || new.addresses != self.targets.addresses
-                    || new.links != self.targets.links;
-                self.targets = new;
+                let old = std::mem::replace(&mut self.targets, new);
+                let restart = old.monitors != self.targets.monitors
+                    || old.addresses != self.targets.addresses
+                    || old.links != self.targets.links;
                 if restart {
-                    self.start_monitors();
+                    self.start_monitors(old.monitors);
                 }
             }
             Order::Peer { ticket, within } => {
+                let states = self.board.borrow().states.clone();
                 self.tasks.spawn(async move {
-                    let answers = ask_peer(&targets, within).await;
+                    let answers = ask_peer(&targets, &states, within).await;
                     let _ = results.send(Input::ProbeDone { ticket, answers }).await;
                 });
             }
@@ -216,7 +218,7 @@ async fn announce_own(targets: &Targets) {
 }
 
 /// One confirmation round: every question on every link at once, after this node has said where it is to be answered.
-async fn ask_peer(targets: &Targets, within: Duration) -> ProbeAnswers {
+async fn ask_peer(targets: &Targets, states: &[MonitorState], within: Duration) -> ProbeAnswers {
     announce_own(targets).await;
     let links = join_all(targets.links.iter().map(|link| async move {
         let via = Outlet {
@@ -240,7 +242,7 @@ async fn ask_peer(targets: &Targets, within: Duration) -> ProbeAnswers {
         )
     }));
     let service = monitor::any_service_once(&targets.monitors, &targets.surroundings, within);
-    let network = monitor::network_once(&targets.monitors, &targets.surroundings, within);
+    let network = monitor::network_once(&targets.monitors, states, &targets.surroundings, within);
     let (links, service, network) = tokio::join!(links, service, network);
     ProbeAnswers {
         icmp: links.iter().any(|l| l.0),

@@ -22,6 +22,8 @@ pub(super) enum Verdict {
 /// What is known of this node.
 pub(super) struct Own<'a> {
     pub preferred: bool,
+    /// What decides where the two do not agree which of them is preferred ([`crate::heartbeat::KeyId::wins_tie`]).
+    pub wins_tie: bool,
     /// It was the last master as far as it knows, in the term `term`.
     pub was_master: bool,
     pub term: u64,
@@ -62,7 +64,7 @@ pub(super) fn verdict(own: &Own<'_>, peer: &Body) -> Verdict {
         Relation::Equal => match (own.network && able(facts), peer_able(peer)) {
             (true, false) => claim(facts),
             (false, true) => Verdict::Grant,
-            _ if last_master(own, peer).unwrap_or(own.preferred) => claim(facts),
+            _ if last_master(own, peer).unwrap_or_else(|| preferred(own, peer)) => claim(facts),
             _ => Verdict::Grant,
         },
     }
@@ -75,6 +77,14 @@ fn last_master(own: &Own<'_>, peer: &Body) -> Option<bool> {
         (true, true) => (own.term != peer.term).then_some(own.term > peer.term),
         (false, false) => None,
         (mine, _) => Some(mine),
+    }
+}
+
+/// Whether this node goes first where nothing else decides. The two configurations may name different nodes.
+fn preferred(own: &Own<'_>, peer: &Body) -> bool {
+    match (own.preferred, peer.preferred) {
+        (mine, theirs) if mine != theirs => mine,
+        _ => own.wins_tie,
     }
 }
 

@@ -43,6 +43,7 @@ impl Machine {
             term_seen: self.written.highest_term(),
             holding: self.holding && !self.fenced,
             was_master: self.durable.was_master,
+            preferred: self.policy.preferred,
             // Shown until its absence is durable: the standby is not eligible before.
             solo: self.durable.solo || self.written.solo,
             grant: self.bond.grant,
@@ -52,6 +53,9 @@ impl Machine {
             services: self.known.own_services,
             peer_services: self.known.peer_services,
             maintenance: self.durable.maintenance.is_some(),
+            maintenance_left: self
+                .maintenance_until
+                .map(|until| millis(until.saturating_duration_since(self.now))),
             hold: self.known.hold,
             lag: facts.and_then(|facts| facts.lag).map(millis),
             born: facts.is_some_and(|facts| facts.born),

@@ -8,6 +8,7 @@ use crate::input::{DataFacts, Relation};
 use crate::role::Reason;
 use crate::timer::Timer;
 use crate::view::PeerIdentity;
+use std::time::Duration;
 
 impl Machine {
     /// Reasons against an automatic takeover now; none means that it could. Maintenance is the last one, so
@@ -55,9 +56,19 @@ impl Machine {
             _ => check(true, Reason::NotFollowing),
         }
         check(self.durable.maintenance.is_some(), Reason::Maintenance);
-        check(peer.is_some_and(|p| p.maintenance), Reason::Maintenance);
+        check(self.peer_maintenance(), Reason::Maintenance);
         against.dedup();
         against
+    }
+
+    /// Maintenance is on at the peer, as it last said. One that was limited ends by itself, also after the peer's death.
+    pub(super) fn peer_maintenance(&self) -> bool {
+        let Some((peer, heard)) = self.peer.body().zip(self.peer.heard()) else {
+            return false;
+        };
+        let left = peer.maintenance_left.map(u64::from);
+        let is_over = left.is_some_and(|ms| heard + Duration::from_millis(ms) <= self.now);
+        peer.maintenance && !is_over
     }
 
     fn promotable(&self, facts: &DataFacts) -> bool {
@@ -88,7 +99,7 @@ impl Machine {
             // One nanosecond after the last fresh moment.
             Some(until) if until >= self.now => {
                 self.timers
-                    .set(Timer::Fresh, until + std::time::Duration::from_nanos(1));
+                    .set(Timer::Fresh, until + Duration::from_nanos(1));
             }
             _ => self.timers.stop(Timer::Fresh),
         }

@@ -269,12 +269,21 @@ impl Machine {
             return;
         }
         self.known.probes = Some(answers);
-        let verdict = judge(answers, self.known.peer_services, self.known.own_network);
+        let verdict = judge(answers, self.services_of_peer(), self.known.own_network);
         let new = !matches!(self.suspicion, Suspicion::Answered(old, _) if old == verdict);
         self.suspicion = Suspicion::Answered(verdict, answers);
         self.timers.set(Timer::Silence, self.now + ASK_AGAIN);
         if new && !verdict.allows_takeover() {
             self.record(self.phase(), verdict.to_string());
+        }
+    }
+
+    /// The peer's services as this node found them, or as the peer itself said last where this node's own monitors know nothing:
+    /// they have never succeeded since its agent was started.
+    fn services_of_peer(&self) -> Health {
+        match (self.known.peer_services, self.peer.body()) {
+            (Health::Unknown, Some(peer)) => peer.services,
+            (seen, _) => seen,
         }
     }
 

@@ -181,7 +181,10 @@ impl Machine {
         match &self.state {
             State::Taking(_) | State::Master(_) | State::Ceding(_) if acting => {
                 let mine = self.durable.term_used;
-                let yields = body.term > mine || (body.term == mine && !self.policy.preferred);
+                // Not by `preferred`: that is for equal data, and each node may be preferred in its own configuration.
+                let tie = body.term == mine;
+                let yields =
+                    body.term > mine || (tie && !self.policy.own.wins_tie(self.policy.peer));
                 if yields {
                     self.contact.get_or_insert(self.now);
                     let text = format!(
@@ -192,7 +195,7 @@ impl Machine {
                     self.follow(text);
                 } else if !std::mem::replace(&mut self.rival_told, true) {
                     let text = format!(
-                        "the peer is master too, with term {} below {mine}: it must step down",
+                        "the peer is master too, with term {} against {mine}: it must step down",
                         body.term
                     );
                     self.record(self.phase(), text.clone());

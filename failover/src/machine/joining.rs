@@ -79,6 +79,7 @@ impl Machine {
         }
         let own = agreement::Own {
             preferred: self.policy.preferred,
+            wins_tie: self.policy.own.wins_tie(self.policy.peer),
             was_master: self.durable.was_master,
             term: self.term(),
             follows: matches!(self.state, State::Follow(_)),

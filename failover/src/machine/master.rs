@@ -61,16 +61,9 @@ impl Machine {
             return;
         };
         master.starting = None;
-        let cause = master.cause;
         if let Err(error) = result {
             self.trouble("services cannot be started", &error);
         }
-        let kind = if cause.one_sided() {
-            NoticeKind::Takeover
-        } else {
-            NoticeKind::Moved
-        };
-        self.notify(kind, format!("this node is master now: {cause}"));
     }
 
     pub(super) fn master_data_done(&mut self, ticket: Ticket, result: Result<DataReport, String>) {
@@ -276,6 +269,12 @@ impl Machine {
         }
     }
 
+    /// Gives the role up with no other master in contact, which a person would hear of as two masters.
+    fn step_down(&mut self, why: &str) {
+        self.notify(NoticeKind::SteppedDown, format!("it steps down: {why}"));
+        self.follow(why);
+    }
+
     /// Fenced, it asks whether the peer took over, before it announces or refreshes anything.
     pub(super) fn recheck(&mut self) {
         if !self.fenced {
@@ -309,7 +308,7 @@ impl Machine {
             return;
         };
         if recheck.in_use == Some(true) {
-            self.follow("while this node was away, another machine took the floating IPs");
+            self.step_down("while this node was away, another machine took the floating IPs");
         } else {
             self.recheck_done();
         }
@@ -353,7 +352,7 @@ impl Machine {
             }
         };
         if cause == MoveCause::PeerAhead {
-            self.follow(format!("{cause}: it has to serve"));
+            self.step_down(&format!("{cause}: it has to serve"));
             return;
         }
         match self.against_handover(cause) {

@@ -24,7 +24,7 @@ impl Machine {
             } else {
                 Err(self.against.clone())
             },
-            maintenance: self.maintenance_view(peer),
+            maintenance: self.maintenance_view(),
             hold: self.known.hold,
             addresses_held: self.holding,
             fenced: self.fenced && self.holding,
@@ -60,9 +60,9 @@ impl Machine {
         }
     }
 
-    fn maintenance_view(&self, peer: Option<&Body>) -> Option<MaintenanceView> {
+    fn maintenance_view(&self) -> Option<MaintenanceView> {
         let here = self.durable.maintenance.is_some();
-        let there = peer.is_some_and(|peer| peer.maintenance);
+        let there = self.peer_maintenance();
         (here || there).then_some(MaintenanceView {
             here,
             peer: there,

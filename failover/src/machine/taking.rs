@@ -2,7 +2,7 @@
 
 use super::Machine;
 use super::state::{Cause, Claiming, Epoch, Master, State, TakeStep, Taking};
-use crate::effect::{DataCommand, Effect, ServiceCommand, Ticket};
+use crate::effect::{DataCommand, Effect, NoticeKind, ServiceCommand, Ticket};
 use crate::input::DataReport;
 use crate::timer::Timer;
 use std::time::Duration;
@@ -290,5 +290,11 @@ impl Machine {
             self.recheck();
         }
         self.master_entered(taking.cause);
+        // Now, not when the services and hooks are done: that may take an hour, or never come.
+        let kind = match taking.cause.one_sided() {
+            true => NoticeKind::Takeover,
+            false => NoticeKind::Moved,
+        };
+        self.notify(kind, format!("this node is master now: {}", taking.cause));
     }
 }

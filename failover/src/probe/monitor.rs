@@ -5,18 +5,22 @@
 //! a failure that comes from this node's own cable, or from a third machine with that address, says nothing about the peer.
 
 mod judge;
+mod once;
+mod tally;
+
+pub use once::{any_service_once, network_once};
 
 use super::command::CommandCheck;
 use super::http::HttpCheck;
 use crate::address::FloatingAddress;
 use crate::clock;
-use crate::health::{Health, Watch, all_of};
+use crate::health::{Health, all_of, any_of};
 use crate::iface::InterfaceTable;
 use crate::time::Instant;
-use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use tally::Tally;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -113,6 +117,8 @@ pub struct MonitorState {
     pub failures: u32,
     /// Since when it says so; `None` before the first result.
     pub since: Option<Instant>,
+    /// How long the last good answer took; `None` before the first.
+    pub took: Option<Duration>,
     /// The last result in words.
     pub last: String,
 }
@@ -133,7 +139,8 @@ enum Verdict {
     Uncounted(String),
 }
 
-/// Health of each group, bad if one member is bad.
+/// Health of each group. Services are bad if one is bad; the network is bad if every monitor of it that says anything is: one target
+/// that is switched off is not a node that is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {
     /// This node's own public network, as far as monitors say.
@@ -147,20 +154,16 @@ pub struct Summary {
 /// Condenses the states. `vantage` is the one under which they were found.
 pub fn summary(states: &[MonitorState], vantage: Vantage) -> Summary {
     let of = |group| {
-        all_of(
-            states
-                .iter()
-                .filter(|s| s.counts_for == group)
-                .map(|s| s.health),
-        )
+        let states = states.iter().filter(move |s| s.counts_for == group);
+        states.map(|s| s.health)
     };
-    let services = of(CountsFor::Service);
+    let services = all_of(of(CountsFor::Service));
     let (own_services, peer_services) = match vantage {
         Vantage::Holder => (services, Health::Unknown),
         Vantage::Watcher => (Health::Unknown, services),
     };
     Summary {
-        network: of(CountsFor::Network),
+        network: any_of(of(CountsFor::Network)),
         own_services,
         peer_services,
     }
@@ -176,26 +179,33 @@ pub struct Board {
 }
 
 /// Runs the monitors until the future is dropped. `board` shows their state; service monitors begin anew whenever
-/// `vantage` changes.
+/// `vantage` changes. What the board shows so far is of the monitors `before`: one that is still the same goes on with it.
 pub async fn run(
     monitors: Vec<MonitorConfig>,
+    before: Vec<MonitorConfig>,
     surroundings: Surroundings,
     mut vantage: watch::Receiver<Vantage>,
     board: watch::Sender<Board>,
 ) {
     let stand = *vantage.borrow_and_update();
+    let mut states = Vec::new();
     board.send_modify(|b| {
+        let known = |monitor: &MonitorConfig| {
+            let at = before.iter().position(|old| old == monitor)?;
+            let counts = monitor.counts_for == CountsFor::Network || b.vantage == stand;
+            b.states.get(at).filter(|_| counts).cloned()
+        };
+        let of = |m| known(m).unwrap_or_else(|| state(m, Health::Unknown, NOT_ASKED));
+        states = monitors.iter().map(of).collect();
         b.vantage = stand;
-        b.states = monitors
-            .iter()
-            .map(|m| state(m, Health::Unknown, NOT_ASKED))
-            .collect();
+        b.states.clone_from(&states);
     });
     // One task per monitor, one question per monitor at a time: bounded by the configuration.
     let mut tasks = JoinSet::new();
-    for (index, monitor) in monitors.into_iter().enumerate() {
+    for (index, (monitor, state)) in monitors.into_iter().zip(states).enumerate() {
         tasks.spawn(one(
             index,
+            Tally::new(&monitor, &state),
             monitor,
             surroundings.clone(),
             vantage.clone(),
@@ -215,6 +225,7 @@ pub async fn run(
                 place.health = Health::Unknown;
                 place.failures = 0;
                 place.since = None;
+                place.took = None;
                 place.last = NOT_ASKED.to_owned();
             }
         });
@@ -230,48 +241,58 @@ fn state(monitor: &MonitorConfig, health: Health, last: impl Into<String>) -> Mo
         health,
         failures: 0,
         since: None,
+        took: None,
         last: last.into(),
     }
 }
 
 async fn one(
     index: usize,
+    mut tally: Tally,
     monitor: MonitorConfig,
     surroundings: Surroundings,
     mut vantage: watch::Receiver<Vantage>,
     board: watch::Sender<Board>,
 ) {
-    let mut tally = Tally::new(&monitor);
     let mut judge = judge::Judge::new(surroundings);
     let mut ticks = tokio::time::interval(monitor.interval.max(Duration::from_millis(10)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let now = *vantage.borrow_and_update();
-        let verdict = tokio::select! {
+        let (verdict, took) = tokio::select! {
             biased;
             changed = vantage.changed() => {
                 if changed.is_err() {
                     return;
                 }
                 if monitor.counts_for == CountsFor::Service {
-                    tally = Tally::new(&monitor);
+                    tally = Tally::new(&monitor, &state(&monitor, Health::Unknown, NOT_ASKED));
                 }
                 continue;
             }
             verdict = async {
                 ticks.tick().await;
-                judge.ask(&monitor, now).await
+                let asked = tokio::time::Instant::now();
+                (judge.ask(&monitor, now).await, asked.elapsed())
             } => verdict,
         };
         let health = tally.take(&verdict);
+        let took = matches!(verdict, Verdict::Good(_)).then_some(took);
         let (Verdict::Good(last) | Verdict::Bad(last) | Verdict::Uncounted(last)) = verdict;
         let new = MonitorState {
             failures: tally.failures,
             ..state(&monitor, health, last)
         };
         board.send_if_modified(|b| match b.states.get_mut(index) {
-            // A result that was found from another place than the one that the board shows is worth nothing.
-            Some(place) if !place.says_the_same(&new) && b.vantage == now => {
+            // A result that was found from another place than the one that the board shows is worth nothing; nor is one of before a
+            // change of the monitors.
+            Some(place) if b.vantage != now || place.name != new.name => false,
+            Some(place) => {
+                // Nobody waits for it: it is looked at when the peer is silent.
+                place.took = took.or(place.took);
+                if place.says_the_same(&new) {
+                    return false;
+                }
                 let since = if place.health == new.health {
                     place.since
                 } else {
@@ -282,109 +303,14 @@ async fn one(
                 }
                 *place = MonitorState {
                     since: since.or_else(|| Some(clock::now())),
+                    took: place.took,
                     ..new
                 };
                 true
             }
-            _ => false,
+            None => false,
         });
     }
-}
-
-/// Counts one monitor's results.
-struct Tally {
-    watch: Watch,
-    fall: u32,
-    uncounted: u32,
-    failures: u32,
-}
-
-impl Tally {
-    fn new(monitor: &MonitorConfig) -> Self {
-        Self {
-            watch: Watch::new(monitor.fall, monitor.rise),
-            fall: monitor.fall.max(1),
-            uncounted: 0,
-            failures: 0,
-        }
-    }
-
-    fn take(&mut self, verdict: &Verdict) -> Health {
-        match verdict {
-            Verdict::Uncounted(_) => self.uncounted = self.uncounted.saturating_add(1),
-            Verdict::Good(_) | Verdict::Bad(_) => {
-                self.uncounted = 0;
-                self.failures = match verdict {
-                    Verdict::Bad(_) => self.failures.saturating_add(1),
-                    _ => 0,
-                };
-                self.watch.result(matches!(verdict, Verdict::Good(_)));
-            }
-        }
-        self.health()
-    }
-
-    /// After as many uncounted results as failures make it bad, what was known is no longer worth anything.
-    fn health(&self) -> Health {
-        if self.uncounted >= self.fall {
-            Health::Unknown
-        } else {
-            self.watch.health()
-        }
-    }
-}
-
-/// Asks every service monitor that can be asked from here once, all at once, each at most `within`. Answers whether at least
-/// one service answered well, at the peer. Cancel safe.
-pub async fn any_service_once(
-    monitors: &[MonitorConfig],
-    surroundings: &Surroundings,
-    within: Duration,
-) -> bool {
-    asked_once(CountsFor::Service, monitors, surroundings, within)
-        .any(|verdict| std::future::ready(matches!(verdict, Some(Verdict::Good(_)))))
-        .await
-}
-
-/// Asks every network monitor once, all at once, each at most `within`. Good as soon as one is answered, bad if none is, unknown if
-/// there is none. Cancel safe.
-pub async fn network_once(
-    monitors: &[MonitorConfig],
-    surroundings: &Surroundings,
-    within: Duration,
-) -> Health {
-    let mut verdicts = asked_once(CountsFor::Network, monitors, surroundings, within);
-    let mut health = Health::Unknown;
-    while let Some(verdict) = verdicts.next().await {
-        match verdict {
-            Some(Verdict::Good(_)) => return Health::Good,
-            Some(Verdict::Bad(_)) | None => health = Health::Bad,
-            Some(Verdict::Uncounted(_)) => {}
-        }
-    }
-    health
-}
-
-/// What the monitors of a group say, each once, in the order in which they are answered. `None`: not in time.
-fn asked_once(
-    group: CountsFor,
-    monitors: &[MonitorConfig],
-    surroundings: &Surroundings,
-    within: Duration,
-) -> impl Stream<Item = Option<Verdict>> + Unpin {
-    let group = monitors.iter().filter(|m| m.counts_for == group);
-    let questions = group.map(|m| {
-        let monitor = MonitorConfig {
-            timeout: m.timeout.min(within),
-            ..m.clone()
-        };
-        let mut judge = judge::Judge::new(surroundings.clone());
-        async move {
-            let asked = judge.ask(&monitor, Vantage::Watcher);
-            tokio::time::timeout(within, asked).await.ok()
-        }
-    });
-    questions.map(Box::pin).collect::<FuturesUnordered<_>>()
 }
 
 #[cfg(test)]

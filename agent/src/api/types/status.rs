@@ -221,7 +221,7 @@ pub struct ConfigStatus {
     pub peer: Option<String>,
     /// Equal. `None`: not known.
     pub equal: Option<bool>,
-    /// Equal in what matters for a takeover: floating IPs, trees, witness. `None`: not known.
+    /// Equal in what matters for a takeover: floating IPs, trees, the policy of `[pair]`. `None`: not known.
     pub matters_equal: Option<bool>,
     /// The file on disk differs from the configuration in use.
     pub file_changed: bool,

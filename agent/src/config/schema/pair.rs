@@ -48,8 +48,8 @@ pub(super) const PAIR: Section = Section {
             "confirm",
             "duration, 10ms to 10s",
             DefaultsTo("\"200ms\""),
-            "Bound of that questioning. Nothing answered: the peer is dead. The monitors with `counts_for = \"network\"` are asked in it \
-             too: if none is answered within this time, this node is cut off itself and does not take over.",
+            "Bound of that questioning. Nothing answered: the peer is dead. The monitors with `counts_for = \"network\"` whose last good \
+             answer took half of this time at most are asked in it too: if none is answered, this node is cut off itself and does not take over.",
         ),
         key(
             "max_stale",

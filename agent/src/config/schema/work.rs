@@ -210,7 +210,7 @@ pub(super) const MONITOR: Section = Section {
             "counts_for",
             "\"service\" or \"network\"",
             Required(&["\"service\""]),
-            "What its failure says: that the service at the floating IP is dead (asked by both nodes), or that the asking node's own network is (for example a ping of the gateway).",
+            "What its failure says: that the service at the floating IP is dead (asked by both nodes), or that the asking node's own network is (for example a ping of the gateway; of several of these, one that is answered is enough).",
         ),
         key(
             "address",

@@ -36,12 +36,30 @@ fn a_default_that_is_written_out_does_not_count() {
 }
 
 #[test]
-fn what_matters_is_the_addresses_and_the_trees() {
+fn what_matters_is_the_addresses_the_trees_and_how_it_is_decided_who_serves() {
     let base = facts(SMALL);
-    let policy = facts(&changed("preferred = \"a\"", "preferred = \"b\""));
-    assert_ne!(base.digest(), policy.digest());
-    assert_eq!(base.matters(), policy.matters());
+    let pair = "preferred = \"a\"";
+    for key in [
+        "heartbeat = \"100ms\"",
+        "address_lifetime = \"30s\"",
+        "move_timeout = \"20s\"",
+    ] {
+        let other = facts(&changed(pair, &format!("{pair}\n{key}")));
+        assert_ne!(base.digest(), other.digest(), "{key}");
+        assert_eq!(base.matters(), other.matters(), "{key}");
+    }
+    for key in [
+        "dead_after = \"4s\"",
+        "confirm = \"1s\"",
+        "max_stale = \"1h\"",
+        "catching_up = \"allow\"",
+        "boot_alone = true",
+    ] {
+        let other = facts(&changed(pair, &format!("{pair}\n{key}")));
+        assert_ne!(base.matters(), other.matters(), "{key}");
+    }
     for (old, new) in [
+        (pair, "preferred = \"b\""),
         ("\"192.0.2.74/24\"", "\"192.0.2.75/24\""),
         ("\"192.0.2.74/24\"", "\"192.0.2.74/25\""),
         ("path = \"/home\"", "path = \"/srv\""),

@@ -1,7 +1,7 @@
 //! Cut cables, one-way loss and two masters in contact.
 
 use super::histories::{pair, settle, told};
-use super::world::{MS, SECOND};
+use super::world::{MS, SECOND, World};
 use crate::effect::NoticeKind;
 use crate::input::Command;
 use crate::role::Phase;
@@ -102,6 +102,34 @@ fn the_standbys_public_cable_is_cut_and_nothing_moves() {
     world.run(20 * SECOND);
     assert_eq!(world.phase(0), Some(Phase::Master));
     assert!(told(&world, 0, NoticeKind::Refused));
+}
+
+/// Each node may be the preferred one in its own file, or neither: both have used the same term on their sides of a cut.
+#[test]
+fn two_masters_of_one_term_are_one_after_contact_whoever_is_preferred() {
+    for preferred in [[true, true], [false, false], [true, false], [false, true]] {
+        let mut world = World::new(28);
+        world.link = [[false; 2]; 2];
+        for (node, preferred) in preferred.into_iter().enumerate() {
+            world.nodes[node].public = false;
+            world.policy[node].preferred = preferred;
+            world.boot(node);
+        }
+        world.run(SECOND);
+        for node in 0..2 {
+            world.command(node, Command::ForceTakeover);
+        }
+        world.run(5 * SECOND);
+        let masters = [0, 1].map(|n| world.phase(n) == Some(Phase::Master));
+        assert_eq!(masters, [true; 2], "{}", world.story());
+        assert_eq!(world.term(0), world.term(1));
+        for node in &mut world.nodes {
+            node.public = true;
+        }
+        world.link = [[true; 2]; 2];
+        settle(&mut world);
+        assert!(world.is_pair(1), "{preferred:?}\n{}", world.story());
+    }
 }
 
 #[test]

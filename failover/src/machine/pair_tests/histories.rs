@@ -270,6 +270,22 @@ fn maintenance_stops_automatic_moves_until_its_time_is_over() {
     );
 }
 
+/// The time limit is the dead master's: nobody can switch it off there.
+#[test]
+fn maintenance_of_a_master_that_dies_in_it_ends_with_its_time() {
+    let mut world = pair(27);
+    world.command(0, Command::MaintenanceOn(Some(Duration::from_secs(30))));
+    world.run(SECOND);
+    world.power_cut(0);
+    world.run(10 * SECOND);
+    assert_eq!(world.phase(1), Some(Phase::Standby));
+    assert!(
+        world.run_until(30 * SECOND, |w| w.phase(1) == Some(Phase::Master)),
+        "{}",
+        world.story()
+    );
+}
+
 #[test]
 fn a_half_copied_standby_is_not_promoted() {
     let mut world = pair(25);

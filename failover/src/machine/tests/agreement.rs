@@ -34,6 +34,7 @@ struct Side {
     seq: u64,
     able: bool,
     ceded: bool,
+    preferred: bool,
 }
 
 fn facts(side: Side, relation: Relation) -> DataFacts {
@@ -57,6 +58,7 @@ fn body(side: Side) -> Body {
         Puppet::new(false).heartbeat(phase, side.term, |body| {
             body.was_master = side.was_master;
             body.seq = side.seq;
+            body.preferred = side.preferred;
             body.against = (!side.able).then_some(Reason::NotConsistent);
         })
     else {
@@ -65,10 +67,11 @@ fn body(side: Side) -> Body {
     heartbeat.body
 }
 
-fn decide(side: Side, preferred: bool, relation: Relation, peer: &Body) -> Verdict {
+fn decide(side: Side, wins_tie: bool, relation: Relation, peer: &Body) -> Verdict {
     let facts = facts(side, relation);
     let own = Own {
-        preferred,
+        preferred: side.preferred,
+        wins_tie,
         was_master: side.was_master,
         term: side.term,
         follows: side.follows,
@@ -82,7 +85,7 @@ fn decide(side: Side, preferred: bool, relation: Relation, peer: &Body) -> Verdi
 
 fn sides() -> Vec<Side> {
     let mut sides = Vec::new();
-    for bits in 0..64_u8 {
+    for bits in 0..128_u8 {
         let bit = |n: u8| bits & (1 << n) != 0;
         sides.push(Side {
             follows: bit(0),
@@ -91,6 +94,7 @@ fn sides() -> Vec<Side> {
             seq: 10 + u64::from(bit(3)),
             able: bit(4),
             ceded: bit(5) && !bit(0),
+            preferred: bit(6),
         });
     }
     sides
@@ -127,6 +131,7 @@ fn unborn_and_half_copied_data_never_claim() {
         seq: 99,
         able: false,
         ceded: false,
+        preferred: true,
     };
     let peer = body(Side {
         follows: true,
@@ -135,6 +140,7 @@ fn unborn_and_half_copied_data_never_claim() {
         seq: 1,
         able: true,
         ceded: false,
+        preferred: false,
     });
     for (relation, _) in RELATIONS {
         assert_ne!(
@@ -155,6 +161,7 @@ fn between_equal_data_the_last_master_claims_and_else_the_preferred_one() {
         seq: 10,
         able: true,
         ceded: false,
+        preferred: false,
     };
     for (mine, theirs, claims) in [
         (side(true, 1), side(true, 2), [false, false]),
@@ -165,8 +172,38 @@ fn between_equal_data_the_last_master_claims_and_else_the_preferred_one() {
         (side(true, 2), side(true, 2), [true, false]),
     ] {
         let got = [true, false].map(|preferred| {
-            decide(mine, preferred, Relation::Equal, &body(theirs)) == Verdict::Claim
+            let mine = Side { preferred, ..mine };
+            let theirs = Side {
+                preferred: !preferred,
+                ..theirs
+            };
+            decide(mine, !preferred, Relation::Equal, &body(theirs)) == Verdict::Claim
         });
         assert_eq!(got, claims);
+    }
+}
+
+/// The two configurations may name different nodes: then exactly one claims, and not none for ever.
+#[test]
+fn whatever_the_two_say_of_being_preferred_one_claims_and_one_grants() {
+    for bits in 0..8_u8 {
+        let [a, b, first_wins] = [1, 2, 4].map(|bit| bits & bit != 0);
+        let side = |preferred| Side {
+            follows: false,
+            was_master: false,
+            term: 1,
+            seq: 10,
+            able: true,
+            ceded: false,
+            preferred,
+        };
+        let first = decide(side(a), first_wins, Relation::Equal, &body(side(b)));
+        let second = decide(side(b), !first_wins, Relation::Equal, &body(side(a)));
+        let claims = if a == b { first_wins } else { a };
+        let expected = match claims {
+            true => (Verdict::Claim, Verdict::Grant),
+            false => (Verdict::Grant, Verdict::Claim),
+        };
+        assert_eq!((first, second), expected, "{a} {b}");
     }
 }

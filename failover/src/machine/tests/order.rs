@@ -1,8 +1,9 @@
 //! The order of effects at a takeover and at its opposite.
 
-use super::puppet::{at, result_of};
-use crate::effect::{DataCommand, Effect, ServiceCommand};
-use crate::input::{Command, Input, ProbeAnswers};
+use super::puppet::{Puppet, at, result_of};
+use crate::effect::{DataCommand, Effect, NoticeKind, ServiceCommand};
+use crate::health::Health;
+use crate::input::{Command, Input, ProbeAnswers, Relation};
 use crate::role::{Phase, Role};
 use std::time::Duration;
 
@@ -31,6 +32,10 @@ fn name(effect: &Effect) -> Option<&'static str> {
         Effect::Notify(_) => "mail",
         _ => return None,
     })
+}
+
+fn told(p: &Puppet, kind: NoticeKind) -> bool {
+    p.wants(|e| matches!(e, Effect::Notify(notice) if notice.kind == kind))
 }
 
 fn names(effects: &[Effect]) -> Vec<&'static str> {
@@ -69,6 +74,70 @@ fn of_a_takeover() {
         seen.dedup();
         assert_eq!(seen, expected, "hold {hold}");
         assert_eq!(p.phase(), Phase::Master);
+    }
+}
+
+/// A hook may take an hour, and the role may be gone before it ends.
+#[test]
+fn a_person_hears_of_a_takeover_before_its_services_and_hooks_are_done() {
+    let mut p = at(Phase::Preparing, false);
+    let is_start = |e: &Effect| matches!(e, Effect::Services { .. });
+    p.obey(|e| is_start(e) || matches!(e, Effect::Notify(_)));
+    assert!(told(&p, NoticeKind::Takeover));
+    let start = p.open.iter().find(|e| is_start(e)).cloned();
+    p.open.clear();
+    p.feed(result_of(&start.expect("services"), false).expect("a result"));
+    assert!(told(&p, NoticeKind::Trouble), "{:?}", p.open);
+    assert!(!told(&p, NoticeKind::Takeover), "once");
+}
+
+/// Nobody else can say it: the other master is not in contact, or is none.
+#[test]
+fn a_person_hears_of_a_master_that_steps_down_by_itself() {
+    let kinds = [NoticeKind::SteppedDown, NoticeKind::SplitBrain];
+    let mut away = at(Phase::Master, false);
+    away.pass(Duration::from_secs(2));
+    away.feed(Input::Tick);
+    let asked = away.open.iter().find_map(|e| match e {
+        Effect::ProbeConflict { .. } => result_of(e, false),
+        _ => None,
+    });
+    away.feed(asked.expect("it asks"));
+    away.wait(Duration::from_secs(1));
+    assert_eq!(kinds.map(|kind| told(&away, kind)), [true, false]);
+
+    let mut behind = at(Phase::Master, false);
+    behind.tell(Relation::Behind);
+    behind.hear(Phase::Standby, 9, |_| {});
+    assert_eq!(behind.phase(), Phase::Releasing);
+    assert_eq!(kinds.map(|kind| told(&behind, kind)), [true, false]);
+
+    let mut rival = at(Phase::Master, false);
+    rival.hear(Phase::Master, 9, |_| {});
+    assert_eq!(kinds.map(|kind| told(&rival, kind)), [false, true]);
+}
+
+/// A standby's own monitors know nothing when its agent was started while the service was down already.
+#[test]
+fn what_the_master_said_of_its_services_counts_where_the_standby_knows_nothing() {
+    for (seen, said, takes_over) in [
+        (Health::Unknown, Health::Bad, true),
+        (Health::Unknown, Health::Good, false),
+        (Health::Unknown, Health::Unknown, false),
+        (Health::Good, Health::Bad, false),
+        (Health::Bad, Health::Good, true),
+    ] {
+        let mut p = at(Phase::Standby, false);
+        p.feed(Input::PeerServices(seen));
+        p.hear(Phase::Master, 5, |body| body.services = said);
+        p.wait(Duration::from_millis(700));
+        let asked = p.open.iter().find_map(|e| match e {
+            Effect::ProbePeer { .. } => result_of(e, true),
+            _ => None,
+        });
+        p.feed(asked.expect("a round"));
+        let taken = p.phase() == Phase::Preparing;
+        assert_eq!(taken, takes_over, "{seen:?} {said:?}");
     }
 }
 

@@ -187,7 +187,7 @@ fn every_phase_and_every_input() {
 }
 
 #[test]
-fn being_preferred_changes_only_equal_terms() {
+fn being_preferred_changes_only_the_way_back() {
     let (plain, preferred) = (table(false), table(true));
     let differing: Vec<&str> = plain
         .lines()
@@ -198,9 +198,10 @@ fn being_preferred_changes_only_equal_terms() {
                 .filter(|line| !plain.lines().any(|other| other == *line)),
         )
         .collect();
-    let about_equals = |line: &&str| line.contains("term 6") || line.contains("failback");
+    // Not who gives way where two masters have used the same term: their two configurations may contradict each other.
+    let about_it = |line: &&str| line.contains("failback");
     assert!(
-        !differing.is_empty() && differing.iter().all(about_equals),
+        !differing.is_empty() && differing.iter().all(about_it),
         "{differing:#?}"
     );
 }

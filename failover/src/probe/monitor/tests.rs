@@ -69,7 +69,7 @@ fn watch_from_a(
     });
     let (vantage, stand) = watch::channel(Vantage::Watcher);
     let _running = pair.a.spawn(move || async move {
-        run(vec![http()], surroundings(peer).await, stand, board).await;
+        run(vec![http()], vec![], surroundings(peer).await, stand, board).await;
     });
     (shown, vantage)
 }
@@ -188,4 +188,115 @@ fn asked_once_it_serves_only_at_the_peer() {
     };
     assert!(once(B4));
     assert!(!once(A4), "the peer is somebody else");
+}
+
+fn network(name: &str, check: Check) -> MonitorConfig {
+    MonitorConfig {
+        name: name.into(),
+        check,
+        counts_for: CountsFor::Network,
+        interval: Duration::from_millis(50),
+        timeout: Duration::from_secs(5),
+        fall: 2,
+        rise: 1,
+    }
+}
+
+fn ping(name: &str, address: &str) -> MonitorConfig {
+    network(name, Check::Ping(address.parse().expect("literal")))
+}
+
+fn slow() -> MonitorConfig {
+    let argv = ["/bin/sleep", "0.5"].map(String::from).to_vec();
+    network("slow", Check::Command(CommandCheck { argv }))
+}
+
+#[test]
+fn of_the_own_network_only_what_can_be_answered_in_time_is_asked_in_the_round() {
+    const QUICK: Option<Duration> = Some(Duration::from_millis(1));
+    const SLOW: Option<Duration> = Some(Duration::from_millis(500));
+    let (living, dead) = (ping("gateway", B4), ping("dns", "192.0.2.77"));
+    let rows = [
+        (vec![], Health::Unknown),
+        (vec![(living.clone(), QUICK)], Health::Good),
+        (vec![(dead.clone(), QUICK)], Health::Bad),
+        (vec![(dead.clone(), QUICK), (living, QUICK)], Health::Good),
+        (vec![(slow(), SLOW)], Health::Unknown),
+        (vec![(slow(), SLOW), (dead.clone(), QUICK)], Health::Bad),
+        // It never succeeded.
+        (vec![(dead, None)], Health::Unknown),
+    ];
+    let pair = Pair::new();
+    for (known, expected) in rows {
+        let found = pair.a.block_on(move || async move {
+            let monitors: Vec<_> = known.iter().map(|(monitor, _)| monitor.clone()).collect();
+            let shown = known.iter().map(|(monitor, took)| MonitorState {
+                took: *took,
+                ..state(monitor, Health::Good, "")
+            });
+            let states: Vec<_> = shown.collect();
+            let around = surroundings(B4).await;
+            // An answer that must come may take long on a machine that does many things.
+            let within = match expected {
+                Health::Good => Duration::from_secs(5),
+                Health::Unknown | Health::Bad => Duration::from_millis(300),
+            };
+            network_once(&monitors, &states, &around, within).await
+        });
+        assert_eq!(found, expected);
+    }
+}
+
+/// How long an answer took is measured, and kept with everything else over a change of the other monitors.
+#[test]
+fn a_change_of_the_monitors_keeps_what_the_unchanged_ones_know() {
+    Pair::new().a.block_on(|| async {
+        let (board, mut shown) = watch::channel(Board {
+            vantage: Vantage::Watcher,
+            states: vec![],
+        });
+        let (_vantage, stand) = watch::channel(Vantage::Watcher);
+        let around = surroundings(B4).await;
+        let before = vec![slow(), ping("gateway", B4)];
+        let running = run(
+            before.clone(),
+            vec![],
+            around.clone(),
+            stand.clone(),
+            board.clone(),
+        );
+        let known = shown
+            .wait_for(|b| b.states.len() == 2 && b.states.iter().all(|s| s.health == Health::Good));
+        tokio::select! {
+            () = running => panic!("it ends"),
+            known = tokio::time::timeout(Duration::from_secs(10), known) => {
+                known.expect("in time").expect("the board is there");
+            }
+        }
+        let changed = MonitorConfig { fall: 7, ..slow() };
+        let after = vec![ping("gateway", B4), changed, http()];
+        // Polled once: it has asked nobody yet.
+        tokio::select! {
+            biased;
+            () = run(after, before, around, stand, board) => panic!("it ends"),
+            () = std::future::ready(()) => {}
+        }
+        let states = shown.borrow().states.clone();
+        let health = states.iter().map(|s| s.health).collect::<Vec<_>>();
+        assert_eq!(health, [Health::Good, Health::Unknown, Health::Unknown]);
+        let took = states[0].took.expect("measured");
+        assert!(took < Duration::from_millis(500), "{took:?}");
+    });
+}
+
+#[test]
+fn one_dead_target_is_no_network_that_fails() {
+    let network = |healths: &[Health]| {
+        let of = |health: &Health| state(&ping("", B4), *health, "");
+        let states: Vec<_> = healths.iter().map(of).collect();
+        summary(&states, Vantage::Watcher).network
+    };
+    assert_eq!(network(&[Health::Good, Health::Bad]), Health::Good);
+    assert_eq!(network(&[Health::Bad, Health::Unknown]), Health::Bad);
+    assert_eq!(network(&[Health::Bad, Health::Bad]), Health::Bad);
 }
