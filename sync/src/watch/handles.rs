@@ -14,7 +14,7 @@ use super::report::Reporter;
 use crate::path::RelPath;
 use crate::stat::Stat;
 
-/// Directories whose path is remembered. A full cache is emptied; each entry costs about 200 bytes.
+/// Directories whose place is remembered. A full cache is emptied; each entry costs about 200 bytes.
 const CACHE_MAX: usize = 65_536;
 /// How far up a directory too deep for a printed path is followed.
 const CLIMB_MAX: usize = 4096;
@@ -34,6 +34,28 @@ pub(super) enum Where {
     Gone,
 }
 
+/// Places that were looked up. A handle names a directory of its file system only: the root directories of any two ext4 have
+/// the same one.
+#[derive(Debug, Default)]
+struct Cache {
+    /// By file system, of which there are few.
+    known: HashMap<[u8; 8], HashMap<Box<[u8]>, Where>>,
+}
+
+impl Cache {
+    fn get(&self, fsid: [u8; 8], handle: &[u8]) -> Option<&Where> {
+        self.known.get(&fsid)?.get(handle)
+    }
+
+    fn insert(&mut self, fsid: [u8; 8], handle: &[u8], place: Where) {
+        if self.known.values().map(HashMap::len).sum::<usize>() >= CACHE_MAX {
+            self.known.clear();
+        }
+        let of_file_system = self.known.entry(fsid).or_default();
+        of_file_system.insert(handle.into(), place);
+    }
+}
+
 /// The trees that share one mount.
 #[derive(Debug)]
 struct Group {
@@ -48,7 +70,7 @@ pub(super) struct Handles {
     reporter: Arc<Reporter>,
     groups: Vec<Group>,
     roots: HashMap<usize, Vec<u8>>,
-    cache: HashMap<Box<[u8]>, Where>,
+    cache: Cache,
     /// See [`open_patiently`].
     patience: Cell<Duration>,
 }
@@ -59,7 +81,7 @@ impl Handles {
             reporter: Arc::clone(reporter),
             groups: Vec::new(),
             roots: HashMap::new(),
-            cache: HashMap::new(),
+            cache: Cache::default(),
             patience: Cell::new(PATIENCE),
         }
     }
@@ -85,7 +107,7 @@ impl Handles {
 
     /// A directory was renamed: paths that were remembered may be wrong.
     pub(super) fn forget(&mut self) {
-        self.cache.clear();
+        self.cache = Cache::default();
         for (tree, path) in &mut self.roots {
             // A root that cannot be printed keeps its old path; the keeper tells that it is gone.
             if let Ok(now) = printed_path(&self.reporter.trees()[*tree].root.fd()) {
@@ -95,15 +117,12 @@ impl Handles {
     }
 
     pub(super) fn resolve(&mut self, fsid: [u8; 8], handle: &[u8]) -> Where {
-        if let Some(known) = self.cache.get(handle) {
+        if let Some(known) = self.cache.get(fsid, handle) {
             return known.clone();
         }
         let found = self.look_up(fsid, handle);
         if !matches!(found, Where::Gone | Where::Unknown(_)) {
-            if self.cache.len() >= CACHE_MAX {
-                self.cache.clear();
-            }
-            self.cache.insert(handle.into(), found.clone());
+            self.cache.insert(fsid, handle, found.clone());
         }
         found
     }
@@ -232,7 +251,31 @@ fn fsid(fd: std::os::fd::BorrowedFd<'_>) -> Result<[u8; 8], Errno> {
 
 #[cfg(test)]
 mod tests {
-    use super::below_root;
+    use super::*;
+
+    #[test]
+    fn a_handle_is_known_on_its_own_file_system_only() {
+        let (one, two) = ([1; 8], [2; 8]);
+        let root = Where::Inside([(0, RelPath::root())].into());
+        let mut cache = Cache::default();
+        cache.insert(one, b"root", root.clone());
+        assert_eq!(cache.get(two, b"root"), None);
+        cache.insert(two, b"root", Where::Outside);
+        assert_eq!(cache.get(one, b"root"), Some(&root));
+        assert_eq!(cache.get(two, b"root"), Some(&Where::Outside));
+    }
+
+    #[test]
+    fn a_full_cache_is_emptied_whatever_file_systems_it_knows() {
+        let mut cache = Cache::default();
+        for number in 0..CACHE_MAX as u64 {
+            cache.insert([number as u8; 8], &number.to_ne_bytes(), Where::Outside);
+        }
+        assert!(cache.get([0; 8], &0u64.to_ne_bytes()).is_some());
+        cache.insert([9; 8], b"one more", Where::Outside);
+        assert_eq!(cache.get([0; 8], &0u64.to_ne_bytes()), None);
+        assert_eq!(cache.get([9; 8], b"one more"), Some(&Where::Outside));
+    }
 
     #[test]
     fn a_path_is_below_a_root_by_components() {

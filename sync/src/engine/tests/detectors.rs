@@ -2,7 +2,9 @@
 //! whose nodes have nothing better. And what only a kernel does to a detector: lose events, and run out of watches.
 
 use super::compare::assert_equal;
-use super::pair::{Cable, Node, PATIENCE, flush, pair, write};
+use super::pair::{Cable, Node, PATIENCE, begin, flush, pair, write};
+use super::reflinks::Disk;
+use crate::tree::TreeConfig;
 use crate::watch::Detector;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -121,6 +123,45 @@ async fn of_this_process() {
     let asked = std::env::var(BEST).is_ok();
     assert!(!asked || *is == best().to_string(), "{is}: {because:?}");
     assert!(!asked || because.is_none(), "{because:?}");
+}
+
+/// The root directories of two file systems of one kind have the same handle.
+#[tokio::test(flavor = "multi_thread")]
+async fn trees_at_the_roots_of_two_file_systems_are_told_apart() {
+    let (Some(one), Some(two)) = (Disk::ext4(), Disk::ext4()) else {
+        return;
+    };
+    let place = tempfile::tempdir().unwrap();
+    let copies = ["one", "two"].map(|name| place.path().join(name));
+    let roots = [&one.at, &two.at];
+    let (mut a, mut b) = (Node::new("a", |_| {}), Node::new("b", |_| {}));
+    for (node, roots) in [(&mut a, roots), (&mut b, copies.each_ref())] {
+        node.stop().await;
+        roots
+            .iter()
+            .for_each(|root| std::fs::create_dir_all(root).unwrap());
+        let named = ["one", "two"].into_iter().zip(roots);
+        let tree = |(name, root): (_, &PathBuf)| TreeConfig::new(name, root.clone());
+        node.start_with(named.map(tree).collect());
+    }
+    let (a, b) = begin(a, b).await;
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    for round in 0..3 {
+        for root in roots {
+            write(
+                &root.join("f"),
+                format!("round {round} in {}", root.display()),
+            );
+        }
+        flush(&a).await;
+        for (root, copy) in roots.into_iter().zip(&copies) {
+            assert_equal(root, copy);
+        }
+    }
+    cable.cut().await;
+    // They are unmounted next.
+    drop((a, b));
 }
 
 /// A test of this binary in a process of its own, which says when it is ready and waits for a word.

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A small btrfs of the test's own, gone with it.
+/// A small file system of the test's own, gone with it.
 pub(super) struct Disk {
     pub(super) at: PathBuf,
     _dir: tempfile::TempDir,
@@ -17,6 +17,17 @@ impl Disk {
     /// `None`, and said, where it cannot be made.
     #[track_caller]
     pub(super) fn btrfs() -> Option<Disk> {
+        Disk::made_by("mkfs.btrfs")
+    }
+
+    /// `None`, and said, where it cannot be made.
+    #[track_caller]
+    pub(super) fn ext4() -> Option<Disk> {
+        Disk::made_by("mkfs.ext4")
+    }
+
+    #[track_caller]
+    fn made_by(mkfs: &str) -> Option<Disk> {
         let dir = tempfile::tempdir().unwrap();
         let (image, at) = (dir.path().join("image"), dir.path().join("disk"));
         File::create(&image).unwrap().set_len(512 << 20).unwrap();
@@ -26,10 +37,10 @@ impl Disk {
             command.args(arguments).stdin(Stdio::null());
             command.output().is_ok_and(|o| o.status.success())
         };
-        let made = run("mkfs.btrfs", &[Path::new("-q"), &image])
+        let made = run(mkfs, &[Path::new("-q"), &image])
             && run("mount", &[Path::new("-oloop"), &image, &at]);
         if !made {
-            tandem_lab::skipped("no mkfs.btrfs, or no right to mount an image");
+            tandem_lab::skipped(format_args!("no {mkfs}, or no right to mount an image"));
             return None;
         }
         Some(Disk { at, _dir: dir })
