@@ -6,8 +6,8 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
     AtFlags, Mode, OFlags, RawDir, StatVfs, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW,
@@ -38,6 +38,8 @@ pub struct Private {
     redo: OwnedFd,
     set: OwnedFd,
     rescue: OwnedFd,
+    /// Held by whoever changes a set of the rescue.
+    rescuing: Mutex<()>,
     trash: OwnedFd,
     /// Random, so that names differ from those of an earlier process and of an earlier opening.
     opening: u64,
@@ -69,6 +71,7 @@ impl Private {
             redo,
             set,
             rescue,
+            rescuing: Mutex::new(()),
             trash,
             opening: u64::from_ne_bytes(opening),
             next: AtomicU64::new(0),
@@ -88,6 +91,12 @@ impl Private {
     /// Where local versions are kept.
     pub fn rescue(&self) -> BorrowedFd<'_> {
         self.rescue.as_fd()
+    }
+
+    /// While this is held nobody else puts anything into the rescue, or drops a set of it.
+    pub(crate) fn rescuing(&self) -> MutexGuard<'_, ()> {
+        // It guards what lies on the disk, which holds at any moment of a crash too.
+        self.rescuing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where what the source removed is kept for a while.

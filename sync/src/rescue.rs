@@ -69,6 +69,22 @@ pub struct Keep {
     pub take: bool,
 }
 
+/// Keeps versions in `set`, as [`OpenSet::keep`] does. Where that is none, or somebody has dropped it since, a new one is begun
+/// with the header.
+pub fn keep_in(
+    set: &mut Option<OpenSet>,
+    (root, private): (&Root, &Private),
+    header: impl FnOnce() -> Header,
+    versions: &[Keep],
+) -> Result<Vec<Result<u64, Fault>>, RescueError> {
+    let _rescuing = private.rescuing();
+    let open = match set.take() {
+        Some(open) if !open.is_dropped()? => open,
+        _ => OpenSet::open(private, &header())?,
+    };
+    set.insert(open).keep(root, versions)
+}
+
 /// A set that is being filled.
 #[derive(Debug)]
 pub struct OpenSet {
@@ -106,6 +122,11 @@ impl OpenSet {
             set.go_on(private, header)?;
         }
         Ok(set)
+    }
+
+    /// It has no manifest any more: what were put into it now could not be found.
+    fn is_dropped(&self) -> Result<bool, Fault> {
+        Ok(Stat::of_fd(self.manifest.as_fd())?.nlink == 0)
     }
 
     /// The last line may have been cut by a crash; the numbers go on after the highest one.
@@ -276,29 +297,45 @@ fn look(root: &Root, keep: &Keep) -> Result<Option<Stat>, Fault> {
 
 /// Gives up items of a set for good; with no numbers the whole set.
 pub fn drop_items(private: &Private, set: &str, numbers: &[u64]) -> Result<(), RescueError> {
+    let rescuing = private.rescuing();
     let dir = open_set(private, set)?;
-    if numbers.is_empty() {
-        private::remove_below(dir.as_fd(), 0)?;
-        let gone = rustix::fs::unlinkat(private.rescue(), set, AtFlags::REMOVEDIR);
-        gone.map_err(|e| Fault::os("rmdir", e))?;
-        sync(private.rescue())?;
-        return Ok(());
+    if !numbers.is_empty() {
+        drop_some(private, set, &dir, numbers)?;
+        // A set without entries says nothing any more.
+        if summary(private, set)?.items > 0 {
+            return Ok(());
+        }
     }
+    // From here on it is over for whoever fills it, who need not wait for the rest.
+    match rustix::fs::unlinkat(&dir, manifest::os(MANIFEST), AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(Fault::os("unlink manifest", errno).into()),
+    }
+    drop(rescuing);
+    private::remove_below(dir.as_fd(), 0)?;
+    let gone = rustix::fs::unlinkat(private.rescue(), set, AtFlags::REMOVEDIR);
+    gone.map_err(|e| Fault::os("rmdir", e))?;
+    sync(private.rescue())?;
+    Ok(())
+}
+
+fn drop_some(
+    private: &Private,
+    set: &str,
+    dir: &OwnedFd,
+    numbers: &[u64],
+) -> Result<(), RescueError> {
     let header = summary(private, set)?.header;
     let mut open = OpenSet::open(private, &header)?;
     open.append(&[Line::Dropped(numbers.to_vec())])?;
     for number in numbers {
         let name = file_name(*number);
-        match rustix::fs::unlinkat(&dir, manifest::os(&name), AtFlags::empty()) {
+        match rustix::fs::unlinkat(dir, manifest::os(&name), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(Fault::os("unlink", errno).into()),
         }
     }
     sync(dir.as_fd())?;
-    // A set without entries says nothing any more.
-    if summary(private, set)?.items == 0 {
-        return drop_items(private, set, &[]);
-    }
     Ok(())
 }
 

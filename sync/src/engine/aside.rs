@@ -2,7 +2,7 @@
 
 use super::apply::Item;
 use super::judge::{is_known, same_but_time};
-use super::tree::{Open, Tree};
+use super::tree::Open;
 use super::worker::Worker;
 use crate::entry::{IndexEntry, LocalKey, State};
 use crate::fault::Fault;
@@ -10,7 +10,7 @@ use crate::hash;
 use crate::index::{IndexError, Snapshot, Unreplicated};
 use crate::meta::{self, What};
 use crate::path::RelPath;
-use crate::rescue::{self, Change, Header, Keep, OpenSet, RescueError};
+use crate::rescue::{self, Change, Header, Keep};
 use crate::tree::Deletes;
 
 impl Worker {
@@ -170,7 +170,9 @@ impl Worker {
             return Err(Unkept::Nothing("the role changed".into()));
         };
         let tree = &mut self.trees[at];
-        let kept = keep_in_set(tree, open, versions);
+        let header = || rescue_header(&tree.config.name, &tree.rescue_why, tree.base_unknown);
+        let within = (&*open.root, &*open.private);
+        let kept = rescue::keep_in(&mut tree.rescue, within, header, versions);
         let (name, kept) = (tree.config.name.clone(), kept.map_err(|e| e.to_string()));
         let first = match kept {
             Ok(results) => {
@@ -232,22 +234,6 @@ impl From<IndexError> for Unkept {
     fn from(error: IndexError) -> Self {
         Unkept::Nothing(error.to_string())
     }
-}
-
-/// Opens the set if it is not, and keeps.
-fn keep_in_set(
-    tree: &mut Tree,
-    open: &Open,
-    versions: &[Keep],
-) -> Result<Vec<Result<u64, Fault>>, RescueError> {
-    let set = match &mut tree.rescue {
-        Some(set) => set,
-        none => {
-            let header = rescue_header(&tree.config.name, &tree.rescue_why, tree.base_unknown);
-            none.insert(OpenSet::open(&open.private, &header)?)
-        }
-    };
-    set.keep(&open.root, versions)
 }
 
 /// What lies at a path.

@@ -153,6 +153,38 @@ async fn local_changes_on_the_standby_are_repaired() {
     cable.cut().await;
 }
 
+/// What is put aside after somebody dropped the set, or the last that was in it, begins a new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_rescue_set_is_over() {
+    let (a, b, cable) = with_files(|_| {}, 10).await;
+    let repaired = async |text: &str| {
+        write(&b.tree().join("d1/f1"), text);
+        std::fs::remove_file(b.tree().join("d2/f2")).unwrap();
+        b.until("repaired", |s| {
+            let found = rescued(&b);
+            let kept = found.get("d1/f1").is_some_and(|found| found == text);
+            let noted = found.get("d2/f2").is_some_and(|found| found == "Deleted");
+            s.consistent && s.trees[0].dirty == 0 && kept && noted
+        })
+        .await;
+    };
+    for items in [vec![], vec![1, 2]] {
+        repaired(&format!("dropped by {items:?}")).await;
+        let sets = b.engine().rescue_list().await.unwrap();
+        let [set] = &sets[..] else {
+            panic!("{sets:?}");
+        };
+        assert_eq!(set.entries, 2);
+        b.engine().rescue_drop(&set.id, &items).await.unwrap();
+        assert_eq!(rescued(&b), std::collections::BTreeMap::new());
+    }
+    repaired("kept").await;
+    flush(&a).await;
+    assert_equal(&a.tree(), &b.tree());
+    assert_eq!(b.engine().status().alarms, []);
+    cable.cut().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn local_changes_are_left_alone_by_report() {
     let (a, b, cable) = with_files(|t| t.local_changes = LocalChanges::Report, 10).await;
