@@ -393,11 +393,12 @@ impl Worker {
         let tree = self.trees[at].id;
         match why {
             Why::Kept => return self.stays(at, &record.path, record.seq, results),
-            Why::Occupied => self.trees[at].error(&record.path, why.to_string()),
-            Why::NoParent => {
-                return results
-                    .failed
-                    .push((tree, record.path.clone(), Here::Settled));
+            Why::Occupied | Why::NoParent => {
+                if why == Why::Occupied {
+                    self.trees[at].error(&record.path, why.to_string());
+                }
+                let failed = (tree, record.path.clone(), Here::Settled);
+                return results.failed.push(failed);
             }
             Why::Protected | Why::Excluded => self.note_skipped(at, &record.path, record.seq),
         }

@@ -1,12 +1,13 @@
 //! What the master removed and stays on the standby: neither an error nor out of sync.
 
 use super::compare::assert_equal;
-use super::pair::{Cable, Node, flush, pair, write};
+use super::pair::{Cable, Node, flush, pair, recorded, write};
 use super::reversal::{rescued, turn};
-use crate::engine::Receiver;
+use crate::engine::{EngineStatus, Receiver};
 use crate::filter::Filter;
 use crate::tree::{Deletes, TreeConfig};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 fn filters(tree: &mut TreeConfig) {
     tree.exclude = Filter::parse(["*.log"]).unwrap();
@@ -102,5 +103,38 @@ async fn what_deletes_keep_is_counted_and_belongs_to_the_next_master() {
     assert_equal(&a.tree(), &b.tree());
     assert_eq!(std::fs::read(a.tree().join("other")).unwrap(), b"other");
     b.until("nothing kept", |s| s.trees[0].kept == 0).await;
+    cable.cut().await;
+}
+
+/// A link on the master in the place of a directory whose files are kept here: both cannot be, and somebody must say which.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_place_because_of_what_is_kept_is_out_of_sync_until_it_has() {
+    let (a, b, cable) = with_a_directory(|t| t.deletes = Deletes::Keep).await;
+    cable.cut().await;
+    // All of it comes at once.
+    std::fs::remove_dir_all(a.tree().join("d")).unwrap();
+    std::os::unix::fs::symlink("other", a.tree().join("d")).unwrap();
+    write(&a.tree().join("z"), "goes on");
+    recorded(&a).await;
+    let cable = Cable::plug(&a, &b);
+    let named = |s: &EngineStatus| {
+        let error = s.trees[0].last_error.as_deref().unwrap_or_default();
+        !s.consistent && s.trees[0].errors == 1 && error.starts_with("d: ")
+    };
+    b.until("named", |s| named(s) && b.tree().join("z").exists())
+        .await;
+    let flushed = a.engine().flush(Duration::from_millis(300)).await.unwrap();
+    assert!(!flushed.not_covered.is_empty(), "{flushed:?}");
+    assert!(named(&b.shown().await));
+    assert_eq!(std::fs::read(b.tree().join("d/file")).unwrap(), b"d/file");
+    for name in ["file", "sub", "local"] {
+        let at = b.tree().join("d").join(name);
+        let removed = std::fs::remove_file(&at).or_else(|_| std::fs::remove_dir_all(&at));
+        removed.unwrap();
+    }
+    flush(&a).await;
+    b.until("in sync", |s| s.consistent && s.trees[0].errors == 0)
+        .await;
+    assert_equal(&a.tree(), &b.tree());
     cable.cut().await;
 }
