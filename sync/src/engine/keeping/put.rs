@@ -35,7 +35,7 @@ pub(super) fn file(open: &Open, file: &PutFile, mut content: File) -> std::io::R
     let staged = open.private.staging_place().map_err(io)?;
     let placed = stage(&staged, content, bytes)
         .and_then(|new| {
-            give(&new, file)?;
+            give(&new, &file.meta)?;
             new.sync_all()
         })
         .and_then(|()| open.root.place(&file.path).map_err(io))
@@ -70,7 +70,7 @@ pub(super) fn directory(open: &Open, file: &PutFile) -> std::io::Result<PutRepor
     staged.mkdir().map_err(io)?;
     let place = open.root.place(&file.path).map_err(io)?;
     let made = staged.open_dir().map_err(io).and_then(|dir| {
-        give(&dir, file)?;
+        give(&dir, &file.meta)?;
         rustix::fs::fsync(&dir)?;
         staged.rename_new(&place).map_err(io)
     });
@@ -98,7 +98,7 @@ pub(super) fn link(open: &Open, file: &PutFile, target: &[u8]) -> std::io::Resul
     staged.symlink(target).map_err(io)?;
     let held = staged.open_path().map_err(io);
     let made = held
-        .and_then(|held| give(&held, file))
+        .and_then(|held| give(&held, &file.meta))
         .and_then(|()| take_place(open, &staged, &place, file.replace));
     if let Err(error) = made {
         let _ = staged.unlink();
@@ -150,13 +150,13 @@ pub(super) fn harmless(meta: &Meta, is_dir: bool) -> Meta {
 
 /// Everything that is known of it. Only the owner may stay another one: without an ACL that cannot be set more people might
 /// read it than before.
-fn give(new: &impl AsFd, file: &PutFile) -> std::io::Result<()> {
-    own(new, file)?;
+fn give(new: &impl AsFd, meta: &Meta) -> std::io::Result<()> {
+    own(new, meta)?;
     let has = Stat::of_fd(new.as_fd()).map_err(io)?;
     let want = Meta {
         uid: has.uid,
         gid: has.gid,
-        ..file.meta.clone()
+        ..meta.clone()
     };
     let missed = meta::apply(new.as_fd(), &want).map_err(io)?;
     match missed.into_iter().next() {
@@ -166,8 +166,8 @@ fn give(new: &impl AsFd, file: &PutFile) -> std::io::Result<()> {
 }
 
 /// Gives what `held` is to its owner.
-fn own(held: &impl AsFd, file: &PutFile) -> std::io::Result<()> {
-    let (uid, gid) = (file.meta.uid, file.meta.gid);
+fn own(held: &impl AsFd, meta: &Meta) -> std::io::Result<()> {
+    let (uid, gid) = (meta.uid, meta.gid);
     // To the kernel that number is nobody's.
     if uid == u32::MAX || gid == u32::MAX {
         return Ok(());
@@ -180,18 +180,37 @@ fn own(held: &impl AsFd, file: &PutFile) -> std::io::Result<()> {
     }
 }
 
+/// Missing directories above are made like the nearest one that is there: what they were is not known, and whoever could come as
+/// far as that is let in. Durable when it returns.
 fn make_parents(open: &Open, path: &RelPath) -> std::io::Result<()> {
     let mut missing = Vec::new();
-    let mut parent = path.parent();
-    while let Some(dir) = parent {
-        if dir.is_root() || open.root.stat(&dir).map_err(io)?.is_some() {
-            break;
-        }
-        parent = dir.parent();
-        missing.push(dir);
+    let mut above = path.parent().unwrap_or_else(RelPath::root);
+    while !above.is_root() && open.root.stat(&above).map_err(io)?.is_none() {
+        let next = above.parent().unwrap_or_else(RelPath::root);
+        missing.push(std::mem::replace(&mut above, next));
     }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let there = meta::read(&open.root, &above).map_err(io)?;
+    let gone = || std::io::Error::from(std::io::ErrorKind::NotFound);
+    let like = access(&there.ok_or_else(gone)?.meta);
     for dir in missing.iter().rev() {
-        open.root.place(dir).map_err(io)?.mkdir().map_err(io)?;
+        let place = open.root.place(dir).map_err(io)?;
+        place.mkdir().map_err(io)?;
+        give(&place.open_dir().map_err(io)?, &like)?;
+        place.sync_dir().map_err(io)?;
     }
     Ok(())
+}
+
+/// Who owns a directory, and what it allows to whom.
+fn access(meta: &Meta) -> Meta {
+    let mut xattrs: BTreeMap<Vec<u8>, Vec<u8>> = meta.xattrs.clone().into();
+    xattrs.retain(|name, _| name.starts_with(b"system.posix_acl_"));
+    Meta {
+        // Fewer than before, which fitted.
+        xattrs: Xattrs::try_from(xattrs).unwrap_or_default(),
+        ..meta.clone()
+    }
 }

@@ -9,6 +9,7 @@ use crate::path::RelPath;
 use crate::tree::Owners;
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 fn meta(mode: u32) -> Meta {
     Meta {
@@ -119,6 +120,46 @@ async fn directories_and_links_are_put_back() {
     assert!(there.await.is_err(), "only the master");
     let staging = std::fs::read_dir(a.tree().join(".tandem/staging")).unwrap();
     assert_eq!(staging.count(), 0, "nothing is left over");
+}
+
+/// Whoever could read beside what comes back can read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_above_that_are_missing_are_made_like_the_one_that_is_there() {
+    let (a, _b) = pair(|_| {}).await;
+    let site = a.tree().join("site");
+    std::fs::create_dir(&site).unwrap();
+    // Where this process may.
+    let _ = std::os::unix::fs::chown(&site, Some(12345), Some(12346));
+    std::fs::set_permissions(&site, PermissionsExt::from_mode(0o2751)).unwrap();
+    let access = "system.posix_acl_access";
+    let _ = rustix::fs::setxattr(&site, access, &acl(12345), rustix::fs::XattrFlags::empty());
+    let is = |at: &Path| {
+        let found = std::fs::metadata(at).unwrap();
+        let mut value = [0; 256];
+        let length = rustix::fs::getxattr(at, access, &mut value).unwrap_or(0);
+        (
+            found.mode(),
+            found.uid(),
+            found.gid(),
+            value[..length].to_vec(),
+        )
+    };
+    let file = |at: &str| PutFile {
+        path: RelPath::new(at).unwrap(),
+        meta: meta(0o640),
+        names: None,
+        replace: false,
+    };
+    let content = tempfile::tempfile().unwrap();
+    let put = a.engine().put_file("data", file("site/x/y/f"), content);
+    put.await.unwrap();
+    let entry = PutEntry::Directory;
+    let put = a.engine().put_entry("data", file("site/p/q"), entry);
+    put.await.unwrap();
+    for at in ["x", "x/y", "p"] {
+        assert_eq!(is(&site.join(at)), is(&site), "{at}");
+    }
+    assert_eq!(is(&site.join("p/q")).0 & 0o7777, 0o640);
 }
 
 /// All that it was but what it would run as.
