@@ -29,9 +29,10 @@ mod effects;
 mod opening;
 mod worker;
 
-/// How long a source may be silent. It says `Idle` each second, and sends batches otherwise; it may read a large file
-/// to compare it before the next byte comes.
+/// How long a source may be silent. It says each second `Idle`, or how much there is to send.
 const SILENCE: Duration = Duration::from_secs(60);
+/// The same while a batch is open: its thread may wait for a disk, in the middle of a step of what it reads.
+const SILENCE_IN_BATCH: Duration = Duration::from_secs(600);
 /// Answers that wait for the peer to take them. While there are more, nothing new is heard from it: a source that asks
 /// and never reads must not fill the memory. The source always reads, so this cannot block an honest one.
 const ANSWERS: usize = 64;
@@ -121,6 +122,15 @@ async fn session(
     }
 }
 
+/// Nothing came for so long while so many batches are open that nothing is to be expected: the bound that was passed.
+fn is_silent(silent: Duration, open: usize) -> Option<Duration> {
+    let most = match open {
+        0 => SILENCE,
+        _ => SILENCE_IN_BATCH,
+    };
+    (silent > most).then_some(most)
+}
+
 struct Session<'s> {
     shared: &'s Arc<Shared>,
     /// By which the worker knows this session's batches.
@@ -196,9 +206,9 @@ impl Session<'_> {
                         // What takes long here (a huge file becomes durable) is no silence.
                         self.out.push_back(Message::Wait);
                     }
-                    let silent = clock::now().saturating_sub(heard);
-                    if u128::from(silent) > SILENCE.as_nanos() && self.machine.in_flight() == 0 {
-                        return Err(SessionError::Silent(SILENCE, "sending"));
+                    let silent = Duration::from_nanos(clock::now().saturating_sub(heard));
+                    if let Some(most) = is_silent(silent, self.machine.in_flight()) {
+                        return Err(SessionError::Silent(most, "sending"));
                     }
                 }
             }
@@ -296,6 +306,21 @@ impl Session<'_> {
         if self.status.in_flight != in_flight {
             self.status.in_flight = in_flight;
             self.shared.set_session(Some(self.status.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_hangs_is_given_up_in_the_midst_of_a_batch_too() {
+        let ended = |seconds, open| is_silent(Duration::from_secs(seconds), open);
+        assert_eq!((ended(60, 0), ended(61, 0)), (None, Some(SILENCE)));
+        for open in [1, crate::wire::WINDOW] {
+            assert_eq!(ended(600, open), None);
+            assert_eq!(ended(601, open), Some(SILENCE_IN_BATCH));
         }
     }
 }
