@@ -312,6 +312,7 @@ pub fn tree_statuses(
                 rescued: tree.rescued,
                 set: tree.set.as_ref().map(tree_set),
                 mounts_below: tree.mounts_below.clone(),
+                local_changes: tree.local_changes,
                 kept: tree.kept,
                 sockets_skipped: tree.sockets_skipped,
                 unverified: tree.unverified,
@@ -330,16 +331,15 @@ fn inexact(tree: &sync::TreeStatus) -> BTreeMap<api::Counted, api::Inexact> {
             sync::Counted::Errors => api::Counted::Errors,
             sync::Counted::Kept => api::Counted::Kept,
             sync::Counted::Unverified => api::Counted::Unverified,
-            // Not shown.
-            sync::Counted::LocalChanges => return None,
+            sync::Counted::LocalChanges => api::Counted::LocalChanges,
         };
         let is = match is {
             sync::Inexact::AtLeast => api::Inexact::AtLeast,
             sync::Inexact::About => api::Inexact::About,
         };
-        Some((count, is))
+        (count, is)
     };
-    tree.inexact.iter().filter_map(shown).collect()
+    tree.inexact.iter().map(shown).collect()
 }
 
 /// Replicas that are there and do not take all that they should have.

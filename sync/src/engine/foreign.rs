@@ -54,8 +54,10 @@ impl Worker {
         drop(snapshot);
         crate::cut::here("before local changes are listed");
         if !repair {
-            for (sight, _) in &foreign {
-                if self.trees[at].local_changes.len() < MAX_NAMED {
+            for (sight, entry) in &foreign {
+                let known = entry.as_ref().and_then(|entry| entry.current.as_ref());
+                // A directory's own time says only that something in it was changed, which may have been taken back.
+                if self.trees[at].local_changes.len() < MAX_NAMED && !only_time(sight, known) {
                     self.trees[at].local_changes.insert(sight.path.clone());
                 }
             }
@@ -99,6 +101,23 @@ impl Worker {
             self.trees[at].unsettled.extend(paths.chain(further));
             self.shared.unsettled.notify_one();
             self.show_now();
+        }
+        Ok(())
+    }
+
+    /// Forgets what somebody made here and removed again: a walk does not meet it, and the index never knew it.
+    pub(super) fn forget_undone(&mut self, at: usize) -> Result<(), IndexError> {
+        let tree = &mut self.trees[at];
+        let Some(open) = tree.open.clone().filter(|_| !tree.local_changes.is_empty()) else {
+            return Ok(());
+        };
+        let snapshot = self.shared.index.snapshot()?;
+        for path in std::mem::take(&mut tree.local_changes) {
+            let known = snapshot.get(tree.id, &path)?;
+            let known = known.is_some_and(|entry| entry.current.is_some());
+            if known || !matches!(open.root.stat(&path), Ok(None)) {
+                tree.local_changes.insert(path);
+            }
         }
         Ok(())
     }

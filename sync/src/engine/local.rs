@@ -234,11 +234,16 @@ impl Worker {
         if missing != Missing::Recorded {
             sights = self.without_vanished(at, sights);
         }
-        let result = match (&self.mode, self.numbers_changes()) {
+        // Of what went with a directory no event may tell by name.
+        let undone = match paths.iter().any(|(_, dirt)| dirt.recursive) {
+            true => self.forget_undone(at),
+            false => Ok(()),
+        };
+        let result = undone.and_then(|()| match (&self.mode, self.numbers_changes()) {
             _ if sights.is_empty() => Ok(()),
             (Mode::Replica, false) => self.local_changes(at, sights),
             _ => self.record(at, sights, |_| Ok(())),
-        };
+        });
         match result {
             Ok(()) if self.trees[at].moves() => {
                 let read = paths.iter().filter(|(path, _)| !put_off.contains(path));
@@ -261,6 +266,8 @@ impl Worker {
         let tree = &mut self.trees[at];
         for path in sights.readable {
             tree.is_readable(&path);
+            // If it still is one it is found again among what was seen.
+            tree.local_changes.remove(&path);
         }
         for (path, why) in sights.errors {
             tree.error(&path, why);

@@ -214,6 +214,9 @@ impl Worker {
         for (path, why) in walk.errors {
             tree.error(&path, why);
         }
+        if let Err(error) = self.forget_undone(at) {
+            return self.index_failed(&error);
+        }
         if self.numbers_changes() && !self.may_go(at, &walk.gone) {
             return;
         }

@@ -12,8 +12,8 @@ use crate::index::{IndexError, Snapshot};
 use crate::lineage::{CopyState, Head};
 use crate::path::RelPath;
 use crate::progress::Work;
-use crate::tree::TreeId;
-use std::collections::BTreeMap;
+use crate::tree::{LocalChanges, TreeId};
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Worker {
     /// Publishes the status.
@@ -60,6 +60,10 @@ impl Worker {
                     text,
                 });
             }
+            alarms.extend(
+                self.reported(tree)
+                    .and_then(|paths| left_alone(tree, paths)),
+            );
             heads.push(head);
         }
         alarms.extend(self.shared.alarms());
@@ -146,6 +150,7 @@ impl Worker {
                 .times()
                 .saturating_add(tree.lacking.others.times()),
         };
+        let reported = self.reported(tree).map_or(0, BTreeSet::len) as u64;
         Ok(TreeStatus {
             name: tree.config.name.clone(),
             root: tree.config.root.display().to_string(),
@@ -160,7 +165,7 @@ impl Worker {
             dirty,
             errors: (tree.errors.len() as u64).saturating_add(others),
             last_error: tree.last_error.clone(),
-            local_changes: tree.local_changes.len() as u64,
+            local_changes: reported,
             detector: watching
                 .as_ref()
                 .map(|w| w.detector.to_string())
@@ -181,18 +186,44 @@ impl Worker {
             unverified: tree.unverified.len() as u64,
             fuzzy: tree.fuzzy_paths().iter().map(RelPath::to_string).collect(),
             fuzzy_more: tree.fuzzy_more(),
-            inexact: inexact(tree, sending, others),
+            inexact: inexact(tree, sending, others, reported),
         })
+    }
+
+    /// What somebody changed here, of a tree that is received and whose policy has it shown.
+    fn reported<'t>(&self, tree: &'t Tree) -> Option<&'t BTreeSet<RelPath>> {
+        let shown = tree.config.local_changes == LocalChanges::Report;
+        (shown && self.mode == Mode::Replica).then_some(&tree.local_changes)
     }
 }
 
-/// Counts that are not what there is. `sending` wait to be sent, and `others` times something was met that is known by no name.
-fn inexact(tree: &Tree, sending: u64, others: u64) -> BTreeMap<Counted, Inexact> {
+/// While there is something that somebody changed and that is left as it is.
+fn left_alone(tree: &Tree, paths: &BTreeSet<RelPath>) -> Option<Alarm> {
+    let first = paths.first()?;
+    let least = match paths.len() >= MAX_NAMED {
+        true => "at least ",
+        false => "",
+    };
+    let text = format!(
+        "{least}{} path(s) were changed on this node and are left as they are until the master changes them, the first: {first}; a \
+         takeover makes them the pair's",
+        paths.len()
+    );
+    Some(Alarm {
+        tree: Some(tree.config.name.clone()),
+        kind: "local-changes".into(),
+        text,
+    })
+}
+
+/// Counts that are not what there is. `sending` wait to be sent, `others` times something was met that is known by no name, and
+/// `reported` local changes are shown.
+fn inexact(tree: &Tree, sending: u64, others: u64, reported: u64) -> BTreeMap<Counted, Inexact> {
     let most = MAX_NAMED;
     let ended = [
         (Counted::Queue, sending >= most as u64),
         (Counted::Errors, tree.errors.len() >= most),
-        (Counted::LocalChanges, tree.local_changes.len() >= most),
+        (Counted::LocalChanges, reported >= most as u64),
         (Counted::Kept, tree.kept.len() >= most),
         (Counted::Unverified, tree.unverified.len() >= most),
     ];
@@ -320,16 +351,20 @@ mod tests {
             tree.keep(&path(n));
             tree.error(&path(n), "no".into());
         }
-        assert_eq!(inexact(&tree, most - 1, 0), BTreeMap::new());
+        assert_eq!(inexact(&tree, most - 1, 0, most - 1), BTreeMap::new());
         for n in MAX_NAMED - 1..MAX_NAMED + 5 {
             tree.keep(&path(n));
             tree.error(&path(n), "no".into());
-            tree.local_changes.insert(path(n));
         }
-        let ended = [Counted::Queue, Counted::Errors, Counted::Kept];
+        let ended = [
+            Counted::Queue,
+            Counted::Errors,
+            Counted::LocalChanges,
+            Counted::Kept,
+        ];
         let ended: BTreeMap<_, _> = ended.map(|count| (count, Inexact::AtLeast)).into();
-        assert_eq!(inexact(&tree, most, 0), ended);
-        assert_eq!(inexact(&tree, most, 3)[&Counted::Errors], Inexact::About);
+        assert_eq!(inexact(&tree, most, 0, most), ended);
+        assert_eq!(inexact(&tree, most, 3, 0)[&Counted::Errors], Inexact::About);
         assert_eq!(tree.kept.len(), MAX_NAMED);
     }
 }

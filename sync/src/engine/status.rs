@@ -89,7 +89,7 @@ pub struct TreeStatus {
     pub errors: u64,
     /// The newest of these errors, with its path.
     pub last_error: Option<String>,
-    /// Local changes on the standby that the policies `keep` and `report` leave alone.
+    /// Replica: paths that somebody changed here, of a tree whose policy is `report`.
     pub local_changes: u64,
     /// How changes are seen: `fanotify`, `inotify`, `poll`; empty while nothing is watched.
     pub detector: String,

@@ -67,6 +67,10 @@ pub struct TreeStatus {
     /// Mount points below the root that are not part of the tree.
     #[serde(default)]
     pub mounts_below: Vec<String>,
+    /// Paths that somebody changed on this node and that are left as they are until the master changes them, of a tree with
+    /// `local_changes = "report"`.
+    #[serde(default)]
+    pub local_changes: u64,
     /// What the master removed and stays here: by `deletes`, or because it holds what is protected or excluded. This is in
     /// order, and no difference.
     #[serde(default)]
@@ -97,6 +101,8 @@ pub enum Counted {
     Queue,
     /// Problems with single paths.
     Errors,
+    /// Paths that somebody changed on this node.
+    LocalChanges,
     /// What the master removed and stays.
     Kept,
     /// Files that have grown.

@@ -245,6 +245,11 @@ fn tree(t: &TreeStatus, master: bool, now: u64) -> Row {
             t.mounts_below.join(", ")
         )));
     }
+    if t.local_changes > 0 {
+        let paths = inexact(t, Counted::LocalChanges, count(t.local_changes, "path"));
+        let text = format!("{paths} changed on this node and left as they are");
+        notes.push(Cell::new(Tone::Warn, text));
+    }
     if t.kept > 0 {
         let kept = inexact(t, Counted::Kept, count(t.kept, "entry"));
         let text = format!("{kept} kept that the master removed");

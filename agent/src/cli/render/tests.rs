@@ -59,6 +59,7 @@ fn tree(name: &str) -> TreeStatus {
         rescued: 0,
         set: None,
         mounts_below: vec![],
+        local_changes: 0,
         kept: 0,
         sockets_skipped: 0,
         unverified: 0,
@@ -193,8 +194,10 @@ fn troubled() -> StatusReport {
     r.trees[0].last_error = Some("ssh/moduli: immutable".into());
     r.trees[0].rescued = 1;
     r.trees[0].mounts_below = vec!["/etc/secrets".into()];
+    r.trees[0].local_changes = 10_000;
     r.trees[0].kept = 10_000;
     r.trees[0].inexact = [
+        (Counted::LocalChanges, Inexact::AtLeast),
         (Counted::Kept, Inexact::AtLeast),
         (Counted::Errors, Inexact::About),
     ]

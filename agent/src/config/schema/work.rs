@@ -48,7 +48,7 @@ pub(super) const TREE: Section = Section {
             "local_changes",
             "\"repair\", \"keep\" or \"report\"",
             DefaultsTo("\"repair\""),
-            "What becomes of a change that somebody makes on the standby: repair puts the master's version back and the local one into the rescue; keep leaves it until the master changes that path; report leaves it and shows it.",
+            "What becomes of a change that somebody makes on the standby: repair puts the master's version back and the local one into the rescue; keep leaves it until the master changes that path; report leaves it as long too, and counts it in the status and raises an alarm while there is any.",
         ),
         key(
             "update",

@@ -429,6 +429,7 @@ fn tree(name: &str) -> TreeStatus {
         rescued: 0,
         set: None,
         mounts_below: vec![],
+        local_changes: 0,
         kept: 0,
         sockets_skipped: 0,
         unverified: 0,

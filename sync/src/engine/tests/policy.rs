@@ -2,7 +2,7 @@
 
 use super::compare::{assert_equal, differences};
 use super::cuts::hand_batch;
-use super::pair::{Cable, Node, PATIENCE, flush, pair, write};
+use super::pair::{Cable, Node, PATIENCE, flush, pair, recorded, write};
 use super::reversal::rescued;
 use crate::engine::apply::Batch;
 use crate::engine::command::Command;
@@ -186,13 +186,37 @@ async fn a_dropped_rescue_set_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn local_changes_are_left_alone_by_report() {
+async fn local_changes_are_left_alone_and_shown_by_report() {
     let (a, b, cable) = with_files(|t| t.local_changes = LocalChanges::Report, 10).await;
+    let shown = async |count: u64, first: &str| {
+        b.until("shown", |s| {
+            let alarm = s.alarms.iter().find(|a| a.kind == "local-changes");
+            let says = alarm.is_some_and(|a| a.text.contains(first));
+            s.trees[0].local_changes == count && says == (count > 0)
+        })
+        .await;
+    };
     write(&b.tree().join("d1/f1"), "tampered");
-    b.until("reported", |s| s.trees[0].local_changes == 1).await;
+    shown(1, "d1/f1").await;
+    // It is over when somebody takes it back, be it something new.
+    write(&b.tree().join("a/new"), "new");
+    shown(3, "a").await;
+    std::fs::rename(b.tree().join("a"), b.dir.path().join("elsewhere")).unwrap();
+    shown(1, "d1/f1").await;
+    let f6 = b.tree().join("d1/f6");
+    std::fs::remove_file(&f6).unwrap();
+    shown(2, "d1/f1").await;
+    write(&f6, "content 6");
+    let time = std::fs::metadata(a.tree().join("d1/f6"))
+        .unwrap()
+        .modified();
+    let file = std::fs::File::options().write(true).open(&f6).unwrap();
+    file.set_modified(time.unwrap()).unwrap();
+    shown(1, "d1/f1").await;
     assert_eq!(std::fs::read(b.tree().join("d1/f1")).unwrap(), b"tampered");
     write(&a.tree().join("d1/f1"), "newer");
     flush(&a).await;
+    shown(0, "").await;
     assert_eq!(std::fs::read(b.tree().join("d1/f1")).unwrap(), b"newer");
     assert_eq!(
         rescued(&b).get("d1/f1").map(String::as_str),
@@ -624,7 +648,10 @@ async fn local_changes_are_kept_until_the_master_changes_the_path() {
     write(&b.tree().join("d1/f1"), "b's own");
     write(&b.tree().join("d1/new"), "b's own");
     std::fs::remove_file(b.tree().join("d2/f2")).unwrap();
-    b.until("counted", |s| s.trees[0].local_changes >= 3).await;
+    recorded(&b).await;
+    // That was the choice.
+    let status = b.shown().await;
+    assert_eq!((status.trees[0].local_changes, status.alarms.len()), (0, 0));
     write(&a.tree().join("d3/f3"), "newer");
     flush(&a).await;
     b.until("consistent", |s| s.consistent).await;
