@@ -33,31 +33,28 @@ pub struct Root {
     stat: Stat,
     /// The device that its entries have, if it stands for another root.
     device: u64,
-    cross_mounts: bool,
     flags: bool,
     /// False once the kernel has refused `openat2` itself.
     openat2: AtomicBool,
 }
 
 impl Root {
-    /// Opens the root directory. Links in `path` itself are followed: the administrator wrote it.
-    ///
-    /// With `cross_mounts` false, resolving refuses to enter a mount below the root.
-    pub fn open(path: &Path, cross_mounts: bool) -> Result<Root, Fault> {
+    /// Opens the root directory. Links in `path` itself are followed: the administrator wrote it. Mounts below the root are no
+    /// part of it: resolving refuses to enter one.
+    pub fn open(path: &Path) -> Result<Root, Fault> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Fault::os("open", e))?;
-        Root::of(fd, path, cross_mounts)
+        Root::of(fd, path)
     }
 
     /// The root that this directory is, which was opened by the path.
-    pub(crate) fn of(fd: OwnedFd, path: &Path, cross_mounts: bool) -> Result<Root, Fault> {
+    pub(crate) fn of(fd: OwnedFd, path: &Path) -> Result<Root, Fault> {
         let stat = Stat::of_fd(fd.as_fd())?;
         Ok(Root {
             fd,
             path: path.to_path_buf(),
             stat,
             device: stat.dev,
-            cross_mounts,
             flags: false,
             openat2: AtomicBool::new(true),
         })
@@ -101,11 +98,6 @@ impl Root {
     /// The path it was opened by. For messages, and to see whether it still leads to the same directory.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Whether mounts below belong to the tree.
-    pub fn cross_mounts(&self) -> bool {
-        self.cross_mounts
     }
 
     /// What the root directory was when it was opened; device, inode and mount identify it.
@@ -221,11 +213,10 @@ impl Root {
         if !self.openat2.load(Ordering::Relaxed) {
             return self.walk(from, piece, flags);
         }
-        let mut how =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        if !self.cross_mounts {
-            how |= ResolveFlags::NO_XDEV;
-        }
+        let how = ResolveFlags::BENEATH
+            | ResolveFlags::NO_SYMLINKS
+            | ResolveFlags::NO_MAGICLINKS
+            | ResolveFlags::NO_XDEV;
         let name = OsStr::from_bytes(piece);
         for _ in 0..RACES {
             match rustix::fs::openat2(from, name, flags, Mode::empty(), how) {
@@ -256,7 +247,7 @@ impl Root {
             let flags = if names.peek().is_some() { step } else { last };
             let dir = held.as_ref().map_or(from, AsFd::as_fd);
             let next = rustix::fs::openat(dir, OsStr::from_bytes(name), flags, Mode::empty())?;
-            if !self.cross_mounts && !self.same_mount(next.as_fd())? {
+            if !self.same_mount(next.as_fd())? {
                 return Err(Errno::XDEV);
             }
             held = Some(next);

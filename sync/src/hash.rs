@@ -548,7 +548,7 @@ mod tests {
     #[test]
     fn the_reading_of_a_long_content_can_end_before_its_end() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         let path = RelPath::new("f").expect("path");
         let wanted = Wanted {
             path: &path,
@@ -575,7 +575,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp dir");
         let content: Vec<u8> = (0..700_000u32).map(|i| (i % 251) as u8).collect();
         std::fs::write(temp.path().join("f"), &content).expect("write");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         let path = RelPath::new("f").expect("path");
         let hashed = hash_path(&root, &path, TO_ITS_END).expect("hashed");
         assert!(hashed.is_stable());
@@ -635,7 +635,7 @@ mod tests {
 
     fn come_back_in_order() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         let mut paths = Vec::new();
         for i in 0..600 {
             let name = format!("f{i}");
@@ -676,7 +676,7 @@ mod tests {
     #[test]
     fn what_is_no_file_any_more_is_read_as_what_it_is() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         std::fs::create_dir(temp.path().join("dir")).expect("mkdir");
         std::os::unix::fs::symlink("elsewhere", temp.path().join("link")).expect("symlink");
         rustix::fs::mknodat(

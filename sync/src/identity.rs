@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn a_marker_is_made_once_and_read_back() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         assert_eq!(facts(&root).expect("facts").marker, None);
         let private = Private::open(&root).expect("private");
         assert_eq!(facts(&root).expect("facts").marker, None);
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_damaged_or_later_marker_is_an_error_not_an_absence() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         Private::open(&root).expect("private");
         let marker = temp.path().join(".tandem/marker");
         std::fs::write(&marker, b"{\"version\":1,").expect("write");
@@ -274,11 +274,11 @@ mod tests {
     fn the_file_system_is_the_same_in_all_its_directories() {
         let temp = tempfile::tempdir().expect("temp dir");
         std::fs::create_dir(temp.path().join("d")).expect("mkdir");
-        let above = Root::open(temp.path(), false).expect("root");
-        let below = Root::open(&temp.path().join("d"), false).expect("root");
+        let above = Root::open(temp.path()).expect("root");
+        let below = Root::open(&temp.path().join("d")).expect("root");
         let id = fs_id(above.fd()).expect("id");
         assert_eq!(id, fs_id(below.fd()).expect("id"));
-        let proc = Root::open(std::path::Path::new("/proc"), false).expect("proc");
+        let proc = Root::open(std::path::Path::new("/proc")).expect("proc");
         assert_ne!(id, fs_id(proc.fd()).expect("id"));
         assert!(facts(&proc).expect("facts").is_mount_point);
     }

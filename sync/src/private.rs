@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn it_is_made_closed_and_found_again() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         Private::open(&root).expect("made");
         let path = temp.path().join(".tandem");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
@@ -326,7 +326,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp dir");
         let elsewhere = tempfile::tempdir().expect("temp dir");
         symlink(elsewhere.path(), temp.path().join(".tandem")).expect("symlink");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         assert_eq!(Private::open(&root).err(), Some(Fault::NotBeneath));
         assert_eq!(std::fs::read_dir(elsewhere.path()).expect("dir").count(), 0);
     }
@@ -336,7 +336,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp dir");
         let elsewhere = tempfile::tempdir().expect("temp dir");
         std::fs::write(elsewhere.path().join("kept"), b"x").expect("write");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         let private = Private::open(&root).expect("made");
         let staging = temp.path().join(".tandem/staging");
         std::fs::create_dir_all(staging.join("a/b")).expect("mkdir");

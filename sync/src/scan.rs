@@ -5,7 +5,7 @@
 //! hands the entries out; what was read ahead is bounded (`READ_AHEAD`).
 //!
 //! A path that vanishes during the walk is not an error. A directory that cannot be read is one, on its own path, and
-//! nothing may be concluded about what lies below it; the same holds for a mount that is not crossed.
+//! nothing may be concluded about what lies below it; the same holds for a mount and a subvolume.
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;
@@ -35,7 +35,7 @@ pub enum Found {
     Entry(Stat),
     /// A socket: listed, never replicated.
     Socket,
-    /// The root of another mount or of a subvolume, not crossed: unknown from here down.
+    /// The root of another mount or of a subvolume, not entered: unknown from here down.
     Mount,
     /// Cannot be read: unknown from here down.
     Unreadable(Fault),
@@ -306,13 +306,13 @@ impl Walker<'_> {
         if (self.skip)(&path, stat.is_dir()) {
             return None;
         }
-        let crossed = subvolume::belongs(self.root, &stat);
+        let belongs = subvolume::belongs(self.root, &stat);
         let found = match stat.file_type() {
-            _ if !crossed => Found::Mount,
+            _ if !belongs => Found::Mount,
             FileType::Socket => Found::Socket,
             _ => Found::Entry(stat),
         };
-        let below = (crossed && stat.is_dir()).then(|| {
+        let below = (belongs && stat.is_dir()).then(|| {
             Arc::new(Slot {
                 path: path.clone(),
                 state: Mutex::default(),

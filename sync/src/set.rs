@@ -154,7 +154,7 @@ mod tests {
     fn a_content_is_kept_as_it_was_and_only_if_it_holds_still() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("f"), "then").unwrap();
-        let root = Root::open(dir.path(), false).unwrap();
+        let root = Root::open(dir.path()).unwrap();
         let private = Private::open(&root).unwrap();
         let path = RelPath::new("f").unwrap();
         let key = root.stat(&path).unwrap().unwrap().key();
@@ -177,7 +177,7 @@ mod tests {
     fn a_copy_that_takes_too_long_is_given_up() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("f"), "content").unwrap();
-        let root = Root::open(dir.path(), false).unwrap();
+        let root = Root::open(dir.path()).unwrap();
         let private = Private::open(&root).unwrap();
         let path = RelPath::new("f").unwrap();
         let key = root.stat(&path).unwrap().unwrap().key();
@@ -194,7 +194,7 @@ mod tests {
     fn a_content_is_kept_as_it_is_now() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("f"), "now").unwrap();
-        let root = Root::open(dir.path(), false).unwrap();
+        let root = Root::open(dir.path()).unwrap();
         let private = Private::open(&root).unwrap();
         let path = RelPath::new("f").unwrap();
         let names = || crate::private::names(private.set()).unwrap().len();

@@ -48,7 +48,7 @@ const _: () = assert!(size_of::<Create>() == 4096 && size_of::<Destroy>() == 409
 pub(crate) fn belongs(root: &Root, stat: &Stat) -> bool {
     let same = root.opened_as().same_mount(stat);
     let stands_for_one = same && stat.is_dir() && stat.ino == STUB_INODE;
-    (root.cross_mounts() || same) && !(stands_for_one && is_btrfs(root.fd()).unwrap_or(false))
+    same && !(stands_for_one && is_btrfs(root.fd()).unwrap_or(false))
 }
 
 /// Why there is no snapshot, or one stays.

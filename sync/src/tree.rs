@@ -159,8 +159,6 @@ pub struct TreeConfig {
     pub freeze: Option<Freeze>,
     /// Guard of invariant 4.
     pub max_delete: MaxDelete,
-    /// Whether mounts below the root belong to the tree.
-    pub cross_mounts: bool,
     /// Pause between two passes by `statx` for writers that cause no events; the files are made durable before they are
     /// read. `None`: there are no such writers that matter, and [`TreeConfig::pass`] counts.
     pub poll: Option<Duration>,
@@ -201,7 +199,6 @@ impl TreeConfig {
             devices: true,
             freeze: None,
             max_delete: MaxDelete::default(),
-            cross_mounts: false,
             poll: None,
             pass: PASS,
             compare_contents: Some(COMPARE_CONTENTS),

@@ -210,7 +210,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp dir");
         std::fs::write(temp.path().join("w"), b"x").expect("write");
         std::fs::write(temp.path().join("r"), b"x").expect("write");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         let writer = holder(">>", &temp.path().join("w"));
         let reader = holder("<", &temp.path().join("r"));
         let found = find(&root);

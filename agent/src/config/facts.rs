@@ -249,7 +249,6 @@ impl Facts {
                 MaxDelete::Count(count) => count.to_string(),
             };
             put("max_delete", max_delete);
-            put("cross_mounts", tree.cross_mounts.to_string());
             if let Some(poll) = tree.poll {
                 put("poll", time(poll));
             }

@@ -1,22 +1,18 @@
-//! What belongs to the agent and therefore to no tree, whatever the configuration says (invariant 6).
+//! What belongs to the agent and therefore to no tree, whatever the configuration says (invariant 6); and of trees that lie in each
+//! other, which path belongs to which.
 
 use super::types::{Config, Tree};
 use std::path::{Path, PathBuf};
 
-/// The agent's own paths: key, configuration file, state directory, socket; each as written and, where it exists,
-/// with symlinks resolved. Asks the file system.
+/// Key, configuration file, state directory and socket of the agent, and the roots of the trees: what lies below one of these is no
+/// part of any other tree. Each as written and, where it exists, with symlinks resolved. Asks the file system.
 pub fn own_paths(config: &Config, file: &Path) -> Vec<PathBuf> {
     let agent = &config.agent;
-    let written = [
-        &agent.key,
-        &agent.state_dir,
-        &agent.socket,
-        &file.to_path_buf(),
-    ]
-    .map(PathBuf::clone);
+    let agents = [&agent.key, &agent.state_dir, &agent.socket].map(PathBuf::as_path);
+    let roots = config.trees.iter().map(|tree| tree.path.as_path());
     let mut all = Vec::new();
-    for path in written {
-        let path = std::path::absolute(&path).unwrap_or(path);
+    for path in agents.into_iter().chain([file]).chain(roots) {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         if let Ok(resolved) = path.canonicalize()
             && resolved != path
         {
@@ -81,7 +77,6 @@ mod tests {
             devices: true,
             freeze: None,
             max_delete: MaxDelete::Percent(50),
-            cross_mounts: false,
             poll: None,
             pass: tandem_sync::tree::PASS,
             compare_contents: None,

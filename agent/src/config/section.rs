@@ -210,6 +210,10 @@ fn unknown_key(schema: &'static schema::Section, name: &str, span: Range<usize>)
     if let Some(known) = did_you_mean(name, schema.keys.iter().map(|k| k.name)) {
         return problem.hint(format!("did you mean `{known}`?"));
     }
+    if (schema.path, name) == ("tree", "cross_mounts") {
+        let hint = "a file system that is mounted below the root of a tree is no part of it: make it a tree of its own";
+        return problem.hint(hint);
+    }
     let elsewhere = schema::SECTIONS.iter().find(|s| s.key(name).is_some());
     match elsewhere {
         Some(section) => problem.hint(format!("`{name}` belongs to {}", section.header())),

@@ -86,12 +86,6 @@ fn check_path(
                 format!("two trees with the root {shown}"),
                 "a path belongs to one tree",
             );
-        } else if within(&path.value, &other.value) || within(&other.value, &path.value) {
-            let message = format!("{shown} and {} are nested", other.value.display());
-            report(
-                message,
-                "a path belongs to one tree: keep the outer one, with `exclude` if needed",
-            );
         }
     }
     if let Some(kernel) = NOT_DATA.iter().find(|k| within(&path.value, Path::new(k))) {
@@ -139,31 +133,6 @@ fn decode_one(
     let devices = reader.get("devices", boolean, errors);
     let root = path.as_ref().map(|at| at.value.as_path());
     let freeze = reader.given("freeze").map(|_| freeze(reader, root, errors));
-    let cross_mounts = reader.get("cross_mounts", boolean, errors);
-    if let (
-        Some(Some(Freeze {
-            snapshot: Some(_), ..
-        })),
-        Some(cross),
-    ) = (&freeze, &cross_mounts)
-        && cross.value
-    {
-        let message = "a snapshot does not hold what lies on other mounts".to_owned();
-        errors.push(
-            Problem::new(cross.span.clone(), message)
-                .hint("make the mounts trees of their own, or leave `snapshot` out"),
-        );
-    }
-    if let (Some(deletes), Some(cross)) = (&deletes, &cross_mounts)
-        && deletes.value == Deletes::Trash
-        && cross.value
-    {
-        let message = "a trash cannot take what lies on another mount".to_owned();
-        errors.push(
-            Problem::new(deletes.span.clone(), message)
-                .hint("make the mounts trees of their own, or leave `cross_mounts` out"),
-        );
-    }
     let poll = reader.optional("poll", duration(POLL), errors);
     let pass = reader.get("pass", duration(PASS), errors);
     let compare_contents = reader.get("compare_contents", period, errors);
@@ -187,7 +156,6 @@ fn decode_one(
             None => None,
         },
         max_delete: max_delete?.value,
-        cross_mounts: cross_mounts?.value,
         poll: poll.map(|at| at.value),
         pass: pass?.value,
         compare_contents: compare_contents?.value,

@@ -163,8 +163,6 @@ pub struct Tree {
     pub freeze: Option<Freeze>,
     /// Guard of invariant 4.
     pub max_delete: MaxDelete,
-    /// Whether mounts below belong to the tree. Default false.
-    pub cross_mounts: bool,
     /// Pause between two looks at everything, for writers that cause no events.
     pub poll: Option<Duration>,
     /// Pause between two slow passes.

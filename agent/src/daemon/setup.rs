@@ -195,7 +195,6 @@ fn everything(
             devices: tree.devices,
             freeze: tree.freeze.clone(),
             max_delete: tree.max_delete,
-            cross_mounts: tree.cross_mounts,
             poll: tree.poll,
             pass: tree.pass,
             compare_contents: tree.compare_contents,

@@ -39,7 +39,7 @@ fn path(text: &str) -> RelPath {
 }
 
 fn both(base: &Path) -> [Root; 2] {
-    let open = || Root::open(base, false).expect("root");
+    let open = || Root::open(base).expect("root");
     [open(), open().without_openat2()]
 }
 
@@ -113,7 +113,7 @@ fn deep_paths_and_long_names_work() {
 #[test]
 fn a_name_is_one_component() {
     let temp = tempfile::tempdir().expect("temp dir");
-    let root = Root::open(temp.path(), false).expect("root");
+    let root = Root::open(temp.path()).expect("root");
     for bad in [&b""[..], b".", b"..", b"a/b", b"a\0b"] {
         let dir = root.open_dir(&RelPath::root()).expect("dir");
         assert_eq!(Place::new(dir, bad).err(), Some(Fault::NotBeneath));
@@ -156,7 +156,7 @@ fn a_directory_that_is_swapped_for_a_link_never_leads_outside() {
 fn what_was_checked_is_what_is_opened() {
     let temp = tempfile::tempdir().expect("temp dir");
     std::fs::write(temp.path().join("f"), b"content").expect("write");
-    let root = Root::open(temp.path(), false).expect("root");
+    let root = Root::open(temp.path()).expect("root");
     let held = root.open_path(&path("f")).expect("held");
     let fifo = Place::new(root.open_dir(&RelPath::root()).expect("dir"), b"p").expect("place");
     fifo.mknod(rustix::fs::FileType::Fifo, 0).expect("fifo");
@@ -172,7 +172,7 @@ fn a_moved_root_is_noticed() {
     let temp = tempfile::tempdir().expect("temp dir");
     let base = temp.path().join("r");
     std::fs::create_dir(&base).expect("mkdir");
-    let root = Root::open(&base, false).expect("root");
+    let root = Root::open(&base).expect("root");
     assert!(root.still_there());
     std::fs::rename(&base, temp.path().join("s")).expect("rename");
     assert!(!root.still_there());

@@ -118,7 +118,7 @@ impl Run<'_> {
         let now = place.stat()?;
         if let Some(stat) = &now {
             let root = self.target.root;
-            if !root.cross_mounts() && !root.opened_as().same_mount(stat) {
+            if !root.opened_as().same_mount(stat) {
                 return Err(Fault::MountBelow);
             }
             if let Some(flag) = stat.protecting_flag()

@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn a_directory_of_more_than_is_looked_at_is_kept_too() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         let (deep, wide) = (temp.path().join("deep"), temp.path().join("wide"));
         let bottom = deep.join("d/".repeat(DEEPEST + 1));
         std::fs::create_dir_all(&bottom).expect("mkdir");
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn only_what_is_outside_keeps_a_directory() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         let outside = |path: &RelPath, _: bool| path.as_bytes().ends_with(b".log");
         let holds = |dir: &str, files: &[&str]| {
             let base = temp.path().join(dir);

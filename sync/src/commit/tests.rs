@@ -23,7 +23,7 @@ const TIME: i128 = 1_600_000_000_123_456_789;
 fn setup() -> Setup {
     let temp = tempfile::tempdir().expect("temp dir");
     std::fs::create_dir(temp.path().join("t")).expect("mkdir");
-    let root = Root::open(&temp.path().join("t"), false).expect("root");
+    let root = Root::open(&temp.path().join("t")).expect("root");
     let private = Private::open(&root).expect("private");
     let token = RoleToken::new();
     token.grant();

@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn what_is_old_goes_in_bounded_steps_and_nothing_else() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         let private = Private::open(&root).expect("private");
         let trash = temp.path().join(".tandem/trash");
         let make = |hour: u64, files: usize| {
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn much_that_cannot_be_removed_does_not_keep_the_rest() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         let private = Private::open(&root).expect("private");
         let (first, second) = (named(999_000), named(999_001));
         let at = |hour: &str, name: &str| temp.path().join(".tandem/trash").join(hour).join(name);
@@ -407,7 +407,7 @@ mod tests {
     #[test]
     fn what_cannot_be_removed_does_not_keep_the_rest() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let root = Root::open(temp.path(), false).expect("root");
+        let root = Root::open(temp.path()).expect("root");
         let private = Private::open(&root).expect("private");
         let trash = temp.path().join(".tandem/trash");
         let (first, second) = (named(999_000), named(999_001));

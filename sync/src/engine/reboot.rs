@@ -193,7 +193,7 @@ mod tests {
             node: node.name.into(),
         };
         let index = Index::open(&node.dir.path().join("state/index.redb"), &identity).unwrap();
-        let root = crate::beneath::Root::open(&node.tree(), false).unwrap();
+        let root = crate::beneath::Root::open(&node.tree()).unwrap();
         let path = RelPath::new(name).unwrap();
         let key = root.stat(&path).unwrap().map(|stat| stat.key());
         let lost = Mark {

@@ -97,7 +97,7 @@ impl Tree {
     /// The root as it is now: opened, its facts, and what the index remembers of it.
     fn root_now(&self, index: &Index) -> Result<(Root, RootFacts, Option<RootRecord>), Stop> {
         let path = self.config.root.display();
-        let root = Root::open(&self.config.root, self.config.cross_mounts)
+        let root = Root::open(&self.config.root)
             .map_err(|e| Stop::Identity(format!("the root {path} cannot be opened: {e}")))?
             .with_flags(self.config.flags);
         let facts = identity::facts(&root).map_err(|e| broken("the root", &e))?;

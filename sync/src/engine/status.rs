@@ -105,7 +105,7 @@ pub struct TreeStatus {
     pub progress: Option<Progress>,
     /// Files in the rescue.
     pub rescued: u64,
-    /// Mount points below the root that are not crossed.
+    /// Mount points and subvolumes below the root, which are no part of it.
     pub mounts_below: Vec<String>,
     /// What the source removed and stays here: by `deletes`, or because it holds what is protected or excluded. In order.
     pub kept: u64,

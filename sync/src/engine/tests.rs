@@ -24,6 +24,7 @@ mod limits;
 mod links;
 mod logs;
 mod marks;
+mod mounts;
 mod odd;
 mod order;
 mod overflow;

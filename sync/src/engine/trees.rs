@@ -151,7 +151,7 @@ impl Worker {
 impl Tree {
     /// The same tree with another configuration: it is scanned, and its root opened anew if that is another one.
     fn take_config(&mut self, config: TreeConfig, shared: &Shared) {
-        let opened = |config: &TreeConfig| (config.root.clone(), config.cross_mounts, config.flags);
+        let opened = |config: &TreeConfig| (config.root.clone(), config.flags);
         let other_root = opened(&self.config) != opened(&config);
         self.config = Arc::new(config);
         self.rescan = true;

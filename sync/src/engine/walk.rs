@@ -75,7 +75,7 @@ pub(crate) struct Walk {
     pub gone: Gone,
     /// Sockets.
     pub sockets: Vec<RelPath>,
-    /// Mounts that are not crossed.
+    /// What is mounted there, and subvolumes.
     pub mounts: Vec<RelPath>,
     /// Cannot be read.
     pub errors: Vec<(RelPath, String)>,

@@ -10,7 +10,7 @@ fn path(text: &str) -> RelPath {
 
 fn setup() -> (tempfile::TempDir, Root) {
     let temp = tempfile::tempdir().expect("temp dir");
-    let root = Root::open(temp.path(), false).expect("root");
+    let root = Root::open(temp.path()).expect("root");
     (temp, root)
 }
 

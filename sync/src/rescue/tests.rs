@@ -12,7 +12,7 @@ struct Setup {
 
 fn setup() -> Setup {
     let temp = tempfile::tempdir().expect("temp dir");
-    let root = Root::open(temp.path(), false).expect("root");
+    let root = Root::open(temp.path()).expect("root");
     let private = Private::open(&root).expect("private");
     Setup {
         _temp: temp,
@@ -216,7 +216,7 @@ fn no_room_is_an_error_of_the_whole() {
     if rustix::mount::mount("none", temp.path(), "tmpfs", flags, size).is_err() {
         return tandem_lab::skipped("a full disk: no right to mount");
     }
-    let root = Root::open(temp.path(), false).expect("root");
+    let root = Root::open(temp.path()).expect("root");
     let private = Private::open(&root).expect("private");
     std::fs::write(temp.path().join("f"), b"local").expect("write");
     let mut set = OpenSet::open(&private, &header("s")).expect("set");

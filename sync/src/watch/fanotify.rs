@@ -127,9 +127,6 @@ fn arm(
     tree: usize,
 ) -> Result<(), String> {
     let root = &reporter.trees()[tree].root;
-    if root.cross_mounts() {
-        return Err("the tree crosses mounts, a mark covers one file system".to_owned());
-    }
     // FAN_RENAME tells both names in one event (Linux 5.17); before, two events.
     let marked = match sys::mark_filesystem(group.as_fd(), root.fd(), CHANGES | FAN_RENAME) {
         Err(Errno::INVAL) => {
@@ -250,7 +247,7 @@ impl Reader {
             let Where::Inside(places) = self.handles.resolve(record.fsid, record.handle) else {
                 return false;
             };
-            // Trees that lie in each other are not configured.
+            // Of trees that lie in each other on one file system it is told by its two paths.
             let [(tree, dir)] = &places[..] else {
                 return false;
             };

@@ -221,7 +221,7 @@ impl Worker {
         Ok(())
     }
 
-    /// The directories directly in `dir`. Mounts are not entered unless the tree crosses them.
+    /// The directories directly in `dir`. Mounts are not entered.
     fn directories_in(&self, base: &Base, dir: &RelPath) -> Vec<RelPath> {
         let mut found = Vec::new();
         let root = &self.reporter.trees()[base.tree].root;
@@ -311,7 +311,7 @@ impl Worker {
     fn structural(&mut self, base: &Base, path: RelPath) {
         let root = &self.reporter.trees()[base.tree].root;
         let now = root.stat(&path);
-        let inside = |stat: &Stat| root.cross_mounts() || root.opened_as().same_mount(stat);
+        let inside = |stat: &Stat| root.opened_as().same_mount(stat);
         let is_dir = matches!(&now, Ok(Some(stat)) if stat.is_dir() && inside(stat));
         if is_dir && let Err(why) = self.watch_all(base, &path) {
             self.give_up(base.tree, &why);

@@ -15,7 +15,7 @@ struct Setup {
 fn start_with(best: Detector, room: usize, interval: Duration) -> Setup {
     let temp = tempfile::tempdir().expect("temp dir");
     std::fs::create_dir(temp.path().join("tree")).expect("mkdir");
-    let root = Arc::new(Root::open(&temp.path().join("tree"), false).expect("root"));
+    let root = Arc::new(Root::open(&temp.path().join("tree")).expect("root"));
     let private = Arc::new(Private::open(&root).expect("private"));
     let tree = TreeId::of("t");
     let (sender, events) = sync_channel(room);
@@ -318,7 +318,7 @@ fn a_path_beyond_path_max_is_told_by_a_directory_above() {
     let Some(setup) = start(Detector::Fanotify) else {
         return;
     };
-    let root = Root::open(&setup.dir(), false).expect("root");
+    let root = Root::open(&setup.dir()).expect("root");
     crate::beneath::tests::make_deep(&root, 40);
     let events = setup.until_barrier(1);
     let mut path = RelPath::root();

@@ -18,7 +18,7 @@ pub(super) const TREE: Section = Section {
             "path",
             "absolute path",
             Required(&["\"/home\"", "\"/srv/www\""]),
-            "Its root, the same on both nodes. Trees are not nested in each other.",
+            "Its root, the same on both nodes. A file system that is mounted below it is no part of the tree, and can be one of its own. A tree that lies in another one belongs to itself alone.",
         ),
         key(
             "exclude",
@@ -79,12 +79,6 @@ pub(super) const TREE: Section = Section {
             "\"N%\" or a number",
             DefaultsTo("\"50%\""),
             "More than this gone within a minute stops the tree until `tandem tree accept`. Per cent of its entries (never less than 10), or a number of entries. A name that is made again is not gone. A tree in which nothing is left always stops.",
-        ),
-        key(
-            "cross_mounts",
-            "boolean",
-            DefaultsTo("false"),
-            "Whether file systems mounted below the root, and btrfs subvolumes there, belong to the tree. What does not belong to it is neither carried nor taken for gone.",
         ),
         key(
             "poll",

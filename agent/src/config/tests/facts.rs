@@ -129,7 +129,6 @@ fn only_who_the_nodes_are_and_how_they_reach_each_other_needs_a_restart() {
             "path = \"/home\"\nexclude = [\"*.tmp\"]",
         ),
         ("path = \"/home\"", "path = \"/home\"\nprotect = [\"/x\"]"),
-        ("path = \"/home\"", "path = \"/home\"\ncross_mounts = true"),
         (
             "[[tree]]",
             "[[tree]]\nname = \"etc\"\npath = \"/opt/etc\"\n[[tree]]",

@@ -1,7 +1,8 @@
-//! What stands in the place of the file, and in which bytes.
+//! What stands in the place of the file, and in which bytes; and whose a path is that more than one may claim.
 
+use super::super::own::{effective_exclude, own_paths};
 use super::super::{LoadError, load};
-use super::SMALL;
+use super::{SMALL, parse};
 use std::path::Path;
 
 fn error_of(file: &Path) -> String {
@@ -56,4 +57,14 @@ fn a_byte_order_mark_and_line_ends_of_another_system_mean_nothing() {
     let plain = load(&file).unwrap().config;
     std::fs::write(&file, format!("\u{feff}{}", SMALL.replace('\n', "\r\n"))).unwrap();
     assert_eq!(load(&file).unwrap().config, plain);
+}
+
+#[test]
+fn what_lies_in_a_tree_within_another_belongs_to_it_alone() {
+    let more = "[[tree]]\nname = \"big\"\npath = \"/home/big\"\n";
+    let config = parse(&format!("{SMALL}{more}")).unwrap().config;
+    let own = own_paths(&config, Path::new("/etc/tandem.toml"));
+    let excluded = |tree| effective_exclude(tree, &own);
+    let excluded: Vec<Vec<String>> = config.trees.iter().map(excluded).collect();
+    assert_eq!(excluded, [vec!["/big".to_owned()], vec![]]);
 }

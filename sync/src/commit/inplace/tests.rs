@@ -19,7 +19,7 @@ impl Bench {
     fn new(content: &[u8]) -> Bench {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("f"), content).unwrap();
-        let root = Root::open(dir.path(), false).unwrap();
+        let root = Root::open(dir.path()).unwrap();
         let private = Private::open(&root).unwrap();
         Bench { dir, root, private }
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 fn setup() -> (tempfile::TempDir, Private) {
     let dir = tempfile::tempdir().expect("temp dir");
-    let root = Root::open(dir.path(), false).expect("root");
+    let root = Root::open(dir.path()).expect("root");
     let private = Private::open(&root).expect("private");
     (dir, private)
 }
@@ -27,7 +27,7 @@ fn the_longest_one_is_found_again_by_another_process() {
     drop(begin(&private, "f", 300_000));
     drop(begin(&private, "f", 200_000));
     drop(begin(&private, "g", 400_000));
-    let root = Root::open(dir.path(), false).expect("root");
+    let root = Root::open(dir.path()).expect("root");
     let later = Private::open(&root).expect("opened again");
     let found = Partial::take(&later, &path("f")).expect("it is there");
     assert_eq!(found.len(), 300_000);

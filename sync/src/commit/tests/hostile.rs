@@ -173,7 +173,7 @@ fn a_full_disk_stops_with_its_own_fault() {
     if rustix::mount::mount("none", temp.path(), "tmpfs", flags, size).is_err() {
         return tandem_lab::skipped("a full disk: no right to mount");
     }
-    let root = Root::open(temp.path(), false).expect("root");
+    let root = Root::open(temp.path()).expect("root");
     let private = Private::open(&root).expect("private");
     let reserved = |announced, room| {
         let mut staging = Staging::begin(&private, announced).expect("begun");

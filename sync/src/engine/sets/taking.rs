@@ -111,11 +111,11 @@ impl Taking<'_> {
                 let dir = taken.map_err(|error| error.to_string())?;
                 // The tree goes on at once: what changes in it then must carry another stamp.
                 std::thread::sleep(STAMP);
-                Root::of(dir, open.root.path(), false)
+                Root::of(dir, open.root.path())
             }
             Some(Snapshot::At(path)) => {
                 let shown = path.display();
-                let root = Root::open(path, false).map_err(|e| format!("{shown}: {e}"))?;
+                let root = Root::open(path).map_err(|e| format!("{shown}: {e}"))?;
                 self.is_snapshot(&root)
                     .map_err(|why| format!("{shown} {why}"))?;
                 Ok(root)

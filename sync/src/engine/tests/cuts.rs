@@ -192,7 +192,7 @@ async fn cuts_at_any_step_leave_no_local_version() {
 
 /// How many items there are in the rescue, whatever their paths.
 pub fn items(node: &Node) -> u64 {
-    let root = crate::beneath::Root::open(&node.tree(), false).unwrap();
+    let root = crate::beneath::Root::open(&node.tree()).unwrap();
     let private = crate::private::Private::open(&root).unwrap();
     let sets = crate::rescue::list(&private).unwrap();
     sets.iter().map(|set| set.items).sum()

@@ -154,7 +154,7 @@ async fn a_version_that_is_to_be_read_again_is_not_known() {
     let mut worker = with_names(&mut node, b"content", 2).await;
     worker.look(0, walked(0..1), Missing::Recorded);
     let key = || {
-        let seen = crate::beneath::Root::open(&node.tree(), false).unwrap();
+        let seen = crate::beneath::Root::open(&node.tree()).unwrap();
         let stat = seen.stat(&RelPath::new(name(0)).unwrap()).unwrap();
         stat.unwrap().key()
     };

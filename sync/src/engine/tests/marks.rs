@@ -54,7 +54,7 @@ async fn scan(worker: &mut Worker) {
 }
 
 fn key(node: &Node, name: &str) -> LocalKey {
-    let root = crate::beneath::Root::open(&node.tree(), false).unwrap();
+    let root = crate::beneath::Root::open(&node.tree()).unwrap();
     root.stat(&path(name)).unwrap().unwrap().key()
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 /// Everything in a node's rescue: path and content (empty for a record).
 pub fn rescued(node: &Node) -> BTreeMap<String, String> {
-    let root = crate::beneath::Root::open(&node.tree(), false).unwrap();
+    let root = crate::beneath::Root::open(&node.tree()).unwrap();
     let private = crate::private::Private::open(&root).unwrap();
     let mut all = BTreeMap::new();
     for set in rescue::list(&private).unwrap() {

@@ -226,7 +226,7 @@ fn nothing_outside_is_renamed() {
         for dir in [tree.join("d/s"), tree.join("other"), outside.join("s")] {
             std::fs::create_dir_all(dir.join("from")).expect("mkdir");
         }
-        let root = Root::open(&tree, false).expect("root");
+        let root = Root::open(&tree).expect("root");
         let private = Private::open(&root).expect("private");
         let open = Open {
             root: Arc::new(if walks { root.without_openat2() } else { root }),

@@ -28,7 +28,7 @@ async fn flip(node: &mut Node, name: &str) {
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     file.write_all_at(b"X", 0).unwrap();
     file.set_modified(before).unwrap();
-    let root = crate::beneath::Root::open(&node.tree(), false).unwrap();
+    let root = crate::beneath::Root::open(&node.tree()).unwrap();
     let path = RelPath::from_bytes(name.as_bytes()).unwrap();
     let key = root.stat(&path).unwrap().unwrap().key();
     let identity = IndexIdentity {

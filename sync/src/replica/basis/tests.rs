@@ -13,7 +13,7 @@ struct Setup {
 
 fn setup() -> Setup {
     let dir = tempfile::tempdir().expect("temp dir");
-    let root = Root::open(dir.path(), false).expect("root");
+    let root = Root::open(dir.path()).expect("root");
     Setup {
         private: Private::open(&root).expect("private"),
         dir,
