@@ -196,7 +196,7 @@ pub struct Commit {
 pub struct Idle {
     /// Sequence number.
     pub upto: u64,
-    /// The newest stamp that the source had heard when it looked at its head.
+    /// The newest stamp that the source had heard when it looked at its head; or when everything that it had noticed was in its index.
     pub stamp: u64,
 }
 

@@ -318,6 +318,7 @@ pub fn tree_statuses(
                 unverified: tree.unverified,
                 fuzzy: tree.fuzzy.clone(),
                 fuzzy_more: tree.fuzzy_more,
+                reading: tree.reading.clone(),
                 inexact: inexact(tree),
             }
         })

@@ -1,6 +1,7 @@
 //! Paths that are to be looked at, and their order: what is there first, then what is gone.
 
 use super::burst::Burst;
+use super::clock;
 use super::local::{SLICE, STAMP_MOST};
 use super::look::Sight;
 use super::reboot::EVERYTHING;
@@ -35,6 +36,8 @@ pub(crate) struct Dirt {
     pub scanned: bool,
     /// The round of looks that was the last one when it was marked first; of a mark that is yet to be made, 0.
     pub since: u64,
+    /// When a change was noticed there first (CLOCK_BOOTTIME nanoseconds). `None`: there may be none, it is only to be read.
+    pub noticed: Option<u64>,
 }
 
 impl Dirt {
@@ -50,6 +53,7 @@ impl Dirt {
         large: false,
         scanned: false,
         since: 0,
+        noticed: None,
     };
     /// It was not at rest, or its stamp was too young: read again, but for what has only grown.
     pub const AGAIN: Dirt = Dirt {
@@ -74,6 +78,7 @@ impl Dirt {
         large: false,
         scanned: false,
         since: 0,
+        noticed: None,
     };
 
     /// It is to be looked at next.
@@ -116,6 +121,7 @@ impl Dirt {
         self.large = other.large;
         self.scanned |= other.scanned;
         self.since = self.since.min(other.since);
+        self.noticed = self.noticed.into_iter().chain(other.noticed).min();
     }
 }
 
@@ -149,6 +155,7 @@ fn take_vanished(sights: &mut Vec<Sight>) -> Vec<RelPath> {
 impl Tree {
     /// Marks a path to be looked at.
     pub fn mark(&mut self, path: RelPath, dirt: Dirt) {
+        let dirt = self.dated(dirt);
         self.read_anew(&path, dirt);
         self.put_mark(path, dirt);
     }
@@ -174,7 +181,15 @@ impl Tree {
             0 => self.round,
             since => since,
         };
-        Dirt { since, ..dirt }
+        let noticed = match dirt.noticed {
+            None if !dirt.insists() => Some(clock::now()),
+            noticed => noticed,
+        };
+        Dirt {
+            since,
+            noticed,
+            ..dirt
+        }
     }
 
     /// There are too many marks: a scan finds what they are for, but for those that insist, which stay. Are these alone too many,
@@ -247,6 +262,14 @@ impl Tree {
     /// Something that was marked up to this round is yet to be looked at.
     pub fn has_marks_upto(&self, round: u64) -> bool {
         self.dirty.values().any(|dirt| dirt.since <= round)
+    }
+
+    /// When the oldest change was noticed that is not recorded (CLOCK_BOOTTIME nanoseconds). One of a file that never rests is named
+    /// instead.
+    pub fn oldest_change(&self) -> Option<u64> {
+        let rests = |path: &RelPath| self.fuzzy.is_empty() || !self.fuzzy.contains(path);
+        let marks = self.dirty.iter().filter(|(path, _)| rests(path));
+        marks.filter_map(|(_, dirt)| dirt.noticed).min()
     }
 
     /// The round of the oldest mark at which something may lie.

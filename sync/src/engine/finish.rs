@@ -365,7 +365,7 @@ impl Worker {
             self.shared.alarm(None, "diverged", None);
             self.shared
                 .fresh_at
-                .store(commit.stamp, std::sync::atomic::Ordering::Release);
+                .fetch_max(commit.stamp, std::sync::atomic::Ordering::AcqRel);
         }
         self.shared.head.send_replace(commit.upto);
         if let Err(error) = self.let_go_of_marks(commit.upto) {

@@ -147,7 +147,9 @@ impl Worker {
             .answered
             .fetch_max(commit.upto, Ordering::AcqRel);
         if commit.caught_up {
-            self.shared.fresh_at.store(commit.stamp, Ordering::Release);
+            self.shared
+                .fresh_at
+                .fetch_max(commit.stamp, Ordering::AcqRel);
         }
     }
 

@@ -34,7 +34,7 @@ pub(super) const LARGE: u64 = 64 << 20;
 /// `fdatasync`.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    path: RelPath,
+    pub path: RelPath,
     /// What it was marked for when it began.
     dirt: Dirt,
     /// What it was marked for since: that may have happened behind what was read.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -266,15 +267,15 @@ impl Receivers {
         }
     }
 
-    /// All of them, for status.
-    pub fn status(&self, now: u64) -> Vec<ReplicaStatus> {
+    /// All of them, for status. The oldest change that is not recorded `waits` for so long.
+    pub fn status(&self, now: u64, waits: Duration) -> Vec<ReplicaStatus> {
         let shown = |(name, receiver): (&String, &Fed)| ReplicaStatus {
             name: name.clone(),
             session: receiver.session.clone(),
             lacks: receiver.lacks.clone(),
             keeps: receiver.keeps,
             acked: receiver.acked,
-            lag: receiver.lag.as_ref().map(|lag| lag.lag(now)),
+            lag: receiver.lag.as_ref().map(|lag| lag.lag(now).max(waits)),
         };
         self.lock().iter().map(shown).collect()
     }
@@ -306,7 +307,6 @@ impl Fed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn one(name: &str, trees: &[&str]) -> ReplicaConfig {
         ReplicaConfig {
@@ -322,7 +322,7 @@ mod tests {
         let begin = |name| receivers.begin(name, CancellationToken::new()).unwrap().0;
         let (first, second) = (begin("web1"), begin("web2"));
         let lags = |now| -> Vec<_> {
-            let all = receivers.status(now).into_iter();
+            let all = receivers.status(now, Duration::ZERO).into_iter();
             all.map(|r| r.lag.map(|lag| lag.as_nanos() as u64))
                 .collect()
         };
@@ -346,7 +346,7 @@ mod tests {
         let receivers = Receivers::default();
         receivers.configure(&[one("web1", &["www"])]);
         let (ticket, _) = receivers.begin("web1", CancellationToken::new()).unwrap();
-        let keeps = || receivers.status(0)[0].keeps;
+        let keeps = || receivers.status(0, Duration::ZERO)[0].keeps;
         for said in [true, false, true] {
             receivers.keeps(&ticket, said);
             assert_eq!(keeps(), said);
@@ -366,7 +366,7 @@ mod tests {
         assert!(token.is_cancelled());
         receivers.accepted(&new, 5, 5, 0);
         receivers.acked(&old, 9, 9);
-        assert_eq!(receivers.status(0)[0].acked, 5);
+        assert_eq!(receivers.status(0, Duration::ZERO)[0].acked, 5);
         assert!(receivers.begin("web9", CancellationToken::new()).is_none());
     }
 
@@ -383,7 +383,7 @@ mod tests {
         assert!(receivers.any_gets(TreeId::of("logs")));
         receivers.configure(&[]);
         assert!(tokens[0].is_cancelled());
-        assert!(receivers.status(0).is_empty());
+        assert!(receivers.status(0, Duration::ZERO).is_empty());
         assert_eq!(Duration::ZERO, LagQueue::default().lag(1));
     }
 }

@@ -33,6 +33,7 @@ impl Worker {
         self.lag = LagQueue::default();
         // Before a session can see the new mode.
         self.shared.scanned.send_replace(false);
+        self.shared.late.store(false, Ordering::Release);
         self.turn_marks();
         self.shared.mode.send_replace(mode);
         for tree in &mut self.trees {

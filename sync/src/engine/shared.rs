@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub head: watch::Sender<u64>,
     /// No scan is due or under way: the index knows all that lies in the trees. Until then nothing is "caught up".
     pub scanned: watch::Sender<bool>,
+    /// A change was noticed some time ago and is not in the index yet: what receivers have is of before it.
+    pub late: AtomicBool,
     /// Fires when the engine ends.
     pub end: CancellationToken,
     /// What the engine does; sessions end when it changes.

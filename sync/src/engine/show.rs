@@ -14,6 +14,7 @@ use crate::path::RelPath;
 use crate::progress::Work;
 use crate::tree::{LocalChanges, TreeId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 impl Worker {
     /// Publishes the status.
@@ -69,6 +70,11 @@ impl Worker {
         alarms.extend(self.shared.alarms());
         alarms.extend(trees.iter().flat_map(differing));
         let source = matches!(self.mode, Mode::Source { .. });
+        let now = clock::now();
+        let waits = self
+            .oldest_change()
+            .map(|noticed| now.saturating_sub(noticed));
+        let waits = Duration::from_nanos(waits.unwrap_or_default());
         let bad = |t: &&TreeStatus| t.state != TreeState::Consistent || !t.proven;
         Ok(EngineStatus {
             mode: self.mode,
@@ -87,7 +93,7 @@ impl Worker {
             },
             epochs_digest: digest(&epochs),
             peer_keeps: source && self.shared.peer.borrow().keeps,
-            lag: source.then(|| self.lag.lag(clock::now())),
+            lag: source.then(|| self.lag.lag(now).max(waits)),
             fresh_at: self
                 .shared
                 .fresh_at()
@@ -96,7 +102,7 @@ impl Worker {
             spooled: self.shared.spooled(),
             session: self.shared.session(),
             replicas: match source {
-                true => self.shared.receivers.status(clock::now()),
+                true => self.shared.receivers.status(now, waits),
                 false => Vec::new(),
             },
             from: self.shared.from(),
@@ -186,6 +192,10 @@ impl Worker {
             unverified: tree.unverified.len() as u64,
             fuzzy: tree.fuzzy_paths().iter().map(RelPath::to_string).collect(),
             fuzzy_more: tree.fuzzy_more(),
+            reading: tree
+                .reading
+                .as_ref()
+                .map(|reading| reading.path.to_string()),
             inexact: inexact(tree, sending, others, reported),
         })
     }

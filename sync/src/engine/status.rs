@@ -120,6 +120,8 @@ pub struct TreeStatus {
     pub fuzzy: Vec<String>,
     /// Further ones without a name here.
     pub fuzzy_more: u64,
+    /// The large file whose content is read now, on which others may wait.
+    pub reading: Option<String>,
     /// Counts above that are not what there is, and what they are.
     pub inexact: BTreeMap<Counted, Inexact>,
 }

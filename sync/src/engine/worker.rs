@@ -41,6 +41,8 @@ const TIMER: u64 = ms(1);
 const EVENTS_AT_ONCE: usize = 8192;
 /// Time between two looks at what only time changes: acknowledgements to be kept, lost roots, status.
 const PERIOD: u64 = ms(1000);
+/// How long a change may wait to be recorded, and what receivers have count as fresh. Far less than what makes a standby stale.
+const LATE: u64 = ms(1000);
 /// Time between two tries to watch, each of which scans the trees.
 const WATCH_AGAIN: u64 = ms(10_000);
 /// Shortest time between two status messages while much happens.
@@ -71,7 +73,7 @@ pub(crate) struct Worker {
     /// Of sets that are under way.
     pub(super) set_spools: BTreeMap<TreeId, Spool>,
     events: mpsc::Receiver<Event>,
-    to_events: mpsc::Sender<Event>,
+    pub(super) to_events: mpsc::Sender<Event>,
     pub(super) barriers: BTreeMap<u64, Barrier>,
     pub(super) next_token: u64,
     pub(super) dirty_due: Option<u64>,
@@ -201,8 +203,15 @@ impl Worker {
                     self.event(event);
                     self.events_at_hand();
                 }
-                Next::Scanned(at, piece) => self.scanned(at, piece),
-                Next::Read(at, read) => self.was_read(at, *read),
+                // What happened meanwhile is marked first.
+                Next::Scanned(at, piece) => {
+                    self.events_at_hand();
+                    self.scanned(at, piece);
+                }
+                Next::Read(at, read) => {
+                    self.events_at_hand();
+                    self.was_read(at, *read);
+                }
                 Next::Time => self.events_at_hand(),
                 Next::Ended => {
                     self.wait_for_passes();
@@ -243,6 +252,8 @@ impl Worker {
             biased;
             () = shared.end.cancelled() => Next::Ended,
             command = commands.recv() => command.map_or(Next::Ended, Next::Command),
+            // Before events, which may never pause; these are taken with it.
+            next = next_of(&mut self.trees) => next,
             Some(event) = self.events.recv(), if hears(&shared) => Next::Event(event),
             Ok(()) = peer.changed() => {
                 self.touch();
@@ -252,7 +263,6 @@ impl Worker {
                 self.touch();
                 Next::Time
             }
-            next = next_of(&mut self.trees) => next,
             () = tokio::time::sleep(std::time::Duration::from_nanos(wait)) => Next::Time,
         }
     }
@@ -301,6 +311,19 @@ impl Worker {
         self.shared
             .scanned
             .send_if_modified(|told| std::mem::replace(told, scanned) != scanned);
+    }
+
+    /// When the oldest change was noticed that is not recorded (CLOCK_BOOTTIME nanoseconds).
+    pub(super) fn oldest_change(&self) -> Option<u64> {
+        let moving = self.trees.iter().filter(|t| t.moves());
+        moving.filter_map(Tree::oldest_change).min()
+    }
+
+    /// Sessions do not call what receivers have fresh while a change waits for longer to be recorded: a large content is read.
+    fn tell_late(&self, now: u64) {
+        let oldest = self.oldest_change();
+        let late = oldest.is_some_and(|noticed| noticed.saturating_add(LATE) <= now);
+        self.shared.late.store(late, Ordering::Release);
     }
 
     pub(super) fn work(&mut self) {
@@ -360,6 +383,7 @@ impl Worker {
         self.watch_lost();
         self.keep_acked();
         if matches!(self.mode, Mode::Source { .. }) {
+            self.tell_late(now);
             self.clear_partials();
         }
         if self.mode != Mode::Idle {

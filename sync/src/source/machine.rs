@@ -102,6 +102,8 @@ pub struct SourceMachine {
     /// The last commit claimed that all is sent.
     claims: bool,
     stamp: u64,
+    /// Stamps are not taken.
+    late: bool,
     /// As the replica said last; see [`Durable::follows`].
     follows: bool,
     next_idle: u64,
@@ -131,6 +133,7 @@ impl SourceMachine {
             scanned: false,
             claims: false,
             stamp,
+            late: false,
             follows: false,
             next_idle: now,
             renaming: None,
@@ -196,6 +199,12 @@ impl SourceMachine {
             }
         }
         self.scanned = scanned;
+    }
+
+    /// Whether a change was noticed some time ago of which the index does not know yet. While one was, what is sent makes the replica
+    /// no fresher than it was: its new stamps are not repeated to it.
+    pub fn late(&mut self, late: bool) {
+        self.late = late;
     }
 
     /// The index has a new newest number.

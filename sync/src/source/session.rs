@@ -112,10 +112,15 @@ async fn session(
         bytes: 0,
         caught_up: false,
     };
+    // A replica never takes an older stamp than it had.
+    let stamp = match shared.late.load(Ordering::Acquire) {
+        true => 0,
+        false => accept.stamp,
+    };
     let mut session = Session {
         shared,
         books,
-        machine: SourceMachine::new(begin, newest, accept.stamp, clock::now()).with_limits(slow),
+        machine: SourceMachine::new(begin, newest, stamp, clock::now()).with_limits(slow),
         fetcher,
         out: VecDeque::new(),
         fuzzy: Vec::new(),
@@ -331,10 +336,11 @@ impl Session<'_> {
                 }
                 None => Err(SessionError::Protocol("an answer without question".into())),
             },
-            other => self
-                .machine
-                .received(other)
-                .map_err(|v| SessionError::Protocol(v.to_string())),
+            other => {
+                self.machine.late(self.shared.late.load(Ordering::Acquire));
+                let received = self.machine.received(other);
+                received.map_err(|v| SessionError::Protocol(v.to_string()))
+            }
         }
     }
 

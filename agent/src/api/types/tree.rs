@@ -88,6 +88,9 @@ pub struct TreeStatus {
     /// Further ones, of which this node does not know the names.
     #[serde(default)]
     pub fuzzy_more: u64,
+    /// The large file whose content this node reads now, on which deletions and flushes may wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<String>,
     /// Counts above whose number is not what there is, and what it is. Those that are not here are exact.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inexact: BTreeMap<Counted, Inexact>,

@@ -292,6 +292,9 @@ fn tree(t: &TreeStatus, master: bool, now: u64) -> Row {
             "not in sync, read while written and perhaps torn: {files}, the first {first}"
         )));
     }
+    if let Some(path) = &t.reading {
+        notes.push(plain(format!("reads a large file: {path}")));
+    }
     Row { cells, notes }
 }
 

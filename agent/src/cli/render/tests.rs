@@ -65,6 +65,7 @@ fn tree(name: &str) -> TreeStatus {
         unverified: 0,
         fuzzy: Vec::new(),
         fuzzy_more: 0,
+        reading: None,
         inexact: Default::default(),
     }
 }

@@ -435,6 +435,7 @@ fn tree(name: &str) -> TreeStatus {
         unverified: 0,
         fuzzy: vec![],
         fuzzy_more: 0,
+        reading: None,
         inexact: Default::default(),
     }
 }

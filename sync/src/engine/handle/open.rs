@@ -78,6 +78,7 @@ pub(in crate::engine) fn prepare(
         commands,
         head: watch::Sender::new(last),
         scanned: watch::Sender::new(false),
+        late: AtomicBool::new(false),
         end: CancellationToken::new(),
         mode: watch::Sender::new(Mode::Idle),
         peer: watch::Sender::new(Peer::default()),

@@ -6,6 +6,7 @@ use super::links::aged;
 use super::logs::bytes_read;
 use super::pair::{Cable, Node, flush, noise, pair, recorded, write};
 use super::trees::{both, more};
+use crate::engine::clock;
 use crate::engine::dirty::{Dirt, Missing};
 use crate::engine::handle::open::prepare;
 use crate::engine::reading::{Found, poll_read};
@@ -100,6 +101,45 @@ async fn what_is_gone_waits_for_a_large_content() {
     assert!(0 < made && made < gone, "made {made}, gone {gone}");
     assert_equal(&more(&a), &more(&b));
     assert_equal(&a.tree(), &b.tree());
+    cable.cut().await;
+}
+
+/// A standby that lacks a large change is as old as that, whatever else it has got.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_to_be_read_is_lag_and_makes_the_standby_no_fresher() {
+    let (a, b) = pair(|_| {}).await;
+    for node in [&a, &b] {
+        node.engine().set_trees(both(node)).await.unwrap();
+    }
+    write(&more(&a).join("small"), "goes");
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    hold(&a, true);
+    sparse(&a.tree().join("large"), LARGE);
+    a.until("marked", |s| s.trees[0].queue > 0).await;
+    std::fs::remove_file(more(&a).join("small")).unwrap();
+    let behind = Duration::from_secs(6);
+    a.until("lag", |s| s.lag.is_some_and(|lag| lag > behind))
+        .await;
+    assert_eq!(a.shown().await.trees[0].reading.as_deref(), Some("large"));
+    let fresh_at = b.shown().await.fresh_at.unwrap();
+    let age = Duration::from_nanos(clock::now() - fresh_at);
+    assert!(age > behind / 2, "{age:?}");
+    assert!(more(&b).join("small").exists(), "its deletion waits too");
+    // Another session knows no better.
+    cable.cut().await;
+    let cable = Cable::plug(&a, &b);
+    write(&a.tree().join("next"), "x");
+    b.until("next", |_| b.tree().join("next").exists()).await;
+    assert_eq!(b.shown().await.fresh_at, Some(fresh_at));
+    let released = clock::now();
+    hold(&a, false);
+    flush(&a).await;
+    a.until("no lag", |s| s.lag == Some(Duration::ZERO)).await;
+    let fresh = |at: Option<u64>| at.is_some_and(|at| at > released);
+    b.until("fresh", |s| fresh(s.fresh_at)).await;
+    assert!(!more(&b).join("small").exists());
     cable.cut().await;
 }
 

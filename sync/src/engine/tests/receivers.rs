@@ -355,7 +355,11 @@ async fn one_that_does_not_take_a_tree_is_not_in_sync() {
     puppet.say(&Message::Accept(accept)).await;
     // All that it takes is there.
     puppet.hear("Idle", |m| matches!(m, Message::Idle(_))).await;
-    let status = a.engine().shared.receivers.status(clock::now());
+    let status = a
+        .engine()
+        .shared
+        .receivers
+        .status(clock::now(), Duration::ZERO);
     let web2 = status.iter().find(|r| r.name == "web2").unwrap();
     assert!(web2.session.as_ref().is_some_and(|s| !s.caught_up));
     assert!(web2.lacks.contains(&TreeId::of("data")));

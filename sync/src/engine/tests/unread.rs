@@ -4,18 +4,20 @@ use super::compare::assert_equal;
 use super::flush::Busy;
 use super::large::bytes_read;
 use super::links::aged;
-use super::pair::{Cable, Node, flush, noise, pair, write};
+use super::pair::{Cable, Node, PATIENCE, flush, noise, pair, write};
 use super::reading::{LARGE, hold, read, sparse};
 use crate::engine::EngineStatus;
 use crate::engine::dirty::{Dirt, Missing};
 use crate::engine::handle::open::prepare;
-use crate::engine::worker::Worker;
+use crate::engine::worker::{Next, Worker};
 use crate::entry::Kind;
 use crate::hash::hash_file;
 use crate::path::RelPath;
 use crate::tree::{TreeConfig, TreeId};
+use crate::watch::Event;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::time::Instant;
 
 /// The scan that began before this is over, but for what it left to be read.
 pub(in crate::engine) fn has_walked(status: &EngineStatus) -> bool {
@@ -203,4 +205,33 @@ async fn a_large_file_that_never_rests_is_copied_beside_the_worker() {
     assert!(copied);
     let kept = std::fs::read_dir(node.tree().join(".tandem/set")).unwrap();
     assert_eq!(kept.count(), 1);
+}
+
+/// A file that is written all the time: there is always an event at hand.
+#[tokio::test]
+async fn events_that_never_pause_hold_up_no_reading() {
+    let mut node = Node::new("a", |_| {});
+    let mut worker = source(&mut node).await;
+    sparse(&node.tree().join("large"), LARGE);
+    worker.trees[0].mark(RelPath::new("large").unwrap(), Dirt::default());
+    worker.look_at_dirty();
+    worker.begin_readings();
+    let (_commands, mut commands) = tokio::sync::mpsc::channel(1);
+    let mut peer = worker.shared.peer.subscribe();
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < PATIENCE, "its result is not taken");
+        let event = Event::Dirty {
+            tree: worker.trees[0].id,
+            path: RelPath::new("busy").unwrap(),
+            recursive: false,
+        };
+        // There is one at hand, this or another.
+        let _ = worker.to_events.try_send(event);
+        // Nothing else is to be done, or the worker would sleep for it.
+        worker.dirty_due = None;
+        if let Next::Read(..) = worker.next(&mut commands, &mut peer).await {
+            break;
+        }
+    }
 }

@@ -19,7 +19,9 @@ impl SourceMachine {
         {
             return Err(Violation("a Durable beyond what was sent"));
         }
-        self.stamp = self.stamp.max(durable.stamp);
+        if !self.late {
+            self.stamp = self.stamp.max(durable.stamp);
+        }
         self.follows = durable.follows;
         if self.caught_up() && !self.claims {
             // No commit said so: the replica hears of it at once.

@@ -101,6 +101,32 @@ fn a_batch_without_content_is_committed_at_once_and_ends_durable() {
     );
 }
 
+/// The index does not know of a change yet, and the replica cannot be as fresh as it says.
+#[test]
+fn stamps_of_a_replica_are_not_repeated_while_a_change_waits_to_be_recorded() {
+    let mut m = SourceMachine::new(2, 2, 7, 0);
+    m.scanned(true);
+    for (late, stamp) in [(true, 7), (false, 50)] {
+        m.late(late);
+        let Message::Durable(answer) = durable(1, 2) else {
+            unreachable!("it is one");
+        };
+        let answer = Durable {
+            batch: None,
+            ..answer
+        };
+        m.received(Message::Durable(answer)).unwrap();
+        effects(&mut m);
+        let next = m.tick(0);
+        m.tick(next);
+        let idle = effects(&mut m).into_iter().find_map(|e| match e {
+            Effect::Send(Message::Idle(idle)) => Some(idle.stamp),
+            _ => None,
+        });
+        assert_eq!(idle, Some(stamp));
+    }
+}
+
 /// Its content took longer to send than the scan took to find the rest.
 #[test]
 fn what_was_read_while_a_scan_ran_claims_nothing_when_the_scan_is_over() {
