@@ -167,12 +167,21 @@ impl Tree {
         if !insists && self.waits_restless(&path) {
             return;
         }
+        let dirt = Dirt {
+            // What has happened may have left the key that is known.
+            force: dirt.force || (dirt.gone.is_none() && self.has_young_key(&path)),
+            ..dirt
+        };
         if self.dirty.len() >= MAX_DIRTY && !self.dirty.contains_key(&path) {
             self.let_scan_find();
         }
         if !self.rescan || insists {
             self.dirty.entry(path).or_insert(dirt).merge(dirt);
         }
+    }
+
+    fn has_young_key(&self, path: &RelPath) -> bool {
+        self.later.get(path).is_some_and(Again::is_young)
     }
 
     /// The mark, as one that is made now if it has not been made before.

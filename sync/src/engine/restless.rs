@@ -169,7 +169,8 @@ impl Worker {
         }
     }
 
-    /// Marks what never rested to be read in any case. The first of it, with its tree.
+    /// Marks what never rested to be read in any case, and what was written so lately that its key proves nothing. The first of what
+    /// never rested, with its tree.
     pub(super) fn read_restless(&mut self) -> Option<(String, RelPath)> {
         let mut first = None;
         for tree in self.trees.iter_mut().filter(|tree| tree.moves()) {
@@ -180,10 +181,13 @@ impl Worker {
                 first.get_or_insert_with(|| (tree.config.name.clone(), path.clone()));
                 tree.mark(path, Dirt::FORCED);
             }
+            let young = tree.later.iter().filter(|(_, again)| again.is_young());
+            let young: Vec<RelPath> = young.map(|(path, _)| path.clone()).collect();
+            for path in young {
+                tree.mark(path, Dirt::AGAIN);
+            }
         }
-        if first.is_some() {
-            self.due_now();
-        }
+        self.due_now();
         first
     }
 

@@ -294,6 +294,13 @@ pub(crate) struct Again {
     pub young: Option<i128>,
 }
 
+impl Again {
+    /// The key that the index has proves nothing.
+    pub fn is_young(&self) -> bool {
+        self.young.is_some()
+    }
+}
+
 /// Most paths kept by name for status and retries; more are only counted by a rescan.
 pub(crate) const MAX_NAMED: usize = 10_000;
 /// Walks of a tree before it is stopped for what is gone. One may run beside a rename and see neither name; the next one

@@ -4,7 +4,7 @@
 //! (6.1 in Debian 12), by this test binary itself; its trees lie on the guest's ext4.
 
 use super::compare::assert_equal;
-use super::pair::{Cable, PATIENCE, flush, noise, pair};
+use super::pair::{Cable, Node, PATIENCE, flush, noise, pair};
 use super::stores::Map;
 use crate::entry::{ContentHash, Kind, LocalKey};
 use crate::path::RelPath;
@@ -16,9 +16,10 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 /// What is run in the guest: all that depends on the grain of the stamps, and what the detectors promise.
-const IN_THE_GUEST: [&str; 23] = [
+const IN_THE_GUEST: [&str; 24] = [
     "engine::tests::coarse::two_writes_in_a_jiffy_carry_one_stamp",
     "engine::tests::coarse::a_store_in_the_jiffy_of_the_write_before_it_arrives",
+    "engine::tests::coarse::a_write_in_the_jiffy_of_the_one_before_is_flushed",
     "engine::tests::logs::what_changed_before_the_old_end_is_found_when_the_file_rests",
     "engine::tests::seen::a_burst_costs_its_end",
     "engine::tests::seen::another_directory_in_the_roots_place_stops_the_tree_until_the_right_one_is_back",
@@ -76,6 +77,52 @@ fn two_writes_in_a_jiffy_carry_one_stamp() {
     assert!(coarse > 50, "{coarse} of 100 on {:?}", release.release());
 }
 
+/// Overwrites the file, and returns its key when the node has recorded it so.
+async fn write_and_see(node: &Node, file: &File, content: &[u8]) -> LocalKey {
+    file.write_all_at(content, 0).unwrap();
+    let written = key(file);
+    let kind = Kind::File {
+        size: content.len() as u64,
+        hash: ContentHash::of(content),
+    };
+    let recorded = || {
+        let snapshot = node.engine().shared.index.snapshot().unwrap();
+        let name = RelPath::new("db").unwrap();
+        let entry = snapshot.get(TreeId::of("data"), &name).unwrap().unwrap();
+        (entry.current.map(|s| s.kind), entry.local)
+    };
+    let begun = Instant::now();
+    while recorded() != (Some(kind.clone()), Some(written)) && begun.elapsed() < PATIENCE {
+        tokio::task::yield_now().await;
+    }
+    written
+}
+
+/// An event tells of the second write, and its key is the known one.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a kernel with coarse stamps: detection_holds_on_a_kernel_with_coarse_stamps runs it in a guest"]
+async fn a_write_in_the_jiffy_of_the_one_before_is_flushed() {
+    const SIZE: usize = 4096;
+    let (a, b) = pair(|tree| tree.compare_contents = None).await;
+    let path = a.tree().join("db");
+    super::pair::write(&path, noise(SIZE, 0));
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let file = File::options().write(true).open(&path).unwrap();
+    let begun = Instant::now();
+    for n in 1.. {
+        assert!(begun.elapsed() < PATIENCE, "never in a jiffy in {n} tries");
+        let written = write_and_see(&a, &file, &noise(SIZE, 2 * n)).await;
+        file.write_all_at(&noise(SIZE, 2 * n + 1), 0).unwrap();
+        if key(&file) == written {
+            break;
+        }
+    }
+    flush(&a).await;
+    assert_equal(&a.tree(), &b.tree());
+    cable.cut().await;
+}
+
 /// The first content was read and recorded, and the second leaves neither an event nor another time stamp. Only the
 /// further look that a young stamp gets can find it: the pass is far away.
 #[tokio::test(flavor = "multi_thread")]
@@ -89,12 +136,6 @@ async fn a_store_in_the_jiffy_of_the_write_before_it_arrives() {
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
     let file = File::options().read(true).write(true).open(&path).unwrap();
-    let recorded = || {
-        let snapshot = a.engine().shared.index.snapshot().unwrap();
-        let name = RelPath::new("db").unwrap();
-        let entry = snapshot.get(TreeId::of("data"), &name).unwrap().unwrap();
-        (entry.current.map(|s| s.kind), entry.local)
-    };
     let begun = Instant::now();
     let mut met = 0;
     for n in 1.. {
@@ -102,21 +143,9 @@ async fn a_store_in_the_jiffy_of_the_write_before_it_arrives() {
         // Clean pages: the store below must be the first to its page, so that it asks the kernel for a stamp.
         file.sync_all().unwrap();
         let mut map = Map::of(&path);
-        let first = noise(SIZE, n);
-        file.write_all_at(&first, 0).unwrap();
-        let hash = ContentHash::of(&first);
-        let written = (
-            Some(Kind::File {
-                size: SIZE as u64,
-                hash,
-            }),
-            Some(key(&file)),
-        );
-        while recorded() != written && begun.elapsed() < PATIENCE {
-            tokio::task::yield_now().await;
-        }
+        let written = write_and_see(&a, &file, &noise(SIZE, n)).await;
         map.store(100, b"in the same jiffy");
-        let same = Some(key(&file)) == written.1;
+        let same = key(&file) == written;
         met += usize::from(same);
         let now = std::fs::read(&path).unwrap();
         let arrived = || std::fs::read(b.tree().join("db")).is_ok_and(|is| is == now);

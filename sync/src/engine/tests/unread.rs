@@ -10,8 +10,9 @@ use crate::engine::EngineStatus;
 use crate::engine::dirty::{Dirt, Missing};
 use crate::engine::handle::open::prepare;
 use crate::engine::worker::{Next, Worker};
-use crate::entry::Kind;
+use crate::entry::{ContentHash, Kind};
 use crate::hash::hash_file;
+use crate::index::Writer;
 use crate::path::RelPath;
 use crate::tree::{TreeConfig, TreeId};
 use crate::watch::Event;
@@ -129,14 +130,12 @@ async fn what_happens_behind_what_was_read_is_read_too() {
         worker.was_read(tree, found);
         assert!(!worker.trees[0].dirty[&large].force, "its key tells");
         settle(&mut worker).await;
-        let snapshot = worker.shared.index.snapshot().unwrap();
-        let entry = snapshot.get(TreeId::of("data"), &large).unwrap().unwrap();
         let found = hash_file(&File::open(&path).unwrap(), false).unwrap();
         let kind = Kind::File {
             size: found.size,
             hash: found.hash,
         };
-        assert_eq!(entry.current.unwrap().kind, kind);
+        assert_eq!(recorded(&worker, &large), kind);
     }
 }
 
@@ -233,5 +232,43 @@ async fn events_that_never_pause_hold_up_no_reading() {
         if let Next::Read(..) = worker.next(&mut commands, &mut peer).await {
             break;
         }
+    }
+}
+
+/// What the index has of the file.
+fn recorded(worker: &Worker, path: &RelPath) -> Kind {
+    let snapshot = worker.shared.index.snapshot().unwrap();
+    let entry = snapshot.get(TreeId::of("data"), path).unwrap();
+    entry.unwrap().current.unwrap().kind
+}
+
+/// Two writes in a jiffy, on a kernel that stamps by it: an event tells of the second one, or nothing does.
+#[tokio::test]
+async fn a_write_that_leaves_the_same_key_is_read_before_a_flush_speaks_for_it() {
+    for told in [true, false] {
+        let mut node = Node::new("a", |_| {});
+        let mut worker = source(&mut node).await;
+        let (path, name) = (node.tree().join("db"), RelPath::new("db").unwrap());
+        let file = File::create(&path).unwrap();
+        file.write_all_at(b"one", 0).unwrap();
+        worker.trees[0].mark(name.clone(), Dirt::default());
+        worker.look_at_dirty();
+        assert!(
+            worker.trees[0].later[&name].is_young(),
+            "too slow a machine"
+        );
+        file.write_all_at(b"two", 0).unwrap();
+        let root = &worker.trees[0].open.as_ref().unwrap().root;
+        let key = root.stat(&name).unwrap().map(|stat| stat.key());
+        let same = |w: &mut Writer<'_>| w.set_local(TreeId::of("data"), &name, key);
+        worker.shared.index.write(same).unwrap();
+        match told {
+            true => worker.trees[0].mark(name.clone(), Dirt::default()),
+            // A planned move asks.
+            false => assert_eq!(worker.read_restless(), None),
+        }
+        worker.look_at_dirty();
+        let hash = ContentHash::of(b"two");
+        assert_eq!(recorded(&worker, &name), Kind::File { size: 3, hash });
     }
 }
