@@ -38,6 +38,7 @@ mod judge;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 mod keeping;
 mod lacking;
+mod later;
 mod linked;
 mod local;
 #[allow(clippy::disallowed_methods)]

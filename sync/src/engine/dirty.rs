@@ -2,10 +2,11 @@
 
 use super::burst::Burst;
 use super::clock;
+use super::later::Again;
 use super::local::{SLICE, STAMP_MOST};
 use super::look::Sight;
 use super::reboot::EVERYTHING;
-use super::tree::{Again, MAX_DIRTY, Tree};
+use super::tree::{MAX_DIRTY, Tree};
 use super::worker::Worker;
 use crate::fault::Fault;
 use crate::path::RelPath;
@@ -249,7 +250,7 @@ impl Tree {
             }
             match self.errors.contains_key(path) {
                 true => self.again(path.clone(), now.saturating_add(STAMP_MOST), None),
-                false => drop(self.later.remove(path)),
+                false => self.later.remove(path),
             }
         }
     }

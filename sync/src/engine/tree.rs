@@ -7,6 +7,7 @@ use super::dirty::Dirt;
 use super::fuzzy::Marks;
 use super::gone::Gone;
 use super::lacking::Lacking;
+use super::later::Later;
 use super::moving::{Moving, Rename};
 use super::read_only;
 use super::reading::Reading;
@@ -207,7 +208,7 @@ pub(crate) struct Tree {
     /// The one that the replica is asked to carry out. Until then nothing else of the tree is looked at.
     pub moving: Option<Moving>,
     /// Paths to be looked at again at a time (CLOCK_BOOTTIME nanoseconds).
-    pub later: BTreeMap<RelPath, Again>,
+    pub later: Later,
     /// Files among them that were not at rest.
     pub unrested: Unrested,
     /// The whole tree must be walked before anything can be said of it.
@@ -283,24 +284,6 @@ pub(crate) struct Tree {
     pub base_unknown: bool,
 }
 
-/// A path that is looked at again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Again {
-    /// When (CLOCK_BOOTTIME nanoseconds). `None`: it is marked.
-    pub at: Option<u64>,
-    /// How often it was not at rest.
-    pub tries: u32,
-    /// The change (nanoseconds of the wall clock) whose key the index has, and which proves nothing.
-    pub young: Option<i128>,
-}
-
-impl Again {
-    /// The key that the index has proves nothing.
-    pub fn is_young(&self) -> bool {
-        self.young.is_some()
-    }
-}
-
 /// Most paths kept by name for status and retries; more are only counted by a rescan.
 pub(crate) const MAX_NAMED: usize = 10_000;
 /// Walks of a tree before it is stopped for what is gone. One may run beside a rename and see neither name; the next one
@@ -327,7 +310,7 @@ impl Tree {
             burst: Burst::None,
             renames: VecDeque::new(),
             moving: None,
-            later: BTreeMap::new(),
+            later: Later::default(),
             unrested: Unrested::default(),
             rescan: false,
             routine: false,
@@ -420,10 +403,11 @@ impl Tree {
             self.rescan = true;
             return;
         }
-        let again = self.later.entry(path).or_default();
+        let mut again = self.later.get(&path).copied().unwrap_or_default();
         again.at = Some(at);
         again.tries += 1;
         again.young = young.or(again.young);
+        self.later.put(path, again);
     }
 
     /// The next scan reads what changed since, whatever the keys say.

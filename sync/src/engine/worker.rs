@@ -284,9 +284,7 @@ impl Worker {
         let answer = answer.min();
         let works = self.mode != Mode::Idle;
         let moving = self.trees.iter().filter(|t| works && t.moves());
-        let later = moving
-            .flat_map(|t| t.later.values().filter_map(|a| a.at))
-            .min();
+        let later = moving.filter_map(|t| t.later.next()).min();
         let all = [
             self.next_set(),
             Some(self.next_period),
@@ -608,17 +606,7 @@ impl Worker {
 
     pub(super) fn wake_later(&mut self, now: u64) {
         for tree in self.trees.iter_mut().filter(|t| t.moves()) {
-            let due: Vec<RelPath> = tree
-                .later
-                .iter()
-                .filter(|(_, a)| a.at.is_some_and(|at| at <= now))
-                .map(|(p, _)| p.clone())
-                .collect();
-            for path in due {
-                // The count of tries stays until the path was found at rest.
-                if let Some(again) = tree.later.get_mut(&path) {
-                    again.at = None;
-                }
+            for path in tree.later.due(now) {
                 tree.mark(path, Dirt::AGAIN);
                 self.dirty_due = Some(now);
             }

@@ -3,9 +3,10 @@
 use super::pair::{Node, PATIENCE, write};
 use crate::engine::dirty::{Dirt, Missing};
 use crate::engine::handle::open::prepare;
+use crate::engine::later::Again;
 use crate::engine::scanning::poll_piece;
 use crate::engine::status::Mode;
-use crate::engine::tree::{Again, MAX_DIRTY, Tree};
+use crate::engine::tree::{MAX_DIRTY, Tree};
 use crate::engine::worker::Worker;
 use crate::entry::{ContentHash, Kind, LocalKey};
 use crate::path::RelPath;
@@ -160,7 +161,7 @@ fn what_even_a_list_of_those_alone_cannot_hold_is_read_by_the_scan() {
             young: Some(1000 + n),
             ..Again::default()
         };
-        tree.later.insert(other, again);
+        tree.later.put(other, again);
     }
     assert_eq!((tree.dirty.len(), tree.read_since), (MAX_DIRTY, None));
     tree.mark(path("last"), Dirt::default());
