@@ -240,17 +240,25 @@ impl Tree {
         }
     }
 
-    /// These were looked at, and what was found is settled. What waited for that look waits no more; what could not be read waits
-    /// for the next one.
-    pub(super) fn wait_no_more<'p>(&mut self, paths: impl Iterator<Item = &'p RelPath>, now: u64) {
-        for path in paths {
-            let was_due = |again: &Again| again.at.is_none();
-            if !self.later.get(path).is_some_and(was_due) || self.dirty.contains_key(path) {
+    /// These were looked at, and what was found is settled. What waited for that look waits no more; what was to be read in any case
+    /// and `failed` waits for the next one.
+    pub(super) fn wait_no_more<'p>(
+        &mut self,
+        paths: impl Iterator<Item = &'p (RelPath, Dirt)>,
+        failed: &BTreeSet<RelPath>,
+        now: u64,
+    ) {
+        for (path, dirt) in paths {
+            let waited = self.later.get(path).copied();
+            let has_time = waited.is_some_and(|again| again.at.is_some());
+            if has_time || self.dirty.contains_key(path) {
                 continue;
             }
-            match self.errors.contains_key(path) {
-                true => self.again(path.clone(), now.saturating_add(STAMP_MOST), None),
-                false => self.later.remove(path),
+            let fails = failed.contains(path);
+            if fails && (dirt.force || waited.is_some()) {
+                self.wait(path.clone(), now.saturating_add(STAMP_MOST));
+            } else if !fails {
+                self.later.remove(path);
             }
         }
     }

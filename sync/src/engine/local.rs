@@ -223,6 +223,8 @@ impl Worker {
             }
             None => return self.trees[at].mark_forced(paths),
         };
+        let failed: BTreeSet<RelPath> =
+            sights.errors.iter().map(|(path, _)| path.clone()).collect();
         let put_off: BTreeSet<RelPath> = sights
             .large
             .iter()
@@ -248,7 +250,7 @@ impl Worker {
             Ok(()) if self.trees[at].moves() => {
                 let read = paths.iter().filter(|(path, _)| !put_off.contains(path));
                 self.trees[at].looked_at(read.clone());
-                self.trees[at].wait_no_more(read.map(|(path, _)| path), clock::now());
+                self.trees[at].wait_no_more(read, &failed, clock::now());
                 self.tell_rested(at);
             }
             // A tree that was stopped meanwhile has nothing recorded: what has come to rest in it lifts no mark.

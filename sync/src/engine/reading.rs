@@ -247,6 +247,9 @@ impl Tree {
 impl Worker {
     /// Begins to read what is marked as large.
     pub(super) fn begin_readings(&mut self) {
+        if clock::now() < self.readings_due {
+            return;
+        }
         for at in 0..self.trees.len() {
             let tree = &mut self.trees[at];
             if !tree.has_large || tree.reading.is_some() || !tree.moves() {
@@ -300,9 +303,9 @@ impl Worker {
         match order.start() {
             Ok(reading) => tree.reading = Some(reading),
             Err(error) => {
-                tree.dirty.remove(&path);
+                // It stays marked: what waits for it does not pass.
                 tree.error(&path, format!("no thread to read it: {error}"));
-                tree.again(path, clock::now().saturating_add(STAMP_MOST), None);
+                self.readings_due = clock::now().saturating_add(STAMP_MOST);
             }
         }
     }

@@ -4,6 +4,7 @@
 //! When the machine stopped is not known. What was written last was written before it stopped, so everything that
 //! changed within [`BEFORE_NS`] before the newest change is read: that is never too little.
 
+use super::tree::{Tree, Wrong};
 use super::worker::Worker;
 use crate::index::{IndexError, Snapshot};
 use crate::path::RelPath;
@@ -124,7 +125,11 @@ impl Worker {
     pub(super) fn read_again(&mut self) {
         let mut read = Vec::new();
         for tree in &mut self.trees {
-            if tree.walked_since.is_none() || !tree.moves() || tree.is_scanned() {
+            let fails = tree
+                .errors
+                .values()
+                .any(|wrong| matches!(wrong, Wrong::Failed(_)));
+            if tree.walked_since.is_none() || !tree.moves() || tree.is_scanned() || fails {
                 continue;
             }
             let since = tree.walked_since.take();
@@ -137,9 +142,21 @@ impl Worker {
         }
     }
 
-    /// The process ends by its own will.
+    /// The process ends by its own will. What was written so lately that its key proves nothing is read by the next one.
     pub(super) fn mark_clean(&mut self) {
-        self.change_mark(|mark| mark.clean = true);
+        let young = |tree: &Tree| tree.later.values().filter_map(|again| again.young).min();
+        let young = self
+            .trees
+            .iter()
+            .filter_map(|tree| Some((tree.id, young(tree)?)));
+        let young: Vec<(TreeId, i128)> = young.collect();
+        self.change_mark(|mark| {
+            mark.clean = true;
+            for (tree, since) in young {
+                let again = mark.again.entry(tree).or_insert(since);
+                *again = since.min(*again);
+            }
+        });
         if let Err(error) = self.shared.index.rest_now() {
             self.index_failed(&error);
         }
@@ -173,19 +190,21 @@ fn newest_change(index: &Snapshot, tree: TreeId) -> Result<Option<i128>, IndexEr
 mod tests {
     use super::*;
 
+    use crate::engine::dirty::Dirt;
     use crate::engine::handle::open::prepare;
     use crate::engine::tests::between::number;
     use crate::engine::tests::compare::assert_equal;
     use crate::engine::tests::pair::{Cable, Node, flush, pair, recorded, write};
     use crate::engine::tests::reading::{LARGE, hold, sparse};
-    use crate::engine::tests::unread::has_walked;
+    use crate::engine::tests::unread::{has_walked, source};
     use crate::index::{Index, IndexIdentity};
     use crate::tree::TreeConfig;
     use std::fs::File;
     use std::os::unix::fs::FileExt;
+    use std::sync::atomic::Ordering::SeqCst;
 
-    /// What a machine leaves that lost its power: the times of a write that the index knows, with other blocks.
-    fn tear(node: &Node, name: &str, content: &str) {
+    /// Other blocks with the times of a write that the index knows.
+    fn write_behind(node: &Node, name: &str, content: &str) -> Index {
         let file = File::options().write(true).open(node.tree().join(name));
         file.unwrap().write_all_at(content.as_bytes(), 0).unwrap();
         let identity = IndexIdentity {
@@ -196,16 +215,19 @@ mod tests {
         let root = crate::beneath::Root::open(&node.tree()).unwrap();
         let path = RelPath::new(name).unwrap();
         let key = root.stat(&path).unwrap().map(|stat| stat.key());
+        let data = TreeId::of("data");
+        index.write(|w| w.set_local(data, &path, key)).unwrap();
+        index
+    }
+
+    /// What a machine leaves that lost its power.
+    fn tear(node: &Node, name: &str, content: &str) {
         let lost = Mark {
             boot: "the boot before".into(),
             ..Mark::default()
         };
-        index
-            .write(|w| {
-                w.set_local(TreeId::of("data"), &path, key)?;
-                w.put_value(KEY, &lost)
-            })
-            .unwrap();
+        let index = write_behind(node, name, content);
+        index.write(|w| w.put_value(KEY, &lost)).unwrap();
     }
 
     fn mark(node: &Node) -> Mark {
@@ -236,6 +258,62 @@ mod tests {
         assert!(number(&a, "data", "large") > known);
         a.shown().await;
         assert!(mark(&a).again.is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_cannot_be_read_after_a_power_cut_is_read_when_it_can_be() {
+        for restarts in [false, true] {
+            let mut a = Node::new("a", |_| {});
+            sparse(&a.tree().join("large"), LARGE);
+            a.engine().init_source().await.unwrap();
+            a.engine().begin_source(1).await.unwrap();
+            recorded(&a).await;
+            a.stop().await;
+            tear(&a, "large", "half of it");
+            a.start();
+            let known = number(&a, "data", "large");
+            let fail = |a: &Node, fail| a.engine().shared.readings.fail.store(fail, SeqCst);
+            fail(&a, true);
+            a.engine().begin_source(2).await.unwrap();
+            a.until("named", |s| s.trees[0].errors == 1).await;
+            a.until("walked", has_walked).await;
+            assert_eq!(mark(&a).again.len(), 1);
+            match restarts {
+                true => {
+                    a.stop().await;
+                    a.start();
+                    a.engine().begin_source(3).await.unwrap();
+                    recorded(&a).await;
+                }
+                false => fail(&a, false),
+            }
+            a.until("read", |_| number(&a, "data", "large") > known)
+                .await;
+            a.until("settled", |_| mark(&a).again.is_empty()).await;
+        }
+    }
+
+    /// What is written after the look carries the same stamp, on a kernel that stamps by the jiffy.
+    #[tokio::test]
+    async fn what_was_written_right_before_the_end_is_read_by_the_next_process() {
+        let mut node = Node::new("a", |_| {});
+        let mut worker = source(&mut node).await;
+        write(&node.tree().join("db"), "one");
+        let path = RelPath::new("db").unwrap();
+        worker.trees[0].mark(path.clone(), Dirt::default());
+        worker.look_at_dirty();
+        // As a look does that is no slower than the jiffy.
+        let root = &worker.trees[0].open.as_ref().unwrap().root;
+        let written = root.stat(&path).unwrap().unwrap().ctime_ns;
+        worker.trees[0].again(path.clone(), u64::MAX, Some(written));
+        worker.mark_clean();
+        drop(worker);
+        write_behind(&node, "db", "two");
+        node.start();
+        let known = number(&node, "data", "db");
+        node.engine().begin_source(2).await.unwrap();
+        recorded(&node).await;
+        assert!(number(&node, "data", "db") > known);
     }
 
     #[tokio::test]

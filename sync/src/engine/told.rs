@@ -188,6 +188,7 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::dirty::Dirt;
     use crate::engine::handle::open::prepare;
     use crate::engine::tests::pair::Node;
     use crate::engine::tests::trees::both;
@@ -230,6 +231,23 @@ mod tests {
         worker.dirty_due = None;
         worker.end_told();
         assert_eq!(worker.gone_may_go(None), Some(worker.round));
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_does_not_wait_for_a_mark_of_a_tree_that_was_stopped() {
+        let (_node, mut worker) = asked().await;
+        for at in 0..2 {
+            worker.events_came(worker.trees[at].id, token(&worker));
+        }
+        let large = Dirt {
+            large: true,
+            since: worker.round,
+            ..Dirt::default()
+        };
+        worker.trees[1].put_mark(RelPath::new("large").unwrap(), large);
+        worker.dirty_due = None;
+        worker.stop(1, Stop::Deletes("a test".into()));
+        assert!(worker.dirty_due.is_some(), "nothing else may ever happen");
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use super::dirty::Dirt;
 use super::fuzzy::Marks;
 use super::gone::Gone;
 use super::lacking::Lacking;
-use super::later::Later;
+use super::later::{Again, Later};
 use super::moving::{Moving, Rename};
 use super::read_only;
 use super::reading::Reading;
@@ -403,11 +403,23 @@ impl Tree {
             self.rescan = true;
             return;
         }
-        let mut again = self.later.get(&path).copied().unwrap_or_default();
-        again.at = Some(at);
-        again.tries += 1;
-        again.young = young.or(again.young);
+        let again = self.later.get(&path).copied().unwrap_or_default();
+        let again = Again {
+            at: Some(at),
+            tries: again.tries + 1,
+            young: young.or(again.young),
+        };
         self.later.put(path, again);
+    }
+
+    /// Has a path that could not be read looked at again at a time. Whether it rests is not known. Beyond the bound the error alone
+    /// names it.
+    pub fn wait(&mut self, path: RelPath, at: u64) {
+        if self.later.len() < MAX_DIRTY || self.later.contains_key(&path) {
+            let again = self.later.get(&path).copied().unwrap_or_default();
+            let at = Some(at);
+            self.later.put(path, Again { at, ..again });
+        }
     }
 
     /// The next scan reads what changed since, whatever the keys say.

@@ -77,6 +77,8 @@ pub(crate) struct Worker {
     pub(super) barriers: BTreeMap<u64, Barrier>,
     pub(super) next_token: u64,
     pub(super) dirty_due: Option<u64>,
+    /// The system had no thread to read a large content: none is asked for before this time (CLOCK_BOOTTIME nanoseconds).
+    pub(super) readings_due: u64,
     /// Rounds of looks at what is marked, from 1 on.
     pub(super) round: u64,
     /// Behind which events what was found gone is recorded.
@@ -149,6 +151,7 @@ impl Worker {
             barriers: BTreeMap::new(),
             next_token: 1,
             dirty_due: None,
+            readings_due: 0,
             round: 1,
             gone: None,
             next_period: 0,
@@ -462,6 +465,10 @@ impl Worker {
     pub(super) fn stop(&mut self, at: usize, stop: Stop) {
         let shared = Arc::clone(&self.shared);
         self.trees[at].close(stop, &shared.roots);
+        if self.gone.is_some() {
+            // It waits for nothing of this tree any more.
+            self.due_now();
+        }
         self.touch();
     }
 

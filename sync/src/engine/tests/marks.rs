@@ -185,10 +185,10 @@ async fn what_was_looked_at_waits_no_more_and_what_could_not_be_read_does() {
         .into_iter()
         .filter(|m| m.0 == path("vanished"))
         .collect();
-    tree.error(&path("unreadable"), "bad sector".into());
     worker.look(0, vanished, Missing::Waits);
     let tree = &mut worker.trees[0];
-    tree.wait_no_more([path("unreadable")].iter(), 5);
+    let unreadable = [(path("unreadable"), Dirt::AGAIN)];
+    tree.wait_no_more(unreadable.iter(), &[path("unreadable")].into(), 5);
     assert!(tree.later.keys().eq([&path("unreadable")]));
     assert!(tree.later[&path("unreadable")].at.is_some_and(|at| at > 5));
 }
