@@ -6,7 +6,7 @@ use super::later::Again;
 use super::local::{SLICE, STAMP_MOST};
 use super::look::Sight;
 use super::reboot::EVERYTHING;
-use super::tree::{MAX_DIRTY, Tree};
+use super::tree::{MAX_DIRTY, Open, Tree};
 use super::worker::Worker;
 use crate::fault::Fault;
 use crate::path::RelPath;
@@ -153,6 +153,12 @@ fn take_vanished(sights: &mut Vec<Sight>) -> Vec<RelPath> {
     sights.extract_if(.., vanished).map(|s| s.path).collect()
 }
 
+/// Nothing lies at the path. What cannot be looked at is named by the look that follows.
+fn is_missing(open: &Open, path: &RelPath) -> bool {
+    let found = open.root.stat(path);
+    matches!(found, Ok(None) | Err(Fault::Missing | Fault::NotBeneath))
+}
+
 impl Tree {
     /// Marks a path to be looked at.
     pub fn mark(&mut self, path: RelPath, dirt: Dirt) {
@@ -165,7 +171,7 @@ impl Tree {
     pub(super) fn put_mark(&mut self, path: RelPath, dirt: Dirt) {
         let dirt = self.dated(dirt);
         let insists = dirt.insists();
-        if !insists && self.waits_restless(&path) {
+        if !insists && self.waits_restless(&path) && !self.is_missing(&path) {
             return;
         }
         let dirt = Dirt {
@@ -183,6 +189,11 @@ impl Tree {
 
     fn has_young_key(&self, path: &RelPath) -> bool {
         self.later.get(path).is_some_and(Again::is_young)
+    }
+
+    fn is_missing(&self, path: &RelPath) -> bool {
+        let open = self.open.as_ref();
+        open.is_some_and(|open| is_missing(open, path))
     }
 
     /// The mark, as one that is made now if it has not been made before.
@@ -318,12 +329,7 @@ impl Tree {
             if paths.len() == most {
                 break;
             }
-            // What cannot be looked at is named by the look that follows.
-            let gone = matches!(
-                open.root.stat(path),
-                Ok(None) | Err(Fault::Missing | Fault::NotBeneath)
-            );
-            match gone && known(path) {
+            match is_missing(&open, path) && known(path) {
                 true => dirt.gone = Some(self.round),
                 false => paths.push((path.clone(), *dirt)),
             }
