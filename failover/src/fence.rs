@@ -40,9 +40,6 @@ pub enum FenceError {
     /// This process may not make a fence.
     #[error("not permitted: CAP_NET_ADMIN is missing")]
     NotPermitted,
-    /// The device is absent.
-    #[error("no network device {0}")]
-    NoDevice(String),
     /// The kernel did not answer in time.
     #[error("the kernel did not answer within {ANSWER_LIMIT:?}")]
     Late,
@@ -76,13 +73,14 @@ pub struct Fence {
 }
 
 impl Fence {
-    /// Builds the fence around the addresses on their devices, in place of one that stands. Blocks, at most about two
-    /// seconds.
+    /// Builds the fence around the addresses on their devices, in place of one that stands. An absent device is left out: nobody is
+    /// answered on it, and it would come back without addresses. Blocks, at most about two seconds.
     pub fn raise(addresses: &[FloatingAddress]) -> Result<Self, FenceError> {
         let mut devices: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
         for floating in addresses {
-            nix::net::if_::if_nametoindex(floating.device.as_str())
-                .map_err(|_| FenceError::NoDevice(floating.device.clone()))?;
+            if nix::net::if_::if_nametoindex(floating.device.as_str()).is_err() {
+                continue;
+            }
             devices
                 .entry(&floating.device)
                 .or_default()
@@ -93,6 +91,9 @@ impl Fence {
             egress: false,
         };
         fence.commit(ingress(&devices))?;
+        if devices.is_empty() {
+            return Ok(fence);
+        }
         // An older kernel has no egress hook: then what this node still sends from the address gets out, and the
         // answers to it do not come in.
         match fence.commit(egress(&devices)) {

@@ -75,6 +75,19 @@ fn after_the_service_alone_dies() {
     scene.flush_and_compare(TWO);
 }
 
+/// Not its carrier only: the device itself, as with a driver that crashed.
+#[test]
+fn after_the_masters_public_device_is_gone() {
+    let scene = Scene::replicated();
+    takes_over(&scene, || {
+        let mut delete = std::process::Command::new("/sbin/ip");
+        delete.args(["link", "delete", "eth0"]);
+        let output = scene.node(ONE).output(delete, Duration::from_secs(10));
+        assert!(output.expect("it runs").success());
+    });
+    scene.wait_status(ONE, "gave the role up", |s| s.role != Role::Master);
+}
+
 #[test]
 fn after_the_masters_public_cable_is_lost() {
     let scene = Scene::replicated();

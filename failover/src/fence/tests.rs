@@ -161,15 +161,25 @@ fn nothing_leaves_from_a_fenced_address() {
     assert_eq!(received.recv_timeout(wait), Ok(9), "2 did not leave");
 }
 
+/// A master whose device is gone can still give its role away.
 #[test]
-fn an_absent_device_is_a_typed_error() {
-    Pair::new().a.block_on(|| async {
+fn an_absent_device_is_left_out() {
+    let (pair, _serving) = served();
+    pair.a.block_on(|| async {
         let mut absent = floating();
         absent[1].device = "nosuch0".into();
-        let error = Fence::raise(&absent).expect_err("no such device");
-        assert!(
-            matches!(&error, FenceError::NoDevice(d) if d == "nosuch0"),
-            "{error}"
-        );
+        drop(Fence::raise(&absent).expect("fenced"));
     });
+    assert_eq!(seen_from(&pair.b, FLOATING4, BRIEF), (false, false));
+    pair.a.block_on(|| async {
+        let mut absent = floating();
+        for floating in &mut absent {
+            floating.device = "nosuch0".into();
+        }
+        let begun = std::time::Instant::now();
+        let fence = Fence::raise(&absent).expect("there is nothing to fence");
+        fence.lower().expect("taken down");
+        assert!(begun.elapsed() < ANSWER_LIMIT, "the kernel answers each");
+    });
+    assert_eq!(seen_from(&pair.b, FLOATING4, PATIENT), (true, true));
 }
