@@ -55,7 +55,7 @@ pub enum Effect {
         /// Names the result.
         ticket: Ticket,
     },
-    /// Cut off the peer with the configured device.
+    /// Cut off the peer with the configured device. Without success nothing is taken over.
     FencePeer {
         /// Names the result.
         ticket: Ticket,

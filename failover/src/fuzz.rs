@@ -114,11 +114,11 @@ fn result(effect: &crate::effect::Effect) -> Option<Input> {
         },
         Effect::ProbePeer { ticket, .. } => Input::ProbeDone {
             ticket: *ticket,
-            answers: ProbeAnswers::default(),
+            answers: ProbeAnswers::SILENT,
         },
         Effect::ProbeConflict { ticket, .. } => Input::ConflictDone {
             ticket: *ticket,
-            answered: false,
+            answered: Ok(false),
         },
         Effect::AddAddresses { ticket, .. } | Effect::RemoveAddresses { ticket, .. } => {
             Input::AddressesDone {

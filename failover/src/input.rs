@@ -55,8 +55,8 @@ pub enum Input {
     ConflictDone {
         /// Of which request.
         ticket: Ticket,
-        /// Whether another machine answered ARP/NS for a floating IP.
-        answered: bool,
+        /// Whether another machine answered ARP/NS for a floating IP, or why that could not be asked for each of them.
+        answered: Result<bool, String>,
     },
     /// Result of [`crate::effect::Effect::AddAddresses`] or [`crate::effect::Effect::RemoveAddresses`].
     AddressesDone {
@@ -128,15 +128,23 @@ pub enum Input {
     },
 }
 
-/// Who answered one confirmation round. Anything that answers shows that the peer's kernel runs.
+/// Who answered one confirmation round. Anything that answers shows that the peer's kernel runs. The default is a round in which
+/// nothing was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct ProbeAnswers {
+    /// At least one question to the peer left this node. Else its silence says nothing.
+    #[serde(default)]
+    pub asked: bool,
     /// ICMP echo of a real address of the peer.
     pub icmp: bool,
     /// ARP or neighbour discovery of a real address of the peer.
     pub arp: bool,
     /// Any TCP answer (also a refusal) of a real address of the peer.
     pub tcp: bool,
+    /// ARP or neighbour discovery of a floating address, on a device on which the peer has no real address that is asked: whoever
+    /// holds it serves.
+    #[serde(default)]
+    pub floating: bool,
     /// A service asked once at the floating IP, at the peer's MAC: it serves.
     pub service: bool,
     /// This node's own public network, asked in the same round: bad if no `network` monitor of it was answered, unknown without one.
@@ -146,9 +154,20 @@ pub struct ProbeAnswers {
 }
 
 impl ProbeAnswers {
+    /// Everything was asked, and nothing answers.
+    pub const SILENT: Self = Self {
+        asked: true,
+        icmp: false,
+        arp: false,
+        tcp: false,
+        floating: false,
+        service: false,
+        network: Health::Unknown,
+    };
+
     /// Whether anything answered.
     pub fn any(self) -> bool {
-        self.icmp || self.arp || self.tcp || self.service
+        self.icmp || self.arp || self.tcp || self.floating || self.service
     }
 }
 

@@ -33,6 +33,7 @@
 
 mod addresses;
 mod agreement;
+mod away;
 mod beat;
 mod ceding;
 mod durable;

@@ -51,8 +51,9 @@ pub struct Policy {
     pub announce_times: u8,
     /// Distance of the announcements in a burst. Default 100 ms.
     pub announce_every: Duration,
-    /// Whether a fence device that cuts off the *peer* is configured. Default false.
-    pub peer_fence: bool,
+    /// Bound of the fence device that cuts off the *peer*; `None`: there is none. With one, nobody takes over before it has said that
+    /// it did. Default none.
+    pub peer_fence: Option<Duration>,
     /// Digest of the whole configuration.
     pub config_digest: u64,
     /// Digest of what must be equal (R7): floating IPs, trees, and by what it is decided who serves.
@@ -88,7 +89,7 @@ impl Policy {
             settle: Duration::from_secs(60),
             announce_times: 5,
             announce_every: Duration::from_millis(100),
-            peer_fence: false,
+            peer_fence: None,
             config_digest: 0,
             config_matters: 0,
         }

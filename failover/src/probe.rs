@@ -62,7 +62,44 @@ pub enum ProbeError {
     Wrong(String),
 }
 
+/// What became of one question, as far as it says whether anybody is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// Somebody answered.
+    Answered,
+    /// It was put, and nobody answered.
+    Silent,
+    /// It did not leave this node: its device is down or absent, or the kernel refused it. Says nothing about anybody else.
+    NotPut,
+}
+
+impl<T> From<Result<T, ProbeError>> for Reply {
+    fn from(result: Result<T, ProbeError>) -> Self {
+        match result {
+            Ok(_) => Self::Answered,
+            Err(error) if error.is_silence() => Self::Silent,
+            Err(error) => {
+                tracing::debug!(%error, "question not put");
+                Self::NotPut
+            }
+        }
+    }
+}
+
 impl ProbeError {
+    /// Whether the question was put and nobody answered. What is not known to be silence is none.
+    fn is_silence(&self) -> bool {
+        match self {
+            Self::Silent(_) => true,
+            // The kernel's own words for nobody having answered ARP, neighbour discovery or SYN.
+            Self::Io { source, .. } => matches!(
+                source.raw_os_error(),
+                Some(libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ETIMEDOUT)
+            ),
+            Self::Wrong(_) => false,
+        }
+    }
+
     fn io(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::Io { what, source }
     }

@@ -113,6 +113,8 @@ pub enum Reason {
     NeedsInit,
     /// Another machine answers for a floating IP.
     AddressInUse,
+    /// It cannot be asked whether another machine answers for a floating IP.
+    AddressUnasked,
 }
 
 impl fmt::Display for Reason {
@@ -142,6 +144,9 @@ impl fmt::Display for Reason {
             Self::NoGrant => "the peer does not grant the master role yet",
             Self::NeedsInit => "no data was declared the source; run `tandem init --source`",
             Self::AddressInUse => "another machine answers for a floating IP",
+            Self::AddressUnasked => {
+                "it cannot be asked whether another machine answers for a floating IP"
+            }
         })
     }
 }

@@ -76,6 +76,38 @@ fn when_only_the_private_cable_is_lost() {
     );
 }
 
+/// Nothing of the master is heard, and the floating IP answers.
+#[test]
+fn when_the_only_link_is_lost() {
+    let scene = SceneOptions::new().make();
+    let public = |n: usize| {
+        let address = tandem_lab::pair::public_address(n);
+        format!("[[node.link]]\nname = \"public\"\naddress = \"{address}\"\ndevice = \"eth0\"\n")
+    };
+    let both = scene.pair.config();
+    let one = [ONE, TWO]
+        .iter()
+        .fold(both.clone(), |text, n| text.replace(&public(*n), ""));
+    assert_ne!(one, both);
+    scene.pair.configure(&one).expect("written");
+    scene.fill();
+    scene.start();
+    let probe = scene.probe();
+    scene.wait_served_by(&probe, ONE);
+    let since = Instant::now();
+    let cable = scene.node(ONE).host.cable("eth1");
+    cable.cut().expect("cut");
+    scene.wait_status(TWO, "has asked", |s| {
+        s.alarms
+            .iter()
+            .any(|a| a.contains("the agent on mirror1 is silent"))
+    });
+    holds_for(WATCHED, "nothing moves", stay(&scene, ONE, TWO));
+    assert_no_gap(&probe, since);
+    cable.heal().expect("healed");
+    scene.wait_ready(ONE, TWO);
+}
+
 #[test]
 fn when_only_the_standbys_public_cable_is_lost() {
     let scene = Scene::replicated();

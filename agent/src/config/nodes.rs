@@ -220,7 +220,7 @@ impl Nodes {
         if let [only] = first.links.as_slice() {
             let problem = Problem::new(
                 only.span.clone(),
-                "there is one link only: while it is cut, nobody hears heartbeats",
+                "there is one link only: while it is cut, nobody hears heartbeats, and only the floating IPs show whether the other node serves",
             );
             notes
                 .warnings

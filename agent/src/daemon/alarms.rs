@@ -197,6 +197,9 @@ impl Facts<'_> {
             Some(answers) if answers.any() => {
                 format!("the agent on {peer} is silent, its machine still answers")
             }
+            Some(answers) if !answers.asked => {
+                format!("the agent on {peer} is silent, and no question to it leaves this node")
+            }
             Some(_) => format!("{peer} is silent: nothing of it answers"),
             None => format!("the agent on {peer} is silent"),
         }

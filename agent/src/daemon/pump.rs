@@ -220,12 +220,17 @@ fn input_lines(inputs: &Inputs) -> Vec<String> {
         format!("peer services {}", health(inputs.peer_services)),
     ];
     if let Some(probes) = inputs.probes {
-        let answer = |answered| if answered { "answers" } else { "silent" };
+        let answer = |answered| match (answered, probes.asked) {
+            (true, _) => "answers",
+            (false, true) => "silent",
+            (false, false) => "not asked",
+        };
         lines.push(format!(
-            "peer's host: ICMP {}, ARP/NS {}, TCP {}; its service {}; own network, asked just then, {}",
+            "peer's host: ICMP {}, ARP/NS {}, TCP {}; floating IPs {}; its service {}; own network, asked just then, {}",
             answer(probes.icmp),
             answer(probes.arp),
             answer(probes.tcp),
+            answer(probes.floating),
             answer(probes.service),
             health(probes.network)
         ));

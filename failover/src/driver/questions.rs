@@ -9,7 +9,7 @@ use crate::iface::{InterfaceTable, Mac};
 use crate::input::{Input, ProbeAnswers};
 use crate::probe::command::{self, CommandCheck};
 use crate::probe::monitor::{self, Board, MonitorConfig, MonitorState, Surroundings, Vantage};
-use crate::probe::{Outlet, arp, icmp, tcp};
+use crate::probe::{Outlet, Reply, arp, icmp, tcp};
 use futures_util::future::join_all;
 use std::io;
 use std::net::IpAddr;
@@ -181,10 +181,12 @@ impl Worker {
                 let (ledger, holder) = (self.ledger.clone(), self.is_holder());
                 self.tasks.spawn(async move {
                     let claims = ask_conflict(&targets, within).await;
-                    let answered = claims.iter().any(|(_, mac)| mac.is_some());
+                    let answered = in_use(&claims);
                     // For a node that holds nothing, the answer is only that of whoever does.
-                    for (address, mac) in claims.into_iter().filter(|_| holder) {
-                        ledger.set_conflict(address, mac);
+                    for (address, claim) in claims.into_iter().filter(|_| holder) {
+                        if let Ok(mac) = claim {
+                            ledger.set_conflict(address, mac);
+                        }
                     }
                     let _ = results.send(Input::ConflictDone { ticket, answered }).await;
                 });
@@ -220,45 +222,69 @@ async fn announce_own(targets: &Targets) {
 /// One confirmation round: every question on every link at once, after this node has said where it is to be answered.
 async fn ask_peer(targets: &Targets, states: &[MonitorState], within: Duration) -> ProbeAnswers {
     announce_own(targets).await;
+    let around = &targets.surroundings;
     let links = join_all(targets.links.iter().map(|link| async move {
         let via = Outlet {
             device: Some(link.device.clone()),
             source: Some(link.own),
         };
-        let arp = async {
-            match targets.surroundings.interfaces.get(&link.device) {
-                Some(interface) => arp::resolve(&interface, link.peer, within).await.is_ok(),
-                None => false,
-            }
-        };
-        tokio::join!(
-            async { icmp::echo(link.peer, &via, within).await.is_ok() },
-            arp,
-            async {
-                tcp::answer((link.peer, targets.port).into(), &via, within)
-                    .await
-                    .is_ok()
-            },
-        )
+        let (icmp, arp, tcp) = tokio::join!(
+            icmp::echo(link.peer, &via, within),
+            ask_arp(around, &link.device, link.peer, within),
+            tcp::answer((link.peer, targets.port).into(), &via, within),
+        );
+        [icmp.into(), arp, tcp.into()]
     }));
+    // On a device with a link the peer is asked at its real address already, and anybody else's answer would say nothing of it.
+    let elsewhere = targets.addresses.iter();
+    let elsewhere = elsewhere.filter(|floating| !around.peers.contains_key(&floating.device));
+    let floating = join_all(elsewhere.map(|f| ask_arp(around, &f.device, f.address, within)));
     let service = monitor::any_service_once(&targets.monitors, &targets.surroundings, within);
     let network = monitor::network_once(&targets.monitors, states, &targets.surroundings, within);
-    let (links, service, network) = tokio::join!(links, service, network);
+    let (links, floating, service, network) = tokio::join!(links, floating, service, network);
+    let is_answered = |kind: usize| links.iter().any(|replies| replies[kind] == Reply::Answered);
+    let mut replies = links.iter().flatten().chain(&floating);
     ProbeAnswers {
-        icmp: links.iter().any(|l| l.0),
-        arp: links.iter().any(|l| l.1),
-        tcp: links.iter().any(|l| l.2),
+        asked: replies.any(|reply| *reply != Reply::NotPut),
+        icmp: is_answered(0),
+        arp: is_answered(1),
+        tcp: is_answered(2),
+        floating: floating.contains(&Reply::Answered),
         service,
         network,
     }
 }
 
-/// Which other machine answers for each floating address. A device that cannot ask hears no answer.
-async fn ask_conflict(targets: &Targets, within: Duration) -> Vec<(IpAddr, Option<Mac>)> {
+async fn ask_arp(around: &Surroundings, device: &str, target: IpAddr, within: Duration) -> Reply {
+    match around.interfaces.get(device) {
+        Some(interface) => arp::resolve(&interface, target, within).await.into(),
+        None => Reply::NotPut,
+    }
+}
+
+/// Which other machine answers for a floating address, or why that cannot be asked.
+type Claim = (IpAddr, Result<Option<Mac>, String>);
+
+/// Whether another machine answers for any of them. That none does is known only when every one was asked for.
+fn in_use(claims: &[Claim]) -> Result<bool, String> {
+    if claims.iter().any(|(_, claim)| matches!(claim, Ok(Some(_)))) {
+        return Ok(true);
+    }
+    match claims.iter().find_map(|(_, claim)| claim.as_ref().err()) {
+        Some(error) => Err(error.clone()),
+        None => Ok(false),
+    }
+}
+
+/// Asks for each floating address.
+async fn ask_conflict(targets: &Targets, within: Duration) -> Vec<Claim> {
     join_all(targets.addresses.iter().map(|floating| async move {
         let address = floating.address;
         let Some(interface) = targets.surroundings.interfaces.get(&floating.device) else {
-            return (address, None);
+            return (
+                address,
+                Err(format!("no network device {}", floating.device)),
+            );
         };
         let answer = who_has(&interface, address, within).await;
         match &answer {
@@ -268,7 +294,7 @@ async fn ask_conflict(targets: &Targets, within: Duration) -> Vec<(IpAddr, Optio
             Ok(None) => {}
             Err(error) => tracing::warn!(%address, %error, "cannot ask who has it"),
         }
-        (address, answer.ok().flatten())
+        (address, answer.map_err(|e| e.to_string()))
     }))
     .await
 }
@@ -283,5 +309,90 @@ async fn fence_peer(fence: Option<PeerFence>) -> Result<(), String> {
             Ok(())
         }
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address;
+    use crate::driver::tests::{floating, setup};
+    use crate::iface::Netlink;
+    use crate::testnet::{Host, Pair};
+
+    const SILENCE: Duration = Duration::from_millis(300);
+    /// For answers that must come, on a machine that does many things.
+    const PATIENT: Duration = Duration::from_secs(5);
+
+    /// The targets of host A, whose link is on `device`.
+    async fn targets(device: &str) -> Targets {
+        let netlink = Netlink::open().expect("netlink opens");
+        let interfaces = InterfaceTable::default();
+        interfaces.replace(netlink.interfaces().await.expect("listed"));
+        let mut setup = setup();
+        setup.links[0].device = device.to_owned();
+        Targets::new(&setup, interfaces)
+    }
+
+    fn ask(a: &Host, device: &'static str, within: Duration) -> ProbeAnswers {
+        a.block_on(move || async move { ask_peer(&targets(device).await, &[], within).await })
+    }
+
+    fn hold_at(host: &Host) {
+        host.block_on(|| async {
+            let netlink = Netlink::open().expect("netlink opens");
+            address::hold(&netlink, &[floating()], Duration::from_secs(60))
+                .await
+                .expect("held");
+        });
+    }
+
+    #[test]
+    fn what_cannot_be_asked_is_no_silence() {
+        let pair = Pair::new();
+        let living = ask(&pair.a, "eth0", PATIENT);
+        assert!(living.asked && living.icmp && living.arp && living.tcp);
+        pair.a.set_link("eth0", false);
+        assert_eq!(ask(&pair.a, "eth0", SILENCE), ProbeAnswers::default());
+        pair.a.set_link("eth0", true);
+        pair.b.set_link("eth0", false);
+        assert_eq!(ask(&pair.a, "eth0", SILENCE), ProbeAnswers::SILENT);
+    }
+
+    /// The only link is a cable that is gone, and the master goes on serving on the public network.
+    #[test]
+    fn whoever_holds_a_floating_address_where_there_is_no_link_answers() {
+        let pair = Pair::new();
+        assert_eq!(ask(&pair.a, "eth9", SILENCE), ProbeAnswers::SILENT);
+        hold_at(&pair.b);
+        let serving = ProbeAnswers {
+            floating: true,
+            ..ProbeAnswers::SILENT
+        };
+        assert_eq!(ask(&pair.a, "eth9", PATIENT), serving);
+    }
+
+    #[test]
+    fn that_nobody_uses_an_address_is_known_only_when_it_was_asked() {
+        let pair = Pair::new();
+        let asked = |device: &'static str, within| {
+            pair.a.block_on(move || async move {
+                let mut targets = targets("eth0").await;
+                let elsewhere = FloatingAddress {
+                    address: "192.0.2.81".parse().expect("literal"),
+                    device: device.to_owned(),
+                    ..floating()
+                };
+                targets.addresses.push(elsewhere);
+                in_use(&ask_conflict(&targets, within).await)
+            })
+        };
+        assert_eq!(asked("eth0", SILENCE), Ok(false));
+        let error = asked("eth9", SILENCE).expect_err("absent");
+        assert!(error.contains("eth9"), "{error}");
+        hold_at(&pair.b);
+        assert_eq!(asked("eth9", PATIENT), Ok(true));
+        pair.a.set_link("eth0", false);
+        asked("eth0", SILENCE).expect_err("down");
     }
 }

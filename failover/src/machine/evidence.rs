@@ -16,6 +16,8 @@ pub(super) enum Verdict {
     AgentSilent,
     /// This node's own public network fails: its silence proves nothing.
     Isolated,
+    /// No question left this node, as with a device that is down: its silence proves nothing.
+    Unasked,
 }
 
 impl Verdict {
@@ -34,6 +36,7 @@ impl fmt::Display for Verdict {
                 "the peer's agent or the link is silent, its machine runs: no takeover"
             }
             Self::Isolated => "this node's own public network fails: no takeover",
+            Self::Unasked => "no question to the peer leaves this node: no takeover",
         })
     }
 }
@@ -44,7 +47,10 @@ pub(super) fn judge(answers: ProbeAnswers, services: Health, own_network: Health
         return Verdict::Isolated;
     }
     if !answers.any() {
-        return Verdict::Dead;
+        return match answers.asked {
+            true => Verdict::Dead,
+            false => Verdict::Unasked,
+        };
     }
     if !answers.service && services == Health::Bad {
         return Verdict::Hung;
@@ -60,12 +66,14 @@ mod tests {
 
     #[test]
     fn every_combination() {
-        for bits in 0..16_u8 {
+        for bits in 0..64_u8 {
             let answers = ProbeAnswers {
                 icmp: bits & 1 != 0,
                 arp: bits & 2 != 0,
                 tcp: bits & 4 != 0,
-                service: bits & 8 != 0,
+                floating: bits & 8 != 0,
+                service: bits & 16 != 0,
+                asked: bits & 32 != 0,
                 network: Unknown,
             };
             let isolated = ProbeAnswers {
@@ -77,9 +85,10 @@ mod tests {
                 // As it was before the silence began.
                 assert_eq!(judge(isolated, services, Good), Verdict::Isolated);
                 for own in [Unknown, Good] {
-                    let expected = match (bits, services) {
-                        (0, _) => Verdict::Dead,
-                        (1..8, Bad) => Verdict::Hung,
+                    let expected = match (bits % 32, services) {
+                        (0, _) if answers.asked => Verdict::Dead,
+                        (0, _) => Verdict::Unasked,
+                        (1..16, Bad) => Verdict::Hung,
                         _ => Verdict::AgentSilent,
                     };
                     assert_eq!(

@@ -27,8 +27,8 @@ impl Machine {
             return;
         }
         self.waiting = self.alone_against();
-        if self.state == State::Joining(Alone::InUse) {
-            self.waiting.push(Reason::AddressInUse);
+        if let State::Joining(Alone::Refused(reason)) = self.state {
+            self.waiting.push(reason);
         }
         if self.timers.get(Timer::BootWait).is_none() {
             self.timers
@@ -280,17 +280,22 @@ impl Machine {
         }
     }
 
-    pub(super) fn alone_conflict(&mut self, ticket: Ticket, answered: bool) {
+    pub(super) fn alone_conflict(&mut self, ticket: Ticket, answered: &Result<bool, String>) {
         if self.state != State::Joining(Alone::Asking(ticket)) {
             return;
         }
-        self.state = State::Joining(if answered {
-            Alone::InUse
-        } else {
-            Alone::Listening
-        });
-        if answered {
-            self.record(Phase::Joining, Reason::AddressInUse.to_string());
+        let refused = match answered {
+            Ok(false) => None,
+            Ok(true) => Some((Reason::AddressInUse, Reason::AddressInUse.to_string())),
+            Err(error) => Some((
+                Reason::AddressUnasked,
+                format!("{}: {error}", Reason::AddressUnasked),
+            )),
+        };
+        self.state = State::Joining(Alone::Listening);
+        if let Some((reason, text)) = refused {
+            self.state = State::Joining(Alone::Refused(reason));
+            self.record(Phase::Joining, text);
         } else if !self.peer_heard() && self.alone_against().is_empty() {
             let cause = if self.durable.solo {
                 Cause::Solo

@@ -1,11 +1,10 @@
 //! Serving: addresses kept, rivals answered, the solo mark, and when to hand over.
 
 use super::Machine;
-use super::state::{Alone, Cause, Claiming, Contest, Epoch, Master, MoveCause, Recheck, State};
+use super::state::{Cause, Contest, Epoch, Master, MoveCause, State};
 use crate::effect::{DataCommand, Effect, NoticeKind, Ticket};
 use crate::health::Health;
 use crate::input::{DataReport, Relation};
-use crate::time::spoken;
 use crate::timer::Timer;
 use crate::view::PeerIdentity;
 use std::time::Duration;
@@ -140,15 +139,15 @@ impl Machine {
         self.timers.set(Timer::Contest, self.now + CONTEST_EVERY);
     }
 
-    pub(super) fn conflict_done(&mut self, ticket: Ticket, answered: bool) {
-        self.alone_conflict(ticket, answered);
+    pub(super) fn conflict_done(&mut self, ticket: Ticket, answered: Result<bool, String>) {
+        self.alone_conflict(ticket, &answered);
         let Some(master) = self.master_mut() else {
             return;
         };
         if let Some(recheck) = &mut master.recheck
             && recheck.asked == ticket
         {
-            recheck.in_use = Some(answered);
+            recheck.in_use = answered.clone().ok();
         }
         let Some(contest) = &mut master.contest else {
             return;
@@ -157,7 +156,8 @@ impl Machine {
             return;
         }
         contest.asked = None;
-        if !answered {
+        // Where it cannot be asked, nobody would hear an announcement either.
+        if answered != Ok(true) {
             contest.quiet += 1;
             if contest.quiet >= QUIET {
                 master.contest = None;
@@ -222,111 +222,10 @@ impl Machine {
         }
     }
 
-    // Away.
-
-    /// This node was away for longer than the dead time: the peer may have taken over.
-    pub(super) fn was_away(&mut self, gap: Duration) {
-        match &mut self.state {
-            State::Claiming(Claiming {
-                cause, followed, ..
-            }) if cause.asks_again() => {
-                let (cause, followed) = (*cause, *followed);
-                self.ask_again(cause, followed);
-            }
-            State::Taking(taking) if !taking.term_used() && taking.cause.asks_again() => {
-                let (cause, followed) = (taking.cause, taking.followed);
-                self.ask_again(cause, followed);
-            }
-            State::Claiming(claiming) => claiming.away = true,
-            State::Taking(taking) => {
-                taking.away = true;
-                // Nothing is answered or announced before the question that follows when the takeover is done. Before the
-                // term is used there is nothing to fence; `use_term` sees to it.
-                if taking.term_used() && !self.fenced {
-                    self.fence();
-                }
-            }
-            State::Master(_) => self.recheck(),
-            State::Ceding(_) => self.ceding_away(),
-            // Its answers may have come and gone meanwhile.
-            State::Joining(alone @ Alone::Asking(_)) => *alone = Alone::Listening,
-            State::Joining(_) | State::Follow(_) | State::Ceded(_) | State::Stopping(_) => return,
-        }
-        self.record(
-            self.phase(),
-            format!("this node was away for {}", spoken(gap)),
-        );
-    }
-
-    /// What this node learned before it was away proves nothing any more, and nothing was done yet.
-    fn ask_again(&mut self, cause: Cause, followed: bool) {
-        let why = "this node was away: it asks again before it acts";
-        match (cause, followed) {
-            // It still has a master's addresses, behind their fence, and services.
-            (Cause::Returned, _) => self.follow(why),
-            (_, true) => self.call_off(why),
-            (_, false) => self.listen_again(why),
-        }
-    }
-
     /// Gives the role up with no other master in contact, which a person would hear of as two masters.
-    fn step_down(&mut self, why: &str) {
+    pub(super) fn step_down(&mut self, why: &str) {
         self.notify(NoticeKind::SteppedDown, format!("it steps down: {why}"));
         self.follow(why);
-    }
-
-    /// Fenced, it asks whether the peer took over, before it announces or refreshes anything.
-    pub(super) fn recheck(&mut self) {
-        if !self.fenced {
-            self.fence();
-        }
-        let (asked, beat) = (self.ticket(), self.peer.beat() + 1);
-        if let Some(master) = self.master_mut() {
-            master.contest = None;
-            master.recheck = Some(Recheck {
-                beat,
-                asked,
-                in_use: None,
-            });
-        }
-        self.timers.stop(Timer::Contest);
-        self.emit(Effect::ProbeConflict {
-            ticket: asked,
-            within: self.policy.confirm,
-        });
-        self.beat_now();
-        let bound = self.policy.dead_after.saturating_add(self.policy.confirm);
-        self.timers.set(Timer::Recheck, self.now + bound);
-    }
-
-    pub(super) fn recheck_over(&mut self) {
-        let Some(Master {
-            recheck: Some(recheck),
-            ..
-        }) = self.master_mut()
-        else {
-            return;
-        };
-        if recheck.in_use == Some(true) {
-            self.step_down("while this node was away, another machine took the floating IPs");
-        } else {
-            self.recheck_done();
-        }
-    }
-
-    fn recheck_done(&mut self) {
-        if let Some(master) = self.master_mut() {
-            master.recheck = None;
-        }
-        self.timers.stop(Timer::Recheck);
-        self.unfence();
-        self.keep_addresses();
-        self.announce(self.policy.announce_times);
-        self.contest();
-        self.record(
-            self.phase(),
-            "nobody took over while this node was away".into(),
-        );
     }
 
     // Handing over. Looked at with every input, that is, at least at every heartbeat.
@@ -338,7 +237,7 @@ impl Machine {
         if let Some(recheck) = master.recheck {
             // The peer knows that this node is back, and is not master (else it would have stepped down).
             if self.peer.acknowledged() >= recheck.beat && self.peer_heard() {
-                self.recheck_done();
+                self.recheck_done("the peer knows that this node is back, and is no master");
             }
             return;
         }

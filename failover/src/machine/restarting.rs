@@ -185,7 +185,7 @@ mod tests {
             });
             let answered = Input::ConflictDone {
                 ticket,
-                answered: taken,
+                answered: Ok(taken),
             };
             let mut effects = machine.handle(now, answered);
             while machine.next_deadline() < now + Duration::from_secs(1) {

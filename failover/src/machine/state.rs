@@ -4,6 +4,7 @@ use super::evidence::Verdict;
 use crate::effect::Ticket;
 use crate::heartbeat::Ceded;
 use crate::input::ProbeAnswers;
+use crate::role::Reason;
 use crate::time::Instant;
 use std::fmt;
 
@@ -52,6 +53,11 @@ impl Cause {
     /// Whether the other node did not consent, so that its addresses may still be in use.
     pub(super) fn one_sided(self) -> bool {
         !matches!(self, Self::Agreed | Self::Moved | Self::Restarted)
+    }
+
+    /// Whether the peer is cut off first, where there is a device for that. A person who forces a takeover has seen to it.
+    pub(super) fn fences(self) -> bool {
+        self.one_sided() && self != Self::Forced
     }
 
     /// Whether what it was decided on must be asked once more by a node that was away: nobody consented, and no person said so.
@@ -189,7 +195,10 @@ pub(super) struct Recheck {
     /// The peer must have heard this beat: what it says then, it says knowing that this node is back.
     pub beat: u64,
     pub asked: Ticket,
+    /// Whether another machine answers for a floating IP; `None` while that is not known.
     pub in_use: Option<bool>,
+    /// Which question this is, from 1.
+    pub round: u8,
 }
 
 /// Why a master hands over.
@@ -275,8 +284,8 @@ pub(super) enum Alone {
     Listening,
     /// It asks whether anybody uses a floating IP.
     Asking(Ticket),
-    /// Somebody does; it is asked again.
-    InUse,
+    /// Somebody does, or it cannot be asked; it is asked again.
+    Refused(Reason),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

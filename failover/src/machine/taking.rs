@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Addresses that could not be added, and an epoch that could not be made durable, are tried again after this time.
 const AGAIN: Duration = Duration::from_secs(1);
+/// A fence device that failed is asked again after this time.
+const FENCE_AGAIN: Duration = Duration::from_secs(10);
 /// What a result may be late beyond the bound that its request carries.
 const SLACK: Duration = Duration::from_millis(500);
 
@@ -21,12 +23,11 @@ impl Machine {
             followed,
             away,
         } = way;
-        let fences = cause == Cause::Hung && self.policy.peer_fence;
+        let fence = self.policy.peer_fence.filter(|_| cause.fences());
         let ticket = self.ticket();
-        let step = if fences {
-            TakeStep::FencePeer(ticket)
-        } else {
-            TakeStep::Revoke(ticket)
+        let step = match fence {
+            Some(_) => TakeStep::FencePeer(ticket),
+            None => TakeStep::Revoke(ticket),
         };
         let taking = Taking {
             term,
@@ -38,11 +39,12 @@ impl Machine {
             away,
         };
         self.enter(State::Taking(taking), cause.to_string());
-        if fences {
-            self.emit(Effect::FencePeer { ticket });
-            self.step_within(self.policy.step_timeout);
-        } else {
-            self.quiesce();
+        match fence {
+            Some(bound) => {
+                self.emit(Effect::FencePeer { ticket });
+                self.step_within(bound.saturating_add(SLACK));
+            }
+            None => self.quiesce(),
         }
     }
 
@@ -204,11 +206,23 @@ impl Machine {
             return;
         };
         if expected == ticket {
-            if let Err(error) = result {
-                self.trouble("the peer cannot be fenced", &error);
+            match result {
+                Ok(()) => self.taking_next(),
+                Err(error) => self.not_fenced(&error),
             }
-            self.taking_next();
         }
+    }
+
+    /// The peer may live, and use the addresses: nothing is taken. Asked again later, with new evidence.
+    fn not_fenced(&mut self, error: &str) {
+        let State::Taking(taking) = self.state else {
+            return;
+        };
+        let text = format!("the peer cannot be fenced, so nothing is taken over: {error}");
+        self.retreat(taking.cause, taking.followed, &text);
+        self.notify(NoticeKind::Refused, text.clone());
+        self.refused = Some((Vec::new(), text));
+        self.timers.set(Timer::Silence, self.now + FENCE_AGAIN);
     }
 
     /// The step's time is over. Only the epoch and the addresses are indispensable.
@@ -218,7 +232,8 @@ impl Machine {
         };
         match taking.step {
             TakeStep::FencePeer(_) => {
-                self.trouble("the peer cannot be fenced", "no result in time")
+                self.not_fenced("no result in time");
+                return;
             }
             TakeStep::EndHold(_) | TakeStep::Revoke(_) => {
                 self.trouble("applying did not stop in time", "no result in time");
@@ -259,6 +274,16 @@ impl Machine {
         };
         if taking.thought_dead() && self.peer_heard() {
             self.call_off("the peer is heard again: the takeover is called off");
+        }
+    }
+
+    /// The way back while the term is not used: to where this node came from.
+    pub(super) fn retreat(&mut self, cause: Cause, followed: bool, why: &str) {
+        match (cause, followed) {
+            // It still has a master's addresses, behind their fence, and services.
+            (Cause::Returned, _) => self.follow(why),
+            (_, true) => self.call_off(why),
+            (_, false) => self.listen_again(why),
         }
     }
 

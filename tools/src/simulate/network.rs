@@ -59,7 +59,7 @@ impl World {
             arp: kernel,
             tcp: kernel && !self.dice.chance(10),
             service,
-            ..ProbeAnswers::default()
+            ..ProbeAnswers::SILENT
         };
         let delay = if answers.any() { MS } else { nanos(within) };
         self.result(node, delay, Input::ProbeDone { ticket, answers });
@@ -68,7 +68,14 @@ impl World {
     pub(super) fn probe_conflict(&mut self, node: usize, ticket: Ticket, within: Duration) {
         let answered = self.public() && self.nodes[1 - node].answers();
         let delay = if answered { MS } else { nanos(within) };
-        self.result(node, delay, Input::ConflictDone { ticket, answered });
+        self.result(
+            node,
+            delay,
+            Input::ConflictDone {
+                ticket,
+                answered: Ok(answered),
+            },
+        );
     }
 }
 

@@ -222,7 +222,7 @@ fn silent(s: &mut Scene, answers: [bool; 4]) {
         arp,
         tcp,
         service,
-        ..ProbeAnswers::default()
+        ..ProbeAnswers::SILENT
     });
 }
 
@@ -339,6 +339,10 @@ fn of_a_standby() {
             }),
             ("mirror1 is silent: nothing of it answers", |s| {
                 silent(s, [false; 4]);
+            }),
+            ("mirror1 is silent, and no question to it leaves", |s| {
+                unheard(s);
+                s.view.trouble.probes = Some(ProbeAnswers::default());
             }),
             ("its changes do not arrive", |s| s.report.session.up = false),
             ("could not take over: stale", |s| {

@@ -36,19 +36,16 @@ impl<D: Decide> Running<D> {
         };
         tracing::error!(?order, why, "question not put");
         match order {
-            // An unasked round must not look like silence: whoever is not asked counts as alive, and the address as in use.
+            // An unasked round must not look like silence.
             questions::Order::Peer { ticket, .. } => {
-                let answers = ProbeAnswers {
-                    icmp: true,
-                    ..ProbeAnswers::default()
-                };
+                let answers = ProbeAnswers::default();
                 self.immediate
                     .push_back(Input::ProbeDone { ticket, answers });
             }
             questions::Order::Conflict { ticket, .. } => {
                 self.immediate.push_back(Input::ConflictDone {
                     ticket,
-                    answered: true,
+                    answered: Err(why.to_owned()),
                 });
             }
             questions::Order::FencePeer(ticket) => {

@@ -111,8 +111,7 @@ fn a_confirmation_round_tells_a_living_kernel_from_silence() {
         icmp: true,
         arp: true,
         tcp: true,
-        service: false,
-        network: Health::Unknown,
+        ..ProbeAnswers::SILENT
     };
     assert_eq!(driven.wait("answers", answers(1)), alive);
     pair.b.set_link("eth0", false);
@@ -124,7 +123,7 @@ fn a_confirmation_round_tells_a_living_kernel_from_silence() {
     });
     let begun = std::time::Instant::now();
     driven.say(command(2));
-    assert_eq!(driven.wait("silence", answers(2)), ProbeAnswers::default());
+    assert_eq!(driven.wait("silence", answers(2)), ProbeAnswers::SILENT);
     assert!(begun.elapsed() >= silence && begun.elapsed() < WAIT);
 }
 
@@ -157,7 +156,7 @@ fn a_foreign_claim_is_reported_while_the_addresses_are_held_and_found_when_asked
         matches!(i, Input::AddressesDone { .. }).then_some(())
     });
     driven.say(command(2));
-    assert!(!driven.wait("no conflict", answered(2)));
+    assert_eq!(driven.wait("no conflict", answered(2)), Ok(false));
     pair.b.block_on(|| async {
         let netlink = Netlink::open().expect("netlink opens");
         address::hold(&netlink, &[floating()], Duration::from_secs(60))
@@ -178,7 +177,7 @@ fn a_foreign_claim_is_reported_while_the_addresses_are_held_and_found_when_asked
         .expect("ends")
         .expect("announced");
     driven.say(command(3));
-    assert!(driven.wait("conflict", answered(3)));
+    assert_eq!(driven.wait("conflict", answered(3)), Ok(true));
 }
 
 #[test]
@@ -431,12 +430,12 @@ fn who_else_answers_for_an_address_is_told_for_that_address_until_it_is_silent()
         matches!(i, Input::AddressesDone { .. }).then_some(())
     });
     driven.say(command(2));
-    assert!(driven.wait("asked", asked(2)));
+    assert_eq!(driven.wait("asked", asked(2)), Ok(true));
     let mac = pair.b.mac();
     assert_eq!(driven.handle().addresses.borrow()[0].conflict, Some(mac));
     pair.b.delete_address(FLOATING.parse().expect("literal"));
     driven.say(command(3));
-    assert!(!driven.wait("asked again", asked(3)));
+    assert_eq!(driven.wait("asked again", asked(3)), Ok(false));
     assert_eq!(driven.handle().addresses.borrow()[0].conflict, None);
 }
 

@@ -4,7 +4,7 @@ use super::puppet::{Puppet, at};
 use crate::effect::{DataCommand, Effect, ServiceCommand};
 use crate::heartbeat::Ceded;
 use crate::input::{Input, ProbeAnswers, Relation};
-use crate::role::Phase;
+use crate::role::{Phase, Reason};
 use std::time::Duration;
 
 const AWAY: Duration = Duration::from_secs(600);
@@ -54,11 +54,11 @@ fn alone() -> Puppet {
 
 /// Nobody answers for the floating IPs.
 fn answered(p: &mut Puppet) {
-    conflict_done(p, false);
+    conflict_done(p, Ok(false));
 }
 
 /// The newest question for them has its answer.
-fn conflict_done(p: &mut Puppet, answered: bool) {
+fn conflict_done(p: &mut Puppet, answered: Result<bool, String>) {
     let asked = p.open.iter().rev().find_map(|effect| match effect {
         Effect::ProbeConflict { ticket, .. } => Some(*ticket),
         _ => None,
@@ -110,6 +110,60 @@ fn who_asks_whether_it_may_start_alone_and_was_away_asks_again() {
     assert_eq!(p.phase(), Phase::Claiming);
 }
 
+/// What could not be asked is not what nobody answered.
+#[test]
+fn who_cannot_ask_whether_an_address_is_in_use_does_not_start_alone() {
+    let mut p = Puppet::new(false);
+    p.policy.boot_alone = true;
+    p.feed(Input::Policy(Box::new(p.policy.clone())));
+    p.tell(Relation::Ahead);
+    for _ in 0..3 {
+        p.wait(p.policy.boot_wait + Duration::from_millis(1));
+        conflict_done(&mut p, Err("no network device eth0".into()));
+        assert_eq!(p.phase(), Phase::Joining);
+        let shown = p.machine.view(p.now).waiting;
+        assert!(shown.contains(&Reason::AddressUnasked), "{shown:?}");
+    }
+    p.wait(p.policy.boot_wait + Duration::from_millis(1));
+    answered(&mut p);
+    assert_eq!(p.phase(), Phase::Claiming);
+}
+
+/// A question without a result, or one that could not be put, says nothing: it is put again, behind the fence.
+#[test]
+fn a_master_that_was_away_and_learns_nothing_asks_again_before_it_goes_on() {
+    let is_shown = |e: &Effect| matches!(e, Effect::Announce { .. } | Effect::Unfence { .. });
+    let is_asked = |e: &&Effect| matches!(e, Effect::ProbeConflict { .. });
+    for (learns_in, failing) in [
+        (None, false),
+        (None, true),
+        (Some(2), false),
+        (Some(3), true),
+    ] {
+        let mut p = at(Phase::Master, false);
+        p.open.clear();
+        p.pass(Duration::from_secs(2));
+        p.feed(Input::Tick);
+        for round in 1..=3 {
+            assert_eq!(p.phase(), Phase::Master);
+            assert!(!p.wants(is_shown), "{round}");
+            assert_eq!(p.open.iter().filter(is_asked).count(), 1, "{round}");
+            if learns_in == Some(round) {
+                conflict_done(&mut p, Ok(true));
+            } else if failing {
+                conflict_done(&mut p, Err("not permitted".into()));
+            }
+            p.open.retain(|e| !is_asked(&e));
+            p.wait(p.policy.dead_after + p.policy.confirm);
+            if learns_in == Some(round) {
+                assert_eq!(p.phase(), Phase::Releasing);
+                break;
+            }
+        }
+        assert_eq!(p.wants(is_shown), learns_in.is_none(), "{learns_in:?}");
+    }
+}
+
 /// The peer gave its consent before this node was away; it may have taken the role back since.
 fn with_consent(moved: bool) -> Puppet {
     if !moved {
@@ -157,7 +211,7 @@ fn who_has_consent_and_was_away_asks_before_it_announces() {
             p.open
         );
         if taken {
-            conflict_done(&mut p, true);
+            conflict_done(&mut p, Ok(true));
             p.obey(is_shown);
             p.wait(p.policy.dead_after + p.policy.confirm);
             assert!(!p.wants(is_shown));
@@ -182,7 +236,7 @@ fn who_takes_its_role_back_and_was_away_gets_rid_of_a_masters_things() {
         });
         p.feed(Input::ProbeDone {
             ticket: asked.expect("a round"),
-            answers: ProbeAnswers::default(),
+            answers: ProbeAnswers::SILENT,
         });
         assert_eq!(p.phase(), Phase::Claiming);
         if preparing {
@@ -250,7 +304,7 @@ fn a_contest_goes_on_after_an_absence() {
         p.hear(Phase::Standby, 5, |_| {});
         p.open.clear();
         p.wait(Duration::from_secs(1));
-        conflict_done(&mut p, true);
+        conflict_done(&mut p, Ok(true));
         assert!(p.wants(|e| matches!(e, Effect::Announce { .. })));
     }
 }

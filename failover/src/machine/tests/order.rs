@@ -55,7 +55,7 @@ fn of_a_takeover() {
         p.open.clear();
         p.feed(Input::ProbeDone {
             ticket: asked.expect("a round"),
-            answers: ProbeAnswers::default(),
+            answers: ProbeAnswers::SILENT,
         });
         let mut expected = vec![
             "revoke",
@@ -75,6 +75,76 @@ fn of_a_takeover() {
         assert_eq!(seen, expected, "hold {hold}");
         assert_eq!(p.phase(), Phase::Master);
     }
+}
+
+/// Silent and asked: the round finds nothing of the peer.
+fn silent(p: &mut Puppet) {
+    p.wait(Duration::from_millis(700));
+    let asked = p.open.iter().rev().find_map(|e| match e {
+        Effect::ProbePeer { ticket, .. } => Some(*ticket),
+        _ => None,
+    });
+    p.open.clear();
+    p.feed(Input::ProbeDone {
+        ticket: asked.expect("a round"),
+        answers: ProbeAnswers::SILENT,
+    });
+}
+
+/// Where a device is configured that cuts the peer off, nobody takes over beside a peer that may live.
+#[test]
+fn a_fence_that_fails_or_says_nothing_keeps_the_standby() {
+    let is_fence = |e: &Effect| matches!(e, Effect::FencePeer { .. });
+    for late in [false, true] {
+        let mut p = at(Phase::Standby, false);
+        p.policy.peer_fence = Some(Duration::from_secs(40));
+        p.feed(Input::Policy(Box::new(p.policy.clone())));
+        silent(&mut p);
+        p.obey(is_fence);
+        let asked = p.open.iter().find(|e| is_fence(e)).cloned();
+        let asked = asked.expect("it is asked first");
+        p.open.clear();
+        if late {
+            p.wait(Duration::from_secs(39));
+            assert_eq!(
+                p.phase(),
+                Phase::Preparing,
+                "as long as the device may take"
+            );
+            p.wait(Duration::from_secs(2));
+        } else {
+            p.feed(result_of(&asked, false).expect("a result"));
+        }
+        assert_eq!(p.phase(), Phase::Standby);
+        assert!(told(&p, NoticeKind::Refused));
+        let refused = p.machine.view(p.now).trouble.refused;
+        assert!(refused.is_some_and(|text| text.contains("cannot be fenced")));
+        p.obey(|_| false);
+        // A result that comes now is of a takeover that is over.
+        p.feed(result_of(&asked, true).expect("a result"));
+        assert_eq!(p.phase(), Phase::Standby);
+        // Again, and on new evidence.
+        p.wait(Duration::from_secs(9));
+        assert!(!p.wants(|e| matches!(e, Effect::ProbePeer { .. })));
+        p.tell(Relation::Behind);
+        p.wait(Duration::from_secs(1));
+        silent(&mut p);
+        assert!(p.wants(is_fence));
+        p.obey(|_| false);
+        assert_eq!(p.phase(), Phase::Master);
+    }
+}
+
+#[test]
+fn a_person_who_forces_a_takeover_needs_no_fence() {
+    let mut p = at(Phase::Standby, false);
+    p.policy.peer_fence = Some(Duration::from_secs(40));
+    p.feed(Input::Policy(Box::new(p.policy.clone())));
+    p.ask(Command::ForceTakeover);
+    let is_fence = |e: &Effect| matches!(e, Effect::FencePeer { .. });
+    p.obey(is_fence);
+    assert!(!p.wants(is_fence));
+    assert_eq!(p.phase(), Phase::Master);
 }
 
 /// A hook may take an hour, and the role may be gone before it ends.

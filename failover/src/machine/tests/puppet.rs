@@ -342,13 +342,13 @@ pub(super) fn result_of(effect: &Effect, good: bool) -> Option<Input> {
         Effect::ProbePeer { ticket, .. } => {
             let answers = ProbeAnswers {
                 icmp: good,
-                ..ProbeAnswers::default()
+                ..ProbeAnswers::SILENT
             };
             Input::ProbeDone { ticket, answers }
         }
         Effect::ProbeConflict { ticket, .. } => Input::ConflictDone {
             ticket,
-            answered: !good,
+            answered: Ok(!good),
         },
         Effect::Data { ticket, .. } => {
             let report = DataReport {
@@ -418,7 +418,7 @@ pub(super) fn at(phase: Phase, preferred: bool) -> Puppet {
             };
             p.feed(Input::ProbeDone {
                 ticket,
-                answers: ProbeAnswers::default(),
+                answers: ProbeAnswers::SILENT,
             });
             p
         }

@@ -156,6 +156,8 @@ impl World {
             && self.nodes[other].services
             && !self.nodes[other].service_broken;
         let answers = ProbeAnswers {
+            asked: true,
+            floating: false,
             icmp: kernel,
             arp: kernel,
             tcp: kernel,
@@ -183,6 +185,13 @@ impl World {
         } else {
             within.as_nanos() as u64
         };
-        self.result(node, delay, Input::ConflictDone { ticket, answered });
+        self.result(
+            node,
+            delay,
+            Input::ConflictDone {
+                ticket,
+                answered: Ok(answered),
+            },
+        );
     }
 }
