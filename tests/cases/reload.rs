@@ -2,9 +2,11 @@
 
 use crate::harness::*;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tandem::api::types::Role;
 
+/// Where the first tree lies.
+const WWW: &str = "/srv/www";
 /// Where the second tree lies, in each node's own file system.
 const MORE: &str = "/srv/more";
 
@@ -72,6 +74,57 @@ fn trees_and_their_filters_change_while_the_pair_runs() {
         "nothing moved"
     );
     assert_eq!(status.trees.len(), 1);
+}
+
+/// How much lies below a directory, but for what is the agent's.
+fn entries(dir: &Path) -> u64 {
+    let mut count = 0;
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let entry = entry.expect("it can be read");
+        if entry.file_name() != ".tandem" {
+            let is_dir = entry.file_type().expect("a kind").is_dir();
+            count += 1 + if is_dir { entries(&entry.path()) } else { 0 };
+        }
+    }
+    count
+}
+
+/// What was of the outer tree is of the inner one from then on, and of that alone.
+#[test]
+fn a_tree_may_lie_in_another_one() {
+    let scene = Scene::replicated();
+    scene.write(ONE, "inner/f", "of the outer one");
+    scene.flush_and_compare(ONE);
+    let before = entries(&scene.file(ONE, ""));
+    scene.wait_status(TWO, "all counted", |s| s.trees[0].files == before);
+    let base = scene.pair.config();
+    let inner = format!("{base}\n[[tree]]\nname = \"inner\"\npath = \"{WWW}/inner\"\n");
+    reload(&scene, &inner);
+    scene.flush(ONE);
+    assert_eq!(
+        scene.read(TWO, "inner/f").as_deref(),
+        Ok("of the outer one")
+    );
+    scene.write(ONE, "inner/f", "of the inner one");
+    scene.write(ONE, "inner/d/g", "of the inner one");
+    scene.write(ONE, "g", "of the outer one");
+    scene.flush(ONE);
+    for (name, content) in [
+        ("inner/f", "of the inner one"),
+        ("inner/d/g", "of the inner one"),
+        ("g", "of the outer one"),
+    ] {
+        assert_eq!(scene.read(TWO, name).as_deref(), Ok(content));
+    }
+    // The outer one has g more, and still what became excluded.
+    scene.wait_status(TWO, "each counts once", |s| {
+        let files: Vec<u64> = s.trees.iter().map(|t| t.files).collect();
+        files == [before + 1, 3]
+    });
+    fs::remove_dir_all(scene.file(ONE, "inner/d")).expect("removed");
+    scene.flush(ONE);
+    assert!(scene.read(TWO, "inner/d/g").is_err());
+    assert!(scene.rescued(TWO).is_empty());
 }
 
 #[test]
