@@ -316,6 +316,13 @@ impl Index {
         self.held.failure()
     }
 
+    /// The disk refuses something from here on.
+    #[cfg(test)]
+    pub(crate) fn fail(&self) {
+        let refused = std::io::Error::other("as told");
+        let _ = self.held.noted(redb::StorageError::Io(refused).into());
+    }
+
     /// Opens a database that failed anew, if its directory takes writes again. Blocks for disk: for a walk of the whole file, as after a
     /// crash. What was durable is there, and what was not is not.
     ///
@@ -329,26 +336,26 @@ impl Index {
 
     /// One transaction. When this returns `Ok`, all that `work` wrote is durable; on an error nothing of it is kept.
     /// Blocks for disk, and for another writer, of which there should be none.
-    pub fn write<T, E: From<IndexError>>(
+    pub fn write<T>(
         &self,
-        work: impl FnOnce(&mut Writer<'_>) -> Result<T, E>,
-    ) -> Result<T, E> {
+        work: impl FnOnce(&mut Writer<'_>) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
         self.write_as(Durability::Immediate, work)
     }
 
     /// Like [`Index::write`], but durable only with the next one: until then a crash undoes it. Readers see it at once.
-    pub fn write_unsynced<T, E: From<IndexError>>(
+    pub fn write_unsynced<T>(
         &self,
-        work: impl FnOnce(&mut Writer<'_>) -> Result<T, E>,
-    ) -> Result<T, E> {
+        work: impl FnOnce(&mut Writer<'_>) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
         self.write_as(Durability::None, work)
     }
 
-    fn write_as<T, E: From<IndexError>>(
+    fn write_as<T>(
         &self,
         durability: Durability,
-        work: impl FnOnce(&mut Writer<'_>) -> Result<T, E>,
-    ) -> Result<T, E> {
+        work: impl FnOnce(&mut Writer<'_>) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
         self.activity.store(WRITTEN, Ordering::Relaxed);
         let database = self.held.database()?;
         let noted = |error| self.held.noted(error);
@@ -359,7 +366,7 @@ impl Index {
             .map_err(|error| IndexError::Database(Box::new(error.into())))?;
         let (result, last) = {
             let mut writer = Writer::new(&transaction).map_err(noted)?;
-            let result = work(&mut writer)?;
+            let result = work(&mut writer).map_err(noted)?;
             let last = writer.last_seq();
             writer.finish().map_err(noted)?;
             (result, last)

@@ -289,6 +289,18 @@ fn a_failed_transaction_leaves_nothing() {
     assert_eq!(f.observe(WWW, "c", Some(file("3"))), Observed::Changed(2));
 }
 
+/// Whoever meets it first: what the disk refuses in the midst of a transaction ends the database too.
+#[test]
+fn what_the_disk_refuses_within_a_transaction_ends_the_database() {
+    let f = fixture();
+    let refused = || redb::StorageError::Io(std::io::Error::other("no room"));
+    let result: Result<(), IndexError> = f.index.write(|_| Err(refused().into()));
+    assert!(result.is_err());
+    assert!(f.index.failure().is_some_and(|why| why.contains("no room")));
+    f.index.reopen().unwrap();
+    assert_eq!(f.observe(WWW, "a", Some(file("1"))), Observed::Changed(1));
+}
+
 #[test]
 fn a_snapshot_stays_at_its_moment_in_another_thread() {
     let f = fixture();
