@@ -109,6 +109,20 @@ impl Worker {
         self.failing.next.is_none()
     }
 
+    /// What the trees keep in mind is what the index has: what was noted with the write that failed is met again.
+    fn load_lists(&mut self) -> Result<(), IndexError> {
+        self.load_flagged();
+        self.load_skipped();
+        self.load_lacking();
+        self.load_beyond();
+        self.load_unverified();
+        self.load_marks();
+        match self.mode {
+            Mode::Replica => self.load_unsettled(),
+            Mode::Source { .. } | Mode::Idle => Ok(()),
+        }
+    }
+
     /// It was opened anew: what a start does with what is durable.
     fn go_on_with_index(&mut self) {
         let last = match self.shared.index.snapshot() {
@@ -127,6 +141,9 @@ impl Worker {
         }
         self.shared.head.send_replace(last);
         self.prove_all();
+        if let Err(error) = self.load_lists() {
+            return self.index_failed(&error);
+        }
         (self.ahead, self.spool) = (None, None);
         self.look_at_left();
         self.follow_rename();

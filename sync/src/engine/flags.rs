@@ -6,6 +6,7 @@ use crate::chattr;
 use crate::index::{IndexError, Snapshot};
 use crate::path::RelPath;
 use crate::tree::TreeId;
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
 impl Worker {
@@ -15,9 +16,8 @@ impl Worker {
             return;
         };
         for tree in &mut self.trees {
-            if let Ok(Some(flagged)) = snapshot.value(&flagged_key(tree.id)) {
-                tree.flagged = flagged;
-            }
+            let known = snapshot.value(&flagged_key(tree.id)).ok().flatten();
+            tree.flagged = known.unwrap_or_default();
         }
     }
 
@@ -55,21 +55,18 @@ impl Worker {
                 !open.root.flags() && stat.is_some_and(|s| s.protecting_flag().is_some())
             };
             let free = |path: &RelPath| !flag(path) && !path.parent().is_some_and(|p| flag(&p));
-            let paths: Vec<RelPath> = tree.flagged.iter().filter(|p| free(p)).cloned().collect();
+            let (paths, left): (BTreeSet<_>, BTreeSet<_>) =
+                tree.flagged.iter().cloned().partition(free);
             if paths.is_empty() {
                 continue;
             }
-            for path in &paths {
-                tree.flagged.remove(path);
-            }
             tree.flagged_others.want();
-            let (key, left) = (flagged_key(tree.id), tree.flagged.clone());
+            let key = flagged_key(tree.id);
             // First the list of what is asked for: a crash between the two only asks twice.
-            let asked = self.list_as_is(at, paths);
-            if let Err(error) =
-                asked.and_then(|()| self.shared.index.write(|w| w.put_value(&key, &left)))
-            {
-                self.index_failed(&error);
+            let asked = self.list_as_is(at, paths.into_iter().collect());
+            match asked.and_then(|()| self.shared.index.write(|w| w.put_value(&key, &left))) {
+                Ok(()) => self.trees[at].flagged = left,
+                Err(error) => self.index_failed(&error),
             }
         }
         if told_again {

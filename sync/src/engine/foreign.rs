@@ -284,17 +284,16 @@ impl Worker {
     /// Puts paths on the list of what is to be settled. What lies there is as the index has it: no local version.
     pub(super) fn list_as_is(&mut self, at: usize, paths: Vec<RelPath>) -> Result<(), IndexError> {
         let tree = self.trees[at].id;
-        let unsettled = &mut self.trees[at].unsettled;
-        let paths: Vec<RelPath> = paths
-            .into_iter()
-            .filter(|path| unsettled.insert(path.clone()))
-            .collect();
+        let listed = &self.trees[at].unsettled;
+        let new = paths.into_iter().filter(|path| !listed.contains(path));
+        let new: BTreeSet<RelPath> = new.collect();
         self.shared.index.write(|w| {
-            for path in &paths {
+            for path in &new {
                 w.list_unreplicated(tree, path, &Unreplicated::nothing())?;
             }
-            Ok::<_, IndexError>(())
+            Ok(())
         })?;
+        self.trees[at].unsettled.extend(new);
         self.shared.unsettled.notify_one();
         self.show_now();
         Ok(())

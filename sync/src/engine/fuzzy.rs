@@ -231,9 +231,8 @@ impl Worker {
             return;
         };
         for tree in &mut self.trees {
-            if let Ok(Some((here, more))) = snapshot.value(&marks_key(tree.id)) {
-                (tree.marks.here, tree.marks.more) = (here, more);
-            }
+            let known = snapshot.value(&marks_key(tree.id)).ok().flatten();
+            (tree.marks.here, tree.marks.more) = known.unwrap_or_default();
         }
     }
 

@@ -199,9 +199,9 @@ impl Worker {
             return;
         };
         for tree in &mut self.trees {
-            if let Ok(Some(paths)) = snapshot.value(&lacking_key(tree.id)) {
-                tree.lacking.paths = paths;
-            }
+            let known = snapshot.value(&lacking_key(tree.id)).ok().flatten();
+            tree.lacking.paths = known.unwrap_or_default();
+            tree.lacking.written();
             for (path, lack) in &tree.lacking.paths {
                 tree.errors
                     .entry(path.clone())

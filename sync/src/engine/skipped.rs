@@ -5,6 +5,7 @@ use super::beyond::MAX_HELD;
 use super::worker::Worker;
 use crate::path::RelPath;
 use crate::tree::TreeId;
+use std::collections::BTreeSet;
 
 impl Worker {
     /// Paths that the filters of a former process kept from following.
@@ -13,9 +14,8 @@ impl Worker {
             return;
         };
         for tree in &mut self.trees {
-            if let Ok(Some(skipped)) = snapshot.value(&skipped_key(tree.id)) {
-                tree.skipped = skipped;
-            }
+            let known = snapshot.value(&skipped_key(tree.id)).ok().flatten();
+            (tree.skipped, tree.skipped_moved) = (known.unwrap_or_default(), false);
         }
     }
 
@@ -41,8 +41,9 @@ impl Worker {
                 config.exclude.covers(path, is_dir) || config.protect.covers(path, is_dir)
             };
             // What it would be is not known: both must be free.
-            let free = |path: &&RelPath| !kept(path, false) && !kept(path, true);
-            let paths: Vec<RelPath> = tree.skipped.iter().filter(free).cloned().collect();
+            let free = |path: &RelPath| !kept(path, false) && !kept(path, true);
+            let (paths, left): (BTreeSet<_>, BTreeSet<_>) =
+                tree.skipped.iter().cloned().partition(free);
             if paths.is_empty() {
                 continue;
             }
@@ -51,16 +52,12 @@ impl Worker {
                 paths = paths.len(),
                 "the filters do not keep these paths any more: asking for them"
             );
-            for path in &paths {
-                tree.skipped.remove(path);
-            }
-            let (key, left) = (skipped_key(tree.id), tree.skipped.clone());
+            let key = skipped_key(tree.id);
             // First the list of what is asked for: a crash between the two only asks twice.
-            let asked = self.list_as_is(at, paths);
-            if let Err(error) =
-                asked.and_then(|()| self.shared.index.write(|w| w.put_value(&key, &left)))
-            {
-                self.index_failed(&error);
+            let asked = self.list_as_is(at, paths.into_iter().collect());
+            match asked.and_then(|()| self.shared.index.write(|w| w.put_value(&key, &left))) {
+                Ok(()) => self.trees[at].skipped = left,
+                Err(error) => self.index_failed(&error),
             }
         }
     }

@@ -208,6 +208,7 @@ impl Worker {
         for tree in &mut self.trees {
             let known: Option<BTreeSet<RelPath>> =
                 snapshot.value(&unverified_key(tree.id)).ok().flatten();
+            tree.unverified = Unverified::default();
             for path in known.into_iter().flatten() {
                 tree.unverified.grew(&path, now);
             }

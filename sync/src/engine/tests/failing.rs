@@ -3,31 +3,47 @@
 use super::compare::assert_equal;
 use super::pair::{Cable, Node, begin, flush, write};
 use super::reversal::rescued;
-use std::collections::BTreeMap;
+use super::trees::data;
+use crate::engine::clock;
+use crate::engine::flags::flagged_key;
+use crate::engine::handle::open::prepare;
+use crate::engine::skipped::skipped_key;
+use crate::engine::worker::Worker;
+use crate::path::RelPath;
+use crate::tree::TreeId;
+use crate::wire::Fuzzy;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
 /// A file system in memory, until it is dropped.
-pub(super) struct Disk(TempDir);
+pub(super) struct Disk {
+    at: PathBuf,
+    /// Its place, if it has one of its own.
+    _place: Option<TempDir>,
+}
 
 impl Disk {
     /// `None`: there is no right to mount.
     pub fn new(megabytes: u32) -> Option<Disk> {
-        let at = tempfile::tempdir().unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let mut disk = Disk::over(place.path(), megabytes)?;
+        disk._place = Some(place);
+        Some(disk)
+    }
+
+    /// The same over a directory.
+    pub fn over(at: &Path, megabytes: u32) -> Option<Disk> {
         let size = Disk::size(megabytes);
-        mount(
-            "none",
-            at.path(),
-            "tmpfs",
-            MountFlags::empty(),
-            Some(&*size),
-        )
-        .ok()?;
-        Some(Disk(at))
+        mount("none", at, "tmpfs", MountFlags::empty(), Some(&*size)).ok()?;
+        Some(Disk {
+            at: at.to_owned(),
+            _place: None,
+        })
     }
 
     fn size(megabytes: u32) -> CString {
@@ -35,10 +51,10 @@ impl Disk {
     }
 
     pub fn at(&self) -> &Path {
-        self.0.path()
+        &self.at
     }
 
-    fn grow(&self, megabytes: u32) {
+    pub fn grow(&self, megabytes: u32) {
         mount_remount(self.at(), MountFlags::empty(), &*Disk::size(megabytes)).unwrap();
     }
 
@@ -188,4 +204,79 @@ async fn a_standby_whose_own_tree_fills_the_disk_goes_on_when_there_is_room() {
     while_dialled(Cable::plug(&a, &b), &a, &b, well).await;
     assert_equal(&a.tree(), &b.tree());
     assert_eq!(rescued(&b), BTreeMap::new());
+}
+
+/// A worker that nobody runs, with paths on its lists: one that was flagged and one that a filter kept.
+async fn with_lists() -> (Node, Worker) {
+    let mut node = Node::new("b", |_| {});
+    node.stop().await;
+    for name in ["flagged", "skipped"] {
+        write(&node.tree().join(name), "old");
+    }
+    let (mut worker, _) = prepare(node.config(vec![data(&node)])).unwrap();
+    let tree = TreeId::of("data");
+    let of = |name| BTreeSet::from([RelPath::new(name).unwrap()]);
+    let index = &worker.shared.index;
+    let put = index.write(|w| {
+        w.put_value(&flagged_key(tree), &of("flagged"))?;
+        w.put_value(&skipped_key(tree), &of("skipped"))
+    });
+    put.unwrap();
+    worker.load_flagged();
+    worker.load_skipped();
+    (node, worker)
+}
+
+fn opened_anew(worker: &mut Worker) {
+    let until = clock::now() + super::pair::PATIENCE.as_nanos() as u64;
+    while !worker.index_works() {
+        assert!(clock::now() < until, "{:?}", worker.shared.index.failure());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// The write that moves a path from one list to another fails: it is on one of them when the index works again.
+#[tokio::test]
+async fn what_is_on_a_list_stays_on_one_when_the_index_fails() {
+    type Try = fn(&mut Worker);
+    let tries: [(&str, Try); 2] = [
+        ("flagged", Worker::try_flagged),
+        ("skipped", Worker::try_skipped),
+    ];
+    for (name, try_again) in tries {
+        let (_node, mut worker) = with_lists().await;
+        worker.shared.index.fail();
+        try_again(&mut worker);
+        opened_anew(&mut worker);
+        let path = RelPath::new(name).unwrap();
+        let is_known = |worker: &mut Worker| {
+            worker.load_unsettled().unwrap();
+            let tree = &worker.trees[0];
+            let lists = [&tree.flagged, &tree.skipped, &tree.unsettled];
+            lists.iter().any(|list| list.contains(&path))
+        };
+        assert!(is_known(&mut worker), "{name} is forgotten");
+        try_again(&mut worker);
+        assert!(worker.trees[0].unsettled.contains(&path), "{name}");
+    }
+}
+
+/// A mark that could not be written down is written with the next list that names it.
+#[tokio::test]
+async fn a_mark_that_the_index_did_not_take_is_not_taken_for_written() {
+    let (node, mut worker) = with_lists().await;
+    let torn = RelPath::new("torn").unwrap();
+    let list = Fuzzy {
+        tree: TreeId::of("data"),
+        upto: 7,
+        paths: vec![torn.clone()],
+        more: 0,
+    };
+    worker.shared.index.fail();
+    assert!(worker.mark_fuzzy(list.clone()).is_err());
+    opened_anew(&mut worker);
+    worker.mark_fuzzy(list).unwrap();
+    drop(worker);
+    let (worker, _) = prepare(node.config(vec![data(&node)])).unwrap();
+    assert!(worker.trees[0].marks.here().contains(&torn));
 }
