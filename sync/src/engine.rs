@@ -6,6 +6,7 @@
 mod ahead;
 pub(crate) mod apply;
 mod aside;
+mod awaited;
 mod barrier;
 mod beyond;
 mod burst;

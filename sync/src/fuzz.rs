@@ -166,6 +166,7 @@ fn source(bytes: &[u8]) {
                         upto: after + 1,
                         at_head: after >= 8,
                         totals: vec![],
+                        withheld: vec![],
                     };
                     machine.fetched(fetched, None);
                 }
@@ -176,6 +177,7 @@ fn source(bytes: &[u8]) {
                         upto: next,
                         at_head: false,
                         totals: vec![],
+                        withheld: vec![],
                     };
                     machine.fetched(fetched, None);
                 }
@@ -185,6 +187,7 @@ fn source(bytes: &[u8]) {
                         upto: machine.cursor(),
                         at_head: false,
                         totals: vec![],
+                        withheld: vec![],
                     };
                     machine.fetched(fetched, Some(1));
                 }
@@ -325,6 +328,10 @@ fn frames() -> Vec<Vec<u8>> {
             id,
             records: vec![record(inline)],
             totals: vec![],
+            withheld: vec![wire::Withheld {
+                tree: TreeId::of("other"),
+                contents: vec![1],
+            }],
         })
     };
     let commit = |batch| {

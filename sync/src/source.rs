@@ -11,3 +11,4 @@ pub mod machine;
 mod outlook;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod session;
+mod withheld;

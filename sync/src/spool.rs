@@ -4,14 +4,14 @@
 //!   NNNNNNNNNNNNNNNN.batch    length of the head (u32, little endian), head (postcard), contents one after the other
 //! ```
 //! A batch is written to a temporary name, made durable and renamed: it is there whole or not at all. Numbers are in the order of
-//! arrival. Version 5; a file of another version is refused by name.
+//! arrival. Version 6; a file of another version is refused by name.
 
 pub(crate) mod ahead;
 
 use crate::holes;
 use crate::lineage::{Lineage, NodeHeads};
 use crate::tree::TreeId;
-use crate::wire::{Commit, Record, Total};
+use crate::wire::{Commit, Record, Total, Withheld};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -19,7 +19,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Format of the files.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 /// Room that the spool leaves to others on its file system: the index must be able to grow.
 const RESERVE: u64 = 256 << 20;
 /// Largest head: records as on the wire, with their early companions, and the lineages.
@@ -36,6 +36,8 @@ pub(crate) struct Head {
     pub records: Vec<Record>,
     /// How much the source had, and its sets.
     pub totals: Vec<Total>,
+    /// What the source did not send before what comes behind it.
+    pub withheld: Vec<Withheld>,
     /// Items that were given up by the source.
     pub given_up: Vec<u32>,
     /// Items whose content did not arrive as announced.
@@ -59,12 +61,14 @@ impl Head {
             given_up,
             failed,
             totals,
+            withheld,
         } = ready;
         Head {
             version: VERSION,
             commit,
             records,
             totals,
+            withheld,
             given_up,
             failed,
             source,
@@ -376,6 +380,7 @@ pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
         commit,
         records: Vec::new(),
         totals: Vec::new(),
+        withheld: Vec::new(),
         given_up: vec![1],
         failed: vec![2],
     };
@@ -421,6 +426,7 @@ mod tests {
             commit,
             records: Vec::new(),
             totals: Vec::new(),
+            withheld: Vec::new(),
             given_up: Vec::new(),
             failed: vec![3],
         };

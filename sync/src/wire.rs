@@ -59,6 +59,8 @@ pub const MAX_FRAME: usize = 2 << 20;
 pub const BATCH_BYTES: usize = 256 << 10;
 /// Most records of one batch. Bounds the memory and the time of one commit on the replica.
 pub const MAX_RECORDS: usize = 4096;
+/// Most contents that one batch names as withheld: those of two batches that wait, and of what was read past for this one.
+pub const MAX_WITHHELD: usize = 3 * MAX_RECORDS;
 /// A batch is closed when the content that is sent without being asked for reaches this. Bounds what a cut can waste.
 pub const INLINE_BATCH_BYTES: u64 = 8 << 20;
 /// Files up to this size are sent with their batch when the replica cannot have them.
@@ -119,6 +121,18 @@ pub struct Batch {
     pub records: Vec<Record>,
     /// How much the source has, for progress. At most [`MAX_TREES`](crate::tree::MAX_TREES).
     pub totals: Vec<Total>,
+    /// Files that lie before what comes from this batch on, and are not sent before it: of trees that the replica does not take,
+    /// and of those with a limit. At most [`MAX_TREES`](crate::tree::MAX_TREES).
+    pub withheld: Vec<Withheld>,
+}
+
+/// Contents of files of a tree that the replica does not get before what follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withheld {
+    /// Tree.
+    pub tree: TreeId,
+    /// The first eight bytes of their hashes, little endian. At most [`MAX_WITHHELD`] in a batch.
+    pub contents: Vec<u64>,
 }
 
 /// How much there is of a tree.

@@ -250,6 +250,7 @@ impl Worker {
             commit: ready.commit,
             records: ready.records.clone(),
             totals: ready.totals.clone(),
+            withheld: ready.withheld.clone(),
             given_up: Vec::new(),
             failed: Vec::new(),
         };

@@ -94,6 +94,7 @@ impl Worker {
             source,
         } = batch;
         let commit = ready.commit;
+        self.awaited.withheld(&ready.withheld, &source);
         self.finish_sets()?;
         self.note_unput(&unput)?;
         let mut results = Results::default();
@@ -138,15 +139,16 @@ impl Worker {
         let mut by_tree: BTreeMap<TreeId, Vec<Item>> = BTreeMap::new();
         for (number, record) in (0u32..).zip(records) {
             if failed.contains(&number) {
-                results.failed.push((record.tree, record.path, Here::Open));
+                results.fail(&record, Here::Open);
             } else if given_up.contains(&number) {
                 // A newer version follows.
+                self.awaited.given_up(&record);
             } else if let Some(why) = self.refused(&record) {
                 self.path_error(record.tree, &record.path, why);
-                results.failed.push((record.tree, record.path, Here::Open));
+                results.fail(&record, Here::Open);
             } else if numbers.are_taken(&record).map_err(|e| e.to_string())? {
                 self.path_error(record.tree, &record.path, TAKEN.into());
-                results.failed.push((record.tree, record.path, Here::Open));
+                results.fail(&record, Here::Open);
                 self.ahead.iter_mut().for_each(Ahead::withdraw);
             } else {
                 let items = by_tree.entry(record.tree).or_default();
@@ -170,6 +172,8 @@ impl Worker {
             .clone()
             .ok_or("a record for a tree that is stopped")?;
         let all = items.len();
+        let kept = self.keep_awaited(at, items, results);
+        let items = kept.map_err(|e| e.to_string())?;
         let items = self.settle_local_versions(at, &open, items, results)?;
         if let Some(ahead) = self.ahead.as_mut().filter(|_| items.len() < all) {
             ahead.withdraw();

@@ -155,8 +155,9 @@ impl Worker {
         &mut self,
         commit: Commit,
         source: &NodeHeads,
-        results: Results,
+        mut results: Results,
     ) -> Result<(), IndexError> {
+        let awaited = std::mem::take(&mut results.awaited);
         let mut rest = self.rest(commit, source, &results)?;
         let moving = self.trees.iter().filter(|t| t.moves());
         let moving: Vec<TreeId> = moving.map(|t| t.id).collect();
@@ -206,6 +207,7 @@ impl Worker {
         }
         self.count_unverified();
         self.note_settled(&results);
+        self.await_failed(awaited);
         Ok(())
     }
 
@@ -352,6 +354,9 @@ impl Worker {
         // What waits for the rest of its set is thrown away by a takeover: it is not the pair's yet.
         let stopped = self.trees.iter().any(|t| !t.moves() || t.sets.waits);
         let before = self.shared.answered();
+        if commit.caught_up {
+            self.awaited.all_came(!stopped);
+        }
         let acked = if unsettled == 0 && !stopped {
             commit.upto.max(before)
         } else {

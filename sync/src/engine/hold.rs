@@ -249,6 +249,7 @@ impl Worker {
             commit: head.commit,
             records: head.records.clone(),
             totals: head.totals.clone(),
+            withheld: head.withheld.clone(),
             given_up: head.given_up.clone(),
             failed: head.failed.clone(),
         };

@@ -1,6 +1,7 @@
 //! What came of an apply: the changes to the index that follow from it, and the paths that are asked for again.
 
 use super::apply::Item;
+use super::awaited;
 use super::beyond::MAX_HELD;
 use super::dirty::Dirt;
 use super::look::Sight;
@@ -56,6 +57,8 @@ pub(super) struct Results {
     pub settled: BTreeSet<(TreeId, RelPath)>,
     /// Not applied, to be asked for again.
     pub failed: Vec<(TreeId, RelPath, Here)>,
+    /// Contents of files among these.
+    pub awaited: Vec<(u64, (TreeId, RelPath))>,
     /// Applied but for an attribute, whose error stays.
     pub missed: BTreeSet<(TreeId, RelPath)>,
 }
@@ -117,6 +120,19 @@ impl Results {
         received
             .map(|(tree, path, state, ..)| ((*tree, path), state.is_some()))
             .collect()
+    }
+
+    /// What a record brings is not applied, and is to be asked for again.
+    pub(super) fn fail(&mut self, record: &Record, here: Here) {
+        self.failed.push((record.tree, record.path.clone(), here));
+        self.is_awaited(record);
+    }
+
+    fn is_awaited(&mut self, record: &Record) {
+        if let Some(content) = awaited::content(record) {
+            self.awaited
+                .push((content, (record.tree, record.path.clone())));
+        }
     }
 
     /// An attribute of the path could not be applied.
@@ -197,7 +213,7 @@ impl Worker {
         let removed = done.removed(steps);
         for Item { record, .. } in done.items {
             let path = &record.path;
-            let fault = steps.faults.get(path);
+            let (fault, before) = (steps.faults.get(path), results.failed.len());
             let failed = skipped.contains_key(path) || fault.is_some();
             if failed && removed.contains(path) {
                 self.room_was_made(at, done.index, path, results)?;
@@ -222,6 +238,9 @@ impl Worker {
                 let received = (tree, path.clone(), record.state.clone(), record.seq, key);
                 results.received.push(received);
                 results.settled.insert((tree, path.clone()));
+            }
+            if results.failed.len() > before {
+                results.is_awaited(record);
             }
         }
         Ok(())

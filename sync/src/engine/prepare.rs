@@ -136,6 +136,7 @@ impl Worker {
         self.check_writers(&rewound)?;
         self.turn(&turns).map_err(|e| failed(&e))?;
         self.load_unsettled().map_err(|e| failed(&e))?;
+        self.awaited.begin();
         let snapshot = self.shared.index.snapshot().map_err(|e| failed(&e))?;
         self.prepared(&snapshot, &turns, &owed)
             .map_err(|e| failed(&e))

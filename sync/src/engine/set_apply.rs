@@ -182,6 +182,8 @@ impl Worker {
             commit: part.commit,
             records,
             totals: Vec::new(),
+            // Heard with the batch that this is a part of.
+            withheld: Vec::new(),
             given_up: Vec::new(),
             failed: Vec::new(),
         };

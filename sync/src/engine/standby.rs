@@ -16,6 +16,7 @@ use crate::fault::Fault;
 use crate::index::{IndexError, Snapshot, Unreplicated};
 use crate::path::RelPath;
 use crate::tree::{Deletes, TreeId};
+use crate::wire::Record;
 
 impl Worker {
     /// Compares what lies at the paths of a batch with what the index knows, and puts local versions aside. Gives the
@@ -30,13 +31,12 @@ impl Worker {
         let snapshot = self.shared.index.snapshot().map_err(|e| e.to_string())?;
         let (mut left, mut local) = (Vec::new(), Vec::new());
         for item in items {
-            let path = item.record.path.clone();
             match self.compare(at, open, &snapshot, &item, results) {
                 Ok(Found::Clean) => left.push(item),
                 Ok(Found::Settled) => {}
                 Ok(Found::Local(version)) => local.push((item, version)),
                 Err(Unread::Index(error)) => return Err(error.to_string()),
-                Err(Unread::Path(why)) => self.still_open(at, &path, why, results),
+                Err(Unread::Path(why)) => self.still_open(at, &item.record, why, results),
             }
         }
         drop(snapshot);
@@ -55,7 +55,7 @@ impl Worker {
             };
             match put {
                 Ok(()) => left.push(item),
-                Err(Unkept::Path(why)) => self.still_open(at, &item.record.path, why, results),
+                Err(Unkept::Path(why)) => self.still_open(at, &item.record, why, results),
                 Err(Unkept::Nothing(why)) => {
                     nothing = Some(why);
                     break;
@@ -75,10 +75,9 @@ impl Worker {
     }
 
     /// A path whose local version could not be looked at or put aside: it stays, and the source's version waits.
-    fn still_open(&mut self, at: usize, path: &RelPath, why: String, results: &mut Results) {
-        let tree = &mut self.trees[at];
-        tree.error(path, why);
-        results.failed.push((tree.id, path.clone(), Here::Open));
+    fn still_open(&mut self, at: usize, record: &Record, why: String, results: &mut Results) {
+        self.trees[at].error(&record.path, why);
+        results.fail(record, Here::Open);
     }
 
     /// What a record meets.

@@ -4,6 +4,7 @@
 //! waits for a long scan. Nothing it does is awaited by the failover loop.
 
 use super::ahead::Ahead;
+use super::awaited::Awaited;
 use super::barrier::Barrier;
 use super::clock::{self, ms};
 use super::command::Command;
@@ -64,6 +65,8 @@ pub(crate) struct Worker {
     pub(super) spool: Option<Spool>,
     /// Opened with the spool.
     pub(super) ahead: Option<Ahead>,
+    /// What must be here before something that moved is removed.
+    pub(super) awaited: Awaited,
     /// An index that failed, until it is opened anew.
     pub(super) failing: Failing,
     /// What applies left.
@@ -142,6 +145,7 @@ impl Worker {
             receiving: None,
             spool: None,
             ahead: None,
+            awaited: Awaited::default(),
             failing: Failing::default(),
             left: Left::default(),
             pass_threads: Vec::new(),

@@ -9,7 +9,7 @@
 use crate::source::machine::Violation;
 use crate::wire::{
     Batch, Commit, Durable, Idle, Item, LIST_BYTES, MAX_QUESTIONS, Message, Move, Need, Record,
-    Total, VerifyAnswer, VerifyPart, WINDOW, Want,
+    Total, VerifyAnswer, VerifyPart, WINDOW, Want, Withheld,
 };
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -94,6 +94,8 @@ pub struct Ready {
     pub records: Vec<Record>,
     /// How much the source has.
     pub totals: Vec<Total>,
+    /// What it does not send before what comes behind it.
+    pub withheld: Vec<Withheld>,
     /// Items that the source gave up: not to be applied, a newer version follows.
     pub given_up: Vec<u32>,
     /// Items whose content did not arrive as announced: not to be applied, to be asked for again.
@@ -149,6 +151,7 @@ struct Open {
     id: u64,
     records: Vec<Record>,
     totals: Vec<Total>,
+    withheld: Vec<Withheld>,
     contents: Vec<Content>,
     looked_up: bool,
 }
@@ -406,6 +409,7 @@ impl ReplicaMachine {
             id: batch.id,
             records: batch.records,
             totals: batch.totals,
+            withheld: batch.withheld,
             contents,
             looked_up: false,
         });
@@ -480,6 +484,7 @@ impl ReplicaMachine {
             commit,
             records: open.records,
             totals: open.totals,
+            withheld: open.withheld,
             given_up,
             failed,
         }));

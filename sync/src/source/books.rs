@@ -11,7 +11,7 @@ use crate::lineage::NodeHeads;
 use crate::progress::Transfers;
 use crate::tree::TreeId;
 use crate::wire::Accept;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -85,6 +85,27 @@ impl Books {
             Books::Standby { .. } => true,
             Books::Replica { trees, .. } => trees.contains(&tree),
         }
+    }
+
+    /// Trees that the receiver gets and does not take now, with what it surely has of them. Of a replica that is not kept.
+    pub fn absent(
+        &self,
+        shared: &Shared,
+        accept: &Accept,
+    ) -> Result<BTreeMap<TreeId, u64>, SessionError> {
+        let has = match self {
+            Books::Standby { .. } => {
+                let index = shared.index.snapshot();
+                let index = index.map_err(|e| SessionError::Local(e.to_string()))?;
+                index.acked().upto
+            }
+            Books::Replica { .. } => 0,
+        };
+        let takes = |id: &TreeId| accept.from.iter().any(|(tree, _)| tree == id);
+        let trees = shared.trees();
+        let absent = trees.iter().map(|t| t.id());
+        let absent = absent.filter(|id| self.gets(*id) && !takes(id));
+        Ok(absent.map(|id| (id, has)).collect())
     }
 
     /// What the receiver is told of this node's trees.

@@ -2,6 +2,7 @@
 
 use super::again::{self, Again};
 use super::machine::{Fetched, Reads, weight};
+use super::withheld::Withholding;
 use crate::engine::set_key;
 use crate::engine::shared::Shared;
 use crate::entry::{IndexEntry, Kind};
@@ -68,6 +69,8 @@ impl Stretch {
 pub(crate) struct Fetcher {
     /// Per tree: what the replica had when the session began. A tree that is not here is not sent.
     from: BTreeMap<TreeId, u64>,
+    /// The lowest of these.
+    start: u64,
     /// Trees with a limit: no batch has records of them and of others.
     limited: BTreeSet<TreeId>,
     /// Everything may come inline.
@@ -80,6 +83,8 @@ pub(crate) struct Fetcher {
     again: Again,
     /// What was sent early, in batches of its own: no record that follows needs it again.
     early: HashSet<EarlyKey>,
+    /// What is told of files that are not sent now.
+    withholding: Withholding,
     shared: Arc<Shared>,
 }
 
@@ -142,15 +147,19 @@ fn dirs_above(path: &RelPath) -> impl Iterator<Item = RelPath> {
 }
 
 impl Fetcher {
-    /// A fetcher for a session.
+    /// A fetcher for a session. `absent`: trees that the receiver gets and does not take now, with what it has of them.
     pub fn new(
         shared: Arc<Shared>,
         from: BTreeMap<TreeId, u64>,
+        absent: BTreeMap<TreeId, u64>,
         limited: BTreeSet<TreeId>,
         inline: bool,
     ) -> Self {
+        let start = from.values().copied().min().unwrap_or(u64::MAX);
         Fetcher {
             from,
+            start,
+            withholding: Withholding::new(absent, start),
             limited,
             inline,
             // Until it is known what is here, what is found was perhaps there before, and the replica may have it.
@@ -169,7 +178,7 @@ impl Fetcher {
 
     /// The lowest position of all trees: where the stream begins.
     pub fn start(&self) -> u64 {
-        self.from.values().copied().min().unwrap_or(u64::MAX)
+        self.start
     }
 
     /// Remembers what the replica asked for.
@@ -189,6 +198,10 @@ impl Fetcher {
     ) -> Result<Fetched, IndexError> {
         let after = reads.after;
         let snapshot = index.snapshot()?;
+        if self.withholding.look_back(&snapshot, self.start, ROWS)? {
+            return Ok(self.nothing(after));
+        }
+        self.withholding.begin(reads.limited);
         let mut rows = snapshot.changes(after, ROWS)?;
         let complete = rows.len() < ROWS;
         let mut head = snapshot.last_seq().min(reads.upto);
@@ -210,17 +223,23 @@ impl Fetcher {
                 true => !limited && row.entry.seq <= reads.ahead,
             };
             if !taken || skipped {
+                let overtaken = taken && limited;
+                self.withholding.pass(row.tree, &row.entry, overtaken);
                 upto = row.entry.seq;
                 continue;
             }
             let of_both = |r: &Record| self.limited.contains(&r.tree) != limited;
-            // What left one tree for another is durable there before it leaves: within a batch trees have no order.
+            // What left one tree for another is there before it leaves: within a batch trees have no order. That it could be put
+            // there is the replica's to see (`engine/awaited`).
             let leaves = row.entry.current.is_none() && batch.fills_other_tree(row.tree);
             if batch.is_full() || leaves || batch.records.first().is_some_and(of_both) {
                 all = false;
                 break;
             }
             let seq = row.entry.seq;
+            if limited {
+                self.withholding.waits(row.tree, &row.entry);
+            }
             if self.add(&snapshot, &mut batch, row, after)?.is_some() {
                 all = false;
                 break;
@@ -237,7 +256,19 @@ impl Fetcher {
             upto,
             at_head,
             totals: self.totals(&snapshot)?,
+            withheld: self.withholding.take(),
         })
+    }
+
+    /// A batch that only tells what is withheld.
+    fn nothing(&mut self, upto: u64) -> Fetched {
+        Fetched {
+            records: Vec::new(),
+            upto,
+            at_head: false,
+            totals: Vec::new(),
+            withheld: self.withholding.take(),
+        }
     }
 
     fn totals(&self, snapshot: &Snapshot) -> Result<Vec<Total>, IndexError> {
@@ -263,6 +294,9 @@ impl Fetcher {
         now: u64,
     ) -> Result<(Fetched, usize), IndexError> {
         let snapshot = index.snapshot()?;
+        if self.withholding.look_back(&snapshot, self.start, ROWS)? {
+            return Ok((self.nothing(sent_upto), 0));
+        }
         let mut batch = Building::default();
         let mut settled = 0;
         while !batch.is_full()
@@ -297,6 +331,7 @@ impl Fetcher {
                 upto: sent_upto,
                 at_head,
                 totals: Vec::new(),
+                withheld: Vec::new(),
             },
             settled,
         ))

@@ -225,7 +225,7 @@ impl SourceMachine {
         self.was_ahead = matches!(reads, Some(Reads::Ahead { .. }));
         if self.was_ahead {
             self.ahead = self.ahead.max(fetched.upto);
-            if fetched.records.is_empty() {
+            if fetched.records.is_empty() && fetched.withheld.is_empty() {
                 return self.pump();
             }
         } else {
@@ -264,6 +264,7 @@ impl SourceMachine {
             id,
             records: flight.records.clone(),
             totals: fetched.totals,
+            withheld: fetched.withheld,
         })));
         for &index in &flight.open {
             self.effects.push_back(Effect::SendContent {

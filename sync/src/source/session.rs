@@ -98,7 +98,14 @@ async fn session(
     let limited: Vec<_> = limits(shared);
     let slow: BTreeSet<TreeId> = limited.iter().map(|(tree, _)| *tree).collect();
     let from = accept.from.iter().copied().collect();
-    let fetcher = Fetcher::new(Arc::clone(shared), from, slow.clone(), accept.inline);
+    let absent = books.absent(shared, &accept)?;
+    let fetcher = Fetcher::new(
+        Arc::clone(shared),
+        from,
+        absent,
+        slow.clone(),
+        accept.inline,
+    );
     let begin = fetcher.start().min(newest);
     books.accepted(shared, &accept, begin).await?;
     let (examined, examined_heads) = mpsc::channel(EXAMINED);

@@ -2,7 +2,7 @@
 
 use super::{
     Batch, Hello, INLINE_BATCH_BYTES, INLINE_FILE, MAX_DATA, MAX_HOLE, MAX_PATHS, MAX_RECORDS,
-    MAX_SIGNATURE, MAX_SUMS, MAX_TEXT, Message, Move, Record, VerifyPart, Want,
+    MAX_SIGNATURE, MAX_SUMS, MAX_TEXT, MAX_WITHHELD, Message, Move, Record, VerifyPart, Want,
 };
 use crate::entry::Kind;
 use crate::lineage::MAX_SEQ;
@@ -128,6 +128,17 @@ fn check_batch(batch: &Batch) -> Result<(), BadMessage> {
     let records = &batch.records;
     most(records.len(), MAX_RECORDS, "a Batch with too many records")?;
     most(batch.totals.len(), MAX_TREES, "a Batch with too many trees")?;
+    most(
+        batch.withheld.len(),
+        MAX_TREES,
+        "a Batch that withholds of too many trees",
+    )?;
+    let withheld = batch.withheld.iter().map(|list| list.contents.len());
+    most(
+        withheld.sum(),
+        MAX_WITHHELD,
+        "a Batch that withholds too much",
+    )?;
     let sets = batch.totals.iter().filter_map(|total| total.set);
     sets.map(|set| set.upto).try_for_each(check_seq)?;
     records.iter().try_for_each(check_record)?;

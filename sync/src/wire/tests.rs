@@ -34,6 +34,7 @@ fn batch(record: Record) -> Message {
         id: 1,
         records: vec![record],
         totals: vec![],
+        withheld: vec![],
     })
 }
 
@@ -200,6 +201,19 @@ fn rules_are_checked() {
             id: 1,
             records: vec![record(path("x"), None), record(path("y"), None)],
             totals: vec![],
+            withheld: vec![],
+        }),
+        Message::Batch(Batch {
+            id: 1,
+            records: vec![],
+            totals: vec![],
+            withheld: vec![
+                Withheld {
+                    tree: TreeId::of("t"),
+                    contents: vec![0; MAX_WITHHELD / 2 + 1],
+                };
+                2
+            ],
         }),
         Message::Commit(Commit {
             batch: 1,
@@ -249,6 +263,7 @@ fn rules_are_checked() {
                 })
                 .collect(),
             totals: vec![],
+            withheld: vec![],
         }),
         Message::Fetch {
             tree: TreeId::of("t"),

@@ -1,14 +1,16 @@
 //! Moves between trees: what left one of them is in the other before.
 
+use super::compare::assert_equal;
 use super::cuts::until_cut;
-use super::pair::{Cable, Node, flush, pair, recorded, write};
+use super::failing::Disk;
+use super::pair::{Cable, Node, flush, noise, pair, recorded, write};
 use super::trees::{both, data, more};
-use crate::engine::Mode;
 use crate::engine::command::Command;
 use crate::engine::dirty::Dirt;
 use crate::engine::handle::open::prepare;
 use crate::engine::scanning::Piece;
 use crate::engine::worker::Worker;
+use crate::engine::{EngineStatus, Mode, TreeState};
 use crate::path::RelPath;
 use crate::tree::{TreeConfig, TreeId};
 use std::os::unix::fs::MetadataExt;
@@ -144,6 +146,107 @@ async fn a_move_between_trees_loses_nothing_wherever_the_apply_is_cut() {
             break;
         }
     }
+}
+
+/// There is no room where it moves to. It stays where it was, with what it lies in, and the rest goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_room_where_it_moves_to_stays_where_it_was() {
+    let (a, mut b) = pair(|_| {}).await;
+    let Some(disk) = Disk::over(&more(&b), 1) else {
+        return tandem_lab::skipped("a full tree: no right to mount");
+    };
+    for node in [&a, &b] {
+        node.engine().set_trees(both(node)).await.unwrap();
+    }
+    write(&a.tree().join("f"), noise(700_000, 1));
+    write(&a.tree().join("deep/er/f"), noise(600_000, 2));
+    write(&a.tree().join("goes"), "is only deleted");
+    // In one step: there is no room for half of it and the whole.
+    write(&a.state().join("fills"), noise(700_000, 3));
+    std::fs::rename(a.state().join("fills"), more(&a).join("fills")).unwrap();
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    for name in ["f", "deep"] {
+        std::fs::rename(a.tree().join(name), more(&a).join(name)).unwrap();
+    }
+    recorded(&a).await;
+    std::fs::remove_file(a.tree().join("goes")).unwrap();
+    recorded(&a).await;
+    write(&a.tree().join("after"), "the rest goes on");
+    let tree = b.tree();
+    let here = |name: &str| tree.join(name).exists();
+    b.until("goes on", |_| here("after") && !here("goes")).await;
+    assert!(here("f") && here("deep/er/f"), "{}", b.index());
+    // A standby that starts again has forgotten why.
+    cable.cut().await;
+    b.stop().await;
+    b.start_with(both(&b));
+    b.engine().begin_replica().await.unwrap();
+    let cable = Cable::plug(&a, &b);
+    write(&a.tree().join("again"), "the rest goes on");
+    b.until("goes on", |s| here("again") && s.trees[0].errors >= 2)
+        .await;
+    assert!(here("f") && here("deep/er/f"), "{}", b.index());
+    let shown = b.shown().await;
+    assert!(shown.trees[0].errors >= 2, "named: {shown:#?}");
+    assert!(a.shown().await.acked < number(&a, "data", "f"));
+    disk.grow(40);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    assert!(!here("f") && !here("deep"));
+    assert_equal(&a.tree(), &b.tree());
+    assert_equal(&more(&a), &more(&b));
+    assert_eq!(b.shown().await.trees[0].errors, 0);
+    cable.cut().await;
+    drop((a, b));
+}
+
+/// The tree that it moves to is stopped on the standby: nothing of it comes, now or in the sessions before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_moves_into_a_tree_that_is_stopped_there_stays_where_it_was() {
+    let (a, b) = pair(|_| {}).await;
+    for node in [&a, &b] {
+        node.engine().set_trees(both(node)).await.unwrap();
+    }
+    for name in ["now", "before", "goes"] {
+        write(&a.tree().join(name), name);
+    }
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    let (root, away) = (more(&b), b.dir.path().join("away"));
+    std::fs::rename(&root, &away).unwrap();
+    let stopped = |s: &EngineStatus| {
+        let more = s.trees.iter().find(|t| t.name == "more");
+        more.is_some_and(|t| matches!(t.state, TreeState::Stopped { .. }))
+    };
+    b.until("stopped", stopped).await;
+    cable.cut().await;
+    let here = |name: &str| b.tree().join(name).exists();
+    let cable = Cable::plug(&a, &b);
+    std::fs::copy(a.tree().join("before"), more(&a).join("before")).unwrap();
+    recorded(&a).await;
+    write(&a.tree().join("first"), "is there");
+    b.until("goes on", |_| here("first")).await;
+    cable.cut().await;
+    let cable = Cable::plug(&a, &b);
+    std::fs::remove_file(a.tree().join("before")).unwrap();
+    recorded(&a).await;
+    std::fs::rename(a.tree().join("now"), more(&a).join("now")).unwrap();
+    recorded(&a).await;
+    std::fs::remove_file(a.tree().join("goes")).unwrap();
+    recorded(&a).await;
+    write(&a.tree().join("after"), "the rest goes on");
+    b.until("goes on", |_| here("after") && !here("goes")).await;
+    assert!(here("before") && here("now"), "{}", b.index());
+    std::fs::rename(&away, &root).unwrap();
+    // The session without the tree ends by itself.
+    cable.ended().await.1.unwrap();
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    assert_equal(&a.tree(), &b.tree());
+    assert_equal(&more(&a), &more(&b));
+    cable.cut().await;
 }
 
 /// What moved may be where nothing has been looked at yet.

@@ -274,6 +274,7 @@ pub fn batch_of(a: &Node, b: &Node, paths: &[(&str, bool)], upto: u64) -> Batch 
             },
             records: Vec::new(),
             totals: Vec::new(),
+            withheld: Vec::new(),
             given_up: Vec::new(),
             failed: Vec::new(),
         },

@@ -110,7 +110,13 @@ async fn what_must_come_before_a_file_comes_in_as_many_frames_as_it_takes() {
     });
     wrote.unwrap();
     let all = [(tree, 0)].into();
-    let mut fetcher = Fetcher::new(shared.clone(), all, Default::default(), true);
+    let mut fetcher = Fetcher::new(
+        shared.clone(),
+        all,
+        Default::default(),
+        Default::default(),
+        true,
+    );
     let mut reads = Stretch {
         after: 0,
         upto: u64::MAX,
@@ -129,6 +135,7 @@ async fn what_must_come_before_a_file_comes_in_as_many_frames_as_it_takes() {
             id: 1,
             records: fetched.records,
             totals: fetched.totals,
+            withheld: vec![],
         });
         let frame = wire::encode(&batch).unwrap();
         assert_eq!(

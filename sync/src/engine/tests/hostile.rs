@@ -166,6 +166,7 @@ fn batch(id: u64, records: Vec<Record>) -> Message {
         id,
         records,
         totals,
+        withheld: Vec::new(),
     })
 }
 

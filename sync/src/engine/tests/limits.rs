@@ -1,7 +1,7 @@
 //! Trees with a limit: they are held back, and nothing else is.
 
 use super::compare::assert_equal;
-use super::pair::{Cable, Node, PATIENCE, flush, noise, pair, write};
+use super::pair::{Cable, Node, PATIENCE, flush, noise, pair, recorded, write};
 use crate::engine::{CommandError, EngineStatus, SessionStatus};
 use crate::limit::{Limit, Pace};
 use crate::tree::{TreeConfig, TreeId};
@@ -154,6 +154,29 @@ async fn other_limits_can_be_put_into_force() {
     cable.cut().await;
     let cable = Cable::plug(&a, &b);
     flush(&a).await;
+    assert_equal(&bulk(&a), &bulk(&b));
+    cable.cut().await;
+}
+
+/// What moves into a tree with a limit is there only when its turn comes: until then it is where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_moves_behind_a_limit_stays_until_it_is_through() {
+    let (a, b, cable) = held_back().await;
+    write(&a.tree().join("f"), "is moved");
+    comes(&b, "f", "is moved").await;
+    std::fs::rename(a.tree().join("f"), bulk(&a).join("f")).unwrap();
+    recorded(&a).await;
+    write(&a.tree().join("after"), "goes on");
+    comes(&b, "after", "goes on").await;
+    assert!(b.tree().join("f").exists(), "{}", b.index());
+    cable.cut().await;
+    for node in [&a, &b] {
+        node.engine().set_trees(trees(node, None)).await.unwrap();
+    }
+    let cable = Cable::plug(&a, &b);
+    flush(&a).await;
+    b.until("consistent", |s| s.consistent).await;
+    assert_equal(&a.tree(), &b.tree());
     assert_equal(&bulk(&a), &bulk(&b));
     cable.cut().await;
 }

@@ -31,6 +31,7 @@ fn batch(source: &Node, number: u64, broken: bool) -> Box<Batch> {
             },
             records: broken.then(record).into_iter().collect(),
             totals: Vec::new(),
+            withheld: Vec::new(),
             given_up: Vec::new(),
             failed: Vec::new(),
         },

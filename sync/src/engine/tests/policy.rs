@@ -707,6 +707,7 @@ async fn a_hold_answers_nothing_past_what_lacks_its_content() {
                 names: None,
             }],
             totals: Vec::new(),
+            withheld: Vec::new(),
             given_up: Vec::new(),
             failed,
         },

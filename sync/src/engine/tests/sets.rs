@@ -357,6 +357,7 @@ async fn the_mark_of_an_older_set_ends_none() {
                 bytes: 1,
                 set: mark,
             }],
+            withheld: Vec::new(),
             given_up: Vec::new(),
             failed: Vec::new(),
         },

@@ -196,6 +196,7 @@ async fn only_a_lack_of_room_takes_from_the_trash_and_cut_transfers_go_first() {
                 names: None,
             }],
             totals: Vec::new(),
+            withheld: Vec::new(),
             given_up: Vec::new(),
             failed: vec![0],
         },

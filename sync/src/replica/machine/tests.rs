@@ -41,6 +41,7 @@ fn batch(id: u64, records: Vec<Record>) -> Message {
         id,
         records,
         totals: vec![],
+        withheld: vec![],
     })
 }
 

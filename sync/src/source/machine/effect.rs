@@ -3,7 +3,7 @@
 use crate::engine::moving::MoveOrder;
 use crate::path::RelPath;
 use crate::tree::TreeId;
-use crate::wire::{Item, Message, Record, Total, Want};
+use crate::wire::{Item, Message, Record, Total, Want, Withheld};
 use thiserror::Error;
 
 /// The replica broke the protocol.
@@ -93,4 +93,6 @@ pub struct Fetched {
     pub at_head: bool,
     /// How much there is.
     pub totals: Vec<Total>,
+    /// Files that lie before `upto` and are not sent now.
+    pub withheld: Vec<Withheld>,
 }

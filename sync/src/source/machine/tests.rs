@@ -68,6 +68,7 @@ fn fetched(records: Vec<Record>, upto: u64, at_head: bool) -> Fetched {
         upto,
         at_head,
         totals: vec![],
+        withheld: vec![],
     }
 }
 
