@@ -6,7 +6,8 @@
 //!   .tandem/set/NAME    one that is being made
 //! ```
 //! A clone where the file system can (one call, no data), else a copy. Nothing is made durable: who reads a content
-//! compares its hash, and a set whose contents a crash lost is taken anew.
+//! compares its hash. One that a crash took or spoiled is removed; then the file in the tree is read, and if that is another one by
+//! now the set is taken anew.
 
 use std::fs::File;
 use std::os::fd::AsFd;

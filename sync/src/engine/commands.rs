@@ -38,7 +38,11 @@ impl Worker {
             Command::Examine { tree, path, reply } => {
                 if let Some(at) = self.position(tree).filter(|at| self.trees[*at].moves()) {
                     match self.trees[at].is_in_sets() {
-                        true => self.set_is_lost(at),
+                        true => {
+                            if let Err(error) = self.set_is_lost(at, &path) {
+                                self.index_failed(&error);
+                            }
+                        }
                         // It is looked at when it is its time.
                         false if self.trees[at].waits_restless(&path) => {}
                         false => self.look(at, vec![(path, Dirt::FORCED)], Missing::Waits),

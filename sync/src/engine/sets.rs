@@ -16,6 +16,7 @@ use super::status::{Mode, SetStatus};
 use super::tree::Tree;
 use super::worker::Worker;
 use crate::index::IndexError;
+use crate::path::RelPath;
 use crate::set;
 use crate::tree::{Freeze, TreeId};
 use crate::wire::SetMark;
@@ -131,7 +132,15 @@ impl Worker {
             let Some(freeze) = tree.config.freeze.clone() else {
                 continue;
             };
-            if tree.sets.running || !tree.moves() || now < tree.sets.due {
+            if tree.sets.running || now < tree.sets.due {
+                continue;
+            }
+            if tree.sets.frozen {
+                // Whatever stopped the tree: its writers are held.
+                self.begin_pass(at, freeze, false);
+                continue;
+            }
+            if !tree.moves() {
                 continue;
             }
             let there = tree.sets.newest.is_some_and(|set| peer.acked >= set.upto);
@@ -139,9 +148,7 @@ impl Worker {
                 tree.clear_kept();
             }
             let next = there || tree.sets.newest.is_none() || tree.sets.lost;
-            if tree.sets.frozen {
-                self.begin_pass(at, freeze, false);
-            } else if source && peer.session && next {
+            if source && peer.session && next {
                 self.begin_pass(at, freeze, true);
             }
         }
@@ -149,16 +156,16 @@ impl Worker {
 
     /// In a thread of its own; the answer is a command. `look` false: only lets the tree go on.
     fn begin_pass(&mut self, at: usize, freeze: Freeze, look: bool) {
-        let tree = &mut self.trees[at];
-        let Some(open) = tree.open.clone() else {
-            return;
-        };
-        let key = frozen_key(tree.id);
-        let noted = self.shared.index.write(|w| w.put_value(&key, &true));
-        crate::cut::here("before a tree is held still");
-        if let Err(error) = noted {
-            return self.index_failed(&error);
+        if look {
+            let key = frozen_key(self.trees[at].id);
+            let noted = self.shared.index.write(|w| w.put_value(&key, &true));
+            crate::cut::here("before a tree is held still");
+            if let Err(error) = noted {
+                return self.index_failed(&error);
+            }
         }
+        let tree = &mut self.trees[at];
+        let open = tree.open.clone();
         (tree.sets.running, tree.sets.frozen, tree.sets.lost) = (true, true, false);
         tree.sets.kept |= look;
         tree.sets.begun += u64::from(look);
@@ -169,7 +176,7 @@ impl Worker {
                 shared: &shared,
                 config: &config,
                 freeze: &freeze,
-                open: &open,
+                open: open.as_ref(),
                 forced: &forced,
             };
             let pass = taking.pass(look);
@@ -200,17 +207,16 @@ impl Worker {
         let Some(at) = self.position(pass.tree) else {
             return;
         };
-        let Some(freeze) = self.trees[at].config.freeze.clone() else {
-            return;
-        };
         let name = self.trees[at].config.name.clone();
         let now = clock::now();
         let tree = &mut self.trees[at];
         tree.sets.running = false;
         self.pass_threads.retain(|thread| !thread.is_finished());
-        let every = u64::try_from(freeze.every.as_nanos()).unwrap_or(u64::MAX / 2);
         let wanted = tree.sets.wanted > tree.sets.begun;
-        tree.sets.due = if wanted { now } else { now + every };
+        // A tree that is not in sets any more has the next one as soon as it is again.
+        let every = tree.config.freeze.as_ref().filter(|_| !wanted);
+        let every = every.map_or(Duration::ZERO, |freeze| freeze.every);
+        tree.sets.due = now + u64::try_from(every.as_nanos()).unwrap_or(u64::MAX / 2);
         let thawed = pass.thawed.and_then(|()| {
             let key = frozen_key(pass.tree);
             let written = self.shared.index.write(|w| w.remove_value(&key));
@@ -226,7 +232,8 @@ impl Worker {
         self.shared.alarm(Some(&name), "thaw", text);
         self.trees[at].sets.ended = self.trees[at].sets.begun;
         self.trees[at].sets.failed = true;
-        if !matches!(self.mode, Mode::Source { .. }) || !self.trees[at].moves() {
+        let tree = &self.trees[at];
+        if !matches!(self.mode, Mode::Source { .. }) || !tree.moves() || !tree.is_in_sets() {
             return;
         }
         let recorded = match pass.found {
@@ -301,9 +308,19 @@ impl Worker {
         })
     }
 
-    /// The content of a path of the newest set cannot be read any more.
-    pub(super) fn set_is_lost(&mut self, at: usize) {
-        self.trees[at].sets.lost = true;
+    /// The content of a path of the newest set cannot be read as it was. What was kept of it is of no use (a crash may have
+    /// emptied it), and the file in the tree may be unchanged: that is read from here on.
+    pub(super) fn set_is_lost(&mut self, at: usize, path: &RelPath) -> Result<(), IndexError> {
+        let tree = &mut self.trees[at];
+        tree.sets.lost = true;
+        let entry = self.shared.index.snapshot()?.get(tree.id, path)?;
+        let state = entry.and_then(|entry| entry.current);
+        if let (Some(open), Some(hash)) = (&tree.open, state.as_ref().and_then(|s| s.kind.hash()))
+            && let Err(fault) = set::remove(&open.private, *hash)
+        {
+            tracing::warn!(tree = tree.config.name, %path, %fault, "a kept content cannot be removed");
+        }
+        Ok(())
     }
 }
 

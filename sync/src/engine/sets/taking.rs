@@ -44,7 +44,8 @@ pub(super) struct Taking<'a> {
     pub shared: &'a Shared,
     pub config: &'a TreeConfig,
     pub freeze: &'a Freeze,
-    pub open: &'a Open,
+    /// Its root. `None`: it cannot be opened, and the tree is only let go.
+    pub open: Option<&'a Open>,
     pub forced: &'a BTreeSet<RelPath>,
 }
 
@@ -103,7 +104,7 @@ impl Taking<'_> {
 
     /// What is read: the tree, or a snapshot in its place.
     fn held(&self) -> Result<Open, String> {
-        let open = self.open;
+        let open = self.open.ok_or("its root is not open")?;
         let root = match &self.freeze.snapshot {
             None => return Ok(open.clone()),
             Some(Snapshot::Btrfs) => {
@@ -116,7 +117,7 @@ impl Taking<'_> {
             Some(Snapshot::At(path)) => {
                 let shown = path.display();
                 let root = Root::open(path).map_err(|e| format!("{shown}: {e}"))?;
-                self.is_snapshot(&root)
+                self.is_snapshot(&root, &open.root)
                     .map_err(|why| format!("{shown} {why}"))?;
                 Ok(root)
             }
@@ -129,11 +130,11 @@ impl Taking<'_> {
     }
 
     /// What is mounted there is a snapshot of this very tree; else its emptiness would be taken for the tree's.
-    fn is_snapshot(&self, root: &Root) -> Result<(), String> {
+    fn is_snapshot(&self, root: &Root, tree: &Root) -> Result<(), String> {
         let facts = |root| identity::facts(root).map_err(|fault| fault.to_string());
-        let (there, here) = (facts(root)?, facts(&self.open.root)?);
+        let (there, here) = (facts(root)?, facts(tree)?);
         let id = |facts: &RootFacts| facts.marker.as_ref().map(|marker| marker.id.clone());
-        let (is, of) = (root.opened_as(), self.open.root.opened_as());
+        let (is, of) = (root.opened_as(), tree.opened_as());
         if id(&there).is_none() || id(&there) != id(&here) || is.ino != of.ino {
             return Err("is no snapshot of the tree: did `before` mount it?".into());
         }
@@ -145,7 +146,9 @@ impl Taking<'_> {
 
     /// Nothing is left of a snapshot of Tandem's, of one that a crash left behind neither.
     fn clear_snapshot(&self) {
-        if let Err(error) = subvolume::remove(&self.open.private) {
+        if let Some(open) = self.open
+            && let Err(error) = subvolume::remove(&open.private)
+        {
             tracing::warn!(tree = self.config.name, %error, "a snapshot cannot be removed");
         }
     }

@@ -4,7 +4,7 @@ use super::compare::assert_equal;
 use super::cuts::hand_batch;
 use super::pair::{Cable, Node, PATIENCE, flush, noise, pair, write};
 use crate::engine::apply::Batch;
-use crate::engine::{Alarm, EngineStatus, FreezeHooks, set_key};
+use crate::engine::{Alarm, EngineStatus, FreezeHooks, TreeState, set_key};
 use crate::path::RelPath;
 use crate::replica::machine::Ready;
 use crate::tree::{Freeze, TreeConfig, TreeId};
@@ -215,6 +215,27 @@ async fn after_a_crash_the_tree_is_let_go() {
     a.start();
     let noted = hooks(&a);
     // Whatever it becomes.
+    is_let_go(&noted).await;
+}
+
+/// Also one that is stopped, for whatever reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_a_tree_without_root_is_let_go() {
+    let (mut a, _b) = pair(in_sets).await;
+    let key = format!("frozen/{}", TreeId::of("data"));
+    let index = &a.engine().shared.index;
+    index.write(|w| w.put_value(&key, &true)).unwrap();
+    a.stop().await;
+    std::fs::rename(a.tree(), a.dir.path().join("away")).unwrap();
+    a.start();
+    let noted = hooks(&a);
+    let stopped = |s: &EngineStatus| matches!(s.trees[0].state, TreeState::Stopped { .. });
+    a.until("stopped", stopped).await;
+    is_let_go(&noted).await;
+}
+
+/// Waits until the first thing that was run is the command that lets the tree go on.
+async fn is_let_go(noted: &Noted) {
     let thawed = async {
         while noted.run.lock().unwrap().first().map(String::as_str) != Some("data thaw go") {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -222,6 +243,77 @@ async fn after_a_crash_the_tree_is_let_go() {
     };
     let found = tokio::time::timeout(PATIENCE, thawed).await;
     assert!(found.is_ok(), "{:?}", noted.run.lock().unwrap());
+}
+
+/// The tree is not in sets any more when a pass of it ends, and is again later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_left_its_sets_during_a_pass_can_have_sets_again() {
+    let (a, b) = pair(in_sets).await;
+    let noted = hooks(&a);
+    write(&a.tree().join("f"), "content");
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let (end, may_end) = std::sync::mpsc::channel::<()>();
+    *noted.meanwhile.lock().unwrap() = Some(Box::new(move || {
+        // Only the first one is waited for.
+        let _ = begun.send(());
+        let _ = may_end.recv_timeout(PATIENCE);
+    }));
+    let cable = Cable::plug(&a, &b);
+    let begun = tokio::task::spawn_blocking(move || has_begun.recv_timeout(PATIENCE));
+    begun.await.unwrap().expect("a pass");
+    let plain = vec![TreeConfig::new("data", a.tree())];
+    a.engine().set_trees(plain).await.unwrap();
+    drop(end);
+    let passes = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm"));
+        let names = tasks.flatten().filter_map(|task| name(task).ok());
+        names.filter(|name| name.trim() == "tandem-set").count()
+    };
+    // What it brought is with the worker when its thread is gone.
+    let ended = async {
+        while passes() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ended)
+        .await
+        .expect("it ends");
+    let mut tree = TreeConfig::new("data", a.tree());
+    in_sets(&mut tree);
+    a.engine().set_trees(vec![tree]).await.unwrap();
+    cable.cut().await;
+    let cable = Cable::plug(&a, &b);
+    next_set(&a, &b).await;
+    assert_equal(&a.tree(), &b.tree());
+    cable.cut().await;
+}
+
+/// After a power cut a content that was kept for a set may be empty, or of its length and of zeros. What is in the tree is
+/// unchanged, and is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_content_that_a_crash_took_is_read_in_the_tree() {
+    for whole in [false, true] {
+        let (a, b) = pair(in_sets).await;
+        let noted = hooks(&a);
+        let kept = a.tree().join(".tandem/set");
+        // When the tree goes on everything is kept, and nothing sent.
+        *noted.meanwhile.lock().unwrap() = Some(Box::new(move || {
+            for entry in std::fs::read_dir(&kept).unwrap() {
+                let file = File::options().write(true).open(entry.unwrap().path());
+                let file = file.unwrap();
+                let size = file.metadata().unwrap().len();
+                file.set_len(0).unwrap();
+                file.set_len(if whole { size } else { 0 }).unwrap();
+            }
+        }));
+        write(&a.tree().join("small"), "content");
+        write(&a.tree().join("large"), noise(400_000, 1));
+        let cable = Cable::plug(&a, &b);
+        next_set(&a, &b).await;
+        assert_equal(&a.tree(), &b.tree());
+        cable.cut().await;
+    }
 }
 
 /// The worker is cut at every step of a set. After the start, before anybody sends anything, the tree is the old set or the
