@@ -5,7 +5,7 @@
 use super::dirty::Dirt;
 use super::linked::Names;
 use super::restless::{Restless, Unrested};
-use super::tree::Open;
+use super::tree::{MAX_DIRTY, Open};
 use crate::chunks::ChunkMemory;
 use crate::entry::{ContentHash, IndexEntry, Kind, LocalKey, State};
 use crate::fault::Fault;
@@ -19,6 +19,7 @@ use crate::subvolume;
 use crate::tail::{GROWS_FROM, Tails};
 use crate::tree::{TreeConfig, TreeId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// What a look found.
@@ -469,15 +470,19 @@ impl Looker<'_> {
         });
     }
 
-    /// Walks what lies below a directory and adds what must be looked at.
+    /// Walks what lies below a directory and adds what must be looked at. Of more than can be marked a scan finds the rest, for which
+    /// the marks ask.
     pub(super) fn below(&self, dir: &RelPath, out: &mut Sights) -> Result<(), IndexError> {
         let more = &mut out.more;
         let walk = self.walk(dir, &mut |found| {
             more.push(found.dirty(false));
-            std::ops::ControlFlow::Continue(())
+            match more.len() > MAX_DIRTY {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
         })?;
         let gone = walk.gone.iter().map(|path| (path, Dirt::WALKED));
-        out.more.extend(gone);
+        out.more.extend(gone.take(MAX_DIRTY + 1));
         out.sockets.extend(walk.sockets);
         out.errors.extend(walk.errors);
         Ok(())

@@ -4,6 +4,7 @@ use super::pair::{Node, PATIENCE, write};
 use crate::engine::dirty::{Dirt, Missing};
 use crate::engine::handle::open::prepare;
 use crate::engine::later::Again;
+use crate::engine::look::Sights;
 use crate::engine::scanning::poll_piece;
 use crate::engine::status::Mode;
 use crate::engine::tree::{MAX_DIRTY, Tree};
@@ -191,4 +192,25 @@ async fn what_was_looked_at_waits_no_more_and_what_could_not_be_read_does() {
     tree.wait_no_more(unreadable.iter(), &[path("unreadable")].into(), 5);
     assert!(tree.later.keys().eq([&path("unreadable")]));
     assert!(tree.later[&path("unreadable")].at.is_some_and(|at| at > 5));
+}
+
+/// The list of what came into the tree ends where marks end, and a scan finds the rest.
+#[tokio::test]
+async fn a_directory_of_more_than_can_be_marked_is_scanned() {
+    let mut node = Node::new("a", |_| {});
+    let mut worker = source(&mut node).await;
+    let dir = node.tree().join("d");
+    std::fs::create_dir(&dir).unwrap();
+    for n in 0..MAX_DIRTY + 100 {
+        std::fs::File::create(dir.join(n.to_string())).unwrap();
+    }
+    let listed = worker.looker(0, |looker| {
+        let mut sights = Sights::default();
+        looker.below(&path("d"), &mut sights)?;
+        Ok(sights.more.len())
+    });
+    assert_eq!(listed.unwrap().unwrap(), MAX_DIRTY + 1);
+    assert!(!worker.trees[0].rescan);
+    worker.look(0, vec![(path("d"), Dirt::default())], Missing::Waits);
+    assert!(worker.trees[0].rescan);
 }
