@@ -2,9 +2,21 @@
 
 use super::event::{Event, Mutation};
 use super::node::DataRole;
+use super::reach::Class;
 use super::world::{MS, World, name};
 use tandem_failover::effect::{DataCommand, Effect, ServiceCommand, Ticket};
 use tandem_failover::input::{DataReport, Input};
+
+/// What the device that cuts off the other host does when it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FenceDevice {
+    /// The other host is off, and it says so within a second.
+    Works,
+    /// It says that it could not.
+    Fails,
+    /// It says nothing.
+    Hangs,
+}
 
 impl World {
     /// Carries out one effect of a node's machine.
@@ -46,11 +58,7 @@ impl World {
             }
             Effect::Fence { ticket } => self.fence(node, ticket, true),
             Effect::Unfence { ticket } => self.fence(node, ticket, false),
-            Effect::FencePeer { ticket } => {
-                self.power_cut(1 - node);
-                let result = Ok(());
-                self.result(node, MS, Input::PeerFenced { ticket, result });
-            }
+            Effect::FencePeer { ticket } => self.fence_peer(node, ticket),
             Effect::ProbePeer { ticket, within } => self.probe_peer(node, ticket, within),
             Effect::ProbeConflict { ticket, within } => self.probe_conflict(node, ticket, within),
             Effect::Data { ticket, command } => self.data_command(node, ticket, &command),
@@ -97,6 +105,22 @@ impl World {
         self.nodes[node].fenced = fenced;
         let result = Ok(());
         self.result(node, MS, Input::FenceDone { ticket, result });
+    }
+
+    fn fence_peer(&mut self, node: usize, ticket: Ticket) {
+        let delay = MS + self.dice.roll(900 * MS);
+        if self.fence_device != FenceDevice::Works {
+            self.reached(Class::FenceFailed);
+        }
+        let result = match self.fence_device {
+            FenceDevice::Works => {
+                self.power_cut(1 - node);
+                Ok(())
+            }
+            FenceDevice::Fails => Err("the power switch does not answer".to_owned()),
+            FenceDevice::Hangs => return,
+        };
+        self.result(node, delay, Input::PeerFenced { ticket, result });
     }
 
     fn data_command(&mut self, node: usize, ticket: Ticket, command: &DataCommand) {

@@ -16,7 +16,7 @@ const FIRST_COPY: &str = "first copy";
 type Script = fn(&mut World);
 
 /// Scripts that the seeds take in turn. What they reach is counted where it shows.
-pub const SCRIPTS: [(&str, Script); 22] = [
+pub const SCRIPTS: [(&str, Script); 23] = [
     ("only misfortunes", |_| {}),
     ("crash and return", outages::crash_and_return),
     ("heard the new term, then alone", outages::heard_then_alone),
@@ -25,6 +25,7 @@ pub const SCRIPTS: [(&str, Script); 22] = [
     ("public network", outages::public_cut),
     ("one-way loss", outages::one_way),
     ("both links cut", outages::both_cut),
+    ("both links cut, a fence", outages::both_cut_with_a_fence),
     ("both boot", outages::both_boot),
     ("lonely boots", outages::lonely_boots),
     ("stale node alone", outages::stale_alone),

@@ -45,6 +45,8 @@ classes! {
     PublicCutBoth = "public network cut at both",
     OneWayLoss = "one-way loss",
     BothLinksCut = "both links cut, no witness",
+    FencedFirst = "both links cut, the peer fenced before the takeover",
+    FenceFailed = "both links cut, no takeover beside a fence that fails",
     TwoMasters = "two masters until contact",
     BothBoot = "both boot",
     OldMasterBootsAlone = "old master boots alone",

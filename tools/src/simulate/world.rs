@@ -1,6 +1,7 @@
 //! Two hosts, their network, a client, and the virtual clock that drives them.
 
 use super::dice::Dice;
+use super::effects::FenceDevice;
 use super::event::{Event, Mutation};
 use super::node::Node;
 use super::reach::{Class, Reach};
@@ -63,6 +64,8 @@ pub struct World {
     pub mutation: Option<Mutation>,
     /// Nodes that were master and lost their power or agent, and have not come back as standby.
     pub fallen: [bool; 2],
+    /// The device that cuts off a host, where the policies name one.
+    pub fence_device: FenceDevice,
     /// Nobody writes any more.
     pub quiet: bool,
     /// Since when two masters have been in contact.
@@ -123,6 +126,7 @@ impl World {
             story: Vec::new(),
             mutation,
             fallen: [false; 2],
+            fence_device: FenceDevice::Works,
             quiet: false,
             two_since: None,
             overlap: 0,

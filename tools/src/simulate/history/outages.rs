@@ -1,9 +1,11 @@
 //! Power, agents, cables: histories in which nothing is lost for good.
 
 use super::{back, fall, master, some_time};
+use crate::simulate::effects::FenceDevice;
 use crate::simulate::reach::Class;
 use crate::simulate::world::{MS, SECOND, World};
-use tandem_failover::input::Command;
+use std::time::Duration;
+use tandem_failover::input::{Command, Input};
 use tandem_failover::role::Phase;
 
 pub(super) fn crash_and_return(world: &mut World) {
@@ -97,6 +99,33 @@ pub(super) fn both_cut(world: &mut World) {
     world.reached(Class::BothLinksCut);
     world.run(2 * SECOND);
     some_time(world, 15 * SECOND);
+}
+
+/// A standby that hears and sees nothing of its master, which goes on: only the device can tell, or see to it, that it does not.
+pub(super) fn both_cut_with_a_fence(world: &mut World) {
+    let old = master(world);
+    let devices = [FenceDevice::Works, FenceDevice::Fails, FenceDevice::Hangs];
+    world.fence_device = devices[world.dice.roll(3) as usize];
+    set_fence(world, Some(Duration::from_secs(2)));
+    world.open = [[false; 2]; 2];
+    world.nodes[old].public = false;
+    world.run(4 * SECOND);
+    some_time(world, 4 * SECOND);
+    let (powered, acts) = (world.nodes[old].powered, world.nodes[1 - old].acts());
+    match world.fence_device {
+        FenceDevice::Works if acts && !powered => world.reached(Class::FencedFirst),
+        _ if acts => world.blame("a takeover without its fence"),
+        _ => {}
+    }
+    set_fence(world, None);
+}
+
+fn set_fence(world: &mut World, bound: Option<Duration>) {
+    for node in 0..2 {
+        world.policy[node].peer_fence = bound;
+        let policy = Box::new(world.policy[node].clone());
+        world.feed(node, Input::Policy(policy));
+    }
 }
 
 pub(super) fn both_boot(world: &mut World) {
