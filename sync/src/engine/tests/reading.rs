@@ -4,7 +4,7 @@ use super::between::number;
 use super::compare::assert_equal;
 use super::links::aged;
 use super::logs::bytes_read;
-use super::pair::{Cable, Node, flush, noise, pair, recorded, write};
+use super::pair::{Cable, Node, PATIENCE, flush, noise, pair, recorded, write};
 use super::trees::{both, more};
 use super::unread::has_walked;
 use crate::engine::clock;
@@ -83,6 +83,28 @@ async fn an_engine_that_ends_does_not_read_to_the_end() {
     let begun = Instant::now();
     a.stop().await;
     assert!(begun.elapsed() < Duration::from_secs(5));
+    cable.cut().await;
+}
+
+/// A planned move that waits for a large content of a tree whose root goes meanwhile leaves that content behind: it is given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planned_move_fails_whose_tree_stops_while_it_waits() {
+    let (a, b, cable) = reads().await;
+    let engine = a.engine().clone();
+    let moves = tokio::spawn(async move { engine.final_flush(PATIENCE).await });
+    // Each comes behind those events that the move waits for, if it had begun before.
+    for n in 0..5 {
+        let small = format!("small-{n}");
+        write(&a.tree().join(&small), "x");
+        b.until("small", |_| b.tree().join(&small).exists()).await;
+    }
+    assert!(!moves.is_finished());
+    std::fs::rename(a.tree(), a.dir.path().join("away")).unwrap();
+    let refused = moves.await.unwrap().unwrap_err().to_string();
+    assert!(
+        refused.contains("was moved, removed or unmounted"),
+        "{refused}"
+    );
     cable.cut().await;
 }
 
@@ -166,7 +188,7 @@ fn asked(a: &Node) -> usize {
 
 /// What cannot be read of a flushed tree.
 async fn unread(a: &Node) -> String {
-    let report = a.engine().flush(super::pair::PATIENCE).await.unwrap();
+    let report = a.engine().flush(PATIENCE).await.unwrap();
     assert!(report.not_covered.is_empty(), "{report:?}");
     report.except.into_iter().map(|n| n.why).collect()
 }
@@ -248,7 +270,7 @@ async fn a_large_content_with_several_names_is_read_once() {
 /// Reads what is marked as large, to its end or its failure.
 pub(in crate::engine) async fn read(worker: &mut Worker) -> (usize, Found) {
     let read = std::future::poll_fn(|context| poll_read(&mut worker.trees, context));
-    tokio::time::timeout(super::pair::PATIENCE, read)
+    tokio::time::timeout(PATIENCE, read)
         .await
         .expect("a reading ends")
 }
