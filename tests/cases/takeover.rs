@@ -2,7 +2,8 @@
 
 use crate::harness::*;
 use std::time::{Duration, Instant};
-use tandem::api::types::Role;
+use tandem::api::types::{Health, Role};
+use tandem_lab::pair::DEFAULT_BODY;
 
 /// The client's gap after a failure; typically about a second.
 const GAP: Duration = Duration::from_secs(6);
@@ -73,6 +74,30 @@ fn after_the_service_alone_dies() {
     scene.node(ONE).start_web().expect("the web server starts");
     scene.wait_ready(TWO, ONE);
     scene.flush_and_compare(TWO);
+}
+
+/// Two targets watch the network of each node, and one of them is switched off: neither node is cut off.
+#[test]
+fn with_one_of_two_targets_of_the_network_dead() {
+    let target = "\n[[monitor]]\nname = \"dns\"\ncheck = \"command\"\ncounts_for = \"network\"\n\
+                  command = [\"/usr/bin/test\", \"-e\", \"/srv/www/dns\"]\ninterval = \"200ms\"\n";
+    let body = format!("{DEFAULT_BODY}{target}");
+    let scene = SceneOptions::new().body(&body).make();
+    scene.fill();
+    scene.start();
+    let shows = |health: Health, what: &str| {
+        for n in [ONE, TWO] {
+            scene.wait_status(n, what, |s| {
+                let mut dns = s.monitors.iter().filter(|m| m.name == "dns");
+                dns.any(|m| m.health == health)
+            });
+        }
+    };
+    scene.write(ONE, "dns", "it answers");
+    shows(Health::Good, "sees the target");
+    std::fs::remove_file(scene.file(ONE, "dns")).expect("removed");
+    shows(Health::Bad, "sees that it is dead");
+    takes_over(&scene, || scene.power_cut(ONE));
 }
 
 /// Not its carrier only: the device itself, as with a driver that crashed.
