@@ -53,6 +53,8 @@ enum Holds {
     Waiting,
     /// The batch that is being applied.
     AtHand,
+    /// A batch whose writing failed. It may be on the disk all the same, and was answered to nobody.
+    Spoiled,
 }
 
 /// A batch that may be answered when it is visible.
@@ -87,8 +89,10 @@ impl Ahead {
     /// What is in it goes to the spool, and the index knows again what an apply of it may have left in the trees. What
     /// belongs to a stopped tree stays.
     fn hand_over(&mut self, worker: &Worker, spool: &mut Spool) -> Result<(), String> {
-        if self.holds == Holds::Nothing {
-            return Ok(());
+        match self.holds {
+            Holds::Nothing => return Ok(()),
+            Holds::Spoiled => return self.note_done(worker, None),
+            Holds::Waiting | Holds::AtHand => {}
         }
         let batch = self.slot.batch().map_err(|e| e.to_string())?;
         let batch = batch.ok_or("a batch that was answered cannot be read any more")?;
@@ -140,6 +144,7 @@ impl Ahead {
         };
         if let Err(error) = self.slot.write(&offer.bytes) {
             tracing::debug!(%error, "the slot cannot be written");
+            self.holds = Holds::Spoiled;
             return false;
         }
         crate::cut::here("after a batch was kept");
@@ -169,9 +174,10 @@ impl Ahead {
         crate::cut::here("after a batch was answered");
     }
 
-    /// What is to be noted with the result of the batch in the slot.
+    /// What is to be noted with the result of the batch in the slot, or of one that should have been there.
     pub fn done(&self) -> Option<(&'static str, (u64, u64))> {
-        (self.holds == Holds::AtHand).then(|| (DONE, (self.slot.id(), self.slot.number())))
+        let ends = matches!(self.holds, Holds::AtHand | Holds::Spoiled);
+        ends.then(|| (DONE, (self.slot.id(), self.slot.number())))
     }
 
     /// It was noted.
@@ -340,7 +346,7 @@ impl Worker {
     pub(super) fn give_up_ahead(&mut self) -> Result<(), String> {
         self.with_ahead(|ahead, worker, _| match ahead.holds {
             Holds::Nothing => Ok(()),
-            Holds::Waiting | Holds::AtHand => ahead.note_done(worker, None),
+            Holds::Waiting | Holds::AtHand | Holds::Spoiled => ahead.note_done(worker, None),
         })
     }
 
@@ -356,5 +362,39 @@ impl Worker {
         self.shared.spooled.store(spool.bytes(), Ordering::Release);
         (self.ahead, self.spool) = (Some(ahead), Some(spool));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::handle::open::prepare;
+    use crate::engine::tests::pair::Node;
+    use crate::engine::tests::trees::data;
+
+    /// The disk says no, and has it all the same: after a restart it is no batch that was answered.
+    #[tokio::test]
+    async fn a_batch_whose_writing_failed_is_not_taken_for_answered() {
+        let mut node = Node::new("b", |_| {});
+        node.stop().await;
+        let opened = || prepare(node.config(vec![data(&node)])).unwrap().0;
+        let mut worker = opened();
+        worker.is_spooled().unwrap();
+        let bytes = b"a batch".to_vec();
+        let (reply, _heard) = oneshot::channel();
+        let ahead = worker.ahead.as_mut().unwrap();
+        ahead.offer = Some(Offer {
+            bytes: bytes.clone(),
+            upto: 1,
+            reply,
+        });
+        ahead.slot.refuse(&node.state()).unwrap();
+        assert!(!ahead.keep());
+        Slot::open(&node.state()).unwrap().write(&bytes).unwrap();
+        worker.settle_ahead().unwrap();
+        drop(worker);
+        let mut worker = opened();
+        assert!(!worker.is_spooled().unwrap());
+        assert_eq!(worker.ahead.as_ref().unwrap().holds, Holds::Nothing);
     }
 }

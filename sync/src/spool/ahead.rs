@@ -53,6 +53,13 @@ impl Slot {
         Ok(slot)
     }
 
+    /// It takes nothing more.
+    #[cfg(test)]
+    pub fn refuse(&mut self, state_dir: &Path) -> io::Result<()> {
+        self.file = File::open(state_dir.join("ahead"))?;
+        Ok(())
+    }
+
     /// Which file this is.
     pub fn id(&self) -> u64 {
         self.id
