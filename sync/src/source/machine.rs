@@ -99,7 +99,7 @@ pub struct SourceMachine {
     examining: usize,
     /// The index knows everything that lies in the trees.
     scanned: bool,
-    /// The last commit claimed that all is sent.
+    /// The last commit claimed that all is sent, or an `Idle` behind it did.
     claims: bool,
     stamp: u64,
     /// Stamps are not taken.
@@ -336,6 +336,7 @@ impl SourceMachine {
         if now >= self.next_idle {
             self.next_idle = now.saturating_add(IDLE_EVERY);
             if self.caught_up() {
+                self.claims = true;
                 self.effects.push_back(Effect::Send(Message::Idle(Idle {
                     upto: self.cursor,
                     stamp: self.stamp,

@@ -147,6 +147,17 @@ fn what_was_read_while_a_scan_ran_claims_nothing_when_the_scan_is_over() {
         m.tick(2);
         let idle = |e: &Effect| matches!(e, Effect::Send(Message::Idle(_)));
         assert!(effects(&mut m).iter().any(idle), "it is told at once");
+        let Message::Durable(answer) = durable(1, 1) else {
+            unreachable!("it is one");
+        };
+        let answer = Durable {
+            batch: None,
+            ..answer
+        };
+        m.received(Message::Durable(answer)).unwrap();
+        effects(&mut m);
+        m.tick(3);
+        assert!(!effects(&mut m).iter().any(idle), "and once");
     }
 }
 
