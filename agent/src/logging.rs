@@ -4,7 +4,7 @@
 //! `target=level` pairs separated by commas. Default: [`DEFAULT`]. Messages are short and fixed; what varies is in
 //! fields.
 //!
-//! Who logs never waits: lines go through a queue of [`MOST_LINES`] to a thread that writes them. journald that hangs on a
+//! Who logs never waits: lines go through a bounded queue to a thread that writes them. journald that hangs on a
 //! dead disk, or a pipe that nobody reads, costs lines, which are counted, and no thread of the agent. The failover loop logs too.
 
 mod journal;
