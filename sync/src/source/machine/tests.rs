@@ -52,8 +52,17 @@ fn commits(effects: &[Effect]) -> Vec<(u64, u64, bool)> {
 }
 
 fn durable(batch: u64, upto: u64) -> Message {
+    answer(Some(batch), upto)
+}
+
+/// The answer to an `Idle`.
+fn heard(upto: u64) -> Message {
+    answer(None, upto)
+}
+
+fn answer(batch: Option<u64>, upto: u64) -> Message {
     Message::Durable(Durable {
-        batch: Some(batch),
+        batch,
         upto,
         acked: upto,
         applied: upto,
@@ -109,14 +118,7 @@ fn stamps_of_a_replica_are_not_repeated_while_a_change_waits_to_be_recorded() {
     m.scanned(true);
     for (late, stamp) in [(true, 7), (false, 50)] {
         m.late(late);
-        let Message::Durable(answer) = durable(1, 2) else {
-            unreachable!("it is one");
-        };
-        let answer = Durable {
-            batch: None,
-            ..answer
-        };
-        m.received(Message::Durable(answer)).unwrap();
+        m.received(heard(2)).unwrap();
         effects(&mut m);
         let next = m.tick(0);
         m.tick(next);
@@ -147,14 +149,7 @@ fn what_was_read_while_a_scan_ran_claims_nothing_when_the_scan_is_over() {
         m.tick(2);
         let idle = |e: &Effect| matches!(e, Effect::Send(Message::Idle(_)));
         assert!(effects(&mut m).iter().any(idle), "it is told at once");
-        let Message::Durable(answer) = durable(1, 1) else {
-            unreachable!("it is one");
-        };
-        let answer = Durable {
-            batch: None,
-            ..answer
-        };
-        m.received(Message::Durable(answer)).unwrap();
+        m.received(heard(1)).unwrap();
         effects(&mut m);
         m.tick(3);
         assert!(!effects(&mut m).iter().any(idle), "and once");
